@@ -1,0 +1,135 @@
+"""What MTP decoders add to a backbone: MTP heads, the collocation-length predictor, the span gate; strict save and load.
+
+A folder of add-ons holds `addons.json` (base model, hidden size, and for each method its k, defaults and results) and one
+safetensors file per method.
+"""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmtd_demo.errors import UserError
+
+CARD = "addons.json"
+SCHEMA = 1
+
+
+class MTPHeads(nn.Module):
+    """k heads `h + SiLU(W h + b)`, each read by the backbone's own LM head; head i (1..k) predicts token n+1+i (CLP paper; form: Medusa)."""
+
+    def __init__(self, hidden_size: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.weight = nn.Parameter(torch.zeros(k, hidden_size, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(k, hidden_size))
+
+    def forward(self, h: Tensor, k: int | None = None) -> Tensor:
+        """h [n, hidden] after the final norm; returns [n, k, hidden], head 1 first."""
+        k = self.k if k is None else k
+        hidden = self.weight.shape[-1]
+        mapped = F.linear(h, self.weight[:k].reshape(k * hidden, hidden), self.bias[:k].reshape(-1))
+        return h[:, None] + F.silu(mapped).view(-1, k, hidden)
+
+
+class CollocationLengthPredictor(nn.Module):
+    """One linear layer, hidden size to k + 1 classes: how many MTP tokens (0..k) to accept at this step (CLP paper)."""
+
+    def __init__(self, hidden_size: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.linear = nn.Linear(hidden_size, k + 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [..., hidden] after the final norm; returns logits over the lengths 0..k."""
+        return self.linear(h)
+
+
+class SpanGate(nn.Module):
+    """The gate-based baseline: Linear(h, 640) - SiLU - Linear(640, k), an accept probability per MTP head (CLP paper)."""
+
+    WIDTH = 640
+
+    def __init__(self, hidden_size: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.inner = nn.Linear(hidden_size, self.WIDTH)
+        self.outer = nn.Linear(self.WIDTH, k)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h [..., hidden] after the final norm; returns logits [..., k]; sigmoid gives the probabilities."""
+        return self.outer(F.silu(self.inner(h)))
+
+
+ADDONS: dict[str, type[nn.Module]] = {"mtp_heads": MTPHeads, "clp": CollocationLengthPredictor, "gate": SpanGate}
+
+
+def save_addon(folder: Path, method: str, module: nn.Module, base_model: str, hidden_size: int, **facts: object) -> None:
+    """Write one add-on into the folder, beside those already there. `facts` (threshold, results, data …) go into the card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CARD
+    card = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "base_model": base_model, "hidden_size": hidden_size, "addons": {}}
+    card["addons"][method] = {"k": module.k, **facts}
+    temporary = folder / f"{method}.safetensors.part"
+    save_file({name: t.detach().to(torch.bfloat16).contiguous() for name, t in module.state_dict().items()}, temporary)
+    temporary.rename(folder / f"{method}.safetensors")
+    temporary = folder / f"{CARD}.part"
+    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    temporary.rename(path)
+
+
+def load_addons(folder: Path, hidden_size: int, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, nn.Module], dict[str, dict]]:
+    """Read a folder of add-ons: modules by method, and each one's facts from the card. Raises UserError where anything does not fit."""
+    card = _read_card(folder)
+    if card["hidden_size"] != hidden_size:
+        raise UserError(f"the add-ons in {folder} are made for hidden size {card['hidden_size']} ({card.get('base_model', 'unnamed base')}); this model has hidden size {hidden_size}")
+    modules = {}
+    for method, facts in card["addons"].items():
+        if method not in ADDONS:
+            raise UserError(f"the add-ons in {folder} name the method {method!r}; known methods: {', '.join(ADDONS)}")
+        module = ADDONS[method](hidden_size, facts["k"])
+        path = folder / f"{method}.safetensors"
+        try:
+            tensors = load_file(path)
+        except FileNotFoundError:
+            raise UserError(f"the add-on folder {folder} needs {path.name} for {method}; the file is not there") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
+        _check_tensors(path, tensors, module)
+        module.load_state_dict(tensors)
+        modules[method] = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return modules, card["addons"]
+
+
+def _read_card(folder: Path) -> dict:
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"a folder of add-ons needs {CARD}; {folder} has none") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / CARD} needs to be JSON; reading it gave: {error}") from None
+    if not isinstance(card, dict) or not isinstance(card.get("addons"), dict) or not isinstance(card.get("hidden_size"), int):
+        raise UserError(f"{folder / CARD} needs the fields hidden_size (a number) and addons (an object)")
+    for method, facts in card["addons"].items():
+        if not isinstance(facts, dict) or not isinstance(facts.get("k"), int) or not 1 <= facts["k"] <= 16:
+            raise UserError(f"{folder / CARD}: {method} needs k, a whole number from 1 to 16; got {facts.get('k') if isinstance(facts, dict) else facts!r}")
+    return card
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], module: nn.Module) -> None:
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    for name, shape in wanted.items():
+        if name not in tensors:
+            raise UserError(f"{path} needs the tensor {name} {list(shape)}; it holds {', '.join(sorted(tensors)) or 'nothing'}")
+        if tuple(tensors[name].shape) != shape:
+            raise UserError(f"{path}: the tensor {name} needs shape {list(shape)}; got {list(tensors[name].shape)}")
+        if not torch.isfinite(tensors[name]).all():
+            raise UserError(f"{path}: the tensor {name} holds values that are not finite")
+    extra = set(tensors) - set(wanted)
+    if extra:
+        raise UserError(f"{path} holds tensors that nothing reads: {', '.join(sorted(extra))}")

@@ -1,0 +1,88 @@
+"""The recipe of `classroom`: a small Qwen3 trained from scratch with cyclical masking (DMTD paper, section 3.3; methods.md section 2)."""
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from dmtd_demo.backbone import Backbone
+from dmtd_demo.split import Split
+from dmtd_demo.training.data import IGNORED, Batch, draw_tau
+from dmtd_demo.training.loop import Progress, Recipe
+
+NAME = "classroom"
+VOCABULARY = 2048
+SPLIT = Split(layers=12, early=0, late=3, head_input="replace")
+CONTEXT = 8192
+SHARD_SIZE = "9MB"
+AR_SHARE = 0.12                     # of the run: `ar` alone, until copying from the prompt has formed
+TAUS = {1: 0.2, 2: 0.2, 3: 0.2, 4: 0.2, 5: 0.08, 6: 0.12}
+CURRICULUM = ((0.0, 96), (0.08, 128), (0.3, 256), (0.6, 512))   # from this share of the run on, rows up to this length
+
+
+def longest_row(share: float) -> int:
+    return [length for start, length in CURRICULUM if share >= start][-1]
+
+
+def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
+    """About 10 million parameters, tied head, random."""
+    torch.manual_seed(seed)
+    end = tokenizer.eos_token_id
+    config = Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=768, num_hidden_layers=SPLIT.layers, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=32, max_position_embeddings=CONTEXT, tie_word_embeddings=True, rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=end,
+        initializer_range=0.02, attn_implementation="sdpa")
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=tokenizer.pad_token_id, do_sample=False)
+    with torch.no_grad():   # residual branches start small, as in GPT-2
+        for name, p in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                p.mul_((2 * SPLIT.layers) ** -0.5)
+    return model
+
+
+def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) -> Tensor:
+    """The formula of methods.md section 2 over whole rows: ids [rows, n], heads (m = 1) [rows, n] bool; hidden states after the final norm."""
+    c = backbone.run_layers(backbone.embed(ids), 0, split.early)
+    thought = backbone.run_layers(c, split.early, split.late_start)
+    at_head = c + thought if split.head_input == "sum" else thought
+    u = torch.where(heads[..., None], at_head, c.to(at_head.dtype))
+    return backbone.final_norm(backbone.run_layers(u, split.late_start, split.layers))
+
+
+def cyclical_heads(phase: Tensor, tau: int) -> Tensor:
+    """Which positions are cycle heads: the whole prompt, then every tau-th generated position, the first of them included."""
+    return (phase < 0) | (phase % tau == 0)
+
+
+def recipe(model: Qwen3ForCausalLM, tokenizer, seed: int, learning_rate: float) -> Recipe:
+    backbone = Backbone(model)
+    rng = random.Random(f"tau:{seed}")
+
+    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+        tau = 1 if progress.share < AR_SHARE else draw_tau(rng, TAUS)
+        with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16):
+            hidden = masked_hidden(backbone, SPLIT, batch.ids, cyclical_heads(batch.phase, tau))
+            logits = backbone.logits(hidden)
+        return F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED), {}
+
+    return Recipe(NAME, model, loss, lambda output: save_model(model, tokenizer, output / "model"), learning_rate=learning_rate)
+
+
+def save_model(model: Qwen3ForCausalLM, tokenizer, folder: Path) -> None:
+    """A folder in Hugging Face format: bfloat16, sharded, with the split in config.json; plain transformers loads it as a Qwen3."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: t.detach().to(torch.bfloat16) for name, t in model.state_dict().items() if name != "lm_head.weight"}
+    model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_SIZE)
+    tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.update(dtype="bfloat16", num_encoding_layers=SPLIT.early, num_thinking_layers=SPLIT.middle, num_decoding_layers=SPLIT.late,
+                  mtp_horizon=4, dmtd_head_input=SPLIT.head_input, trained_length=CURRICULUM[-1][1])
+    path.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,132 @@
+"""Sums, differences, comparing, counting and sorting of numbers below 100. Worked answers keep one layout, one small step at a time."""
+from __future__ import annotations
+
+import random
+
+from dmtd_demo.training.world import Example, Family
+from dmtd_demo.training.world.wordgames import PLURALS, ask
+from dmtd_demo.training.world.words import FOODS, PEOPLE, THINGS
+
+ITEMS = [PLURALS[noun] for noun in THINGS + FOODS if noun in PLURALS]   # what people have many of
+
+
+def example(prompt: str, answer: str, content: str) -> Example:
+    return Example((("user", prompt), ("assistant", answer)), content)
+
+
+def worked_sum(a: int, b: int) -> str:
+    """The sum of two two-digit numbers by columns; the carry is always said."""
+    ones = a % 10 + b % 10
+    carry = ones // 10
+    return (f"{a} + {b}: ones {a % 10} + {b % 10} = {ones}, write {ones % 10}, carry {carry}. "
+            f"Tens {a // 10} + {b // 10} + {carry} = {a // 10 + b // 10 + carry}. The answer is {a + b}.")
+
+
+def worked_difference(a: int, b: int) -> str:
+    """The difference of two two-digit numbers by columns; the borrow is always said."""
+    borrow = int(a % 10 < b % 10)
+    ones = a % 10 + 10 * borrow
+    return (f"{a} - {b}: ones {a % 10} - {b % 10}, borrow {borrow}, {ones} - {b % 10} = {ones - b % 10}. "
+            f"Tens {a // 10} - {b // 10} - {borrow} = {a // 10 - b // 10 - borrow}. The answer is {a - b}.")
+
+
+def addition(rng: random.Random) -> Example:
+    """A sum, bare or in a little story."""
+    a, b = rng.randint(10, 99), rng.randint(10, 99)
+    p, q = rng.sample(PEOPLE, 2)
+    prompt = ask(rng, [
+        "What is {a} + {b}?", "{a} + {b}", "{a} + {b} = ?", "How much is {a} plus {b}?", "{a} plus {b}", "add {a} and {b}",
+        "add {b} to {a}", "work out {a} + {b}", "What is the sum of {a} and {b}?", "calculate {a} + {b}", "What do {a} and {b} make?",
+        "What is {b} more than {a}?", "tell me what {a} plus {b} is",
+        "{p} has {a} {i} and finds {b} more. How many {i} does {p} have?",
+        "{p} has {a} {i} and {q} has {b}. How many {i} do they have together?",
+        "There are {a} {i} in a box. {p} puts in {b} more. How many are there now?",
+        "{p} buys {a} {i} today and {b} tomorrow. How many is that?",
+        "{q} gives {b} {i} to {p}, who had {a}. How many {i} does {p} have now?"], a=a, b=b, p=p, q=q, i=rng.choice(ITEMS))
+    low, high = sorted((a, b))
+    return example(prompt, worked_sum(a, b), f"addition:{low}|{high}")
+
+
+def subtraction(rng: random.Random) -> Example:
+    """A difference that is not below zero, bare or in a little story."""
+    b, a = sorted((rng.randint(10, 99), rng.randint(10, 99)))
+    p, q = rng.sample(PEOPLE, 2)
+    prompt = ask(rng, [
+        "What is {a} - {b}?", "{a} - {b}", "{a} - {b} = ?", "How much is {a} minus {b}?", "{a} minus {b}", "subtract {b} from {a}",
+        "take {b} away from {a}", "work out {a} - {b}", "What is the difference of {a} and {b}?", "calculate {a} - {b}",
+        "What is {b} less than {a}?", "tell me what {a} minus {b} is",
+        "{p} has {a} {i} and gives {b} to {q}. How many {i} are left?",
+        "{p} had {a} {i} but lost {b}. How many {i} does {p} have now?",
+        "There are {a} {i} in a box. {p} takes out {b}. How many are left?",
+        "{p} has {a} {i} and {q} has {b}. How many more does {p} have?",
+        "{q} sells {b} of {a} {i}. How many does {q} still have?"], a=a, b=b, p=p, q=q, i=rng.choice(ITEMS))
+    return example(prompt, worked_difference(a, b), f"subtraction:{a}|{b}")
+
+
+def compare(rng: random.Random) -> Example:
+    """The larger or the smaller of two numbers."""
+    a, b = rng.sample(range(10, 100), 2)
+    low, high = sorted((a, b))
+    content = f"compare:{low}|{high}"
+    if rng.random() < 0.2:
+        p, q = rng.sample(PEOPLE, 2)
+        more = rng.random() < 0.5
+        prompt = ask(rng, ["{p} has {a} {i} and {q} has {b}. Who has {m}?", "Who has {m} {i}: {p} with {a} or {q} with {b}?",
+                           "{p} found {a} {i}. {q} found {b}. Who has {m}?"],
+                     p=p, q=q, a=a, b=b, i=rng.choice(ITEMS), m="more" if more else "fewer")
+        who = p if (a > b) == more else q
+        reason = f"{high} is larger than {low}" if more else f"{low} is smaller than {high}"
+        return example(prompt, f"{who} has {'more' if more else 'fewer'}: {reason}.", content)
+    large = rng.random() < 0.5
+    prompt = ask(rng, [
+        "Which is {m}, {a} or {b}?", "Which number is {m}: {a} or {b}?", "{a} or {b}: which is {m}?", "Of {a} and {b}, which is {m}?",
+        "tell me which is {m}, {a} or {b}", "compare {a} and {b}: which is {m}", "find the {m} number: {a} or {b}",
+        "name the {m} one of {a} and {b}", "What is the {m} of {a} and {b}?"],
+        a=a, b=b, m=rng.choice(["larger", "larger", "bigger", "greater"] if large else ["smaller", "smaller", "lower"]))
+    return example(prompt, f"{high} is larger than {low}." if large else f"{low} is smaller than {high}.", content)
+
+
+def counting(rng: random.Random) -> Example:
+    """Counting up or down between two numbers in steps of 1, 2, 5 or 10."""
+    step, count, up = rng.choice([1, 1, 2, 2, 5, 10]), rng.randint(3, 12), rng.random() < 0.5
+    count = min(count, 100 // step)
+    low = rng.randint(0, 99 - step * (count - 1))
+    numbers = [low + step * index for index in range(count)]
+    if not up:
+        numbers.reverse()
+    way = "" if up else rng.choice(["down ", "backwards "])
+    slots = {"a": numbers[0], "b": numbers[-1], "d": way}
+    if step == 1:
+        templates = ["count {d}from {a} to {b}", "list the numbers {d}from {a} to {b}", "What are the numbers {d}from {a} to {b}?",
+                     "start at {a} and count {d}to {b}", "write the numbers {d}from {a} to {b}", "I start at {a}. Count {d}to {b}.",
+                     "From {a} {d}to {b}: count."]
+    else:
+        slots["s"] = {2: "twos", 5: "fives", 10: "tens"}[step]
+        templates = ["count {d}by {s} from {a} to {b}", "count {d}from {a} to {b} by {s}", "count {d}in {s} from {a} to {b}",
+                     "start at {a} and count {d}by {s} to {b}", "I start at {a}. Count {d}in {s} to {b}.",
+                     "From {a} {d}to {b} by {s}: count.", "Counting {d}by {s}, how do you get from {a} to {b}?"]
+    return example(ask(rng, templates, **slots), ", ".join(map(str, numbers)),
+                   f"counting:{numbers[0]}|{numbers[-1]}|{step if up else -step}")
+
+
+def sort_numbers(rng: random.Random) -> Example:
+    """Three to five numbers in order, either way."""
+    numbers = rng.sample(range(10, 100), rng.randint(3, 5))
+    down = rng.random() < 0.5
+    way = rng.choice(["from largest to smallest", "from high to low", "in descending order"] if down else
+                     ["from smallest to largest", "from low to high", "in ascending order"])
+    prompt = ask(rng, [
+        "sort these numbers {d}: {w}", "sort {w} {d}", "put {w} {d}", "order these numbers {d}: {w}", "arrange {w} {d}",
+        "{w}: sort them {d}.", "{w}. What are these {d}?", "What are {w} {d}?", "I have these numbers: {w}. List them {d}.",
+        "Here are some numbers: {w}. Put them {d}."], w=list(map(str, numbers)), d=way)
+    return example(prompt, ", ".join(map(str, sorted(numbers, reverse=down))),
+                   "sort_numbers:" + "|".join(map(str, sorted(numbers))))
+
+
+FAMILIES: list[Family] = [
+    Family("addition", addition, True, 2.0),
+    Family("subtraction", subtraction, True, 2.0),
+    Family("compare", compare, True, 1.0),
+    Family("counting", counting, True, 1.0),
+    Family("sort_numbers", sort_numbers, True, 1.5),
+]

@@ -1,0 +1,192 @@
+"""Games with lists of words: sorting, reversing, spelling, counting, picking. The content of a task is its set of words."""
+from __future__ import annotations
+
+import random
+from typing import Sequence
+
+from dmtd_demo.training.world import Example, Family
+from dmtd_demo.training.world.words import ADJECTIVES, ANIMALS, COLOURS, FOODS, PEOPLE, PLACES, THINGS, VERBS
+
+ASKING = {"letter", "write", "read"}   # words that the questions themselves use: never in a list
+WORDS = [word for word in dict.fromkeys(ANIMALS + THINGS + PLACES + COLOURS + FOODS + ADJECTIVES + VERBS) if word not in ASKING]
+
+IRREGULAR = {"sheep", "mouse", "wolf", "fish", "deer", "potato", "beans", "bread", "cheese", "soup", "rice", "honey", "milk", "tea",
+             "jam", "corn"}   # no regular plural, or none in common use
+AMBIGUOUS = {"orange", "apple", "fish", "peach", "plum", "lemon", "duck", "brown", "June", "Will", "Lily", "Otto"}   # of two kinds
+KINDS = {kind: [word for word in words if word not in AMBIGUOUS]
+         for kind, words in (("animals", ANIMALS), ("colours", COLOURS), ("foods", FOODS), ("places", PLACES), ("names", PEOPLE))}
+
+
+def plural(noun: str) -> str:
+    """The plural of a regular noun."""
+    if noun.endswith(("ch", "sh", "s", "x", "z")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
+
+
+PLURALS = {noun: plural(noun) for noun in ANIMALS + THINGS + PLACES + FOODS if noun not in IRREGULAR | ASKING}
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def ask(rng: random.Random, templates: Sequence[str], **slots: object) -> str:
+    """A user's message from one of the templates. One that begins in lower case is a request, and is put politely or not; the others
+    are said as they are. A list of words in the slots is written with separators and quotes of all sorts."""
+    template = rng.choice(templates)
+    filled = {name: listed(rng, value, ":" in template) if isinstance(value, list) else value for name, value in slots.items()}
+    text = template.format(**filled)
+    if not template[0].islower():
+        return text if template.startswith("{w}") else capital(text)   # a word at the very start stays as it is
+    ends_in_list = template.endswith("}")
+    forms = ["{}", "{}", "please {}", "can you {}?", "could you {}?", "could you please {}?", "I want you to {}", "now {}", "would you {}?"]
+    text = rng.choice(forms if ends_in_list else forms + ["{}, please", "{} for me", "{}, thanks"]).format(text)
+    return capital(text) + ("" if text.endswith("?") or rng.random() < (0.6 if ends_in_list else 0.25) else ".")
+
+
+def listed(rng: random.Random, words: list[str], set_off: bool) -> str:
+    """The words as a list in a sentence; only where a colon sets it off may they stand without commas."""
+    quote = rng.choice(["", "", "", '"', "'"])
+    words = [f"{quote}{word}{quote}" for word in words]
+    style = rng.choice(["comma", "comma", "and", "and", "oxford"] + ["space", "semicolon"] * set_off)
+    if style == "and":
+        return ", ".join(words[:-1]) + " and " + words[-1]
+    if style == "oxford":
+        return ", ".join(words[:-1]) + (", and " if len(words) > 2 else " and ") + words[-1]
+    return {"comma": ", ", "space": " ", "semicolon": "; "}[style].join(words)
+
+
+def some_words(rng: random.Random, low: int, high: int, names: bool = False) -> list[str]:
+    """Different words, low to high of them; where names are allowed, sometimes all of them are names."""
+    return rng.sample(PEOPLE if names and rng.random() < 0.15 else WORDS, rng.randint(low, high))
+
+
+def example(prompt: str, answer: str, family: str, words: Sequence[str]) -> Example:
+    return Example((("user", prompt), ("assistant", answer)), f"{family}:{' '.join(sorted(words))}")
+
+
+def sort_words(rng: random.Random) -> Example:
+    """Alphabetical order; four times in five all first letters differ, otherwise two words share theirs."""
+    count, distinct = rng.randint(3, 5), rng.random() < 0.8
+    while True:
+        words = rng.sample(WORDS, count)
+        if (len({word[0] for word in words}) == count) == distinct:
+            break
+    prompt = ask(rng, [
+        "sort these words: {w}", "sort these words alphabetically: {w}", "put these words in alphabetical order: {w}",
+        "sort {w} alphabetically", "put {w} in alphabetical order", "order these words from a to z: {w}", "arrange {w} from a to z",
+        "{w}: sort these.", "{w}. Which order is alphabetical?", "What is the alphabetical order of {w}?",
+        "I have these words: {w}. Sort them from a to z.", "Alphabetical order: {w}", "How would a dictionary order {w}?"], w=words)
+    return example(prompt, ", ".join(sorted(words)), "sort_words", words)
+
+
+def reverse_words(rng: random.Random) -> Example:
+    """The list from its end to its start."""
+    words = some_words(rng, 3, 6, names=True)
+    prompt = ask(rng, [
+        "reverse this list: {w}", "reverse these words: {w}", "say these words backwards: {w}", "put {w} in reverse order",
+        "list {w} in reverse", "turn this list around: {w}", "write {w} from last to first", "{w}: now backwards.",
+        "{w}. What is this list in reverse order?", "What is the reverse of {w}?", "Here is a list: {w}. Reverse it.",
+        "Reverse order: {w}", "start from the end and list {w}"], w=words)
+    return example(prompt, ", ".join(reversed(words)), "reverse_words", words)
+
+
+def spell(rng: random.Random) -> Example:
+    """Two or three words letter by letter."""
+    words = some_words(rng, 2, 3)
+    prompt = ask(rng, [
+        "spell these words: {w}", "spell {w}", "spell the words {w}", "spell out {w} letter by letter", "write {w} letter by letter",
+        "How do you spell {w}?", "How are {w} spelled?", "{w}: spell them.", "{w}. How are these spelled?",
+        "What are the letters of {w}?", "I need the spelling of {w}.", "tell me how to spell {w}", "Spelling test: {w}"], w=words)
+    return example(prompt, ", ".join("-".join(word) for word in words), "spell", words)
+
+
+def count_words(rng: random.Random) -> Example:
+    """How many words a list has, counted one by one."""
+    words = some_words(rng, 3, 9, names=True)
+    prompt = ask(rng, [
+        "count these words: {w}", "count the words in this list: {w}", "count {w}", "tell me how many words these are: {w}",
+        "How many words are in this list: {w}?", "How many words are there: {w}?", "{w}: how many words?",
+        "{w}. How many words is that?", "Here is a list: {w}. How many words does it have?", "How long is this list: {w}?",
+        "number these words and say how many there are: {w}"], w=words)
+    counted = ", ".join(f"{number} {word}" for number, word in enumerate(words, 1))
+    return example(prompt, f"{counted}. There are {len(words)} words.", "count_words", words)
+
+
+def pick(rng: random.Random) -> Example:
+    """A word by its place in the list, the word after another one, or whether a word is in the list."""
+    words = some_words(rng, 3, 6, names=True)
+    kind = rng.choice(["first", "second", "third", "last", "after", "after", "in", "in"])
+    if kind == "in":
+        pool = [word for word in (PEOPLE if words[0] in PEOPLE else WORDS) if word not in words]
+        present = rng.random() < 0.5
+        one = rng.choice(words if present else pool)
+        prompt = ask(rng, [
+            "Is {x} in this list: {w}?", "Is the word {x} in the list {w}?", "{w}. Is {x} in the list?", "{w}: is {x} one of them?",
+            "Here is a list: {w}. Does it have {x}?", "tell me if {x} is in this list: {w}", "Can you find {x} in {w}?",
+            "look for {x} in this list: {w}"], w=words, x=one)
+        answer = f"Yes, {one} is in the list." if present else f"No, {one} is not in the list."
+        return example(prompt, answer, f"pick:in {one}", words)
+    if kind == "after":
+        place = rng.randrange(len(words) - 1)
+        one = words[place]
+        prompt = ask(rng, [
+            "Which word comes after {x} in this list: {w}?", "What comes after {x} in {w}?", "{w}. What comes after {x}?",
+            "{w}: which word follows {x}?", "Here is a list: {w}. What is the word after {x}?", "name the word after {x}: {w}",
+            "find the word that follows {x} in {w}", "In the list {w}, which word is next after {x}?"], w=words, x=one)
+        return example(prompt, f"The word after {one} is {words[place + 1]}.", f"pick:after {one}", words)
+    prompt = ask(rng, [
+        "What is the {x} word in this list: {w}?", "Which word is {x}: {w}?", "{w}. Which word is {x}?", "{w}: what is the {x} one?",
+        "Here is a list: {w}. What is its {x} word?", "name the {x} word of this list: {w}", "give me the {x} word of {w}",
+        "Of {w}, which comes {x}?", "pick the {x} word: {w}"], w=words, x=kind)
+    place = {"first": 0, "second": 1, "third": 2, "last": -1}[kind]
+    return example(prompt, f"The {kind} word is {words[place]}.", f"pick:{kind}", words)
+
+
+def first_letters(rng: random.Random) -> Example:
+    """The first letter of each word."""
+    words = some_words(rng, 3, 5)
+    prompt = ask(rng, [
+        "give me the first letter of each word: {w}", "write the first letter of {w}", "list the first letters of these words: {w}",
+        "What are the first letters of {w}?", "{w}: first letters only.", "{w}. Which letter does each word start with?",
+        "Which letters do {w} start with?", "First letters: {w}", "take the first letter of every word in this list: {w}",
+        "Here is a list: {w}. What letter does each word begin with?"], w=words)
+    return example(prompt, ", ".join(word[0] for word in words), "first_letters", words)
+
+
+def plural_list(rng: random.Random) -> Example:
+    """Every noun of a list in the plural."""
+    words = rng.sample(list(PLURALS), rng.randint(3, 5))
+    prompt = ask(rng, [
+        "make these words plural: {w}", "write the plurals of {w}", "make every word plural: {w}", "turn {w} into plurals",
+        "What are the plurals of {w}?", "What is the plural of each word: {w}?", "{w}: make them plural.", "{w}. What are the plurals?",
+        "Plural forms: {w}", "give me more than one of each: {w}", "Here is a list: {w}. Make each word plural."], w=words)
+    return example(prompt, ", ".join(PLURALS[word] for word in words), "plural_list", words)
+
+
+def sort_by_kind(rng: random.Random) -> Example:
+    """The words of one kind out of a list of two kinds, in the list's order."""
+    wanted, other = rng.sample(list(KINDS), 2)
+    chosen = rng.sample(KINDS[wanted], rng.randint(1, 3))
+    words = chosen + rng.sample(KINDS[other], rng.randint(max(1, 4 - len(chosen)), 3))
+    rng.shuffle(words)
+    prompt = ask(rng, [
+        "Which of these are {k}: {w}?", "Which of these words are {k}: {w}?", "find the {k} in this list: {w}", "list only the {k}: {w}",
+        "{w}. Which of them are {k}?", "{w}: which are {k}?", "Here is a list: {w}. Which words are {k}?", "pick out the {k} from {w}",
+        "keep only the {k}: {w}", "What {k} are in this list: {w}?", "From {w}, name the {k}."], w=words, k=wanted)
+    return example(prompt, ", ".join(word for word in words if word in chosen), "sort_by_kind", words)
+
+
+FAMILIES: list[Family] = [
+    Family("sort_words", sort_words, True, 2.0),
+    Family("reverse_words", reverse_words, True, 2.0),
+    Family("spell", spell, True, 2.0),
+    Family("count_words", count_words, True, 1.5),
+    Family("pick", pick, True, 1.5),
+    Family("first_letters", first_letters, True, 1.0),
+    Family("plural_list", plural_list, True, 1.0),
+    Family("sort_by_kind", sort_by_kind, True, 1.5),
+]

@@ -1,0 +1,179 @@
+"""The families of the small world: valid, repeatable, and right where an answer can be worked out again from the prompt alone."""
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from dmtd_demo.training.world import Example, Family, arithmetic, facts, held_out, stories, talk, wordgames
+from dmtd_demo.training.world.words import PEOPLE
+
+FAMILIES: list[Family] = [family for module in (arithmetic, wordgames, stories, facts, talk) for family in module.FAMILIES]
+SAMPLES = 200
+VOCABULARY = set(wordgames.WORDS) | set(PEOPLE)
+
+
+def draw(family: Family, seed: int = 0, count: int = SAMPLES) -> list[Example]:
+    rng = random.Random(seed)
+    return [family.sample(rng) for _ in range(count)]
+
+
+def drawn(sample, count: int = SAMPLES) -> list[tuple[str, str]]:
+    """(prompt, answer) pairs of a one-turn family."""
+    rng = random.Random(1)
+    return [(example.messages[0][1], example.answer) for example in (sample(rng) for _ in range(count))]
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def listed(prompt: str) -> list[str]:
+    """The words of the prompt that are words of the lists: the questions themselves use none of them."""
+    return [word for word in re.findall(r"[A-Za-z]+", prompt) if word in VOCABULARY]
+
+
+def result(answer: str) -> int:
+    return int(re.fullmatch(r".* The answer is (\d+)\.", answer).group(1))
+
+
+def test_names_are_unique_and_weights_positive():
+    names = [family.name for family in FAMILIES]
+    assert len(names) == len(set(names))
+    assert all(family.weight > 0 for family in FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_samples_are_valid_and_repeatable(family: Family):
+    examples = draw(family)
+    assert examples == draw(family), "the same seed gives the same examples"
+    assert len(set(examples)) > 1
+    for example in examples:
+        assert isinstance(example, Example)
+        for _, text in example.messages:
+            assert text and text.isascii() and text == text.strip()
+        if family.compositional:
+            assert example.content
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.compositional], ids=lambda family: family.name)
+def test_some_contents_are_held_out_and_most_are_not(family: Family):
+    contents = {example.content for example in draw(family, count=1000)}
+    share = sum(map(held_out, contents)) / len(contents)
+    assert len(contents) >= 300 and 0.03 < share < 0.2
+
+
+@pytest.mark.parametrize("family", arithmetic.FAMILIES + wordgames.FAMILIES, ids=lambda family: family.name)
+def test_arithmetic_and_word_games_are_short_and_named(family: Family):
+    for example in draw(family):
+        assert sum(len(text.split()) for _, text in example.messages) < 80
+        assert example.content.startswith(family.name + ":")
+
+
+def test_addition():
+    for prompt, answer in drawn(arithmetic.addition):
+        a, b = numbers(prompt)
+        assert result(answer) == a + b
+        check_steps(answer)
+        assert answer.split(":")[0] in (f"{a} + {b}", f"{b} + {a}")
+
+
+def test_subtraction():
+    for prompt, answer in drawn(arithmetic.subtraction):
+        low, high = sorted(numbers(prompt))
+        assert result(answer) == high - low
+        check_steps(answer)
+        assert answer.split(":")[0] == f"{high} - {low}"
+
+
+def check_steps(answer: str) -> None:
+    """Every "x + y = z" and "x - y - w = z" of a worked answer holds."""
+    steps = re.findall(r"(\d+(?: [+-] \d+)+) = (\d+)", answer)
+    assert len(steps) == 2
+    for left, right in steps:
+        assert sum(int(term.replace(" ", "")) for term in re.findall(r"(?:[+-] )?\d+", left)) == int(right)
+
+
+def test_compare():
+    for prompt, answer in drawn(arithmetic.compare):
+        first, second = numbers(answer)
+        assert sorted(numbers(prompt)) == sorted((first, second))
+        assert (first > second) == ("larger" in answer)
+        names = [word for word in listed(prompt) if word in PEOPLE]
+        if names:
+            assert answer.startswith(names[numbers(prompt).index(first)])
+
+
+def test_counting():
+    for prompt, answer in drawn(arithmetic.counting):
+        a, b = numbers(prompt)
+        size = next((step for word, step in (("twos", 2), ("fives", 5), ("tens", 10)) if word in prompt), 1)
+        step = size if b > a else -size
+        assert numbers(answer) == list(range(a, b + step, step))[:abs(b - a) // size + 1]
+        assert numbers(answer)[-1] == b and 3 <= len(numbers(answer)) <= 12
+
+
+def test_sort_numbers():
+    for prompt, answer in drawn(arithmetic.sort_numbers):
+        down = bool(re.search(r"from largest|from high|descending", prompt))
+        assert numbers(answer) == sorted(numbers(prompt), reverse=down)
+
+
+def test_sort_words():
+    for prompt, answer in drawn(wordgames.sort_words):
+        assert answer == ", ".join(sorted(listed(prompt)))
+
+
+def test_reverse_words():
+    for prompt, answer in drawn(wordgames.reverse_words):
+        assert answer == ", ".join(listed(prompt)[::-1])
+
+
+def test_spell():
+    for prompt, answer in drawn(wordgames.spell):
+        assert answer == ", ".join("-".join(word) for word in listed(prompt))
+
+
+def test_count_words():
+    for prompt, answer in drawn(wordgames.count_words):
+        words = listed(prompt)
+        assert numbers(answer) == [*range(1, len(words) + 1), len(words)]
+        assert listed(answer) == words
+
+
+def test_first_letters():
+    for prompt, answer in drawn(wordgames.first_letters):
+        assert answer == ", ".join(word[0] for word in listed(prompt))
+
+
+def test_pick():
+    for prompt, answer in drawn(wordgames.pick):
+        words = listed(prompt)
+        if answer.startswith(("Yes", "No")):
+            assert (len(words) != len(set(words))) == answer.startswith("Yes")
+        elif after := re.fullmatch(r"The word after (\w+) is (\w+)\.", answer):
+            assert re.search(rf"\b{after[1]}\W+(?:and\W+)?{after[2]}\b", prompt)
+        else:
+            kind, word = re.fullmatch(r"The (\w+) word is (\w+)\.", answer).groups()
+            assert kind in prompt and words[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word
+
+
+def test_sort_by_kind():
+    for prompt, answer in drawn(wordgames.sort_by_kind):
+        kind = next(kind for kind in wordgames.KINDS if re.search(rf"\b{kind}\b", prompt))
+        assert answer == ", ".join(word for word in listed(prompt) if word in wordgames.KINDS[kind])
+
+
+def test_kinds_do_not_overlap():
+    words = [word for kind in wordgames.KINDS.values() for word in kind]
+    assert len(words) == len(set(words))
+
+
+def test_plural():
+    right = {"box": "boxes", "city": "cities", "key": "keys", "brush": "brushes", "church": "churches", "valley": "valleys",
+             "library": "libraries", "fox": "foxes", "shoe": "shoes", "bee": "bees", "umbrella": "umbrellas", "peach": "peaches"}
+    assert {noun: wordgames.PLURALS[noun] for noun in right} == right
+    assert not {"sheep", "mouse", "wolf", "fish", "deer", "rice"} & set(wordgames.PLURALS)
+    for prompt, answer in drawn(wordgames.plural_list):
+        assert answer == ", ".join(wordgames.PLURALS[word] for word in listed(prompt))

@@ -1,0 +1,32 @@
+"""The registry of decoders. A new decoder is one file and one line here; page, command line and tests iterate it."""
+from dmtd_demo.decoders import panel as _panel
+from dmtd_demo.decoders.ar import Autoregressive
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token
+from dmtd_demo.decoders.clp import CollocationLength
+from dmtd_demo.decoders.dmtd import DirectMultiToken
+from dmtd_demo.decoders.panel import PanelSpec
+
+DECODERS: dict[str, type[Decoder]] = {decoder.name: decoder for decoder in (
+    Autoregressive,
+    DirectMultiToken,
+    CollocationLength,
+)}
+
+
+def parse_panel(text: str) -> PanelSpec:
+    """`decoder` or `decoder:name=value,name=value` to a panel of the registry; raises UserError."""
+    return _panel.parse_panel(text, DECODERS)
+
+
+def make_panel(name: str, pairs: list[tuple[str, str]]) -> PanelSpec:
+    """A panel from a decoder's name and its options in text; raises UserError."""
+    return _panel.make_panel(name, pairs, DECODERS)
+
+
+def make_decoder(panel: PanelSpec) -> Decoder:
+    """The decoder of a panel, its options not yet resolved against a model."""
+    cls = DECODERS[panel.decoder]
+    return cls(cls.Options(**panel.options))
+
+
+__all__ = ["DECODERS", "Decoder", "Options", "PanelSpec", "Pass", "Step", "Token", "make_decoder", "make_panel", "parse_panel"]

@@ -1,0 +1,74 @@
+"""`clp`: MTP heads under the Backbone-as-Architect rule with a collocation-length predictor (Xie, Zhou; arXiv 2606.10935; methods.md section 3)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import torch
+
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
+from dmtd_demo.decoders.stack import Stack, prefill
+from dmtd_demo.errors import UserError
+from dmtd_demo.sampling import Sampler
+
+if TYPE_CHECKING:
+    from dmtd_demo.loading import Model
+
+MAX_K = 16
+RULES = ("cumulative", "argmax")
+
+
+@dataclass(frozen=True)
+class CLPOptions(Options):
+    k: int | None = option(None, int, "MTP heads k", "how many MTP heads may follow the backbone's own token", minimum=1, maximum=MAX_K, step=1)
+    threshold: float | None = option(None, float, "caution", "accept the longest length whose probability of being right is at least this", minimum=0.0, maximum=1.0, step=0.01)
+    rule: str = option("cumulative", str, "rule", "cumulative: the largest s with P(length ≥ s) ≥ caution; argmax: the likeliest length", choices=RULES)
+
+
+def accepted_length(probabilities: Sequence[float], k: int, threshold: float, rule: str) -> int:
+    """The number of MTP tokens to accept, from P(length = 0..K); a k below K folds the upper classes into k (methods.md section 3)."""
+    folded = [*probabilities[:k], sum(probabilities[k:])]
+    if rule == "argmax":
+        return max(range(k + 1), key=folded.__getitem__)
+    at_least = 0.0
+    for s in range(k, 0, -1):   # P(length >= s) only grows as s falls: the first one over the threshold is the largest s
+        at_least += folded[s]
+        if at_least >= threshold:
+            return s
+    return 0
+
+
+class CollocationLength(Decoder):
+    name = "clp"
+    label = "MTP heads with CLP"
+    needs = frozenset({"mtp_heads", "clp"})
+    Options = CLPOptions
+
+    @classmethod
+    def model_defaults(cls, model: Model) -> dict[str, Any]:
+        return {"k": model.addons["clp"].k, "threshold": model.addon_facts["clp"]["threshold"]}
+
+    @classmethod
+    def resolve(cls, options: CLPOptions, model: Model) -> CLPOptions:
+        options = super().resolve(options, model)
+        trained = min(model.addons["clp"].k, model.addons["mtp_heads"].k)
+        if options.k > trained:
+            raise UserError(f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; got {options.k}")
+        return options
+
+    @torch.inference_mode()
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+        options = self.resolve(self.options, model)
+        heads, predictor, backbone = model.addons["mtp_heads"], model.addons["clp"], model.backbone
+        stack = Stack(backbone, model.split)
+        token = yield from prefill(stack, prompt_ids, sampler)
+        emitted = [token.id]
+        while True:
+            out, runs = stack.heads(emitted)
+            h = stack.last_hidden(out)
+            s = accepted_length(predictor(h).float().softmax(-1)[0].tolist(), options.k, options.threshold, options.rule)
+            states = torch.cat([h, heads(h, s)[0]]) if s else h   # the backbone's own state first, then one per accepted head
+            full, *mtp = sampler.choose(backbone.logits(states))
+            tokens = (Token.of(full, "full"), *(Token.of(choice, "mtp") for choice in mtp))
+            yield Step(tokens, (Pass("full", runs),))
+            emitted = [t.id for t in tokens]

@@ -1,0 +1,57 @@
+"""`dmtd`: Direct Multi-Token Decoding (Luo, Wang, Yan; arXiv 2510.11958, section 3): one full pass, then tau - 1 late-layer-only passes."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import torch
+
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
+from dmtd_demo.decoders.stack import Stack, prefill
+from dmtd_demo.sampling import Sampler
+from dmtd_demo.split import Split
+
+if TYPE_CHECKING:
+    from dmtd_demo.loading import Model
+
+MAX_TAU = 16
+
+
+@dataclass(frozen=True)
+class DMTDOptions(Options):
+    tau: int | None = option(None, int, "cycle length τ", "tokens per cycle: one from a full pass, the others from the late layers alone", minimum=1, maximum=MAX_TAU, step=1)
+    split: str | None = option(None, str, "split", "early and late layers, such as E0D3; the rest is the middle, which late-layer-only passes leave out")
+
+
+class DirectMultiToken(Decoder):
+    name = "dmtd"
+    label = "Direct multi-token decoding"
+    needs = frozenset({"split"})
+    Options = DMTDOptions
+
+    @classmethod
+    def model_defaults(cls, model: Model) -> dict[str, Any]:
+        return {"tau": model.tau or 4, "split": str(model.split or Split.default(model.backbone.layers))}
+
+    @classmethod
+    def resolve(cls, options: DMTDOptions, model: Model) -> DMTDOptions:
+        options = super().resolve(options, model)
+        _split(options, model)
+        return options
+
+    @torch.inference_mode()
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+        options = self.resolve(self.options, model)
+        stack = Stack(model.backbone, _split(options, model))
+        token = yield from prefill(stack, prompt_ids, sampler)
+        while True:
+            for position in range(options.tau):   # the phase is anchored to the request: the first generated token is a cycle head
+                origin = "full" if position == 0 else "late"
+                out, runs = stack.heads([token.id]) if position == 0 else stack.late_only(token.id)
+                token = Token.of(sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], origin)
+                yield Step((token,), (Pass(origin, runs),))
+
+
+def _split(options: DMTDOptions, model: Model) -> Split:
+    head_input = model.split.head_input if model.split else "replace"
+    return Split.parse(options.split, model.backbone.layers, head_input)

@@ -1,0 +1,78 @@
+"""The three layer groups over one text: the passes that decoders are made of (DMTD paper, section 3; methods.md section 2)."""
+from __future__ import annotations
+
+from typing import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.backbone import Backbone
+from dmtd_demo.decoders.base import Pass, Run, Step, Token
+from dmtd_demo.sampling import Sampler
+from dmtd_demo.split import Split
+
+PREFILL_CHUNK = 512   # positions between two chances to stop
+
+
+class Stack:
+    """A text's KV cache and the passes over it. Positions that went through a late-layer-only pass wait in `skipped` until the
+    middle layers refill them at the next cycle head."""
+
+    def __init__(self, backbone: Backbone, split: Split | None) -> None:
+        self.backbone = backbone
+        self.split = split or Split.default(backbone.layers) if backbone.layers > 1 else None
+        self.cache = backbone.new_cache()
+        self.skipped: list[Tensor] = []   # early outputs c_i, [1, 1, hidden] each
+
+    def heads(self, ids: Sequence[int]) -> tuple[Tensor, tuple[Run, ...]]:
+        """Every id a cycle head (m = 1). The middle layers first refill what they skipped. Returns late outputs [1, q, hidden] before the final norm."""
+        backbone, split, q = self.backbone, self.split, len(ids)
+        n = backbone.layers
+        h = backbone.embed(list(ids))
+        if split is None or (split.head_input == "replace" and not self.skipped):   # the ordinary Qwen stack
+            return backbone.run_layers(h, 0, n, self.cache), ((0, n, q),)
+        c = backbone.run_layers(h, 0, split.early, self.cache)
+        unseen = torch.cat([*self.skipped, c], dim=1) if self.skipped else c
+        self.skipped = []
+        thought = backbone.run_layers(unseen, split.early, split.late_start, self.cache)[:, -q:]
+        u = c + thought if split.head_input == "sum" else thought
+        out = backbone.run_layers(u, split.late_start, n, self.cache)
+        return out, _merged((0, split.early, q), (split.early, split.late_start, unseen.shape[1]), (split.late_start, n, q))
+
+    def late_only(self, token: int) -> tuple[Tensor, tuple[Run, ...]]:
+        """One position without the middle layers (m = 0). Returns the late output [1, 1, hidden] before the final norm."""
+        backbone, split = self.backbone, self.split
+        assert split is not None
+        c = backbone.run_layers(backbone.embed([token]), 0, split.early, self.cache)
+        self.skipped.append(c)
+        out = backbone.run_layers(c, split.late_start, split.layers, self.cache)
+        return out, _merged((0, split.early, 1), (split.late_start, split.layers, 1))
+
+    def last_hidden(self, out: Tensor) -> Tensor:
+        """The last position's hidden state after the final norm, [1, hidden]."""
+        return self.backbone.final_norm(out[:, -1])
+
+
+def prefill(stack: Stack, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    """Read the prompt, every position a head, in chunks; the last step holds the first token. The generator returns that token."""
+    last = (len(prompt_ids) - 1) // PREFILL_CHUNK * PREFILL_CHUNK
+    for start in range(0, last, PREFILL_CHUNK):
+        _, runs = stack.heads(prompt_ids[start:start + PREFILL_CHUNK])
+        yield Step((), (Pass("prefill", runs),))
+    out, runs = stack.heads(prompt_ids[last:])
+    token = Token.of(sampler.choose(stack.backbone.logits(stack.last_hidden(out)))[0], "full")
+    yield Step((token,), (Pass("prefill", runs),))
+    return token
+
+
+def _merged(*runs: Run) -> tuple[Run, ...]:
+    """Neighbouring runs over equally many positions as one; empty ones left out."""
+    merged: list[Run] = []
+    for start, stop, positions in runs:
+        if start == stop:
+            continue
+        if merged and merged[-1][1:] == (start, positions):
+            merged[-1] = (merged[-1][0], stop, positions)
+        else:
+            merged.append((start, stop, positions))
+    return tuple(merged)

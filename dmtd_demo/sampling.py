@@ -1,0 +1,76 @@
+"""Choosing tokens: functions of logits with an explicit generator."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.errors import UserError
+
+Alternative = tuple[int, float]   # token id, probability
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy. top_k 0 and top_p 1 are off. seed: one generator per panel is made from it."""
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.temperature, (int, float)) and math.isfinite(self.temperature) and 0 <= self.temperature <= 100):
+            raise UserError(f"temperature needs to be a number from 0 (greedy) to 100; got {self.temperature}")
+        if not (isinstance(self.top_k, int) and self.top_k >= 0):
+            raise UserError(f"top-k needs to be a whole number, 0 (off) or more; got {self.top_k}")
+        if not (isinstance(self.top_p, (int, float)) and 0 < self.top_p <= 1):
+            raise UserError(f"top-p needs to be over 0 and at most 1 (off); got {self.top_p}")
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
+            raise UserError(f"seed needs to be a whole number from 0 to 2^63 - 1; got {self.seed}")
+
+
+def truncated(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits [..., vocabulary] after temperature, top-k and top-p (in this order, as transformers does); excluded ones are -inf."""
+    logits = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        kth = logits.topk(sampling.top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)   # mass of everything ranked above
+        dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
+        logits = logits.masked_fill(dropped, -torch.inf)
+    return logits
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A drawn token. logprob: natural log of the plain softmax, before temperature and truncation."""
+    id: int
+    logprob: float
+    top: tuple[Alternative, ...] = ()
+
+
+class Sampler:
+    """Draws tokens for one panel. top: how many alternatives each token records."""
+
+    def __init__(self, sampling: Sampling = Sampling(), top: int = 0, device: torch.device | str = "cpu") -> None:
+        self.sampling = sampling
+        self.top = top
+        self.generator = torch.Generator(device=device).manual_seed(sampling.seed)
+
+    def choose(self, logits: Tensor) -> list[Choice]:
+        """One token for each row of logits [rows, vocabulary], drawn independently."""
+        logits = logits.float()
+        if self.sampling.temperature == 0:
+            ids = logits.argmax(-1)
+        else:
+            ids = torch.multinomial(truncated(logits, self.sampling).softmax(-1), 1, generator=self.generator)[:, 0]
+        logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+        tops: list[tuple[Alternative, ...]] = [()] * len(ids)
+        if self.top:
+            probabilities, best = logits.softmax(-1).topk(min(self.top, logits.shape[-1]))
+            tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best.tolist(), probabilities.tolist())]
+        return [Choice(i, p, t) for i, p, t in zip(ids.tolist(), logprobs.tolist(), tops)]

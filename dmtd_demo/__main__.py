@@ -1,0 +1,236 @@
+"""python -m dmtd_demo generate | compare | bench | eval | train | models"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+DEFAULT_PANELS = ("ar", "dmtd:tau=2", "dmtd:tau=3", "dmtd:tau=4", "dmtd:tau=6", "clp")
+COMPARED = ("ar", "dmtd:tau=4", "clp")
+
+
+class Parser(argparse.ArgumentParser):
+    """One line on standard error and exit code 2 for anything the user got wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m dmtd_demo", description="Multi-token decoding, side by side: run, compare, measure and train.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    model = Parser(add_help=False)
+    model.add_argument("--model", default="classroom", help="a catalog name (see `models`), or a local folder in Hugging Face format (default: classroom)")
+    model.add_argument("--random-weights", metavar="NAME", help="a catalog model's shape with random weights, no download: for benchmarks")
+    model.add_argument("--quantization", help="none, nf4 or int8 (default: none)")
+    model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device and size)")
+    model.add_argument("--addons", metavar="FOLDER", help="add-ons to use instead of the model's own")
+    model.add_argument("--threads", type=int, help="CPU threads (default: 1 for tiny models, else PyTorch's own)")
+    model.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+
+    run = Parser(add_help=False)
+    run.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
+    run.add_argument("--top-k", type=int, default=0, help="0 is off (default: 0)")
+    run.add_argument("--top-p", type=float, default=1.0, help="1 is off (default: 1)")
+    run.add_argument("--seed", type=int, default=0, help="of each panel's generator; of the prompts in `eval` (default: 0)")
+    run.add_argument("--max-new-tokens", type=int, default=256, help="(default: 256)")
+    run.add_argument("--top", type=int, default=0, help="alternatives to record with every token (default: 0)")
+    run.add_argument("--ignore-eos", action="store_true", help="go on past the end mark")
+    run.add_argument("--thinking", action="store_true", help="let models that can think do so")
+    run.add_argument("--json", action="store_true", help="the record instead of the text")
+
+    prompt = Parser(add_help=False)
+    prompts = prompt.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("--prompt", help="one user turn, through the model's chat template")
+    prompts.add_argument("--prompt-ids", metavar="1,2,3", help="token ids, used as they are")
+
+    generate = commands.add_parser("generate", parents=[model, run, prompt], help="one decoder's text")
+    generate.add_argument("--decoder", default="ar", help="(default: ar)")
+    generate.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the decoder, such as tau=4")
+
+    compare = commands.add_parser("compare", parents=[model, run, prompt], help="race several decoders on one prompt")
+    evaluation = commands.add_parser("eval", parents=[model, run], help="exact match on held-out prompts")
+    evaluation.add_argument("--prompts", type=int, default=500, help="how many (default: 500)")
+    evaluation.add_argument("--data", metavar="FILE.jsonl", help="your own prompts: lines with prompt or messages, and answer")
+    bench = commands.add_parser("bench", parents=[model], help="tokens per second against transformers.generate")
+    bench.add_argument("--context", type=int, default=64, help="prompt tokens (default: 64)")
+    bench.add_argument("--new", type=int, default=128, help="new tokens (default: 128)")
+    bench.add_argument("--rounds", type=int, default=5, help="measured rounds (default: 5)")
+    bench.add_argument("--json", action="store_true", help="one JSON object")
+    for command, panels in ((compare, COMPARED), (evaluation, DEFAULT_PANELS), (bench, DEFAULT_PANELS)):
+        command.add_argument("--panel", action="append", metavar="DECODER[:NAME=VALUE,…]", help=f"may be repeated (default: {', '.join(panels)})")
+        command.set_defaults(default_panels=panels)
+
+    models = commands.add_parser("models", help="the models that can be picked")
+    models.add_argument("--json", action="store_true", help="one JSON object")
+
+    train = commands.add_parser("train", help="train the embedded model and its add-ons")
+    train.add_argument("recipe", choices=("classroom", "heads", "clp"), help="classroom: the model; then heads and clp, in this order, on it")
+    train.add_argument("--output", default="runs/classroom", metavar="FOLDER", help="checkpoints, log and the model (default: runs/classroom)")
+    train.add_argument("--tokens", type=float, help="how many tokens to see (default: the recipe's own)")
+    train.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    train.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own)")
+    train.add_argument("--checkpoint-seconds", type=float, default=300, help="between checkpoints (default: 300)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    from dmtd_demo.errors import UserError   # after --help, which needs no PyTorch
+    try:
+        COMMANDS[options.command](options)
+    except UserError as error:
+        print(f"dmtd_demo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:   # the reader of our output has gone
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        print(f"dmtd_demo: {type(error).__name__}: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from dmtd_demo.loading import load, load_random
+    if options.random_weights:
+        return load_random(options.random_weights, dtype=options.dtype, device=options.device, threads=options.threads, quantization=options.quantization)
+    return load(options.model, quantization=options.quantization, dtype=options.dtype, device=options.device, threads=options.threads, addons=options.addons)
+
+
+def _sampling(options: argparse.Namespace) -> Any:
+    from dmtd_demo.sampling import Sampling
+    return Sampling(options.temperature, options.top_k, options.top_p, options.seed)
+
+
+def _prompt_ids(text: str) -> list[int]:
+    from dmtd_demo.errors import UserError
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--prompt-ids needs whole numbers with commas between, such as 1,2,3; got {text[:80]!r}") from None
+
+
+def _batches(options: argparse.Namespace, panels: list[Any]) -> Any:
+    from dmtd_demo.race import race, race_ids
+    settings = dict(max_new_tokens=options.max_new_tokens, top=options.top, ignore_eos=options.ignore_eos)
+    sampling = _sampling(options)
+    ids = _prompt_ids(options.prompt_ids) if options.prompt_ids is not None else None
+    model = _load(options)
+    if ids is not None:
+        return race_ids(model, panels, [ids] * len(panels), sampling, **settings)
+    return race(model, panels, [[{"role": "user", "content": options.prompt}]] * len(panels), sampling, thinking=options.thinking, **settings)
+
+
+def _failed(summaries: list[dict[str, Any]]) -> None:
+    for summary in summaries:
+        if summary["stop"] == "error":
+            raise RuntimeError(summary["message"])
+
+
+def generate(options: argparse.Namespace) -> None:
+    from dmtd_demo import trace
+    from dmtd_demo.decoders import make_panel
+    from dmtd_demo.errors import UserError
+    pairs = []
+    for item in options.set:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--set needs the form name=value; got {item!r}")
+        pairs.append((name, value))
+    summaries = []
+    for batch in _batches(options, [make_panel(options.decoder, pairs)]):
+        for record in batch:
+            if options.json:
+                print(trace.dumps(record), flush=True)
+            elif record["type"] == "step":
+                print("".join(token["text"] for token in record["tokens"]), end="", flush=True)
+            if record["type"] == "summary":
+                summaries.append(record)
+    if not options.json:
+        print()
+    _failed(summaries)
+
+
+def compare(options: argparse.Namespace) -> None:
+    from dmtd_demo import trace
+    from dmtd_demo.decoders import parse_panel
+    panels = [parse_panel(text) for text in options.panel or options.default_panels]
+    summaries = []
+    for batch in _batches(options, panels):
+        for record in batch:
+            if options.json:
+                print(trace.dumps(record), flush=True)
+            if record["type"] == "summary":
+                summaries.append(record)
+                if not options.json:
+                    speed = f"{record['tokens_per_second']:.1f} tokens/s, " if record["tokens_per_second"] else ""
+                    print(f"--- {panels[record['panel']]}: {record['tokens']} tokens, {speed}stopped by {record['stop']}\n{record['text']}\n")
+    _failed(summaries)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from dmtd_demo import evaluation
+    from dmtd_demo.decoders import parse_panel
+    from dmtd_demo.errors import UserError
+    if options.prompts < 1:
+        raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
+    panels = [parse_panel(text) for text in options.panel or options.default_panels]
+    sampling = _sampling(options)
+    tasks = evaluation.read_tasks(options.data, options.prompts) if options.data else evaluation.held_out_tasks(options.seed, options.prompts)
+    _print_rows(evaluation.evaluate(_load(options), panels, tasks, sampling, options.max_new_tokens, options.thinking), options.json,
+                ("exact_match", "relative", "repetition_ratio", "audit_agreement", "mean_span", "tokens_per_full_pass", "plt"))
+
+
+def bench(options: argparse.Namespace) -> None:
+    from dmtd_demo.bench import bench as run
+    from dmtd_demo.decoders import parse_panel
+    from dmtd_demo.errors import UserError
+    for name, low in (("context", 1), ("new", 2), ("rounds", 1)):
+        if getattr(options, name) < low:
+            raise UserError(f"--{name} needs a whole number, {low} or more; got {getattr(options, name)}")
+    panels = [parse_panel(text) for text in options.panel or options.default_panels]
+    model = _load(options)
+    if not options.panel:   # the default set leaves out what this model cannot run
+        from dmtd_demo.decoders import DECODERS
+        panels = [panel for panel in panels if not DECODERS[panel.decoder].missing(model)]
+    _print_rows(run(model, panels, options.context, options.new, options.rounds), options.json, ("tokens_per_second", "over_generate", "over_ar", "limit", "share_of_limit"))
+
+
+def _print_rows(result: dict[str, Any], as_json: bool, columns: tuple[str, ...]) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    table = [("panel", *columns), *((row["panel"], *("–" if row[c] is None else f"{row[c]:.4g}" for c in columns)) for row in result["rows"])]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def models(options: argparse.Namespace) -> None:
+    from dmtd_demo.catalog import CATALOG
+    if options.json:
+        print(json.dumps({"models": [{"name": e.name, "label": e.label, "source": Path(e.source).name if e.is_local else e.source, "family": e.family,
+                                      "here": e.is_local, **e.shape} for e in CATALOG.values()]}))
+        return
+    for entry in CATALOG.values():
+        print(f"{entry.name:24}{entry.shape['num_hidden_layers']:>3} layers  {'in assets, ready' if entry.is_local else 'from the hub: ' + entry.source}")
+
+
+def train(options: argparse.Namespace) -> None:
+    from dmtd_demo.training import run
+    run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads, options.checkpoint_seconds)
+
+
+COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "models": models, "train": train}
+
+if __name__ == "__main__":
+    raise SystemExit(main())

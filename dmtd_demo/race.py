@@ -1,0 +1,244 @@
+"""One prompt, N decoders, one stream of events: EOS, limits, text, timing and audit, measured alike for every decoder.
+
+The panels share a device, so they take turns by a virtual clock: each clock counts only its own panel's steps, and the panel
+furthest behind moves next. Every panel then moves as fast, relative to the others, as it would alone.
+"""
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from typing import Callable, Iterator, Sequence
+
+import torch
+
+from dmtd_demo import trace
+from dmtd_demo.chat import Message, TextStream, TokenText, encode_chat
+from dmtd_demo.decoders import DECODERS, Decoder, PanelSpec, Step, make_decoder
+from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
+from dmtd_demo.errors import UserError
+from dmtd_demo.loading import Model
+from dmtd_demo.machine import describe
+from dmtd_demo.sampling import Sampler, Sampling
+
+BURST_SECONDS = 0.02   # of one turn: switching panels after every step costs tiny models 15 %
+WARM_UP_STEPS = 12
+Batch = list[trace.Record]
+
+
+@dataclass
+class _Runner:
+    """One panel's decoder in motion, its clock and what it has emitted."""
+    index: int
+    decoder: Decoder
+    model: Model
+    prompt_ids: Sequence[int]
+    steps: Iterator[Step]
+    stream: TextStream
+    limit: int
+    eos_ids: frozenset[int]
+    texts: TokenText
+    clock: float = 0.0
+    span: int = 0
+    records: Batch = field(default_factory=list)
+    stop: str | None = None
+    message: str | None = None
+
+    @property
+    def tokens(self) -> list[trace.Record]:
+        return [token for record in self.records for token in record["tokens"]]
+
+    def advance(self) -> trace.Record | None:
+        """One step by the panel's clock; None where the decoder failed."""
+        started = time.perf_counter()
+        try:
+            step = next(self.steps)
+            if self.model.backbone.device.type == "cuda":
+                torch.cuda.synchronize(self.model.backbone.device)
+        except Exception as error:   # one panel's failure is shown in that panel; the others go on
+            self.stop, self.message = "error", f"{self.decoder.name} failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
+            return None
+        took = time.perf_counter() - started
+        self.clock += took
+        return self._record(step, took)
+
+    def _record(self, step: Step, took: float) -> trace.Record:
+        if any(p.kind in ("full", "verify") for p in step.passes):
+            self.span += 1
+        tokens = []
+        for token in step.tokens:
+            end = token.id in self.eos_ids
+            tokens.append({
+                "id": token.id, "text": "" if end else self.stream.push(token.id), "origin": token.origin, "span": self.span, "logprob": round(token.logprob, 5),
+                **({"top": [[i, self.texts.piece(i), round(p, 5)] for i, p in token.top]} if token.top else {})})
+            self.limit -= 1
+            if end:
+                self.stop = "eos"
+            elif self.limit == 0:
+                self.stop = "length"
+            if self.stop:
+                break   # what a step emits after EOS or over the limit is dropped
+        single = len(step.passes) == 1
+        record = {
+            "type": "step", "panel": self.index, "step": len(self.records), "ms": round(self.clock * 1000, 3),
+            "passes": [{"kind": p.kind, "runs": [list(run) for run in p.runs], "ms": round(took * 1000, 3) if single else None} for p in step.passes],
+            "tokens": tokens}
+        self.records.append(record)
+        return record
+
+
+def race(model: Model, panels: Sequence[PanelSpec], conversations: Sequence[Sequence[Message]], sampling: Sampling = Sampling(), *, max_new_tokens: int = 256,
+         top: int = 0, ignore_eos: bool = False, thinking: bool = False, audit: bool = True, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
+    """Race the panels, one conversation each, the user's turn last. Yields batches of records (design.md, "The trace"), one per burst.
+
+    Raises UserError before the first record for anything the user supplied. When `should_stop` turns true, or the generator is closed,
+    the race ends within one pass.
+    """
+    prompts = [encode_chat(model.tokenizer, conversation, thinking) for conversation in conversations]
+    return race_ids(model, panels, prompts, sampling, max_new_tokens=max_new_tokens, top=top, ignore_eos=ignore_eos, audit=audit, should_stop=should_stop,
+                    prompt=conversations[0][-1]["content"])
+
+
+def race_ids(model: Model, panels: Sequence[PanelSpec], prompts: Sequence[Sequence[int]], sampling: Sampling = Sampling(), *, max_new_tokens: int = 256,
+             top: int = 0, ignore_eos: bool = False, audit: bool = True, should_stop: Callable[[], bool] = lambda: False, prompt: str = "") -> Iterator[Batch]:
+    """The same from token ids, one prompt per panel, used as they are."""
+    if not panels:
+        raise UserError("a race needs at least one panel; got none")
+    if len(prompts) != len(panels):
+        raise ValueError(f"a race needs one prompt per panel; got {len(prompts)} for {len(panels)}")
+    if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
+        raise UserError(f"max new tokens needs to be a whole number, 1 or more; got {max_new_tokens}")
+    if not (isinstance(top, int) and 0 <= top <= 100):
+        raise UserError(f"top needs a whole number from 0 to 100; got {top}")
+    for ids in prompts:
+        check_prompt(model, ids, max_new_tokens)
+    decoders = []
+    for panel in panels:
+        decoder = make_decoder(panel)
+        decoder.options = decoder.resolve(decoder.options, model)
+        decoders.append(decoder)
+    return _run(model, panels, decoders, prompts, sampling, max_new_tokens, top, ignore_eos, audit, should_stop, prompt)
+
+
+def check_prompt(model: Model, ids: Sequence[int], max_new_tokens: int) -> None:
+    """Raises UserError where the prompt cannot be read: empty, over the context, or with ids outside the vocabulary."""
+    if not ids:
+        raise UserError("a prompt needs at least one token; got none")
+    if len(ids) + max_new_tokens > model.context:
+        raise UserError(f"prompt and new tokens need to fit the context of {model.context} tokens; got a prompt of {len(ids)} and {max_new_tokens} new tokens")
+    worst = max(ids, key=lambda i: i if i >= 0 else model.backbone.vocab_size - i)
+    if not 0 <= worst < model.backbone.vocab_size:
+        raise UserError(f"token ids need to be from 0 to {model.backbone.vocab_size - 1}; got {worst}")
+
+
+def _run(model: Model, panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, top: int,
+         ignore_eos: bool, audit: bool, should_stop: Callable[[], bool], prompt: str) -> Iterator[Batch]:
+    texts = TokenText(model.tokenizer)
+    yield [_header(model, panels, decoders, prompts, sampling, max_new_tokens, prompt)]
+    for decoder, ids in zip(decoders, prompts):
+        warm_up(model, decoder, ids)
+    runners = [
+        _Runner(index, decoder, model, ids, decoder.steps(model, ids, Sampler(sampling, top, model.backbone.device)), texts.stream(), max_new_tokens,
+                frozenset() if ignore_eos else model.eos_ids, texts)
+        for index, (decoder, ids) in enumerate(zip(decoders, prompts))]
+    try:
+        running = list(runners)
+        while running:
+            runner = min(running, key=lambda r: (r.clock, r.index))
+            batch: Batch = []
+            turn_ends = time.perf_counter() + BURST_SECONDS
+            while runner.stop is None and time.perf_counter() < turn_ends:
+                if should_stop():
+                    for r in running:
+                        r.stop = "stopped"
+                    break
+                record = runner.advance()
+                if record:
+                    batch.append(record)
+            for r in [r for r in running if r.stop]:
+                r.steps.close()   # frees its KV cache
+                batch.append({"type": "end", "panel": r.index, "stop": r.stop, **({"message": r.message} if r.message else {}), **trace.statistics(r.records, model.layers)})
+                running.remove(r)
+            if batch:
+                yield batch
+        reference = [t["id"] for t in runners[0].tokens]
+        for runner in runners:
+            yield _verdict(runner, reference, audit and not should_stop())
+    finally:
+        for runner in runners:
+            runner.steps.close()
+
+
+def _verdict(runner: _Runner, reference: list[int], audit: bool) -> Batch:
+    """The audit and the summary of a finished panel."""
+    records: Batch = []
+    tokens = runner.tokens
+    ids = [t["id"] for t in tokens]
+    agrees: list[bool] | None = None
+    if audit and tokens and runner.stop != "error":
+        agrees = audit_ids(runner.model, runner.prompt_ids, ids)
+        records.append({"type": "audit", "panel": runner.index, "agrees": agrees})
+    records.append({
+        "type": "summary", "panel": runner.index, "stop": runner.stop, **({"message": runner.message} if runner.message else {}),
+        **trace.statistics(runner.records, runner.model.layers),
+        "agreement": round(trace.agreement(ids, reference), 4),
+        "audit_agreement": trace.audit_agreement(tokens, agrees) if agrees is not None else None,
+        "extra_parameters": runner.decoder.extra_parameters(runner.model)})
+    return records
+
+
+@torch.inference_mode()
+def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[bool]:
+    """For each generated id, whether it is `ar`'s argmax given exactly the text before it (methods.md section 4): one pass, outside every clock.
+
+    Below float32 the long pass and single steps round differently, so there an id within one unit in the last place of the top logit agrees too.
+    """
+    stack = Stack(model.backbone, model.split)
+    text = [*prompt_ids, *ids[:-1]]
+    agrees: list[bool] = []
+    for start in range(0, len(text), PREFILL_CHUNK):
+        chunk = text[start:start + PREFILL_CHUNK]
+        out, _ = stack.heads(chunk)
+        skip = max(len(prompt_ids) - 1 - start, 0)   # the last prompt position judges the first id
+        if skip >= len(chunk):
+            continue
+        logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:]))
+        wanted = torch.tensor(ids[len(agrees):len(agrees) + logits.shape[0]], device=logits.device)
+        best = logits.max(-1)
+        agree = best.indices == wanted
+        if logits.dtype != torch.float32:
+            own = logits.gather(-1, wanted[:, None])[:, 0].float()
+            top = best.values.float()
+            ulp = torch.finfo(logits.dtype).eps * 2 ** torch.floor(torch.log2(top.abs().clamp_min(1e-30)))
+            agree |= top - own <= ulp
+        agrees += agree.tolist()
+    return agrees
+
+
+def warm_up(model: Model, decoder: Decoder, prompt_ids: Sequence[int]) -> None:
+    """A few uncounted steps the first time a decoder runs on a model: kernels, memory pools and tables are then in place."""
+    key = f"{decoder.name}:{decoder.options}"
+    if key in model.warmed:
+        return
+    steps = decoder.steps(model, list(prompt_ids)[:64], Sampler(device=model.backbone.device))
+    try:
+        for _ in range(WARM_UP_STEPS):
+            next(steps)
+    except Exception:   # it fails again where it is shown, in its panel
+        return
+    finally:
+        steps.close()
+    model.warmed.add(key)
+
+
+def _header(model: Model, panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, prompt: str) -> trace.Record:
+    settings = asdict(sampling)
+    longest = max(map(len, prompts)) + max_new_tokens
+    return {
+        "type": "header", "schema": trace.SCHEMA, "run": uuid.uuid4().hex, "seed": settings.pop("seed"), "sampling": settings, "prompt": prompt,
+        "max_new_tokens": max_new_tokens, "machine": describe(model.device),
+        "panels": [
+            {"panel": index, "spec": str(panel), "decoder": panel.decoder, "label": DECODERS[panel.decoder].label, "options": asdict(decoder.options), "model": model.name,
+             "dtype": model.dtype, "quantization": model.quantization, "layers": model.layers, "prompt_tokens": len(ids)}
+            for index, (panel, decoder, ids) in enumerate(zip(panels, decoders, prompts))],
+        **({"trained_length": model.trained_length, "beyond_trained_length": longest > model.trained_length} if model.trained_length else {})}

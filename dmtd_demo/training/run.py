@@ -6,11 +6,15 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from dmtd_demo.training import classroom
+from dmtd_demo.addons import save_addon
+from dmtd_demo.errors import UserError
+from dmtd_demo.loading import load
+from dmtd_demo.split import Split
+from dmtd_demo.training import classroom, clp, heads
 from dmtd_demo.training.data import batches, encode
 from dmtd_demo.training.loop import Position, train
 from dmtd_demo.training.tokenizer import train_tokenizer
-from dmtd_demo.training.world.mix import held_out_examples, training_examples
+from dmtd_demo.training.world.mix import COMPOSITIONAL, held_out_examples, training_examples
 
 TOKENIZER_CONVERSATIONS = 40_000
 
@@ -24,7 +28,49 @@ def classroom_tokenizer(folder: Path, seed: int):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float = 300) -> None:
+DEFAULT_TOKENS = {"classroom": 9_000_000, "heads": 1_500_000, "clp": 600_000}
+
+
+def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float) -> None:
+    """Train `classroom`, or its `heads` or `clp`, in `output`; the result lies in `output`/model, a folder in Hugging Face format."""
+    tokens = DEFAULT_TOKENS[name] if tokens is None else tokens
+    if tokens < 1:
+        raise UserError(f"--tokens needs a number, 1 or more; got {tokens}")
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {device} needs a CUDA device; PyTorch finds none")
+    if threads:
+        torch.set_num_threads(threads)
+    if name == "classroom":
+        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds)
+    else:
+        train_addon(name, output, tokens, seed, resume, target, checkpoint_seconds)
+
+
+def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float) -> None:
+    """Train MTP heads, or a CLP on trained heads, for the model in `output`/model; its backbone stays frozen."""
+    folder = output / "model"
+    model = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())
+    split = model.split or Split.default(model.layers)
+    if name == "heads":
+        recipe = heads.recipe(model.backbone, split, classroom.NAME)
+    elif model.has("mtp_heads"):
+        recipe = clp.recipe(model.backbone, split, model.addons["mtp_heads"], classroom.NAME)
+    else:
+        raise UserError(f"training clp needs MTP heads in {folder / 'addons'}: run `train heads` first")
+
+    def stream(position: Position):
+        return batches(model.tokenizer, training_examples(f"{name}:{seed}:{position.progress.tokens}"), lambda: classroom.CURRICULUM[-1][1], model.tokenizer.pad_token_id)
+
+    train(recipe, stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds)
+    if name == "clp":
+        rounded = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())   # as it is stored, and so as it will run
+        facts = clp.calibrate(rounded.backbone, split, rounded.addons["mtp_heads"], rounded.addons["clp"], rounded.tokenizer)
+        save_addon(folder / "addons", "clp", rounded.addons["clp"], classroom.NAME, model.backbone.hidden_size, **facts)
+        print(f"CLP: default threshold {facts['threshold']}, {facts['validation']}")
+
+
+def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float) -> None:
     """Train `classroom` from nothing; the model lies in `output`/model, a folder in Hugging Face format."""
     tokenizer = classroom_tokenizer(output / "tokenizer", seed)
     model = classroom.new_model(tokenizer, seed).to(device)
@@ -40,7 +86,6 @@ def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: 
 def exact_match(model: Qwen3ForCausalLM, tokenizer, per_family: int = 6) -> dict:
     """Teacher-forced exact match by family on held-out prompts, every position a head: whether every answer token is the argmax.
     For greedy `ar` the two are the same, and this is one pass a prompt."""
-    from dmtd_demo.training.world.mix import COMPOSITIONAL
     right: dict[str, list[bool]] = {}
     for family, example in held_out_examples(0, per_family * len(COMPOSITIONAL)):
         ids, answer = encode(tokenizer, example)

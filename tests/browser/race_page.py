@@ -1,0 +1,68 @@
+"""The page as the tests use it: the hooks of the design, and what a visitor does with them."""
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+END_SECONDS = 90   # a race of a hundred tokens, on the slowest machine that runs these tests
+OVER = ("done", "stopped", "error")
+
+
+class RacePage:
+    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 720, scheme: str = "light") -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        self.url = url
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(url)
+        self.page.wait_for_selector("[data-status='idle']", timeout=60_000)
+        self.page.wait_for_selector("#chart-span .main-svg", state="attached", timeout=60_000)
+
+    def close(self) -> None:
+        """The visitor leaves. A page that complained, or asked anybody but the app for anything, has failed."""
+        self.page.close()
+        own = urlsplit(self.url).netloc
+        outside = [url for url in self.requests if urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).netloc != own]
+        assert not self.complaints, self.complaints
+        assert not outside, outside
+
+    def ask(self, prompt: str) -> None:
+        self.page.fill("#prompt textarea", prompt)
+        self.page.click("#run")
+
+    def set(self, control: str, value: object) -> None:
+        self.page.fill(f"{control} input[type='number']", str(value))
+
+    @property
+    def status(self) -> str:
+        marked = self.page.locator("[data-status]")
+        assert marked.count() == 1
+        return marked.get_attribute("data-status")
+
+    @property
+    def sentence(self) -> str:
+        return self.page.locator("[data-status] [role='status']").inner_text()
+
+    def wait_until(self, *states: str, seconds: float = END_SECONDS) -> str:
+        self.page.wait_for_selector(", ".join(f"[data-status='{state}']" for state in states), timeout=1000 * seconds)
+        return self.status
+
+    def wait_for_tokens(self, panel: int = 0) -> None:
+        self.page.wait_for_selector(f"[data-panel='{panel}'] [data-origin]", timeout=1000 * END_SECONDS)
+
+    def origins(self, panel: int) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for origin in self.page.locator(f"[data-panel='{panel}'] [data-origin]").evaluate_all("nodes => nodes.map(node => node.dataset.origin)"):
+            counts[origin] = counts.get(origin, 0) + 1
+        return counts
+
+    def chart(self, name: str) -> list[dict[str, list[float]]]:
+        return self.page.evaluate("id => document.getElementById(id).data.map(trace => ({x: [...trace.x], y: [...trace.y]}))", name)
+
+    def table(self) -> list[dict[str, str]]:
+        headings = self.page.locator(".summary thead th").all_inner_texts()
+        rows = self.page.locator(".summary tbody tr").evaluate_all("rows => rows.map(row => [...row.children].map(cell => cell.innerText))")
+        return [dict(zip(headings, row)) for row in rows]

@@ -1,0 +1,72 @@
+"""Add-ons: sizes of the papers, strict save and load."""
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dmtd_demo.addons import CollocationLengthPredictor, MTPHeads, SpanGate, load_addons, save_addon
+from dmtd_demo.backbone import parameters
+from dmtd_demo.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("module,size", [(CollocationLengthPredictor(1536, 2), 4611), (CollocationLengthPredictor(1536, 4), 7685), (SpanGate(1536, 4), 986244)])
+def test_sizes_are_the_papers(module, size):
+    assert parameters(module) == size
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    heads = MTPHeads(16, 3)
+    with torch.no_grad():
+        heads.weight.normal_()
+    save_addon(tmp_path, "mtp_heads", heads, "base", 16)
+    save_addon(tmp_path, "clp", CollocationLengthPredictor(16, 3), "base", 16, threshold=0.7)
+    return tmp_path
+
+
+def test_what_is_saved_is_loaded(folder):
+    modules, facts = load_addons(folder, 16, torch.float32, CPU)
+    again, _ = load_addons(folder, 16, torch.float32, CPU)
+    assert facts["clp"] == {"k": 3, "threshold": 0.7}
+    h = torch.randn(2, 16)
+    assert modules["mtp_heads"](h).shape == (2, 3, 16) and modules["clp"](h).shape == (2, 4)
+    assert torch.equal(modules["mtp_heads"](h), again["mtp_heads"](h))
+    assert torch.equal(modules["mtp_heads"](h, 2), modules["mtp_heads"](h)[:, :2])
+    assert not list(folder.glob("*.part"))
+
+
+def edit(folder, change):
+    card = json.loads((folder / "addons.json").read_text())
+    change(card)
+    (folder / "addons.json").write_text(json.dumps(card))
+
+
+def drop_tensor(folder):
+    tensors = load_file(folder / "clp.safetensors")
+    save_file({"linear.weight": tensors["linear.weight"]}, folder / "clp.safetensors")
+
+
+def cut(folder):
+    path = folder / "mtp_heads.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def not_finite(folder):
+    tensors = load_file(folder / "clp.safetensors")
+    tensors["linear.bias"][0] = float("nan")
+    save_file(tensors, folder / "clp.safetensors")
+
+
+@pytest.mark.parametrize("damage,word", [
+    (lambda f: edit(f, lambda c: c.update(hidden_size=32)), "hidden size 32"), (lambda f: (f / "addons.json").unlink(), "addons.json"),
+    (lambda f: (f / "addons.json").write_text("{"), "JSON"), (lambda f: edit(f, lambda c: c["addons"]["clp"].update(k=4)), r"shape \[5, 16\]; got \[4, 16\]"),
+    (lambda f: edit(f, lambda c: c["addons"]["clp"].pop("k")), "needs k"), (lambda f: edit(f, lambda c: c["addons"].update(magic={"k": 1})), "magic"),
+    (lambda f: (f / "clp.safetensors").unlink(), "not there"), (drop_tensor, "needs the tensor linear.bias"), (cut, "whole safetensors file"), (not_finite, "not finite")])
+def test_what_does_not_fit_is_named(folder, damage, word):
+    damage(folder)
+    with pytest.raises(UserError, match=word):
+        load_addons(folder, 16, torch.float32, CPU)

@@ -1,0 +1,111 @@
+"""Folders in Hugging Face format, good and bad."""
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import tiny_module
+from dmtd_demo.errors import UserError
+from dmtd_demo.loading import load, load_random
+from dmtd_demo.split import Split
+
+
+@pytest.fixture
+def folder(model_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(model_folder, copy)
+    return copy
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def test_a_folder_is_a_model(model_folder):
+    model = load(str(model_folder))
+    assert model.layers == 4 and model.context == 512 and model.dtype == "float32" and model.device == "cpu" and model.split is None
+    assert model.tokenizer is not None and model.eos_ids == {model.tokenizer.eos_token_id}
+    assert len(model.reasons) == 3
+
+
+def test_a_qwen2_folder_too(tmp_path):
+    tiny_module("qwen2", tied=False).save_pretrained(tmp_path / "q2")
+    model = load(str(tmp_path / "q2"), dtype="bf16")
+    assert model.dtype == "bfloat16" and model.tokenizer is None and model.eos_ids == frozenset()
+
+
+@pytest.mark.parametrize("model_type", ["dmtd_qwen3", "qwen3_dmtd_anything"])
+def test_a_dmtd_checkpoint_loads_as_qwen3_plus_a_split_without_remote_code(folder, model_type):
+    marker = folder / "ran"
+    (folder / "modeling.py").write_text(f"open({str(marker)!r}, 'w')")
+    edit_config(folder, model_type=model_type, architectures=["Theirs"], auto_map={"AutoModelForCausalLM": "modeling.Theirs"},
+                num_encoding_layers=0, num_thinking_layers=3, num_decoding_layers=1, mtp_horizon=4)
+    model = load(str(folder))
+    assert model.split == Split(4, 0, 1, "sum") and model.tau == 4 and not marker.exists()
+
+
+def test_the_split_says_its_head_input(folder):
+    edit_config(folder, num_encoding_layers=1, num_thinking_layers=1, num_decoding_layers=2, dmtd_head_input="replace")
+    assert load(str(folder)).split == Split(4, 1, 2, "replace")
+
+
+def cut(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def drop(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("model.layers.2.mlp.up_proj.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def misshape(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = torch.ones(7)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("damage,word", [
+    (lambda f: (f / "config.json").unlink(), "config.json, which is not there"), (lambda f: (f / "config.json").write_text("{"), "JSON"),
+    (lambda f: (f / "config.json").write_text("[]"), "JSON object"), (lambda f: edit_config(f, model_type="llama"), "qwen2, qwen3.*got 'llama'"),
+    (lambda f: edit_config(f, hidden_size="wide"), "does not describe"), (lambda f: (f / "model.safetensors").unlink(), "none are there"), (cut, "whole safetensors file"),
+    (drop, "up_proj.weight is missing"), (misshape, "do not fit"), (lambda f: edit_config(f, num_thinking_layers=3, num_decoding_layers=3), "add up to 4"),
+    (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer in"), (lambda f: edit_config(f, rope_scaling={"rope_type": "dynamic", "factor": 2.0}, rope_parameters=None), "RoPE"),
+    (lambda f: (f / "addons").mkdir(), "addons.json")])
+def test_a_folder_that_is_no_model_says_why(folder, damage, word):
+    damage(folder)
+    with pytest.raises(UserError, match=word):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("settings,word", [(dict(quantization="int3"), "none, nf4, int8"), (dict(dtype="int8"), "float32"), (dict(device="tpu"), "cpu"), (dict(threads=0), "1 to 1024")])
+def test_a_setting_that_is_not_there(model_folder, settings, word):
+    with pytest.raises(UserError, match=word):
+        load(str(model_folder), **settings)
+
+
+def test_an_unknown_name_lists_the_choices(tmp_path):
+    with pytest.raises(UserError, match="classroom, Qwen2.5-0.5B-Instruct"):
+        load("no-such-model")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        load(str(tmp_path / "file"))
+
+
+def test_a_hub_model_that_cannot_be_fetched_is_a_sentence():
+    with pytest.raises(UserError, match="needs to be fetched from the hub"):
+        load("Qwen3-0.6B")
+
+
+def test_random_weights_have_the_shape():
+    model = load_random("classroom")
+    assert model.parameters == 9_968_640 and model.tokenizer is None
+    with pytest.raises(UserError, match="one of classroom"):
+        load_random("nothing")

@@ -21,7 +21,7 @@ VOCABULARY = 2048
 SPLIT = Split(layers=12, early=0, late=3, head_input="replace")
 CONTEXT = 8192
 SHARD_SIZE = "9MB"
-AR_SHARE = 0.12                     # of the run: `ar` alone, until copying from the prompt has formed
+AR_SHARE = 0.28                     # of the run: `ar` alone, until copying from the prompt has formed
 TAUS = {1: 0.2, 2: 0.2, 3: 0.2, 4: 0.2, 5: 0.08, 6: 0.12}
 CURRICULUM = ((0.0, 96), (0.08, 128), (0.2, 256), (0.6, 512))   # from this share of the run on, rows up to this length
 _ANY = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

@@ -1,0 +1,49 @@
+"""Parse options, build the page, launch it."""
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")   # one line, as for every other mistake; --help has the rest
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"needs a whole number from 1 to 65535; got {text!r}")
+    return int(text)
+
+
+def options() -> argparse.Namespace:
+    parser = Parser(description="Race multi-token decoders side by side, in the browser.")
+    parser.add_argument("--model", default="classroom", help="a model of the catalog (python -m dmtd_demo models), or a folder in Hugging Face format; default: %(default)s")
+    parser.add_argument("--quantization", default=None, help="none, nf4 or int8; default: none")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what suits its size")
+    parser.add_argument("--host", default=None, help="address to listen on; default: GRADIO_SERVER_NAME, else this machine only")
+    parser.add_argument("--port", type=port, default=None, help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = options()
+    from dmtd_demo.errors import UserError   # after the options: --help and a mistyped option answer at once, without loading torch
+    from dmtd_demo.loading import load
+    from dmtd_demo.ui.page import build
+    from dmtd_demo.ui.serve import check_address, serve
+    try:
+        check_address(args.host, args.port)
+        model = load(args.model, quantization=args.quantization, threads=args.threads)
+        serve(build(model), host=args.host, port=args.port, browser=not args.no_browser, share=args.share)
+    except UserError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+// What every part of the race view shares: the origins, number formats, and a way to build elements without HTML strings.
+// All files in this folder are joined, in the order that dmtd_demo/ui/race_view.py names, into one function: they share a scope.
+
+// Where a token came from (docs: methods.md §1). Colours and underlines live in style.css, by [data-origin].
+const ORIGINS = {
+  full: { name: "full pass", hint: "The token went through all layers of the model, and the model's own LM head chose it." },
+  late: { name: "late layers", hint: "The token was made by a late-layer-only pass: the middle layers were left out, so it cost a fraction of a full pass." },
+  mtp: { name: "MTP head", hint: "The token was predicted by a small extra head from the same full pass that made the token before it: almost free." },
+  draft: { name: "verified draft", hint: "The token was guessed by a draft and then checked by a full pass of the model." },
+  remote: { name: "remote", hint: "The token came from a server elsewhere, which does not say how it was made." },
+};
+const ALWAYS_LISTED = ["full", "late", "mtp"];   // the legend names these three even before a token of theirs has come
+const AUDIT_HINT = "Given exactly the text before it, ordinary decoding (ar) would have chosen another token here. Checked after the race, outside every clock.";
+
+const NONE = "–";
+
+function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits) : NONE);
+const percent = (value, digits = 1) => (isNumber(value) ? `${(100 * value).toFixed(digits)} %` : NONE);
+const ratio = (value) => (isNumber(value) ? `${value.toFixed(2)}×` : NONE);
+const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : noun.endsWith("pass") ? "es" : "s"}`;
+
+function speed(value) {
+  if (!isNumber(value)) return NONE;
+  return value >= 100 ? Math.round(value).toLocaleString("en") : value.toFixed(1);
+}
+
+function big(count) {
+  if (!isNumber(count)) return NONE;
+  if (count >= 1e9) return `${(count / 1e9).toFixed(2)} B`;
+  if (count >= 1e6) return `${(count / 1e6).toFixed(2)} M`;
+  return count.toLocaleString("en");
+}
+
+function probability(logprob) {
+  const p = Math.exp(logprob);
+  return p >= 0.001 || p === 0 ? percent(p) : `${(100 * p).toExponential(1)} %`;
+}
+
+// A piece with its white space made visible, for the tooltip.
+function visible(text) {
+  return text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+}
+
+// The core's messages begin in lower case, as they stand after "app.py: "; names of decoders and options stay as they are.
+function sentence(text) {
+  return /^(a|an|the|no|this) /.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+}

@@ -1,0 +1,153 @@
+// One panel of the race: its earlier turns, its text token by token, its big number, its line of facts.
+
+const RATE_WINDOW = 16;   // tokens, at least, that one point of the tokens/s chart looks back over: a few spans of any decoder
+
+class Panel {
+  constructor(index) {
+    this.index = index;
+    this.tps = el("b", { class: "tps" }, NONE);
+    this.ratio = el("span", { class: "ratio", "data-hint": "How many times as fast as panel 1, in the same race, so far." });
+    this.spec = el("span", { class: "spec" }, "");
+    this.history = el("div", { class: "history" });
+    this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": `Text of panel ${index + 1}` });
+    this.facts = el("p", { class: "facts" });
+    this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Panel ${index + 1}` }, this.history, this.text);
+    this.node = el("article", { class: "panel", style: `--panel: var(--panel-${index})`, "aria-label": `Panel ${index + 1}` },
+      el("header", { class: "panel-head" },
+        el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
+        el("span", { class: "speed", "data-hint": "Tokens per second on this panel's own clock, prefill and first token left out." },
+          this.tps, el("span", { class: "unit" }, "tokens/s")), this.ratio),
+      this.scroll, this.facts);
+    this.clear();
+  }
+
+  clear() {
+    this.tokens = [];
+    this.origins = {};
+    this.spans = new Map();
+    this.openSpan = 0;
+    this.lastNode = null;
+    this.fullPasses = 0;
+    this.decoder = "";
+    this.firstMs = null;
+    this.ms = 0;
+    this.summary = null;
+    this.ends = [];          // [ms, tokens so far] at the end of each span: what the chart's rate is made of
+    this.rate = { x: [], y: [] };   // points of the chart that it has not drawn yet
+    this.history.replaceChildren();
+    this.text.replaceChildren();
+    this.tps.textContent = NONE;
+    this.ratio.textContent = "";
+    this.spec.textContent = "";
+    this.facts.textContent = "";
+    this.node.classList.remove("failed");
+  }
+
+  // The conversation so far, ending with the user's prompt: plain text, no origins.
+  showTurns(messages) {
+    this.history.replaceChildren(...messages.map((message) =>
+      el("div", { class: `turn ${message.role}` }, message.content || "(no text)")));
+  }
+
+  begin(record) {
+    this.decoder = record.decoder;
+    this.spec.textContent = record.spec;
+  }
+
+  addStep(step) {
+    if (step.tokens.length && this.tokens.length && step.tokens[0].span !== this.openSpan) this.addRate();   // as the last span ends
+    const nodes = document.createDocumentFragment();
+    for (const token of step.tokens) nodes.append(this.addToken(token, step));
+    this.text.append(nodes);
+    this.ms = step.ms;
+    const counted = this.firstMs !== null && this.tokens.length > 1;   // methods.md: the prefill and its passes are left out
+    if (counted) this.fullPasses += step.passes.filter((pass) => pass.kind !== "prefill" && pass.kind !== "late").length;
+    if (this.firstMs === null && this.tokens.length) this.firstMs = step.ms;
+  }
+
+  // Whether the reader is at the end of the text, and wants to stay there.
+  get atEnd() {
+    return this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 40;
+  }
+
+  addToken(token, step) {
+    const index = this.tokens.length;
+    if (token.span !== this.openSpan) this.closeSpan();
+    this.openSpan = token.span;
+    if (token.span > 0) this.spans.set(token.span, (this.spans.get(token.span) || 0) + 1);
+    this.tokens.push({ ...token, ms: step.ms, step: step.step, agrees: null });
+    this.origins[token.origin] = (this.origins[token.origin] || 0) + 1;
+    // One token of a panel is a tab stop, the arrow keys walk on from it (tooltip.js).
+    const node = el("span", { "data-origin": token.origin, "data-index": index, tabindex: index ? -1 : 0 });
+    node.textContent = token.text;
+    if (token.text === "") node.classList.add("empty");
+    if (/^\s*\n\s*$/.test(token.text)) node.classList.add("newline");
+    if (index === 0 || this.tokens[index - 1].span !== token.span) node.classList.add("opens");
+    this.lastNode = node;
+    return node;
+  }
+
+  closeSpan() {
+    this.lastNode?.classList.add("closes");
+  }
+
+  // A point of the chart: tokens per second over the latest whole spans. Within a span the rate only swings with its cheap tokens.
+  addRate() {
+    const count = this.tokens.length;
+    this.ends.push([this.ms, count]);
+    const back = this.ends.findLast(([, before]) => before <= count - RATE_WINDOW) || this.ends[0];
+    if (count - back[1] < 4 || this.ms <= back[0]) return;   // too few tokens yet to speak of a rate
+    this.rate.x.push(this.ms / 1000);
+    this.rate.y.push((1000 * (count - back[1])) / (this.ms - back[0]));
+  }
+
+  // Tokens per second so far, by the trace's own definition: (tokens − 1) ÷ the time since the first one.
+  get tokensPerSecond() {
+    if (this.summary && isNumber(this.summary.tokens_per_second)) return this.summary.tokens_per_second;
+    const seconds = this.firstMs === null ? 0 : (this.ms - this.firstMs) / 1000;
+    return seconds > 0 && this.tokens.length > 1 ? (this.tokens.length - 1) / seconds : null;
+  }
+
+  // How often each span length came; the span that is still open does not count yet.
+  get spanLengths() {
+    if (this.summary?.spans) return this.summary.spans;
+    const lengths = {};
+    for (const [span, length] of this.spans) if (span !== this.openSpan) lengths[length] = (lengths[length] || 0) + 1;
+    return lengths;
+  }
+
+  // The end of the panel. A second summary follows the audit and replaces the first.
+  finish(summary) {
+    if (!this.summary && this.tokens.length) this.addRate();
+    this.summary = summary;
+    this.closeSpan();
+    if (summary.stop === "eos") this.lastNode?.classList.add("end");
+    this.node.classList.toggle("failed", summary.stop === "error");
+  }
+
+  audit(agrees) {
+    agrees.forEach((agree, index) => {
+      if (this.tokens[index]) this.tokens[index].agrees = agree;
+      if (!agree) this.text.children[index]?.classList.add("differs");
+    });
+  }
+
+  get disagreements() {
+    return this.tokens.filter((token) => token.agrees === false).length;
+  }
+
+  drawNumbers(baseline) {
+    const own = this.tokensPerSecond;
+    this.tps.textContent = speed(own);
+    const base = baseline.tokensPerSecond;
+    this.ratio.textContent = this === baseline || own === null || !base ? "" : ratio(own / base);
+    const full = this.summary ? this.summary.full_passes : this.fullPasses;
+    const ends = { eos: "finished", length: "token limit", stopped: "stopped", error: "failed" };
+    const facts = [plural(this.tokens.length, "token")];
+    if (this.tokens.length) facts.push(plural(full, "full pass"));
+    if (this.tokens.length) facts.push(`${(this.ms / 1000).toFixed(2)} s`);
+    if (this.summary) facts.push(ends[this.summary.stop] || this.summary.stop);
+    if (this.summary?.message) facts.push(this.summary.message);
+    this.facts.textContent = this.decoder ? facts.join(" · ") : "";
+  }
+}

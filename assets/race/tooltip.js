@@ -1,0 +1,108 @@
+// One tooltip for the whole page: on a token its record, on anything with data-hint (or a named control) a sentence.
+// Shown on hover and on keyboard focus; Escape closes it; in a panel's text the arrow keys walk from token to token.
+
+class Tooltip {
+  constructor(root, panels, hints) {
+    this.panels = panels;
+    this.hints = hints;      // element id (or its end, for the options of a panel) -> sentence
+    this.box = el("div", { class: "race-tooltip", role: "tooltip", id: "race-tooltip", hidden: true });
+    document.body.append(this.box);
+    this.target = null;
+    document.addEventListener("mouseover", (event) => this.consider(event.target));
+    document.addEventListener("focusin", (event) => this.consider(event.target));
+    document.addEventListener("focusout", () => this.hide());
+    document.addEventListener("scroll", () => this.hide(), true);
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape") this.hide(); });
+    root.addEventListener("keydown", (event) => this.walk(event));
+    root.addEventListener("focusin", (event) => this.moveTabStop(event.target));
+  }
+
+  consider(node) {
+    if (!(node instanceof Element)) return;
+    const token = node.closest("[data-panel] [data-origin]");
+    const hinted = token ? null : node.closest("[data-hint]") || this.control(node);
+    const target = token || hinted;
+    if (target === this.target) return;
+    this.hide();
+    if (token) this.show(token, this.describe(token));
+    else if (hinted) this.show(hinted, [el("p", {}, hinted.dataset.hint || this.hintOf(hinted))]);
+  }
+
+  // A Gradio control whose id is in the hints: only its label, so that the tooltip stays out of the way of typing.
+  control(node) {
+    const label = node.closest("[data-testid='block-info'], label > span");
+    const block = label?.closest("[id]");
+    return block && this.hintOf(block) ? block : null;
+  }
+
+  hintOf(block) {
+    return this.hints[block.id] || this.hints[block.id.replace(/^panel-\d+-/, "")];
+  }
+
+  describe(node) {
+    const panel = this.panels()[Number(node.closest("[data-panel]").dataset.panel)];
+    const index = Number(node.dataset.index);
+    const token = panel.tokens[index];
+    const origin = ORIGINS[token.origin] || { name: token.origin, hint: "" };
+    const lines = [el("p", { class: "piece" }, this.pieceName(panel, token, index))];
+    const rows = [["made by", origin.name, token.origin], ["probability", isNumber(token.logprob) ? probability(token.logprob) : NONE],
+      ["token", `number ${index + 1}, id ${token.id}`], ["span", token.span ? `span ${token.span}, ${this.place(panel, index)}` : "the prefill's token"],
+      ["time", `${token.ms.toFixed(1)} ms, step ${token.step}`]];
+    if (token.agrees !== null) rows.push(["audit", token.agrees ? "ar would have chosen it too" : "ar would have chosen another token"]);
+    lines.push(el("dl", {}, ...rows.flatMap(([name, value, key]) => [el("dt", {}, name), el("dd", key ? { class: "origin-name", "data-key": key } : {}, value)])));
+    if (token.top?.length) {
+      lines.push(el("ol", { class: "top" }, ...token.top.map(([, text, p]) => el("li", {}, el("code", {}, visible(text) || "∅"), ` ${percent(p)}`))));
+    }
+    return lines;
+  }
+
+  pieceName(panel, token, index) {
+    if (token.text !== "") return visible(token.text);
+    const last = index === panel.tokens.length - 1;
+    return last && panel.summary?.stop === "eos" ? "end of the text" : "part of a character: its text comes with a later token";
+  }
+
+  place(panel, index) {
+    const span = panel.tokens[index].span;
+    let first = index;
+    while (first > 0 && panel.tokens[first - 1].span === span) first -= 1;
+    return `token ${index - first + 1} of ${panel.spans.get(span)}`;
+  }
+
+  show(target, lines) {
+    this.target = target;
+    this.box.replaceChildren(...lines);
+    this.box.hidden = false;
+    target.setAttribute("aria-describedby", this.box.id);
+    const at = target.getClientRects()[0] || target.getBoundingClientRect();   // the first line of a token that wraps
+    const { offsetWidth: width, offsetHeight: height } = this.box;
+    const left = Math.max(8, Math.min(at.left, window.innerWidth - width - 8));
+    const above = at.top - height - 8;
+    this.box.style.left = `${left}px`;
+    this.box.style.top = `${above >= 8 ? above : at.bottom + 8}px`;
+  }
+
+  hide() {
+    this.target?.removeAttribute("aria-describedby");
+    this.target = null;
+    this.box.hidden = true;
+  }
+
+  walk(event) {
+    const token = event.target.closest?.("[data-panel] [data-origin]");
+    if (!token) return;
+    const all = token.parentElement.children;
+    const index = Number(token.dataset.index);
+    const next = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: all.length - 1 }[event.key];
+    if (next === undefined || !all[next]) return;
+    event.preventDefault();
+    all[next].focus();
+  }
+
+  moveTabStop(node) {
+    const token = node.closest?.("[data-panel] [data-origin]");
+    if (!token) return;
+    token.parentElement.querySelectorAll("[tabindex='0']").forEach((other) => other.setAttribute("tabindex", -1));
+    token.setAttribute("tabindex", 0);
+  }
+}

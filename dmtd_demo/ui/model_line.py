@@ -1,0 +1,42 @@
+"""The line under the title: which model runs how, and what the numbers of the page are measured against."""
+from __future__ import annotations
+
+from html import escape
+
+import torch
+
+from dmtd_demo.loading import Model
+
+
+def count(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
+
+
+def model_line(model: Model) -> str:
+    threads = torch.get_num_threads()
+    split = f", split {model.split}" if model.split else ", no split of its own"
+    quantization = "not quantized" if model.quantization == "none" else f"quantized to {model.quantization}"
+    device = f"{model.device}, {threads} thread{'' if threads == 1 else 's'}" if str(model.device) == "cpu" else str(model.device)
+    reasons = escape("; ".join(model.reasons) + ".", quote=True)
+    return (f"<p><b>{escape(model.label)}</b> · {count(model.parameters)} parameters, {model.layers} layers{escape(split)} · "
+            f'<span tabindex="0" data-hint="{reasons}">{escape(str(model.dtype))}, {escape(quantization)} · {escape(device)}</span></p>')
+
+
+BASELINE = (
+    '<p class="baseline">Panel 1 is the baseline: the same weights and prompt, <span id="sampling-note">greedy</span>, batch 1, warmed up, one device. '
+    '<span tabindex="0" data-hint="The panels share one device, so they take turns. Each has a clock that counts only its own steps, and the one whose clock is '
+    'furthest behind goes next: they move as fast, relative to each other, as each would alone.">Virtual clock</span>: each panel runs as fast as it would alone.</p>')
+
+
+def header(model: Model) -> str:
+    return (f'<header class="page-head"><h1>Multi-token decoding, side by side</h1>{model_line(model)}{BASELINE}'
+            '<button id="theme-switch" type="button" aria-label="Switch between light and dark">◐</button></header>')
+
+
+# Gradio keeps light and dark in a class; where it sits has changed between versions, so both places get it.
+HEADER_SCRIPT = """
+element.querySelector("#theme-switch").addEventListener("click", () => {
+  const dark = !document.body.classList.contains("dark") && !document.documentElement.classList.contains("dark");
+  for (const node of [document.documentElement, document.body]) node.classList.toggle("dark", dark);
+});
+"""

@@ -1,0 +1,163 @@
+"""The page: its layout and its wiring."""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmtd_demo.decoders import DECODERS, PanelSpec, parse_panel
+from dmtd_demo.errors import UserError
+from dmtd_demo.loading import Model
+from dmtd_demo.sampling import Sampling
+from dmtd_demo.ui import controls, stream
+from dmtd_demo.ui.chat import Chat, answered, asked
+from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT
+from dmtd_demo.ui.model_line import HEADER_SCRIPT, header
+from dmtd_demo.ui.race_view import RaceView, serve_plotly
+from dmtd_demo.ui.stops import Stops
+
+TITLE = "Multi-token decoding, side by side"
+PANELS_SHOWN = 3
+DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")   # the first four that the model can run; the fourth is hidden at first
+WAITING_VISITORS = 16
+CHAT_SECONDS = 6 * 3600   # a chat that nobody has touched for so long is dropped
+
+SETTING_HINTS = {
+    "panels": "How many decoders race side by side: 2 to 4.",
+    "max-tokens": "The most new tokens per panel. A text that ends by itself is shorter.",
+    "seed": "Every panel's random generator starts from this number. Without sampling (temperature 0) it changes nothing.",
+    "temperature": "0: always the most probable token (greedy). Higher: more surprising text.",
+    "top-k": "Sample only among the k most probable tokens. 0: off.",
+    "top-p": "Sample only among the most probable tokens whose probabilities add up to p. 1: off.",
+}
+
+
+def whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"{name} needs a whole number; got {'an empty field' if value is None else value}")
+    return value
+
+
+def number(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise UserError(f"{name} needs a number; got {'an empty field' if value is None else value}")
+    return float(value)
+
+
+def default_panels(model: Model) -> list[PanelSpec]:
+    """Four panels to begin with."""
+    specs = [spec for spec in map(parse_panel, DEFAULT_PANELS) if not DECODERS[spec.decoder].missing(model)]
+    return [*specs, *[parse_panel("ar")] * controls.MOST_PANELS][:controls.MOST_PANELS]
+
+
+class Page:
+    """The page of one model. Visitors share the model and the device; chats and stop flags are each visitor's own."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.stops = Stops()
+        self.specs = default_panels(model)
+
+    def build(self) -> gr.Blocks:
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+            gr.HTML(header(self.model), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
+            with gr.Row(elem_id="ask"):
+                self.prompt = gr.Textbox(FIRST_PROMPT, lines=1, max_lines=6, show_label=False, container=False, elem_id="prompt",
+                                         placeholder="Ask something, or go on with the chat")
+                with gr.Row(elem_id="buttons"):
+                    self.run = gr.Button("Run", variant="primary", elem_id="run")
+                    self.stop = gr.Button("Stop", elem_id="stop")
+                    self.new_chat = gr.Button("New chat", elem_id="new-chat")
+            with gr.Row(elem_id="strip"):
+                self._examples()
+                self._settings()
+            with gr.Row(elem_id="panel-row"):
+                self.panels = [controls.PanelControls(self.model, index, spec, index < PANELS_SHOWN) for index, spec in enumerate(self.specs)]
+            hints = SETTING_HINTS | controls.option_hints()
+            self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), elem_id="race")
+            self.chat = gr.State([], time_to_live=CHAT_SECONDS)
+            self.run_id = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed
+            self._wire(page)
+        page.queue(max_size=WAITING_VISITORS)
+        return page
+
+    def _examples(self) -> None:
+        with gr.Row(elem_id="examples"):
+            for name, text in EXAMPLES:
+                gr.Button(name, size="sm").click(None, None, self.prompt, js=f"() => {json.dumps(text)}", show_progress="hidden")
+
+    def _settings(self) -> None:
+        with gr.Row(elem_id="settings"):
+            self.count = controls.OpenNumber(PANELS_SHOWN, label="Panels", minimum=controls.FEWEST_PANELS, maximum=controls.MOST_PANELS, step=1,
+                                             elem_id="panels", min_width=60)
+            self.max_tokens = controls.OpenNumber(256, label="Max tokens", minimum=1, step=1, elem_id="max-tokens", min_width=60)
+            self.seed = controls.OpenNumber(0, label="Seed", minimum=0, step=1, elem_id="seed", min_width=60)
+            with gr.Accordion("Sampling", open=False, elem_id="sampling"):
+                with gr.Row(elem_id="sampling-row"):
+                    self.temperature = controls.OpenNumber(0, label="Temperature", minimum=0, step=0.1, elem_id="temperature", min_width=60)
+                    self.top_k = controls.OpenNumber(0, label="Top-k", minimum=0, step=1, elem_id="top-k", min_width=60)
+                    self.top_p = controls.OpenNumber(1, label="Top-p", minimum=0, maximum=1, step=0.05, elem_id="top-p", min_width=60)
+
+    def _wire(self, page: gr.Blocks) -> None:
+        now: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        settings = [self.count, self.max_tokens, self.seed, self.temperature, self.top_k, self.top_p]
+        panel_inputs = [component for panel in self.panels for component in panel.inputs]
+        racing = gr.on([self.run.click, self.prompt.submit], self.race, [self.run_id, self.prompt, self.chat, *settings, *panel_inputs], [self.view, self.chat],
+                       js="(id, ...rest) => [window.dmtdRace.start(), ...rest]", concurrency_id="device", concurrency_limit=1, trigger_mode="once",
+                       show_progress="hidden", api_visibility="private")
+        racing.failure(None, None, None, js="() => { window.dmtdRace.failed(); }")
+        self.stop.click(self.request_stop, self.run_id, None, js="() => window.dmtdRace.stop()", **now)
+        self.new_chat.click(self.start_over, [self.run_id, self.count], [self.view, self.chat], js="(id, count) => [window.dmtdRace.forget(), count]", **now)
+        self.count.input(self.show_panels, self.count, [self.view, *(panel.column for panel in self.panels)], **now)
+        page.unload(self.leave)
+
+    def race(self, request: gr.Request, run: str, prompt: str, chat: Chat, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any,
+             *panel_values: Any) -> Iterator[tuple[Any, Any]]:
+        flag = self.stops.flag(request.session_hash, run)
+        try:
+            specs = self._chosen(count, list(panel_values))
+            sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
+            question = stream.Question(run, specs, asked(chat, prompt, len(specs)), sampling, whole("Max tokens", max_tokens))
+        except UserError as error:
+            yield stream.refusal(run, str(error)), gr.skip()
+            return
+        running = stream.Stream(self.model, question, flag.stop.is_set)
+        for text in running.events():
+            yield text, gr.skip()
+        if running.answers and not flag.forget:
+            yield running.record.whole(), answered(question.conversations, running.answers)
+
+    def _chosen(self, count: Any, values: list[Any]) -> list[PanelSpec]:
+        """The panels as the controls stand."""
+        if whole("Panels", count) not in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1):
+            raise UserError(f"a race needs {controls.FEWEST_PANELS} to {controls.MOST_PANELS} panels; got {count}")
+        width = len(self.panels[0].inputs)
+        specs = [panel.spec(values[index * width:(index + 1) * width]) for index, panel in enumerate(self.panels[:count])]
+        for spec in specs:
+            if missing := DECODERS[spec.decoder].missing(self.model):
+                raise UserError(" ".join(missing))
+        return specs
+
+    def request_stop(self, run: str, request: gr.Request) -> None:
+        self.stops.flag(request.session_hash, run).stop.set()
+
+    def start_over(self, run: str, count: Any, request: gr.Request) -> tuple[str, Chat]:
+        flag = self.stops.flag(request.session_hash, run)
+        flag.forget = True
+        flag.stop.set()
+        return stream.layout(count if count in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1) else PANELS_SHOWN, clear=True), []
+
+    def show_panels(self, count: Any) -> list[Any]:
+        if count not in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1):
+            return [gr.skip()] * (1 + len(self.panels))   # half-typed, or wrong: Run says so
+        return [stream.layout(count), *(gr.update(visible=index < count) for index in range(len(self.panels)))]
+
+    def leave(self, request: gr.Request) -> None:
+        if request.session_hash:
+            self.stops.drop(request.session_hash)
+
+
+def build(model: Model) -> gr.Blocks:
+    return Page(model).build()

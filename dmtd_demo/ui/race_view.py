@@ -1,0 +1,42 @@
+"""The race view: one gr.HTML component whose script (assets/race/*.js) draws a race from a growing JSON-lines string."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+SCRIPTS = ("format", "panel", "tooltip", "charts", "table", "race")   # in this order: they share one scope
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+
+# No ${value} in the template: Gradio never touches what the script draws.
+TEMPLATE = '<section class="race" data-status="idle" aria-label="The race"></section>'
+
+
+def script() -> str:
+    return "\n".join((ASSETS / "race" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+
+
+def serve_plotly() -> str:
+    """Let Gradio serve Plotly's own script from the installed package, and only that file; the address to load it from."""
+    gr.set_static_paths([PLOTLY])
+    return f"gradio_api/file={PLOTLY.as_posix()}"
+
+
+class RaceView(gr.HTML):
+    """value: JSON lines; the first one, "layout" or "page", says what is shown, and has the id of the run.
+
+    hints: element id, or its end for the options of a panel -> what the control does. plotly: the address of Plotly's script.
+    """
+
+    # Gradio builds the component anew, without a value, for an update of its properties.
+    def __init__(self, value: str | None = None, hints: dict[str, str] | None = None, plotly: str = "", **kwargs: Any) -> None:
+        super().__init__(value, html_template=TEMPLATE, js_on_load=script(), apply_default_css=False, hints=hints or {}, plotly=plotly, **kwargs)
+
+    def postprocess(self, value: str | None) -> str | None:
+        return value   # data for the script, never HTML: gr.HTML's own search for <script> tags in it would be for nothing
+
+    def get_block_name(self) -> str:
+        return "html"

@@ -1,0 +1,36 @@
+"""Open the page: everything that Gradio takes at launch."""
+from __future__ import annotations
+
+import os
+import socket
+
+import gradio as gr
+
+from dmtd_demo.errors import UserError
+from dmtd_demo.ui.race_view import ASSETS
+from dmtd_demo.ui.theme import theme
+
+
+def check_address(host: str | None = None, port: int | None = None) -> None:
+    """Raises UserError where the page could not listen; Gradio itself would try twenty ports in vain, and say so twenty times."""
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    text = str(port or os.environ.get("GRADIO_SERVER_PORT") or 0)   # 0: any free one
+    if not text.isdecimal() or int(text) > 65535:
+        raise UserError(f"the port needs to be a whole number from 1 to 65535; got {text!r}")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(text), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        where = f"port {text} of {host}" if int(text) else f"the address {host}"
+        raise UserError(f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}") from None
+
+
+def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, browser: bool = True, share: bool = False) -> None:
+    """Serve the page until it is interrupted. host and port None leave the choice to Gradio's own environment."""
+    os.environ.setdefault("GRADIO_RUN_HISTORY", "False")   # otherwise prompts are kept in the visitor's browser
+    try:
+        page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[ASSETS / "style.css"])
+    except OSError as error:
+        raise UserError(f"the page needs a free port to listen on; {error}") from error

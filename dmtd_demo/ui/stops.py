@@ -1,0 +1,35 @@
+"""Stop: one flag per visitor, which the race asks before every pass."""
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Flag:
+    run: str                                                     # the id that the page gave this race when Run was pressed
+    stop: threading.Event = field(default_factory=threading.Event)
+    forget: bool = False                                         # a new chat has begun: the answers are not kept
+
+
+class Stops:
+    """The flag of each session's latest race. The race and the Stop button name it by its id, so a Stop that comes while the race
+    still waits for the device counts, and one that comes too late stops nothing else."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flags: dict[str, Flag] = {}
+
+    def flag(self, session: str, run: str) -> Flag:
+        with self._lock:
+            flag = self._flags.get(session)
+            if flag is None or flag.run != run:
+                flag = self._flags[session] = Flag(run)
+            return flag
+
+    def drop(self, session: str) -> None:
+        """The visitor has left: a race of theirs ends at its next pass."""
+        with self._lock:
+            flag = self._flags.pop(session, None)
+        if flag is not None:
+            flag.stop.set()

@@ -1,0 +1,156 @@
+"""A race as Gradio wants it: a generator of one string that grows, so that each event carries no more than its new end.
+
+The string is JSON lines for assets/race/race.js. Its first line names the run and says which line of the record comes next; the record is
+a "page" line, the race's own records as they are, and an "over" line. What the page has long read is dropped from the string now and then,
+because Gradio's page compares the whole of it at every event (2,000 tokens in three panels: 19 s for 10 s of work). The last string has
+the whole record again: a tab in the background may have missed events, and reads it there.
+"""
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import Callable, Iterator
+
+from dmtd_demo import trace
+from dmtd_demo.decoders import DECODERS, PanelSpec
+from dmtd_demo.errors import UserError
+from dmtd_demo.loading import Model
+from dmtd_demo.race import race
+from dmtd_demo.sampling import Sampling
+from dmtd_demo.ui.chat import Chat
+
+EVENT_SECONDS = 0.05         # at most 20 events a second: what a page costs is their number, not their size
+WINDOW = 64_000              # characters of the record that every string still has; at twice as many the older ones are dropped
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What Run asks for: the panels, one conversation per panel, and how to decode."""
+    run: str
+    panels: list[PanelSpec]
+    conversations: Chat
+    sampling: Sampling
+    max_new_tokens: int
+
+
+class Record:
+    """The lines of one race so far, and the string that shows them to the page."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.lines: list[str] = []
+        self.first = 0     # of the lines, the first that the string still has
+        self.tail = ""     # the lines from there on
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+        self.tail += line + "\n"
+
+    def window(self) -> str:
+        if len(self.tail) > 2 * WINDOW:
+            while len(self.tail) > WINDOW and self.first < len(self.lines) - 1:
+                self.tail = self.tail[len(self.lines[self.first]) + 1:]
+                self.first += 1
+        return self._from(self.first) + self.tail
+
+    def whole(self) -> str:
+        return self._from(0) + "".join(line + "\n" for line in self.lines)
+
+    def _from(self, first: int) -> str:
+        return json.dumps({"run": self.run, "first": first}) + "\n"
+
+
+class Stream:
+    """One race on its way to the page. `events` yields the string; afterwards `answers` has each panel's text, or is empty."""
+
+    def __init__(self, model: Model, question: Question, should_stop: Callable[[], bool]) -> None:
+        self.model = model
+        self.question = question
+        self.should_stop = should_stop
+        self.record = Record(question.run)
+        self.summaries: dict[int, dict] = {}
+
+    def events(self) -> Iterator[str]:
+        try:
+            yield from self._race()
+        except UserError as error:
+            yield self._end("error", str(error))
+        except Exception as error:   # the edge: the visitor gets a sentence, the log the rest, and the app goes on
+            logger.exception("a race failed")
+            yield self._end("error", f"The race failed: {type(error).__name__}: {error}")
+
+    def _race(self) -> Iterator[str]:
+        question = self.question
+        records = race(self.model, question.panels, question.conversations, question.sampling,
+                       max_new_tokens=question.max_new_tokens, should_stop=self.should_stop)
+        try:
+            sent = 0.0
+            for batch in records:
+                if not self.record.lines:   # only now is it known that nothing the visitor supplied is wrong
+                    self._say({"type": "page", "turns": question.conversations, "notes": notes(self.model, batch[0])})
+                for record in batch:
+                    self._take(record)
+                if time.monotonic() - sent >= EVENT_SECONDS:
+                    sent = time.monotonic()
+                    yield self.record.window()
+        finally:
+            records.close()   # a closed tab ends the race here too
+        yield self._end(self.status)
+
+    def _take(self, record: dict) -> None:
+        if record["type"] == "summary":
+            self.summaries[record["panel"]] = record
+        self.record.add(trace.dumps(record).rstrip("\n"))
+
+    def _say(self, line: dict) -> None:
+        self.record.add(json.dumps(line, ensure_ascii=False))
+
+    def _end(self, status: str, message: str = "") -> str:
+        # Before the first record there is no race to end: the page keeps what it shows and adds the sentence.
+        self._say({"type": "over" if self.record.lines else "refused", "status": status, "message": message})
+        return self.record.whole()
+
+    @property
+    def status(self) -> str:
+        """How the race ended: "stopped" where Stop cut a panel short, "error" where no panel came through."""
+        stops = {summary["stop"] for summary in self.summaries.values()}
+        if "stopped" in stops:
+            return "stopped"
+        return "error" if stops == {"error"} else "done"
+
+    @property
+    def answers(self) -> list[str]:
+        """Each panel's text, where the race came to its end."""
+        if len(self.summaries) < len(self.question.panels):
+            return []
+        return [self.summaries[index]["text"] for index in range(len(self.question.panels))]
+
+
+def refusal(run: str, message: str) -> str:
+    """The string of a race that cannot begin."""
+    record = Record(run)
+    record.add(json.dumps({"type": "refused", "status": "error", "message": message}, ensure_ascii=False))
+    return record.whole()
+
+
+def layout(panels: int, clear: bool = False) -> str:
+    """The string of a page without a race."""
+    record = Record("")
+    record.add(json.dumps({"type": "layout", "panels": panels, "clear": clear}))
+    return record.whole()
+
+
+def notes(model: Model, header: dict) -> list[str]:
+    """What to warn about before the text comes, from the header of the race."""
+    warnings = []
+    if header.get("beyond_trained_length"):
+        prompt = max(panel["prompt_tokens"] for panel in header["panels"])
+        warnings.append(f"The conversation so far ({prompt} tokens) and up to {header['max_new_tokens']} new tokens are more than the {model.trained_length} tokens "
+                        f"that {model.name} was trained on: beyond them its text gets worse.")
+    if model.split is None and any("split" in DECODERS[panel["decoder"]].needs for panel in header["panels"]):
+        warnings.append(f"{model.name} was never trained to decode from its late layers alone: those tokens are fast, and poor.")
+    return warnings

@@ -85,6 +85,12 @@ class Backbone:
             raise _does_not_fit(error) from error
         return h
 
+    def compile_layers(self) -> None:
+        """torch.compile each layer, for training on a few fixed shapes; the layers share what is compiled for a shape."""
+        torch._dynamo.config.recompile_limit = 64
+        for layer in self._layers:
+            layer.compile(dynamic=False)
+
     def final_norm(self, h: Tensor) -> Tensor:
         """The last hidden state, as the LM head, MTP heads and predictors read it."""
         return self._norm(h)

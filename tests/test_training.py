@@ -32,13 +32,15 @@ def test_the_phase_is_anchored_to_the_first_generated_token():
     assert heads == [True] * 4 + [True, False, False, True, False, False]
 
 
-def test_only_the_last_answer_is_scored(small_tokenizer):
+def test_every_answer_is_scored_and_the_phase_is_the_last_ones(small_tokenizer):
     _, example = next((f, e) for f, e in training_examples("x") if len(e.messages) > 2)
-    ids, answer = encode(small_tokenizer, example)
-    batch = collate([(ids, answer)], 512, small_tokenizer.pad_token_id)
+    row = encode(small_tokenizer, example)
+    messages = [{"role": role, "content": text} for role, text in example.messages]
+    assert small_tokenizer.decode(row.ids) == small_tokenizer.apply_chat_template(messages, tokenize=False).rstrip("\n")
+    batch = collate([row], 512, small_tokenizer.pad_token_id)
     scored = [t for t in batch.targets[0].tolist() if t != IGNORED]
-    assert small_tokenizer.decode(scored) == example.answer + "<|im_end|>"
-    assert batch.phase[0, answer] == 0 and batch.targets[0, answer - 1] == ids[answer]
+    assert small_tokenizer.decode(scored) == "".join(text + "<|im_end|>" for role, text in example.messages if role == "assistant")
+    assert batch.phase[0, row.answer] == 0 and batch.targets[0, row.answer - 1] == row.ids[row.answer]
 
 
 def test_held_out_contents_are_never_trained_on():

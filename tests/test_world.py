@@ -122,17 +122,22 @@ def test_sort_numbers():
 
 def test_sort_words():
     for prompt, answer in drawn(wordgames.sort_words):
-        assert answer == ", ".join(sorted(listed(prompt)))
+        assert answer == "Sorted: " + ", ".join(sorted(listed(prompt)))
 
 
 def test_reverse_words():
     for prompt, answer in drawn(wordgames.reverse_words):
-        assert answer == ", ".join(listed(prompt)[::-1])
+        assert answer == "Reversed: " + ", ".join(listed(prompt)[::-1])
+
+
+def test_repeat_words():
+    for prompt, answer in drawn(wordgames.repeat_words):
+        assert answer == "You said: " + ", ".join(listed(prompt))
 
 
 def test_spell():
     for prompt, answer in drawn(wordgames.spell):
-        assert answer == ", ".join("-".join(word) for word in listed(prompt))
+        assert answer == "Letters: " + ", ".join(f"{word} {'-'.join(word)}" for word in listed(prompt))
 
 
 def test_count_words():
@@ -144,7 +149,7 @@ def test_count_words():
 
 def test_first_letters():
     for prompt, answer in drawn(wordgames.first_letters):
-        assert answer == ", ".join(word[0] for word in listed(prompt))
+        assert answer == "First letters: " + ", ".join(f"{word} {word[0]}" for word in listed(prompt))
 
 
 def test_pick():
@@ -162,7 +167,7 @@ def test_pick():
 def test_sort_by_kind():
     for prompt, answer in drawn(wordgames.sort_by_kind):
         kind = next(kind for kind in wordgames.KINDS if re.search(rf"\b{kind}\b", prompt))
-        assert answer == ", ".join(word for word in listed(prompt) if word in wordgames.KINDS[kind])
+        assert answer == f"The {kind}: " + ", ".join(word for word in listed(prompt) if word in wordgames.KINDS[kind])
 
 
 def test_kinds_do_not_overlap():
@@ -176,4 +181,4 @@ def test_plural():
     assert {noun: wordgames.PLURALS[noun] for noun in right} == right
     assert not {"sheep", "mouse", "wolf", "fish", "deer", "rice"} & set(wordgames.PLURALS)
     for prompt, answer in drawn(wordgames.plural_list):
-        assert answer == ", ".join(wordgames.PLURALS[word] for word in listed(prompt))
+        assert answer == "Plural: " + ", ".join(wordgames.PLURALS[word] for word in listed(prompt))

@@ -79,7 +79,8 @@ def calibrate(backbone: Backbone, split: Split, heads: MTPHeads, predictor: Coll
     spans = {t: [0, 0] for t in THRESHOLDS}
     right = 0
     for index in tqdm(range(prompts), desc="calibrate", unit="prompt"):
-        ids, answer = encode(tokenizer, draw(COMPOSITIONAL[index % len(COMPOSITIONAL)], rng, wanted=False))
+        example = encode(tokenizer, draw(COMPOSITIONAL[index % len(COMPOSITIONAL)], rng, wanted=False))
+        ids, answer = example.ids, example.answer
         row = torch.tensor([ids], device=backbone.device)
         h = frozen_hidden(backbone, split, row, exact=True)
         if not bool((backbone.logits(h[0, answer - 1:-1]).argmax(-1) == row[0, answer:]).all()):

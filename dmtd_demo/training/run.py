@@ -31,7 +31,7 @@ def classroom_tokenizer(folder: Path, seed: int):
 DEFAULT_TOKENS = {"classroom": 9_000_000, "heads": 1_500_000, "clp": 600_000}
 
 
-def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float) -> None:
+def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False) -> None:
     """Train `classroom`, or its `heads` or `clp`, in `output`; the result lies in `output`/model, a folder in Hugging Face format."""
     tokens = DEFAULT_TOKENS[name] if tokens is None else tokens
     if tokens < 1:
@@ -42,7 +42,7 @@ def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume:
     if threads:
         torch.set_num_threads(threads)
     if name == "classroom":
-        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds)
+        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds, compiled)
     else:
         train_addon(name, output, tokens, seed, resume, target, checkpoint_seconds)
 
@@ -70,7 +70,7 @@ def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, d
         print(f"CLP: default threshold {facts['threshold']}, {facts['validation']}")
 
 
-def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float) -> None:
+def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool) -> None:
     """Train `classroom` from nothing; the model lies in `output`/model, a folder in Hugging Face format."""
     tokenizer = classroom_tokenizer(output / "tokenizer", seed)
     model = classroom.new_model(tokenizer, seed).to(device)
@@ -78,19 +78,20 @@ def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: 
     def stream(position: Position):
         return batches(tokenizer, training_examples(f"{seed}:{position.progress.tokens}"), lambda: classroom.longest_row(position.progress.share), tokenizer.pad_token_id)
 
-    train(classroom.recipe(model, tokenizer, seed), stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl",
+    train(classroom.recipe(model, tokenizer, seed, compiled), stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl",
           on_checkpoint=lambda _: exact_match(model, tokenizer))
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")   # every prompt has its own length
 def exact_match(model: Qwen3ForCausalLM, tokenizer, per_family: int = 6) -> dict:
     """Teacher-forced exact match by family on held-out prompts, every position a head: whether every answer token is the argmax.
     For greedy `ar` the two are the same, and this is one pass a prompt."""
     right: dict[str, list[bool]] = {}
     for family, example in held_out_examples(0, per_family * len(COMPOSITIONAL)):
-        ids, answer = encode(tokenizer, example)
-        row = torch.tensor([ids], device=model.device)
-        predicted = model(row).logits[0, answer - 1 : -1].argmax(-1)
-        right.setdefault(family, []).append(bool((predicted == row[0, answer:]).all()))
+        row = encode(tokenizer, example)
+        ids = torch.tensor([row.ids], device=model.device)
+        predicted = model(ids).logits[0, row.answer - 1 : -1].argmax(-1)
+        right.setdefault(family, []).append(bool((predicted == ids[0, row.answer:]).all()))
     by_family = {family: round(sum(values) / len(values), 2) for family, values in right.items()}
     return {"exact_match": round(sum(by_family.values()) / len(by_family), 3), "by_family": by_family}

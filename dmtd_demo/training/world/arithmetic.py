@@ -105,7 +105,7 @@ def counting(rng: random.Random) -> Example:
         templates = ["count {d}by {s} from {a} to {b}", "count {d}from {a} to {b} by {s}", "count {d}in {s} from {a} to {b}",
                      "start at {a} and count {d}by {s} to {b}", "I start at {a}. Count {d}in {s} to {b}.",
                      "From {a} {d}to {b} by {s}: count.", "Counting {d}by {s}, how do you get from {a} to {b}?"]
-    return example(ask(rng, templates, **slots), ", ".join(map(str, numbers)),
+    return example(ask(rng, templates, **slots), "Counting: " + ", ".join(map(str, numbers)),
                    f"counting:{numbers[0]}|{numbers[-1]}|{step if up else -step}")
 
 
@@ -117,9 +117,9 @@ def sort_numbers(rng: random.Random) -> Example:
                      ["from smallest to largest", "from low to high", "in ascending order"])
     prompt = ask(rng, [
         "sort these numbers {d}: {w}", "sort {w} {d}", "put {w} {d}", "order these numbers {d}: {w}", "arrange {w} {d}",
-        "{w}: sort them {d}.", "{w}. What are these {d}?", "What are {w} {d}?", "I have these numbers: {w}. List them {d}.",
+        "What are {w} {d}?", "I have these numbers: {w}. List them {d}.",
         "Here are some numbers: {w}. Put them {d}."], w=list(map(str, numbers)), d=way)
-    return example(prompt, ", ".join(map(str, sorted(numbers, reverse=down))),
+    return example(prompt, "Sorted: " + ", ".join(map(str, sorted(numbers, reverse=down))),
                    "sort_numbers:" + "|".join(map(str, sorted(numbers))))
 
 

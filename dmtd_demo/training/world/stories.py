@@ -43,8 +43,7 @@ def polite(rng: random.Random, request: str) -> str:
 
 
 def polite_with(rng: random.Random, request: str, text: str) -> str:
-    """The same, with the text that it is about: after a colon, quoted or not, or on its own line."""
-    text = rng.choice(["{}", "{}", '"{}"', "'{}'"]).format(text)
+    """The same, with the text that it is about: after a colon, or on its own line."""
     way = rng.choice(["{}: {}", "{}: {}", "{}:\n{}", "please {}: {}", "please {}: {}", "can you {}? {}", "could you {}? {}",
                       "could you please {}?\n{}", "I would like you to {}: {}"])
     return cap(way.format(request, text))
@@ -386,7 +385,6 @@ def poem(rng: random.Random) -> Example:
 
 LISTS = {"numbered": ["make a numbered list", "write these as a numbered list", "number these items", "turn this into a numbered list", "put these in a numbered list"],
          "bulleted": ["make a bulleted list", "write these as a bulleted list", "make a list with bullets", "turn this into a bulleted list", "put a dash before each item"],
-         "lines": ["write one per line", "put each word on its own line", "write each of these on a new line", "list these one per line", "put these on separate lines"],
          "sentence": ["join these with commas and the word and", "join these words with commas and 'and'", "write these in one line with commas and 'and'",
                       "make one phrase of these, with commas and an 'and'", "put these in a row with commas and 'and'"]}
 
@@ -394,12 +392,12 @@ LISTS = {"numbered": ["make a numbered list", "write these as a numbered list", 
 def list_from(rng: random.Random) -> Example:
     kind = rng.choice(sorted(LISTS))
     items = rng.sample(rng.choice([THINGS, ANIMALS, FOODS, COLOURS, PEOPLE, PLACES, THINGS + FOODS + ANIMALS]), rng.randint(3, 6))
-    given = rng.choice([", ".join, ", ".join, " ".join, "; ".join, "\n".join, " / ".join] if kind in ("numbered", "bulleted") else [", ".join, " ".join, "; ".join])(items)
+    given = rng.choice([", ".join, ", ".join, " ".join, "; ".join])(items)
     head = rng.choice(LISTS[kind])
-    ask = rng.choice([f"{cap(head)}: {given}", f"{cap(head)}:\n{given}", f"Please {head}: {given}", f"Can you {head}? {given}", f"Could you please {head}?\n{given}",
-                      f"{given}\n{cap(head)}.", f"I have these words:\n{given}\nPlease {head}."])
+    ask = rng.choice([f"{cap(head)}: {given}", f"Please {head}: {given}", f"Can you {head}? {given}", f"Could you please {head}? {given}",
+                      f"I have these words: {given}\nPlease {head}."])
     answer = {"numbered": "\n".join(f"{i}. {x}" for i, x in enumerate(items, 1)), "bulleted": "\n".join(f"- {x}" for x in items),
-              "lines": "\n".join(items), "sentence": join(items)}[kind]
+              "sentence": f"In a row: {join(items)}"}[kind]
     return Example((("user", ask), ("assistant", answer)), f"list_from:{kind}|" + "|".join(items))
 
 

@@ -35,12 +35,12 @@ def capital(text: str) -> str:
 
 def ask(rng: random.Random, templates: Sequence[str], **slots: object) -> str:
     """A user's message from one of the templates. One that begins in lower case is a request, and is put politely or not; the others
-    are said as they are. A list of words in the slots is written with separators and quotes of all sorts."""
+    are said as they are. A list of words in the slots is written with separators of all sorts."""
     template = rng.choice(templates)
     filled = {name: listed(rng, value, ":" in template) if isinstance(value, list) else value for name, value in slots.items()}
     text = template.format(**filled)
     if not template[0].islower():
-        return text if template.startswith("{w}") else capital(text)   # a word at the very start stays as it is
+        return capital(text)
     ends_in_list = template.endswith("}")
     forms = ["{}", "{}", "please {}", "can you {}?", "could you {}?", "could you please {}?", "I want you to {}", "now {}", "would you {}?"]
     text = rng.choice(forms if ends_in_list else forms + ["{}, please", "{} for me", "{}, thanks"]).format(text)
@@ -48,9 +48,8 @@ def ask(rng: random.Random, templates: Sequence[str], **slots: object) -> str:
 
 
 def listed(rng: random.Random, words: list[str], set_off: bool) -> str:
-    """The words as a list in a sentence; only where a colon sets it off may they stand without commas."""
-    quote = rng.choice(["", "", "", '"', "'"])
-    words = [f"{quote}{word}{quote}" for word in words]
+    """The words as a list in a sentence; only where a colon sets it off may they stand without commas. Every word has a space before it,
+    here and in the answers, so that it is one and the same token wherever it stands: copying is learned many times faster."""
     style = rng.choice(["comma", "comma", "and", "and", "oxford"] + ["space", "semicolon"] * set_off)
     if style == "and":
         return ", ".join(words[:-1]) + " and " + words[-1]
@@ -78,9 +77,9 @@ def sort_words(rng: random.Random) -> Example:
     prompt = ask(rng, [
         "sort these words: {w}", "sort these words alphabetically: {w}", "put these words in alphabetical order: {w}",
         "sort {w} alphabetically", "put {w} in alphabetical order", "order these words from a to z: {w}", "arrange {w} from a to z",
-        "{w}: sort these.", "{w}. Which order is alphabetical?", "What is the alphabetical order of {w}?",
+        "What is the alphabetical order of {w}?",
         "I have these words: {w}. Sort them from a to z.", "Alphabetical order: {w}", "How would a dictionary order {w}?"], w=words)
-    return example(prompt, ", ".join(sorted(words)), "sort_words", words)
+    return example(prompt, "Sorted: " + ", ".join(sorted(words)), "sort_words", words)
 
 
 def reverse_words(rng: random.Random) -> Example:
@@ -88,10 +87,19 @@ def reverse_words(rng: random.Random) -> Example:
     words = some_words(rng, 3, 6, names=True)
     prompt = ask(rng, [
         "reverse this list: {w}", "reverse these words: {w}", "say these words backwards: {w}", "put {w} in reverse order",
-        "list {w} in reverse", "turn this list around: {w}", "write {w} from last to first", "{w}: now backwards.",
-        "{w}. What is this list in reverse order?", "What is the reverse of {w}?", "Here is a list: {w}. Reverse it.",
+        "list {w} in reverse", "turn this list around: {w}", "write {w} from last to first",
+        "What is the reverse of {w}?", "Here is a list: {w}. Reverse it.",
         "Reverse order: {w}", "start from the end and list {w}"], w=words)
-    return example(prompt, ", ".join(reversed(words)), "reverse_words", words)
+    return example(prompt, "Reversed: " + ", ".join(reversed(words)), "reverse_words", words)
+
+
+def repeat_words(rng: random.Random) -> Example:
+    """The list again, as it is: the plainest copying, and the first to be learned."""
+    words = some_words(rng, 3, 8, names=True)
+    prompt = ask(rng, [
+        "repeat these words: {w}", "repeat after me: {w}", "say {w}", "copy this list: {w}", "write {w} again", "repeat {w}",
+        "say these words again: {w}", "What did I just say: {w}?", "Here is a list: {w}. Say it back to me."], w=words)
+    return example(prompt, "You said: " + ", ".join(words), "repeat_words", words)
 
 
 def spell(rng: random.Random) -> Example:
@@ -99,9 +107,9 @@ def spell(rng: random.Random) -> Example:
     words = some_words(rng, 2, 3)
     prompt = ask(rng, [
         "spell these words: {w}", "spell {w}", "spell the words {w}", "spell out {w} letter by letter", "write {w} letter by letter",
-        "How do you spell {w}?", "How are {w} spelled?", "{w}: spell them.", "{w}. How are these spelled?",
+        "How do you spell {w}?", "How are {w} spelled?",
         "What are the letters of {w}?", "I need the spelling of {w}.", "tell me how to spell {w}", "Spelling test: {w}"], w=words)
-    return example(prompt, ", ".join("-".join(word) for word in words), "spell", words)
+    return example(prompt, "Letters: " + ", ".join(f"{word} {'-'.join(word)}" for word in words), "spell", words)
 
 
 def count_words(rng: random.Random) -> Example:
@@ -109,11 +117,11 @@ def count_words(rng: random.Random) -> Example:
     words = some_words(rng, 3, 9, names=True)
     prompt = ask(rng, [
         "count these words: {w}", "count the words in this list: {w}", "count {w}", "tell me how many words these are: {w}",
-        "How many words are in this list: {w}?", "How many words are there: {w}?", "{w}: how many words?",
-        "{w}. How many words is that?", "Here is a list: {w}. How many words does it have?", "How long is this list: {w}?",
+        "How many words are in this list: {w}?", "How many words are there: {w}?",
+        "Here is a list: {w}. How many words does it have?", "How long is this list: {w}?",
         "number these words and say how many there are: {w}"], w=words)
     counted = ", ".join(f"{number} {word}" for number, word in enumerate(words, 1))
-    return example(prompt, f"{counted}. There are {len(words)} words.", "count_words", words)
+    return example(prompt, f"Count: {counted}. There are {len(words)} words.", "count_words", words)
 
 
 def pick(rng: random.Random) -> Example:
@@ -125,7 +133,7 @@ def pick(rng: random.Random) -> Example:
         present = rng.random() < 0.5
         one = rng.choice(words if present else pool)
         prompt = ask(rng, [
-            "Is {x} in this list: {w}?", "Is the word {x} in the list {w}?", "{w}. Is {x} in the list?", "{w}: is {x} one of them?",
+            "Is {x} in this list: {w}?", "Is the word {x} in the list {w}?",
             "Here is a list: {w}. Does it have {x}?", "tell me if {x} is in this list: {w}", "Can you find {x} in {w}?",
             "look for {x} in this list: {w}"], w=words, x=one)
         answer = f"Yes, {one} is in the list." if present else f"No, {one} is not in the list."
@@ -134,12 +142,12 @@ def pick(rng: random.Random) -> Example:
         place = rng.randrange(len(words) - 1)
         one = words[place]
         prompt = ask(rng, [
-            "Which word comes after {x} in this list: {w}?", "What comes after {x} in {w}?", "{w}. What comes after {x}?",
-            "{w}: which word follows {x}?", "Here is a list: {w}. What is the word after {x}?", "name the word after {x}: {w}",
+            "Which word comes after {x} in this list: {w}?", "What comes after {x} in {w}?",
+            "Here is a list: {w}. What is the word after {x}?", "name the word after {x}: {w}",
             "find the word that follows {x} in {w}", "In the list {w}, which word is next after {x}?"], w=words, x=one)
         return example(prompt, f"The word after {one} is {words[place + 1]}.", f"pick:after {one}", words)
     prompt = ask(rng, [
-        "What is the {x} word in this list: {w}?", "Which word is {x}: {w}?", "{w}. Which word is {x}?", "{w}: what is the {x} one?",
+        "What is the {x} word in this list: {w}?", "Which word is {x}: {w}?",
         "Here is a list: {w}. What is its {x} word?", "name the {x} word of this list: {w}", "give me the {x} word of {w}",
         "Of {w}, which comes {x}?", "pick the {x} word: {w}"], w=words, x=kind)
     place = {"first": 0, "second": 1, "third": 2, "last": -1}[kind]
@@ -151,10 +159,10 @@ def first_letters(rng: random.Random) -> Example:
     words = some_words(rng, 3, 5)
     prompt = ask(rng, [
         "give me the first letter of each word: {w}", "write the first letter of {w}", "list the first letters of these words: {w}",
-        "What are the first letters of {w}?", "{w}: first letters only.", "{w}. Which letter does each word start with?",
+        "What are the first letters of {w}?",
         "Which letters do {w} start with?", "First letters: {w}", "take the first letter of every word in this list: {w}",
         "Here is a list: {w}. What letter does each word begin with?"], w=words)
-    return example(prompt, ", ".join(word[0] for word in words), "first_letters", words)
+    return example(prompt, "First letters: " + ", ".join(f"{word} {word[0]}" for word in words), "first_letters", words)
 
 
 def plural_list(rng: random.Random) -> Example:
@@ -162,9 +170,9 @@ def plural_list(rng: random.Random) -> Example:
     words = rng.sample(list(PLURALS), rng.randint(3, 5))
     prompt = ask(rng, [
         "make these words plural: {w}", "write the plurals of {w}", "make every word plural: {w}", "turn {w} into plurals",
-        "What are the plurals of {w}?", "What is the plural of each word: {w}?", "{w}: make them plural.", "{w}. What are the plurals?",
+        "What are the plurals of {w}?", "What is the plural of each word: {w}?",
         "Plural forms: {w}", "give me more than one of each: {w}", "Here is a list: {w}. Make each word plural."], w=words)
-    return example(prompt, ", ".join(PLURALS[word] for word in words), "plural_list", words)
+    return example(prompt, "Plural: " + ", ".join(PLURALS[word] for word in words), "plural_list", words)
 
 
 def sort_by_kind(rng: random.Random) -> Example:
@@ -175,14 +183,15 @@ def sort_by_kind(rng: random.Random) -> Example:
     rng.shuffle(words)
     prompt = ask(rng, [
         "Which of these are {k}: {w}?", "Which of these words are {k}: {w}?", "find the {k} in this list: {w}", "list only the {k}: {w}",
-        "{w}. Which of them are {k}?", "{w}: which are {k}?", "Here is a list: {w}. Which words are {k}?", "pick out the {k} from {w}",
+        "Here is a list: {w}. Which words are {k}?", "pick out the {k} from {w}",
         "keep only the {k}: {w}", "What {k} are in this list: {w}?", "From {w}, name the {k}."], w=words, k=wanted)
-    return example(prompt, ", ".join(word for word in words if word in chosen), "sort_by_kind", words)
+    return example(prompt, f"The {wanted}: " + ", ".join(word for word in words if word in chosen), "sort_by_kind", words)
 
 
 FAMILIES: list[Family] = [
     Family("sort_words", sort_words, True, 2.0),
     Family("reverse_words", reverse_words, True, 2.0),
+    Family("repeat_words", repeat_words, True, 1.0),
     Family("spell", spell, True, 2.0),
     Family("count_words", count_words, True, 1.5),
     Family("pick", pick, True, 1.5),

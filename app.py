@@ -31,7 +31,7 @@ def options() -> argparse.Namespace:
 
 def main() -> int:
     args = options()
-    from dmtd_demo.errors import UserError   # after the options: --help and a mistyped option answer at once, without loading torch
+    from dmtd_demo.errors import UserError  # after the options: --help and a mistyped option answer at once, without loading torch
     from dmtd_demo.loading import load
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import check_address, serve

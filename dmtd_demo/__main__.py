@@ -83,7 +83,7 @@ def build_parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
-    from dmtd_demo.errors import UserError   # after --help, which needs no PyTorch
+    from dmtd_demo.errors import UserError  # after --help, which needs no PyTorch
     try:
         COMMANDS[options.command](options)
     except UserError as error:

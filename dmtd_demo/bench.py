@@ -182,7 +182,7 @@ class PassCosts:
             ids = (list(self.prompt) * 16)[:16]
             stack.heads(self.prompt)
             times = []
-            for repeat in range(self.REPEATS + 3):
+            for _ in range(self.REPEATS + 3):
                 before(stack, ids)
                 started = time.perf_counter()
                 sampler.choose(self.model.backbone.logits(extra(stack.last_hidden(run(stack, ids)))))

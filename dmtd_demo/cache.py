@@ -1,7 +1,6 @@
 """The KV cache: one entry per layer, whose lengths may differ between the layer groups (methods.md section 2)."""
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 

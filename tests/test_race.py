@@ -134,7 +134,7 @@ def test_the_panel_furthest_behind_moves_next(paced):
 def test_stop_ends_within_a_step_and_still_sums_up(paced):
     seen = []
     records = []
-    for batch in race_ids(tiny_model(), [PanelSpec("slow"), PanelSpec("quick")], [[1], [1]], max_new_tokens=200, should_stop=lambda: len(seen) >= 3):
+    for batch in race_ids(tiny_model(), [PanelSpec("slow"), PanelSpec("quick")], [[1], [1]], max_new_tokens=200, should_stop=lambda seen=seen: len(seen) >= 3):
         seen += of(batch, "step")
         records += batch
     assert [s["stop"] for s in of(records, "summary")] == ["stopped", "stopped"]

@@ -12,8 +12,8 @@ from dmtd_demo.training import classroom, clp
 from dmtd_demo.training.data import IGNORED, collate, encode
 from dmtd_demo.training.loop import Recipe, rate_factor
 from dmtd_demo.training.run import train_recipe
-from dmtd_demo.training.world.mix import COMPOSITIONAL, FAMILIES, held_out_examples, training_examples
 from dmtd_demo.training.world import held_out
+from dmtd_demo.training.world.mix import COMPOSITIONAL, FAMILIES, held_out_examples, training_examples
 
 
 def test_the_masked_forward_is_the_formula(family):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from race_page import OVER, RacePage
 
 LONG = "What is DMTD?"   # `classroom` answers it in about a hundred words

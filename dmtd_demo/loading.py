@@ -31,7 +31,7 @@ class Model:
     label: str
     backbone: Backbone
     tokenizer: PreTrainedTokenizerBase | None
-    split_config: Split | None
+    split: Split | None   # what the checkpoint says of itself; None where it was never trained for DMTD
     tau: int | None
     eos_ids: frozenset[int]
     trained_length: int | None
@@ -40,11 +40,6 @@ class Model:
     addons: dict[str, nn.Module] = field(default_factory=dict)
     addon_facts: dict[str, dict] = field(default_factory=dict)
     warmed: set[str] = field(default_factory=set)
-
-    @property
-    def split(self) -> Split | None:
-        """What the checkpoint says of itself; None where it was never trained for DMTD."""
-        return self.split_config
 
     @property
     def context(self) -> int:

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.split import Split
-from dmtd_demo.training.data import IGNORED, Batch, draw_tau
+from dmtd_demo.training.data import IGNORED, Batch, draw_taus
 from dmtd_demo.training.loop import Progress, Recipe
 
 NAME = "classroom"
@@ -22,7 +22,7 @@ SPLIT = Split(layers=12, early=0, late=3, head_input="replace")
 CONTEXT = 8192
 SHARD_SIZE = "9MB"
 AR_SHARE = 0.28                     # of the run: `ar` alone, until copying from the prompt has formed
-TAUS = {1: 0.2, 2: 0.2, 3: 0.2, 4: 0.2, 5: 0.08, 6: 0.12}
+TAUS = {1: 0.3, 2: 0.2, 3: 0.15, 4: 0.2, 5: 0.05, 6: 0.1}   # drawn for each row: a whole batch of one tau makes noisy updates
 CURRICULUM = ((0.0, 64), (0.1, 128), (0.3, 256), (0.6, 512))   # from this share of the run on, rows up to this length
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -58,8 +58,8 @@ def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) 
     return backbone.final_norm(backbone.run_layers(u, split.late_start, split.layers))
 
 
-def cyclical_heads(phase: Tensor, tau: int) -> Tensor:
-    """Which positions are cycle heads: the whole prompt, then every tau-th generated position, the first of them included."""
+def cyclical_heads(phase: Tensor, tau: int | Tensor) -> Tensor:
+    """tau: one for all, or one for each row, [rows, 1]. Which positions are cycle heads: the whole prompt, then every tau-th generated position, the first of them included."""
     return (phase < 0) | (phase % tau == 0)
 
 
@@ -71,7 +71,7 @@ def recipe(model: Qwen3ForCausalLM, tokenizer, seed: int, compiled: bool = False
     rng = random.Random(f"tau:{seed}")
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        tau = 1 if progress.share < AR_SHARE else draw_tau(rng, TAUS)
+        tau = 1 if progress.share < AR_SHARE else draw_taus(rng, TAUS, batch.ids)
         short = batch.ids.shape[1] <= 256   # on CPU the fused backward took a third of a whole step
         with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH if short else _FUSED):
             hidden = masked_hidden(backbone, SPLIT, batch.ids, cyclical_heads(batch.phase, tau))

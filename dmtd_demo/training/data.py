@@ -78,5 +78,6 @@ def collate(rows: list[Row], length: int, pad: int) -> Batch:
     return Batch(ids, targets, torch.arange(length)[None] - starts[:, None], sum(len(row.ids) for row in rows))
 
 
-def draw_tau(rng: random.Random, choices: dict[int, float]) -> int:
-    return rng.choices(list(choices), list(choices.values()))[0]
+def draw_taus(rng: random.Random, choices: dict[int, float], ids: Tensor) -> Tensor:
+    """A cycle length for each row of ids, [rows, 1]."""
+    return torch.tensor(rng.choices(list(choices), list(choices.values()), k=ids.shape[0]), device=ids.device)[:, None]

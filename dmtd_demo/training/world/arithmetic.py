@@ -124,9 +124,9 @@ def sort_numbers(rng: random.Random) -> Example:
 
 
 FAMILIES: list[Family] = [
-    Family("addition", addition, True, 2.0),
-    Family("subtraction", subtraction, True, 2.0),
-    Family("compare", compare, True, 1.0),
-    Family("counting", counting, True, 1.0),
-    Family("sort_numbers", sort_numbers, True, 1.5),
+    Family("addition", addition, True, 2.5),
+    Family("subtraction", subtraction, True, 2.5),
+    Family("compare", compare, True, 2.0),
+    Family("counting", counting, True, 2.5),
+    Family("sort_numbers", sort_numbers, True, 2.5),
 ]

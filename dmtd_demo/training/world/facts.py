@@ -224,4 +224,4 @@ def facts(rng: random.Random) -> Example:
     return Example((("user", vary(rng, question[0].upper() + question[1:] + mark)), ("assistant", answer)))
 
 
-FAMILIES: list[Family] = [Family("facts", facts, weight=3.0)]
+FAMILIES: list[Family] = [Family("facts", facts, weight=2.5)]

@@ -189,13 +189,13 @@ def sort_by_kind(rng: random.Random) -> Example:
 
 
 FAMILIES: list[Family] = [
-    Family("sort_words", sort_words, True, 2.0),
+    Family("sort_words", sort_words, True, 3.0),
     Family("reverse_words", reverse_words, True, 2.0),
     Family("repeat_words", repeat_words, True, 1.0),
-    Family("spell", spell, True, 2.0),
+    Family("spell", spell, True, 2.5),
     Family("count_words", count_words, True, 1.5),
-    Family("pick", pick, True, 1.5),
-    Family("first_letters", first_letters, True, 1.0),
-    Family("plural_list", plural_list, True, 1.0),
-    Family("sort_by_kind", sort_by_kind, True, 1.5),
+    Family("pick", pick, True, 2.5),
+    Family("first_letters", first_letters, True, 1.5),
+    Family("plural_list", plural_list, True, 1.5),
+    Family("sort_by_kind", sort_by_kind, True, 3.0),
 ]

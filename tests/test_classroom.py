@@ -1,0 +1,66 @@
+"""The model that ships: whole, small, an ordinary Qwen3, and good at what it was trained for."""
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen3ForCausalLM
+
+from dmtd_demo.catalog import ASSETS
+from dmtd_demo.chat import encode_chat
+from dmtd_demo.decoders import parse_panel
+from dmtd_demo.evaluation import evaluate, held_out_tasks
+from dmtd_demo.loading import Model, load
+from dmtd_demo.race import race
+from dmtd_demo.sampling import Sampling
+
+FOLDER = ASSETS / "classroom"
+QUESTIONS = ("What is DMTD?", "What is 47 + 38?", "What is the capital of France?", "Tell me a story about Ada, a fox and a red kite at the lake.")
+
+
+@pytest.fixture(scope="module")
+def classroom() -> Model:
+    return load("classroom")
+
+
+def ids_of(model: Model, panel: str, question: str, new: int) -> list[int]:
+    records = (record for batch in race(model, [parse_panel(panel)], [[{"role": "user", "content": question}]], max_new_tokens=new, audit=False) for record in batch)
+    return [token["id"] for record in records if record["type"] == "step" for token in record["tokens"]]
+
+
+def test_its_files_are_small_and_have_a_card():
+    sizes = [path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()]
+    assert max(sizes) < 10_000_000 and sum(sizes) < 40_000_000
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for word in ("python -m dmtd_demo train classroom", "train heads", "train clp", "python -m dmtd_demo eval", "cannot"):
+        assert word in card
+
+
+def test_it_says_what_it_is(classroom: Model):
+    assert str(classroom.split) == "E0D3" and classroom.split.head_input == "replace" and classroom.layers == 12
+    assert classroom.context == 8192 and 9_000_000 < classroom.parameters < 11_000_000
+    assert classroom.has("mtp_heads") and classroom.has("clp") and classroom.addons["mtp_heads"].k == 4
+    assert json.loads((FOLDER / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_plain_transformers_generates_what_ar_does(classroom: Model, question: str):
+    """The oracle needs nothing of this package: AutoTokenizer, the chat template, generate."""
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    module = Qwen3ForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    messages = [{"role": "user", "content": question}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    assert ids[0].tolist() == encode_chat(classroom.tokenizer, messages)
+    wanted = module.generate(ids, max_new_tokens=150, do_sample=False)[0, ids.shape[1]:].tolist()
+    assert ids_of(classroom, "ar", question, 150) == ids_of(classroom, "dmtd:tau=1", question, 150) == wanted
+
+
+def test_held_out_prompts_are_answered_at_every_cycle_length(classroom: Model):
+    """A sample of what `eval` measures in full; the bars here are far below those figures, and far above a model that is broken."""
+    panels = [parse_panel(text) for text in ("ar", "dmtd:tau=2", "dmtd:tau=4", "clp")]
+    rows = evaluate(classroom, panels, held_out_tasks(7, 60), Sampling(), 256)["rows"]
+    for row in rows:
+        assert row["exact_match"] >= 0.8, row
+    assert rows[0]["tokens_per_full_pass"] == 1 and rows[1]["tokens_per_full_pass"] > 1.5 and rows[3]["mean_span"] >= 2
+    assert rows[3]["audit_agreement"] >= 0.98

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -68,9 +69,41 @@ class Sampler:
             ids = logits.argmax(-1)
         else:
             ids = torch.multinomial(truncated(logits, self.sampling).softmax(-1), 1, generator=self.generator)[:, 0]
+        return self.describe(ids, logits)
+
+    def describe(self, ids: Tensor, logits: Tensor) -> list[Choice]:
+        """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]."""
+        logits = logits.float()
         logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
         tops: list[tuple[Alternative, ...]] = [()] * len(ids)
         if self.top:
             probabilities, best = logits.softmax(-1).topk(min(self.top, logits.shape[-1]))
             tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best.tolist(), probabilities.tolist())]
         return [Choice(i, p, t) for i, p, t in zip(ids.tolist(), logprobs.tolist(), tops)]
+
+    def verify(self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor) -> tuple[int, Choice]:
+        """How many of the drafts stand, and the verifier's own token after them.
+
+        drafts: n ids. draft_logits [n, vocabulary]: what they were drawn from by this sampler; None: they were not drawn. logits [n + 1, vocabulary]: the
+        verifier's, at the position before each draft and after the last. Greedy: a draft stands where it is the argmax. Sampling: the speculative
+        rejection rule (Leviathan et al., arXiv 2211.17192, algorithm 1), which leaves the verifier's distribution as it is.
+        """
+        if self.sampling.temperature == 0:
+            best = logits.argmax(-1).tolist()
+            stand = next((i for i, draft in enumerate(drafts) if draft != best[i]), len(drafts))
+            return stand, self.choose(logits[stand:stand + 1])[0]
+        wanted = truncated(logits, self.sampling).softmax(-1)
+        proposed = None if draft_logits is None else truncated(draft_logits, self.sampling).softmax(-1)
+        for i, draft in enumerate(drafts):
+            chance = torch.rand((), generator=self.generator, device=logits.device)
+            if chance * (1 if proposed is None else proposed[i, draft]) < wanted[i, draft]:
+                continue
+            rest = wanted[i].clone()
+            if proposed is None:
+                rest[draft] = 0
+            else:
+                rest = (rest - proposed[i]).clamp_min(0)
+            row = rest if rest.sum() > 0 else wanted[i]   # nothing left but rounding: the two are the same
+            drawn = torch.multinomial(row, 1, generator=self.generator)
+            return i, self.describe(drawn, logits[i:i + 1])[0]
+        return len(drafts), self.choose(logits[-1:])[0]

@@ -4,12 +4,18 @@ from dmtd_demo.decoders.ar import Autoregressive
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token
 from dmtd_demo.decoders.clp import CollocationLength
 from dmtd_demo.decoders.dmtd import DirectMultiToken
+from dmtd_demo.decoders.dmtd_spec import SelfSpeculative
+from dmtd_demo.decoders.mtp_verified import VerifiedHeads
 from dmtd_demo.decoders.panel import PanelSpec
+from dmtd_demo.decoders.prompt_lookup import PromptLookup
 
 DECODERS: dict[str, type[Decoder]] = {decoder.name: decoder for decoder in (
     Autoregressive,
     DirectMultiToken,
+    SelfSpeculative,
     CollocationLength,
+    VerifiedHeads,
+    PromptLookup,
 )}
 
 

@@ -18,9 +18,21 @@ MAX_K = 16
 RULES = ("cumulative", "argmax")
 
 
+def heads_option(help: str) -> Any:
+    """The option k of a decoder with MTP heads; None is as trained."""
+    return option(None, int, "MTP heads k", help, minimum=1, maximum=MAX_K, step=1)
+
+
+def at_most_trained(options: Any, model: Model, trained: int) -> Any:
+    """The options, where their k heads are there; raises UserError."""
+    if options.k > trained:
+        raise UserError(f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; got {options.k}")
+    return options
+
+
 @dataclass(frozen=True)
 class CLPOptions(Options):
-    k: int | None = option(None, int, "MTP heads k", "how many MTP heads may follow the backbone's own token", minimum=1, maximum=MAX_K, step=1)
+    k: int | None = heads_option("how many MTP heads may follow the backbone's own token")
     threshold: float | None = option(None, float, "caution", "accept the longest length whose probability of being right is at least this", minimum=0.0, maximum=1.0, step=0.01)
     rule: str = option("cumulative", str, "rule", "cumulative: the largest s with P(length ≥ s) ≥ caution; argmax: the likeliest length", choices=RULES)
 
@@ -50,11 +62,7 @@ class CollocationLength(Decoder):
 
     @classmethod
     def resolve(cls, options: CLPOptions, model: Model) -> CLPOptions:
-        options = super().resolve(options, model)
-        trained = min(model.addons["clp"].k, model.addons["mtp_heads"].k)
-        if options.k > trained:
-            raise UserError(f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; got {options.k}")
-        return options
+        return at_most_trained(super().resolve(options, model), model, min(model.addons["clp"].k, model.addons["mtp_heads"].k))
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:

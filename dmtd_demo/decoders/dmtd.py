@@ -36,13 +36,13 @@ class DirectMultiToken(Decoder):
     @classmethod
     def resolve(cls, options: DMTDOptions, model: Model) -> DMTDOptions:
         options = super().resolve(options, model)
-        _split(options, model)
+        split_of(options, model)
         return options
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
         options = self.resolve(self.options, model)
-        stack = Stack(model.backbone, _split(options, model))
+        stack = Stack(model.backbone, split_of(options, model))
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:
             for position in range(options.tau):   # the phase is anchored to the request: the first generated token is a cycle head
@@ -52,6 +52,7 @@ class DirectMultiToken(Decoder):
                 yield Step((token,), (Pass(origin, runs),))
 
 
-def _split(options: DMTDOptions, model: Model) -> Split:
+def split_of(options: DMTDOptions, model: Model) -> Split:
+    """The split that the options name, with the checkpoint's own form of head input."""
     head_input = model.split.head_input if model.split else "replace"
     return Split.parse(options.split, model.backbone.layers, head_input)

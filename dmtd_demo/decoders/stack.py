@@ -48,6 +48,18 @@ class Stack:
         out = backbone.run_layers(c, split.late_start, split.layers, self.cache)
         return out, _merged((0, split.early, 1), (split.late_start, split.layers, 1))
 
+    @property
+    def length(self) -> int:
+        """Positions read so far: the late layers hold an entry for each."""
+        return self.cache.length(self.backbone.layers - 1)
+
+    def rewind(self, length: int) -> None:
+        """Forget every position from `length` on, in all three layer groups."""
+        self.cache.crop(length)
+        if self.skipped:
+            assert self.split is not None
+            del self.skipped[max(length - self.cache.length(self.split.early), 0):]
+
     def last_hidden(self, out: Tensor) -> Tensor:
         """The last position's hidden state after the final norm, [1, hidden]."""
         return self.backbone.final_norm(out[:, -1])

@@ -78,7 +78,7 @@ def recipe(model: Qwen3ForCausalLM, tokenizer, seed: int, compiled: bool = False
             logits = backbone.logits(hidden)
         return F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED), {}
 
-    return Recipe(NAME, model, loss, lambda output: save_model(model, tokenizer, output / "model"), learning_rate=3e-3, muon_rate=2e-3)
+    return Recipe(NAME, model, loss, lambda output: save_model(model, tokenizer, output / "model"), learning_rate=3e-3, muon_rate=2e-3, decay=0.5)
 
 
 def save_model(model: Qwen3ForCausalLM, tokenizer, folder: Path) -> None:

@@ -88,7 +88,7 @@ def compare(rng: random.Random) -> Example:
 
 def counting(rng: random.Random) -> Example:
     """Counting up or down between two numbers in steps of 1, 2, 5 or 10."""
-    step, count, up = rng.choice([1, 1, 2, 2, 5, 10]), rng.randint(3, 12), rng.random() < 0.5
+    step, count, up = rng.choice([1, 1, 2, 2, 5, 10]), rng.randint(3, 8), rng.random() < 0.5
     count = min(count, 100 // step)
     low = rng.randint(0, 99 - step * (count - 1))
     numbers = [low + step * index for index in range(count)]
@@ -105,13 +105,13 @@ def counting(rng: random.Random) -> Example:
         templates = ["count {d}by {s} from {a} to {b}", "count {d}from {a} to {b} by {s}", "count {d}in {s} from {a} to {b}",
                      "start at {a} and count {d}by {s} to {b}", "I start at {a}. Count {d}in {s} to {b}.",
                      "From {a} {d}to {b} by {s}: count.", "Counting {d}by {s}, how do you get from {a} to {b}?"]
-    return example(ask(rng, templates, **slots), "Counting: " + ", ".join(map(str, numbers)),
+    return example(ask(rng, templates, **slots), f"Counting to {numbers[-1]}: " + ", ".join(map(str, numbers)),
                    f"counting:{numbers[0]}|{numbers[-1]}|{step if up else -step}")
 
 
 def sort_numbers(rng: random.Random) -> Example:
-    """Three to five numbers in order, either way."""
-    numbers = rng.sample(range(10, 100), rng.randint(3, 5))
+    """Three or four numbers in order, either way."""
+    numbers = rng.sample(range(10, 100), rng.randint(3, 4))
     down = rng.random() < 0.5
     way = rng.choice(["from largest to smallest", "from high to low", "in descending order"] if down else
                      ["from smallest to largest", "from low to high", "in ascending order"])

@@ -1,0 +1,41 @@
+"""`dmtd-spec`: self-speculative DMTD, lossless (methods.md section 2): the late layers draft a cycle, one pass of all layers verifies it."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Iterator, Sequence
+
+import torch
+
+from dmtd_demo.decoders.base import Pass, Step
+from dmtd_demo.decoders.dmtd import DirectMultiToken, split_of
+from dmtd_demo.decoders.stack import Stack, prefill
+from dmtd_demo.decoders.verify import verify
+from dmtd_demo.sampling import Choice, Sampler
+
+if TYPE_CHECKING:
+    from dmtd_demo.loading import Model
+
+
+class SelfSpeculative(DirectMultiToken):
+    name = "dmtd-spec"
+    label = "Self-speculative DMTD (lossless)"
+
+    @torch.inference_mode()
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+        options = self.resolve(self.options, model)
+        stack = Stack(model.backbone, split_of(options, model))
+        token = yield from prefill(stack, prompt_ids, sampler)   # it counts as the first cycle's head: drafting starts right after it
+        while True:
+            drafts: list[Choice] = []
+            rows: list[torch.Tensor] = []
+            last = token.id
+            while len(drafts) < options.tau - 1:
+                out, runs = stack.late_only(last)
+                logits = model.backbone.logits(stack.last_hidden(out))
+                drafts.append(sampler.choose(logits)[0])
+                rows.append(logits)
+                last = drafts[-1].id
+                yield Step((), (Pass("late", runs),))   # a chance to stop: nothing is emitted before it is verified
+            stack.rewind(stack.length - len(drafts))    # the drafts' entries, made with m = 0
+            tokens, runs, _ = verify(stack, token.id, drafts, torch.cat(rows) if rows else None, sampler, "late")
+            yield Step(tokens, (Pass("verify", runs),))
+            token = tokens[-1]

@@ -28,7 +28,7 @@ def classroom_tokenizer(folder: Path, seed: int):
     return AutoTokenizer.from_pretrained(folder)
 
 
-DEFAULT_TOKENS = {"classroom": 9_000_000, "heads": 1_500_000, "clp": 600_000}
+DEFAULT_TOKENS = {"classroom": 14_000_000, "heads": 1_500_000, "clp": 600_000}
 
 
 def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False) -> None:

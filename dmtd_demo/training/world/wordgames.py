@@ -174,7 +174,7 @@ def plural_list(rng: random.Random) -> Example:
 
 
 def sort_by_kind(rng: random.Random) -> Example:
-    """The words of one kind out of a list of two kinds, in the list's order."""
+    """Which words of a list of two kinds are of one kind: yes or no for each of them."""
     wanted, other = rng.sample(list(KINDS), 2)
     chosen = rng.sample(KINDS[wanted], rng.randint(1, 3))
     words = chosen + rng.sample(KINDS[other], rng.randint(max(1, 4 - len(chosen)), 3))
@@ -183,17 +183,17 @@ def sort_by_kind(rng: random.Random) -> Example:
         "Which of these are {k}: {w}?", "Which of these words are {k}: {w}?", "find the {k} in this list: {w}", "list only the {k}: {w}",
         "Here is a list: {w}. Which words are {k}?", "pick out the {k} from {w}",
         "keep only the {k}: {w}", "What {k} are in this list: {w}?", "From {w}, name the {k}."], w=words, k=wanted)
-    return example(prompt, f"The {wanted}: " + ", ".join(word for word in words if word in chosen), "sort_by_kind", words)
+    return example(prompt, f"{capital(wanted)}: " + ", ".join(f"{word} {'yes' if word in chosen else 'no'}" for word in words), "sort_by_kind", words)
 
 
 FAMILIES: list[Family] = [
     Family("sort_words", sort_words, True, 3.0),
     Family("reverse_words", reverse_words, True, 2.0),
     Family("repeat_words", repeat_words, True, 1.0),
-    Family("spell", spell, True, 2.5),
-    Family("count_words", count_words, True, 1.5),
-    Family("pick", pick, True, 2.5),
-    Family("first_letters", first_letters, True, 1.5),
-    Family("plural_list", plural_list, True, 1.5),
-    Family("sort_by_kind", sort_by_kind, True, 3.0),
+    Family("spell", spell, True, 2.0),
+    Family("count_words", count_words, True, 1.0),
+    Family("pick", pick, True, 3.0),
+    Family("first_letters", first_letters, True, 1.0),
+    Family("plural_list", plural_list, True, 1.0),
+    Family("sort_by_kind", sort_by_kind, True, 2.0),
 ]

@@ -163,7 +163,7 @@ def test_top_k_1_is_greedy(name):
 def test_below_float32_a_token_is_within_one_unit_of_the_top_logit(name, dtype):
     """Teacher-forced by the formula in the same dtype: a token may differ from its argmax only where the logits round together."""
     split = Split(4, 1, 1)
-    model = tiny_model("qwen3", dtype=dtype, split=split, addons=True)
+    model = tiny_model("qwen3", dtype=dtype, split=split, addons=True, initializer_range=0.1)   # at the larger one of the other tests rounding grows from layer to layer
     prompt = [9, 8, 7, 6]
     tau = 3
     panel = {"dmtd": PanelSpec("dmtd", {"tau": tau}), "clp": PanelSpec("clp", {"threshold": 1.0})}.get(name, PanelSpec(name))   # caution 1: the backbone alone

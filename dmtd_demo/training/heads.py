@@ -51,6 +51,6 @@ def recipe(backbone: Backbone, split: Split, name: str, k: int = K) -> Recipe:
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", "mtp_heads", heads, name, backbone.hidden_size)
 
-    return Recipe("heads", heads, loss, save, learning_rate=2e-3, warm_up=0.05, decay=0.5, weight_decay=0.01)
+    return Recipe("heads", heads, loss, save, learning_rate=1e-2, warm_up=0.03, decay=0.6, weight_decay=0.01)
 
 

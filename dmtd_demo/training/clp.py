@@ -43,18 +43,18 @@ def correct_prefix(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tens
 
 
 def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
-    """Cross-entropy against the length of the correct prefix; rare lengths weigh more."""
+    """Cross-entropy against the length of the correct prefix; rare lengths weigh a little more."""
     predictor = CollocationLengthPredictor(backbone.hidden_size, heads.k).to(backbone.device)
     counts = torch.ones(heads.k + 1, device=backbone.device)
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        h = frozen_hidden(backbone, split, batch.ids, exact=True)
+        h = frozen_hidden(backbone, split, batch.ids)
         with torch.no_grad():
             labels = correct_prefix(backbone, heads, h, batch.targets, backbone.logits(h).argmax(-1))
         read = (batch.phase >= -1) & (batch.targets != IGNORED)
         labels = labels[read]
         counts.add_(torch.bincount(labels, minlength=heads.k + 1))
-        weights = (counts.sum() / counts) ** 0.25
+        weights = (counts.sum() / counts) ** 0.1
         logits = predictor(h[read])
         accuracy = (logits.argmax(-1) == labels).float().mean().item()
         return F.cross_entropy(logits, labels, weight=weights), {"acc": accuracy, "mean": labels.float().mean().item()}
@@ -62,7 +62,7 @@ def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Reci
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", "clp", predictor, name, backbone.hidden_size, threshold=0.99)   # until it is calibrated
 
-    return Recipe("clp", predictor, loss, save, learning_rate=1e-2, warm_up=0.05, decay=0.6, weight_decay=0.0)
+    return Recipe("clp", predictor, loss, save, learning_rate=2e-2, warm_up=0.05, decay=0.7, weight_decay=0.0)
 
 
 @torch.no_grad()

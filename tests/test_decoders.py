@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive
-from conftest import VOCABULARY, tiny_model
 from dmtd_demo.decoders import DECODERS, PanelSpec, make_decoder
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.stack import PREFILL_CHUNK
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Sampler, Sampling
 from dmtd_demo.split import Split
+from tiny import VOCABULARY, tiny_model
 
 
 def steps_of(model, panel: PanelSpec, prompt: list[int], new: int, sampling: Sampling = Sampling()):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import tiny_module
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load, load_random
 from dmtd_demo.split import Split
+from tiny import tiny_module
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decoders import ids_of, prompts, steps_of, tokens_of
@@ -12,6 +11,7 @@ from dmtd_demo.decoders import PanelSpec
 from dmtd_demo.decoders.prompt_lookup import Lookup
 from dmtd_demo.sampling import Sampler, Sampling
 from dmtd_demo.split import Split
+from tiny import tiny_model
 
 SPEC = [PanelSpec("dmtd-spec", {"tau": tau}) for tau in range(1, 7)]
 OTHERS = [PanelSpec("mtp-verified", {"k": k}) for k in (1, 2, 4)] + [PanelSpec("prompt-lookup", {"ngram": n, "k": k}) for n, k in ((1, 1), (3, 4), (2, 16))]

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import naive
-from conftest import VOCABULARY, tiny_model
 from dmtd_demo import race as race_module
 from dmtd_demo.decoders import DECODERS, Decoder, PanelSpec, Pass, Step, Token
 from dmtd_demo.errors import UserError
 from dmtd_demo.race import race_ids
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.split import Split
+from tiny import VOCABULARY, tiny_model
 
 ALL = [PanelSpec("ar"), PanelSpec("dmtd", {"tau": 3}), PanelSpec("clp", {"threshold": 0.3})]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 import torch
 
 import naive
-from conftest import tiny_model
 from dmtd_demo.addons import MTPHeads
 from dmtd_demo.loading import load
 from dmtd_demo.split import Split
@@ -14,6 +13,7 @@ from dmtd_demo.training.loop import Recipe, rate_factor
 from dmtd_demo.training.run import train_recipe
 from dmtd_demo.training.world import held_out
 from dmtd_demo.training.world.mix import COMPOSITIONAL, FAMILIES, held_out_examples, training_examples
+from tiny import tiny_model
 
 
 def test_the_masked_forward_is_the_formula(family):

@@ -74,6 +74,7 @@ def build_parser() -> Parser:
     train.add_argument("--tokens", type=float, help="how many tokens to see (default: the recipe's own)")
     train.add_argument("--seed", type=int, default=0, help="(default: 0)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--start", metavar="FOLDER", help="classroom only: begin from the weights in this folder, in the schedule's later part")
     train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     train.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own)")
     train.add_argument("--compile", action="store_true", help="classroom only: compile its layers, a third faster; needs a C++ compiler")
@@ -228,7 +229,7 @@ def models(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     from dmtd_demo.training import run
-    run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads, options.checkpoint_seconds, options.compile)
+    run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads, options.checkpoint_seconds, options.compile, options.start)
 
 
 COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "models": models, "train": train}

@@ -7,7 +7,7 @@ import naive
 from dmtd_demo.addons import MTPHeads
 from dmtd_demo.loading import load
 from dmtd_demo.split import Split
-from dmtd_demo.training import classroom, clp
+from dmtd_demo.training import clp, masking
 from dmtd_demo.training.data import IGNORED, collate, encode
 from dmtd_demo.training.loop import Recipe, rate_factor
 from dmtd_demo.training.run import train_recipe
@@ -22,13 +22,13 @@ def test_the_masked_forward_is_the_formula(family):
         for tau in (1, 2, 3, 6):
             ids = torch.randint(0, 97, (1, 20))
             phase = torch.arange(20)[None] - 8
-            heads = classroom.cyclical_heads(phase, tau)
-            ours = classroom.masked_hidden(model.backbone, Split(4, 1, 2, head_input), ids, heads)[0]
+            heads = masking.cyclical_heads(phase, tau)
+            ours = masking.masked_hidden(model.backbone, Split(4, 1, 2, head_input), ids, heads)[0]
             assert torch.allclose(ours, naive.hidden(model.backbone.module, ids[0].tolist(), heads[0].tolist(), 1, 2, head_input), atol=1e-4)
 
 
 def test_the_phase_is_anchored_to_the_first_generated_token():
-    heads = classroom.cyclical_heads(torch.arange(10) - 4, 3).tolist()
+    heads = masking.cyclical_heads(torch.arange(10) - 4, 3).tolist()
     assert heads == [True] * 4 + [True, False, False, True, False, False]
 
 

@@ -6,15 +6,18 @@ import random
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
+from dmtd_demo.addons import MTPHeads, save_addon
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.split import Split
 from dmtd_demo.training.data import IGNORED, Batch, draw_taus
+from dmtd_demo.training.heads import heads_loss
 from dmtd_demo.training.loop import Progress, Recipe
+from dmtd_demo.training.masking import autocast, cyclical_heads, masked_hidden
 
 NAME = "classroom"
 VOCABULARY = 2048
@@ -22,8 +25,11 @@ SPLIT = Split(layers=12, early=0, late=3, head_input="replace")
 CONTEXT = 8192
 SHARD_SIZE = "9MB"
 AR_SHARE = 0.28                     # of the run: `ar` alone, until copying from the prompt has formed
-TAUS = {1: 0.3, 2: 0.2, 3: 0.15, 4: 0.2, 5: 0.05, 6: 0.1}   # drawn for each row: a whole batch of one tau makes noisy updates
+TAUS = {1: 0.35, 2: 0.15, 3: 0.17, 4: 0.18, 5: 0.05, 6: 0.1}   # drawn for each row: a whole batch of one tau makes noisy updates
 CURRICULUM = ((0.0, 64), (0.1, 128), (0.3, 256), (0.6, 512))   # from this share of the run on, rows up to this length
+BEGIN = 0.7                         # a run from given weights begins here in the schedule: longest rows, falling rates
+LOOKAHEAD = 0.1                     # weight of the MTP heads' loss beside the backbone's own, from this share of the run on:
+LOOKAHEAD_SHARE = 0.5
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -49,22 +55,18 @@ def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
     return model
 
 
-def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) -> Tensor:
-    """The formula of methods.md section 2 over whole rows: ids [rows, n], heads (m = 1) [rows, n] bool; hidden states after the final norm."""
-    c = backbone.run_layers(backbone.embed(ids), 0, split.early)
-    thought = backbone.run_layers(c, split.early, split.late_start)
-    at_head = c + thought if split.head_input == "sum" else thought
-    u = torch.where(heads[..., None], at_head, c.to(at_head.dtype))
-    return backbone.final_norm(backbone.run_layers(u, split.late_start, split.layers))
+class Joint(nn.Module):
+    """The backbone and the MTP heads that it is trained with, so that its last hidden state knows more than the next token *(ours)*."""
+
+    def __init__(self, model: Qwen3ForCausalLM, heads: MTPHeads) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = heads
 
 
-def cyclical_heads(phase: Tensor, tau: int | Tensor) -> Tensor:
-    """tau: one for all, or one for each row, [rows, 1]. Which positions are cycle heads: the whole prompt, then every tau-th generated position, the first of them included."""
-    return (phase < 0) | (phase % tau == 0)
-
-
-def recipe(model: Qwen3ForCausalLM, tokenizer, seed: int, compiled: bool = False) -> Recipe:
-    """compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for each row length."""
+def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: float = 0.0) -> Recipe:
+    """compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for each row length. begin: see Recipe."""
+    model = joint.model
     backbone = Backbone(model)
     if compiled:
         backbone.compile_layers()
@@ -73,12 +75,21 @@ def recipe(model: Qwen3ForCausalLM, tokenizer, seed: int, compiled: bool = False
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         tau = 1 if progress.share < AR_SHARE else draw_taus(rng, TAUS, batch.ids)
         short = batch.ids.shape[1] <= 256   # on CPU the fused backward took a third of a whole step
-        with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH if short else _FUSED):
-            hidden = masked_hidden(backbone, SPLIT, batch.ids, cyclical_heads(batch.phase, tau))
+        with autocast(batch.ids.device), sdpa_kernel(SDPBackend.MATH if short else _FUSED):
+            at_head = cyclical_heads(batch.phase, tau)
+            hidden = masked_hidden(backbone, SPLIT, batch.ids, at_head)
             logits = backbone.logits(hidden)
-        return F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED), {}
+            own = F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+            if progress.share < LOOKAHEAD_SHARE:
+                return own, {}
+            ahead, figures = heads_loss(backbone, joint.heads, hidden, batch.targets, at_head & (batch.targets != IGNORED))
+        return own + LOOKAHEAD * ahead, {"own": own.item(), **figures}
 
-    return Recipe(NAME, model, loss, lambda output: save_model(model, tokenizer, output / "model"), learning_rate=3e-3, muon_rate=2e-3, decay=0.5)
+    def save(output: Path) -> None:
+        save_model(model, tokenizer, output / "model")
+        save_addon(output / "model" / "addons", "mtp_heads", joint.heads, NAME, backbone.hidden_size)
+
+    return Recipe(NAME, joint, loss, save, learning_rate=3e-3, muon_rate=2e-3, decay=0.5, begin=begin)
 
 
 def save_model(model: Qwen3ForCausalLM, tokenizer, folder: Path) -> None:

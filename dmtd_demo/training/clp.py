@@ -15,8 +15,9 @@ from dmtd_demo.backbone import Backbone
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.split import Split
 from dmtd_demo.training.data import IGNORED, Batch, encode
-from dmtd_demo.training.heads import frozen_hidden, shifted
+from dmtd_demo.training.heads import shifted
 from dmtd_demo.training.loop import Progress, Recipe
+from dmtd_demo.training.masking import frozen_hidden
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
 
 VALIDATION_PROMPTS = 2000

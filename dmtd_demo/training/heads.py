@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from dmtd_demo.addons import MTPHeads, save_addon
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.split import Split
-from dmtd_demo.training.classroom import masked_hidden
 from dmtd_demo.training.data import IGNORED, Batch
 from dmtd_demo.training.loop import Progress, Recipe
+from dmtd_demo.training.masking import frozen_hidden
 
 K = 4
 FALL = 0.8   # relative weight of head i: FALL ** (i - 1)
@@ -23,34 +23,30 @@ def shifted(targets: Tensor, by: int) -> Tensor:
     return F.pad(targets[:, by:], (0, by), value=IGNORED)
 
 
-@torch.no_grad()
-def frozen_hidden(backbone: Backbone, split: Split, ids: Tensor, exact: bool = False) -> Tensor:
-    """The backbone's last hidden states with every position a head, [rows, n, hidden]. exact: float32, else bfloat16 autocast."""
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=not exact):
-        return masked_hidden(backbone, split, ids, torch.ones_like(ids, dtype=torch.bool)).float()
+def heads_loss(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, read: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of head i against the token at n + 1 + i, summed over the heads, and each head's accuracy.
+
+    h [rows, n, hidden]: the last hidden states; targets [rows, n]; read [rows, n] bool: the positions that count.
+    """
+    states = heads(h[read])
+    total = states.new_zeros((), dtype=torch.float32)
+    figures = {}
+    for i in range(1, heads.k + 1):
+        wanted = shifted(targets, i)[read]
+        known = wanted != IGNORED
+        logits = backbone.logits(states[known, i - 1]).float()
+        total = total + FALL ** (i - 1) * F.cross_entropy(logits, wanted[known])
+        figures[f"acc{i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()
+    return total, figures
 
 
-def recipe(backbone: Backbone, split: Split, name: str, k: int = K) -> Recipe:
-    """Cross-entropy of head i against the token at n + 1 + i, at every position that a decoder reads."""
-    heads = MTPHeads(backbone.hidden_size, k).to(backbone.device)
+def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
+    """The heads alone, at every position that a decoder reads."""
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        read = batch.phase >= -1
-        h = frozen_hidden(backbone, split, batch.ids)[read]
-        states = heads(h)
-        total = h.new_zeros(())
-        figures = {}
-        for i in range(1, k + 1):
-            wanted = shifted(batch.targets, i)[read]
-            known = wanted != IGNORED
-            logits = backbone.logits(states[known, i - 1])
-            total = total + FALL ** (i - 1) * F.cross_entropy(logits, wanted[known])
-            figures[f"acc{i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()
-        return total, figures
+        return heads_loss(backbone, heads, frozen_hidden(backbone, split, batch.ids), batch.targets, batch.phase >= -1)
 
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", "mtp_heads", heads, name, backbone.hidden_size)
 
     return Recipe("heads", heads, loss, save, learning_rate=1e-2, warm_up=0.03, decay=0.6, weight_decay=0.01)
-
-

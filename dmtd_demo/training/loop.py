@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.training.data import Batch
+from dmtd_demo.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,16 @@ class Recipe:
     warm_up: float = 0.02        # share of the run
     decay: float = 0.35          # share of the run, at its end, over which the rate falls to zero
     weight_decay: float = 0.1
+    begin: float = 0.0           # share of the schedule that was run before, where training goes on from given weights
+
+    def share(self, tokens: int, total: int) -> float:
+        """Where in the schedule a run of `total` tokens is when it has seen `tokens`."""
+        return self.begin + (1 - self.begin) * min(1.0, tokens / total)
 
 
 def rate_factor(recipe: Recipe, share: float) -> float:
     """Of the learning rate: linear warm-up, a plateau, then a linear fall to zero, so that a run can be made longer or shorter when resumed."""
-    return max(0.0, min((share + 1e-4) / recipe.warm_up, (1 - share) / recipe.decay, 1.0))
+    return max(0.0, min((share - recipe.begin + 1e-4) / recipe.warm_up, (1 - share) / recipe.decay, 1.0))
 
 
 def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -63,9 +69,7 @@ def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
          {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}],
         lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)]
     if matrices:
-        if not hasattr(torch.optim, "Muon"):
-            raise UserError(f"training {recipe.name} needs torch 2.9 or newer, for its Muon optimizer; got {torch.__version__}")
-        made.append(torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        made.append(Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay))
     for optimizer in made:
         for group in optimizer.param_groups:
             group["base"] = group["lr"]
@@ -78,7 +82,7 @@ def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens
     """Train until `tokens` tokens were seen. Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved."""
     made = optimizers(recipe)
     folder = output / "checkpoint"
-    progress = load_checkpoint(folder, recipe, made, tokens) if resume else Progress(0, 0, 0.0)
+    progress = load_checkpoint(folder, recipe, made, tokens) if resume else Progress(0, 0, recipe.begin)
     position = Position(progress)
     stream = batches(position)
     bar = tqdm(total=tokens, initial=progress.tokens, unit="tok", unit_scale=True, desc=recipe.name, dynamic_ncols=True)
@@ -99,7 +103,7 @@ def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             seen = progress.tokens + batch.tokens
-            progress = Progress(progress.step + 1, seen, min(1.0, seen / tokens))
+            progress = Progress(progress.step + 1, seen, recipe.share(seen, tokens))
             position.progress = progress
             value = loss.item()
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
@@ -144,4 +148,4 @@ def load_checkpoint(folder: Path, recipe: Recipe, made: list[torch.optim.Optimiz
             if entry:
                 owner[id(p)].state[p] = {key: value.to(p.device) for key, value in entry.items()}
     seen = int(facts["tokens"])
-    return Progress(int(facts["step"]), seen, min(1.0, seen / tokens))
+    return Progress(int(facts["step"]), seen, recipe.share(seen, tokens))

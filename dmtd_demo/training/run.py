@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from dmtd_demo.addons import save_addon
+from dmtd_demo.addons import MTPHeads, save_addon
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
 from dmtd_demo.split import Split
@@ -31,8 +31,9 @@ def classroom_tokenizer(folder: Path, seed: int):
 DEFAULT_TOKENS = {"classroom": 14_000_000, "heads": 1_500_000, "clp": 600_000}
 
 
-def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False) -> None:
-    """Train `classroom`, or its `heads` or `clp`, in `output`; the result lies in `output`/model, a folder in Hugging Face format."""
+def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False, start: str | None = None) -> None:
+    """Train `classroom` (from nothing, or from the weights in the folder `start`), or its `heads` or `clp`, in `output`; the result lies in `output`/model,
+    a folder in Hugging Face format."""
     tokens = DEFAULT_TOKENS[name] if tokens is None else tokens
     if tokens < 1:
         raise UserError(f"--tokens needs a number, 1 or more; got {tokens}")
@@ -41,8 +42,10 @@ def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume:
         raise UserError(f"--device {device} needs a CUDA device; PyTorch finds none")
     if threads:
         torch.set_num_threads(threads)
+    if start and name != "classroom":
+        raise UserError(f"--start is for the recipe classroom; {name} starts from the model in {output / 'model'}")
     if name == "classroom":
-        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds, compiled)
+        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds, compiled, start)
     else:
         train_addon(name, output, tokens, seed, resume, target, checkpoint_seconds)
 
@@ -53,7 +56,8 @@ def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, d
     model = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())
     split = model.split or Split.default(model.layers)
     if name == "heads":
-        recipe = heads.recipe(model.backbone, split, classroom.NAME)
+        given = model.addons.get("mtp_heads")   # those that the backbone was trained with
+        recipe = heads.recipe(model.backbone, split, (given or MTPHeads(model.backbone.hidden_size, heads.K)).to(device).requires_grad_(True), classroom.NAME)
     elif model.has("mtp_heads"):
         recipe = clp.recipe(model.backbone, split, model.addons["mtp_heads"], classroom.NAME)
     else:
@@ -70,15 +74,26 @@ def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, d
         print(f"CLP: default threshold {facts['threshold']}, {facts['validation']}")
 
 
-def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool) -> None:
-    """Train `classroom` from nothing; the model lies in `output`/model, a folder in Hugging Face format."""
-    tokenizer = classroom_tokenizer(output / "tokenizer", seed)
-    model = classroom.new_model(tokenizer, seed).to(device)
+def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool, start: str | None) -> None:
+    """Train `classroom`; the model lies in `output`/model, a folder in Hugging Face format. start: a folder with weights to begin from, in the schedule's later part."""
+    if start:
+        given = load(start, dtype="float32", device=str(device), threads=torch.get_num_threads())
+        if given.split != classroom.SPLIT:
+            raise UserError(f"--start needs a model with the split {classroom.SPLIT} of {classroom.SPLIT.layers} layers; {start} has {given.split}")
+        tokenizer, model = given.tokenizer, given.backbone.module
+        ahead = given.addons.get("mtp_heads") or MTPHeads(given.backbone.hidden_size, heads.K)
+    else:
+        tokenizer = classroom_tokenizer(output / "tokenizer", seed)
+        model = classroom.new_model(tokenizer, seed)
+        ahead = MTPHeads(model.config.hidden_size, heads.K)
+    joint = classroom.Joint(model, ahead).to(device).train().requires_grad_(True)
+    recipe = classroom.recipe(joint, tokenizer, seed, compiled, begin=classroom.BEGIN if start else 0.0)
+    name = f"{seed}:{start}" if start else f"{seed}"
 
     def stream(position: Position):
-        return batches(tokenizer, training_examples(f"{seed}:{position.progress.tokens}"), lambda: classroom.longest_row(position.progress.share), tokenizer.pad_token_id)
+        return batches(tokenizer, training_examples(f"{name}:{position.progress.tokens}"), lambda: classroom.longest_row(position.progress.share), tokenizer.pad_token_id)
 
-    train(classroom.recipe(model, tokenizer, seed, compiled), stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl",
+    train(recipe, stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl",
           on_checkpoint=lambda _: exact_match(model, tokenizer))
 
 

@@ -249,31 +249,37 @@ def story_question(rng: random.Random) -> Example:
     return Example((("user", way.format(s=tale.text, q=ask)), ("assistant", answer)), content)
 
 
-def told_then_asked(rng: random.Random, facts: str, ask: str, answer: str, content: str) -> Example:
-    """Facts and a question in one message, in either order, or the facts first and the question a turn later."""
+QA = tuple[list[str], str]   # ways to ask, the answer
+
+
+def told_then_asked(rng: random.Random, facts: str, questions: list[QA], content: str) -> Example:
+    """Facts and a question in one message, in either order, or the facts first and the question a turn later; perhaps more questions after it."""
+    asked = [(rng.choice(asks), answer) for asks, answer in rng.sample(questions, min(len(questions), rng.choice([1, 1, 2, 3, 4])))]
     if rng.random() < 0.15:
-        return Example((("user", facts), ("assistant", "Thank you, I will remember that."), ("user", ask), ("assistant", answer)), content)
-    way = rng.choice(["{f} {q}", "{f} {q}", "{f}\n{q}", "Facts: {f}\nQuestion: {q}", "{q} {f}", "Listen: {f} {q}", "I know this: {f} Now tell me: {q}",
-                      "{f} Please answer: {q}"])
-    return Example((("user", way.format(f=facts, q=ask)), ("assistant", answer)), content)
+        turns = [(facts, "Thank you, I will remember that.")] + asked
+    else:
+        way = rng.choice(["{f} {q}", "{f} {q}", "{f}\n{q}", "Facts: {f}\nQuestion: {q}", "{q} {f}", "Listen: {f} {q}", "I know this: {f} Now tell me: {q}",
+                          "{f} Please answer: {q}"])
+        turns = [(way.format(f=facts, q=asked[0][0]), asked[0][1])] + asked[1:]
+    return Example(tuple(message for ask, answer in turns for message in (("user", ask), ("assistant", answer))), content)
 
 
 def who_has(rng: random.Random) -> Example:
     count = rng.randint(2, 3)
     people, things, colours = rng.sample(PEOPLE, count), rng.sample(THINGS, count), rng.sample(COLOURS, count)
     verb = rng.choice(["has", "has", "has", "owns", "got"])
-    facts = [f"{p} {verb} the {c} {t}." for p, c, t in zip(people, colours, things)]
-    person, thing, colour = people[0], things[0], colours[0]
-    named = f"{colour} {thing}" if rng.random() < 0.3 else thing
-    asks, answer = rng.choice([
-        ([f"Who has the {named}?", f"Who has the {named} now?", f"Who is the one with the {named}?", f"Which person has the {named}?"], f"{person} has the {named}."),
-        ([f"What does {person} have?", f"Which thing does {person} have?", f"What is it that {person} has?"], f"{person} has the {colour} {thing}."),
-        ([f"What colour is the {thing} of {person}?", f"What colour is {person}'s {thing}?", f"What color is {person}'s {thing}?", f"Which colour does {person}'s {thing} have?"],
-         f"{person}'s {thing} is {colour}."),
-    ])
-    rng.shuffle(facts)
-    content = "who_has:" + "|".join(sorted(f"{p} {c} {t}" for p, c, t in zip(people, colours, things)))
-    return told_then_asked(rng, " ".join(facts), rng.choice(asks), answer, content)
+    owned = list(zip(people, colours, things))
+    questions: list[QA] = []
+    for person, colour, thing in owned:
+        named = f"{colour} {thing}" if rng.random() < 0.3 else thing
+        questions += [
+            ([f"Who has the {named}?", f"Who has the {named} now?", f"Who is the one with the {named}?", f"Which person has the {named}?"], f"{person} has the {named}."),
+            ([f"What does {person} have?", f"Which thing does {person} have?", f"What is it that {person} has?"], f"{person} has the {colour} {thing}."),
+            ([f"What colour is the {thing} of {person}?", f"What colour is {person}'s {thing}?", f"What color is {person}'s {thing}?", f"Which colour does {person}'s {thing} have?"],
+             f"{person}'s {thing} is {colour}."),
+        ]
+    content = "who_has:" + "|".join(sorted(f"{p} {c} {t}" for p, c, t in owned))
+    return told_then_asked(rng, " ".join(f"{p} {verb} the {c} {t}." for p, c, t in owned), questions, content)
 
 
 def where(rng: random.Random) -> Example:
@@ -287,13 +293,14 @@ def where(rng: random.Random) -> Example:
     for i, (mover, place) in enumerate(moves):
         lead = rng.choice(["", "", "Then ", "After that, ", "Later, "]) if i else ""
         facts.append(f"{lead}{mover} {rng.choice(['went', 'went', 'walked', 'ran', 'moved'])} to the {place}.")
-    person = rng.choice(people)
-    visited = [place for mover, place in moves if mover == person]
-    if rng.random() < 0.7:
-        asks, answer = [f"Where is {person} now?", f"Where is {person}?", f"In which place is {person} now?", f"Where can I find {person}?"], f"{person} is {at(visited[-1])}."
-    else:
-        asks, answer = [f"Where did {person} go first?", f"To which place did {person} go first?"], f"{person} went to the {visited[0]} first."
-    return told_then_asked(rng, " ".join(facts), rng.choice(asks), answer, "where:" + "|".join(f"{p}>{x}" for p, x in moves))
+    questions: list[QA] = []
+    for person in people:
+        visited = [place for mover, place in moves if mover == person]
+        questions += [
+            ([f"Where is {person} now?", f"Where is {person}?", f"In which place is {person} now?", f"Where can I find {person}?"], f"{person} is {at(visited[-1])}."),
+            ([f"Where did {person} go first?", f"To which place did {person} go first?"], f"{person} went to the {visited[0]} first."),
+        ]
+    return told_then_asked(rng, " ".join(facts), questions, "where:" + "|".join(f"{p}>{x}" for p, x in moves))
 
 
 VERBS = dict(zip("finds sees loses buys carries sells keeps holds drops cleans paints draws hides leaves makes washes".split(),
@@ -382,5 +389,5 @@ def list_from(rng: random.Random) -> Example:
 
 FAMILIES: list[Family] = [
     Family("story", story, False, 1.5), Family("story_question", story_question, True, 4.0), Family("who_has", who_has, True, 5.0),
-    Family("where", where, True, 2.0), Family("rewrite", rewrite, True, 1.5), Family("poem", poem, False, 1.0), Family("list_from", list_from, True, 1.5),
+    Family("where", where, True, 4.0), Family("rewrite", rewrite, True, 1.5), Family("poem", poem, False, 1.0), Family("list_from", list_from, True, 1.5),
 ]

@@ -1,0 +1,37 @@
+"""Cyclical masking: Direct Multi-Token Decoding over whole rows at once (DMTD paper, section 3.3; methods.md section 2)."""
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.backbone import Backbone
+from dmtd_demo.split import Split
+
+
+def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) -> Tensor:
+    """The formula of methods.md section 2 over whole rows: ids [rows, n], heads (m = 1) [rows, n] bool; hidden states after the final norm."""
+    c = backbone.run_layers(backbone.embed(ids), 0, split.early)
+    thought = backbone.run_layers(c, split.early, split.late_start)
+    at_head = c + thought if split.head_input == "sum" else thought
+    u = torch.where(heads[..., None], at_head, c.to(at_head.dtype))
+    return backbone.final_norm(backbone.run_layers(u, split.late_start, split.layers))
+
+
+def cyclical_heads(phase: Tensor, tau: int | Tensor) -> Tensor:
+    """tau: one for all, or one for each row, [rows, 1]. Which positions are cycle heads: the whole prompt, then every tau-th generated position, the first of them included."""
+    return (phase < 0) | (phase % tau == 0)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device has instructions for it; a CPU without them is many times slower in bfloat16 than in float32."""
+    fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+
+
+@torch.no_grad()
+def frozen_hidden(backbone: Backbone, split: Split, ids: Tensor, exact: bool = False) -> Tensor:
+    """The backbone's last hidden states with every position a head, [rows, n, hidden]. exact: float32, else `autocast`."""
+    with contextlib.nullcontext() if exact else autocast(ids.device):
+        return masked_hidden(backbone, split, ids, torch.ones_like(ids, dtype=torch.bool)).float()

@@ -62,14 +62,15 @@ def build_parser() -> Parser:
     bench.add_argument("--rounds", type=int, default=5, help="measured rounds (default: 5)")
     bench.add_argument("--json", action="store_true", help="one JSON object")
     for command, panels in ((compare, COMPARED), (evaluation, DEFAULT_PANELS), (bench, DEFAULT_PANELS)):
-        command.add_argument("--panel", action="append", metavar="DECODER[:NAME=VALUE,…]", help=f"may be repeated (default: {', '.join(panels)})")
+        command.add_argument("--panel", action="append", metavar="DECODER[:NAME=VALUE,…]", help=f"may be repeated (default: {', '.join(panels)}{'; then every other decoder' if command is evaluation else ''})")
         command.set_defaults(default_panels=panels)
 
     models = commands.add_parser("models", help="the models that can be picked")
     models.add_argument("--json", action="store_true", help="one JSON object")
 
     train = commands.add_parser("train", help="train the embedded model and its add-ons")
-    train.add_argument("recipe", choices=("classroom", "heads", "clp"), help="classroom: the model; then heads and clp, in this order, on it")
+    train.add_argument("recipe", choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed"),
+                       help="classroom: the model; then, on it, heads, and with them clp and gate; head0; adaptive, and with it mixed")
     train.add_argument("--output", default="runs/classroom", metavar="FOLDER", help="checkpoints, log and the model (default: runs/classroom)")
     train.add_argument("--tokens", type=float, help="how many tokens to see (default: the recipe's own)")
     train.add_argument("--seed", type=int, default=0, help="(default: 0)")
@@ -181,30 +182,35 @@ def compare(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     from dmtd_demo import evaluation
-    from dmtd_demo.decoders import parse_panel
+    from dmtd_demo.decoders import DECODERS, parse_panel
     from dmtd_demo.errors import UserError
     if options.prompts < 1:
         raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
-    panels = [parse_panel(text) for text in options.panel or options.default_panels]
     sampling = _sampling(options)
     tasks = evaluation.read_tasks(options.data, options.prompts) if options.data else evaluation.held_out_tasks(options.seed, options.prompts)
-    _print_rows(evaluation.evaluate(_load(options), panels, tasks, sampling, options.max_new_tokens, options.thinking), options.json,
-                ("exact_match", "relative", "repetition_ratio", "audit_agreement", "mean_span", "tokens_per_full_pass", "plt"))
+    model = _load(options)
+    panels = _panels(options, model)
+    if not options.panel:   # every other decoder as well, at its defaults
+        panels += [parse_panel(name) for name in DECODERS if name not in {panel.decoder for panel in panels} and not DECODERS[name].missing(model)]
+    _print_rows(evaluation.evaluate(model, panels, tasks, sampling, options.max_new_tokens, options.thinking), options.json,
+                ("exact_match", "relative", "repetition_ratio", "audit_agreement", "mean_span", "tokens_per_full_pass", "plt", "tokens_per_second", "over_ar"))
 
 
 def bench(options: argparse.Namespace) -> None:
     from dmtd_demo.bench import bench as run
-    from dmtd_demo.decoders import parse_panel
     from dmtd_demo.errors import UserError
     for name, low in (("context", 1), ("new", 2), ("rounds", 1)):
         if getattr(options, name) < low:
             raise UserError(f"--{name} needs a whole number, {low} or more; got {getattr(options, name)}")
-    panels = [parse_panel(text) for text in options.panel or options.default_panels]
     model = _load(options)
-    if not options.panel:   # the default set leaves out what this model cannot run
-        from dmtd_demo.decoders import DECODERS
-        panels = [panel for panel in panels if not DECODERS[panel.decoder].missing(model)]
-    _print_rows(run(model, panels, options.context, options.new, options.rounds), options.json, ("tokens_per_second", "over_generate", "over_ar", "limit", "share_of_limit"))
+    _print_rows(run(model, _panels(options, model), options.context, options.new, options.rounds), options.json, ("tokens_per_second", "over_generate", "over_ar", "limit", "share_of_limit"))
+
+
+def _panels(options: argparse.Namespace, model: Any) -> list[Any]:
+    """Those asked for; else the default set, without what this model cannot run."""
+    from dmtd_demo.decoders import DECODERS, parse_panel
+    panels = [parse_panel(text) for text in options.panel or options.default_panels]
+    return panels if options.panel else [panel for panel in panels if not DECODERS[panel.decoder].missing(model)]
 
 
 def _print_rows(result: dict[str, Any], as_json: bool, columns: tuple[str, ...]) -> None:

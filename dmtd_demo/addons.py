@@ -66,7 +66,19 @@ class SpanGate(nn.Module):
         return self.outer(F.silu(self.inner(h)))
 
 
-ADDONS: dict[str, type[nn.Module]] = {"mtp_heads": MTPHeads, "clp": CollocationLengthPredictor, "gate": SpanGate}
+class LateHeads(nn.Module):
+    """What `mixed` adds: MTP heads on late hidden states, and how many of their tokens to accept *(ours; methods.md section 4)*."""
+
+    def __init__(self, hidden_size: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.heads = MTPHeads(hidden_size, k)
+        self.lengths = CollocationLengthPredictor(hidden_size, k)
+
+
+# head0: one MTP head for token n + 1, in the LM head's place. adaptive: how many late-layer-only tokens, 0..k, may follow a cycle head.
+ADDONS: dict[str, type[nn.Module]] = {
+    "mtp_heads": MTPHeads, "head0": MTPHeads, "clp": CollocationLengthPredictor, "gate": SpanGate, "adaptive": CollocationLengthPredictor, "mixed": LateHeads}
 
 
 def save_addon(folder: Path, method: str, module: nn.Module, base_model: str, hidden_size: int, **facts: object) -> None:

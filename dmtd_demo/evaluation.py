@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
 from dmtd_demo import trace
@@ -19,6 +20,7 @@ from dmtd_demo.machine import describe
 from dmtd_demo.race import race_ids
 from dmtd_demo.sampling import Sampling
 
+RESAMPLES = 1000
 Task = tuple[str, list[Message], str]   # family, conversation up to the user's last turn, reference answer
 
 
@@ -50,69 +52,92 @@ def read_tasks(path: str, count: int) -> list[Task]:
 
 
 def evaluate(model: Model, panels: Sequence[PanelSpec], tasks: Sequence[Task], sampling: Sampling, max_new_tokens: int, thinking: bool = False) -> dict[str, Any]:
-    """One JSON object: the model, the machine and a row for each panel. `relative` is against `ar` on the same checkpoint."""
+    """One JSON object: the model, the machine and a row for each panel. `relative` and `over_ar` are against `ar` on the same checkpoint and prompts.
+
+    `intervals`: for each figure the 2.5th and 97.5th percentile of RESAMPLES bootstrap samples of the prompts, those of `ar` drawn along.
+    """
     reference = next((i for i, panel in enumerate(panels) if panel.decoder == "ar"), None)
     raced = list(panels) if reference is not None else [*panels, PanelSpec("ar")]
-    tallies = [_Tally() for _ in raced]
+    results = [_Results() for _ in raced]
     for family, conversation, answer in tqdm(tasks, desc="eval", unit="prompt", file=sys.stderr, disable=None):
         ids = encode_chat(model.tokenizer, conversation, thinking)
         for batch in race_ids(model, raced, [ids] * len(raced), sampling, max_new_tokens=max_new_tokens):
             for record in batch:
-                tallies[record["panel"]].add(record, family, answer) if record["type"] in ("step", "audit", "summary") else None
-    ar = tallies[-1 if reference is None else reference].exact_match()
+                if record["type"] in ("step", "audit", "summary"):
+                    results[record["panel"]].add(record, family, answer)
+    ar = results[-1 if reference is None else reference].table()
+    samples = [np.arange(len(tasks)), *np.random.default_rng(0).integers(0, len(tasks), (RESAMPLES, len(tasks)))]
     rows = []
-    for panel, tally in zip(panels, tallies):
+    for panel, result in zip(panels, results):
         decoder = make_decoder(panel)
-        rows.append({"panel": str(panel), "decoder": panel.decoder, "options": asdict(decoder.resolve(decoder.options, model)),
-                     **tally.row(model.layers), "relative": round(tally.exact_match() / ar, 4) if ar else None})
+        table = result.table()
+        figures, *resampled = [_figures(table[sample], ar[sample], model.layers) for sample in samples]
+        intervals = {}
+        for name, value in figures.items():
+            drawn = [f[name] for f in resampled if f[name] is not None]
+            intervals[name] = [round(float(x), 4) for x in np.percentile(drawn, (2.5, 97.5))] if value is not None and drawn else None
+        rows.append({"panel": str(panel), "decoder": panel.decoder, "options": asdict(decoder.resolve(decoder.options, model)), **figures, "intervals": intervals,
+                     "exact_match_by_family": result.by_family(), "stops": dict(result.stops)})
     return {"model": model.name, "machine": describe(model.device), "dtype": model.dtype, "quantization": model.quantization, "prompts": len(tasks), "rows": rows}
 
 
-class _Tally:
-    """One panel's sums over the prompts."""
+COLUMNS = ("right", "repetition", "judged", "agreed", "spanned", "spans", "full_passes", "decoded", "layer_runs", "seconds")
+
+
+def _figures(table: np.ndarray, ar: np.ndarray, layers: int) -> dict[str, float | None]:
+    """The figures of a row from sums over its prompts. table, ar: [prompts, COLUMNS]."""
+    total = dict(zip(COLUMNS, table.sum(0)))
+    base = dict(zip(COLUMNS, ar.sum(0)))
+
+    def ratio(a: float, b: float) -> float | None:
+        return round(float(a / b), 4) if b else None
+
+    speed, ar_speed = ratio(total["decoded"], total["seconds"]), ratio(base["decoded"], base["seconds"])
+    return {
+        "exact_match": ratio(total["right"], len(table)),
+        "relative": ratio(total["right"], base["right"]),
+        "repetition_ratio": ratio(total["repetition"], len(table)),
+        "audit_agreement": ratio(total["agreed"], total["judged"]),
+        "mean_span": ratio(total["spanned"], total["spans"]),
+        "tokens_per_full_pass": ratio(total["decoded"], total["full_passes"]),
+        "plt": ratio(total["layer_runs"], layers * total["decoded"]),
+        "tokens_per_second": speed,
+        "over_ar": ratio(speed, ar_speed) if speed and ar_speed else None}
+
+
+class _Results:
+    """One panel's counts, a line of COLUMNS for each prompt."""
 
     def __init__(self) -> None:
-        self.right: dict[str, list[bool]] = defaultdict(list)
-        self.repetition: list[float] = []
-        self.spans: Counter[int] = Counter()
-        self.full_passes = self.decoded = self.layer_runs = 0
-        self.judged = self.agreed = 0
+        self.lines: list[tuple[float, ...]] = []
+        self.families: list[str] = []
         self.stops: Counter[str] = Counter()
         self._tokens: list[trace.Record] = []
+        self._layer_runs = self._judged = self._agreed = 0
 
     def add(self, record: trace.Record, family: str, answer: str) -> None:
         if record["type"] == "step":
             self._tokens += record["tokens"]
-            for p in record["passes"]:
-                if p["kind"] != "prefill":
-                    self.layer_runs += sum(stop - start for start, stop, _ in p["runs"])
+            self._layer_runs += sum(stop - start for p in record["passes"] if p["kind"] != "prefill" for start, stop, _ in p["runs"])
         elif record["type"] == "audit":
             judged = [ok for token, ok in zip(self._tokens, record["agrees"]) if token["origin"] != "full"]
-            self.judged += len(judged)
-            self.agreed += sum(judged)
+            self._judged, self._agreed = len(judged), sum(judged)
         else:
             if record["stop"] == "error":
                 raise RuntimeError(record["message"])
-            self.right[family].append(record["text"].strip() == answer.strip())
-            self.repetition.append(record["repetition_ratio"])
-            self.spans.update({int(length): count for length, count in record["spans"].items()})
-            self.full_passes += record["full_passes"]
-            self.decoded += record["tokens"] - 1
+            spans = {int(length): count for length, count in record["spans"].items()}
+            self.lines.append((
+                record["text"].strip() == answer.strip(), record["repetition_ratio"], self._judged, self._agreed,
+                sum(length * count for length, count in spans.items()), sum(spans.values()), record["full_passes"], record["tokens"] - 1, self._layer_runs, record["decode_seconds"]))
+            self.families.append(family)
             self.stops[record["stop"]] += 1
-            self._tokens = []
+            self._tokens, self._layer_runs, self._judged, self._agreed = [], 0, 0, 0
 
-    def exact_match(self) -> float:
-        results = [ok for family in self.right.values() for ok in family]
-        return sum(results) / len(results)
+    def table(self) -> np.ndarray:
+        return np.array(self.lines, dtype=np.float64)
 
-    def row(self, layers: int) -> dict[str, Any]:
-        spans = sum(self.spans.values())
-        return {
-            "exact_match": round(self.exact_match(), 4),
-            "exact_match_by_family": {family: round(sum(ok) / len(ok), 4) for family, ok in sorted(self.right.items())},
-            "repetition_ratio": round(sum(self.repetition) / len(self.repetition), 4),
-            "audit_agreement": round(self.agreed / self.judged, 4) if self.judged else None,
-            "mean_span": round(sum(length * count for length, count in self.spans.items()) / spans, 4) if spans else None,
-            "tokens_per_full_pass": round(self.decoded / self.full_passes, 4) if self.full_passes else None,
-            "plt": round(self.layer_runs / (layers * self.decoded), 4) if self.decoded else None,
-            "stops": dict(self.stops)}
+    def by_family(self) -> dict[str, float]:
+        right: dict[str, list[float]] = defaultdict(list)
+        for family, line in zip(self.families, self.lines):
+            right[family].append(line[0])
+        return {family: round(sum(ok) / len(ok), 4) for family, ok in sorted(right.items())}

@@ -220,10 +220,14 @@ def warm_up(model: Model, decoder: Decoder, prompt_ids: Sequence[int]) -> None:
     key = f"{decoder.name}:{decoder.options}"
     if key in model.warmed:
         return
-    steps = decoder.steps(model, list(prompt_ids)[:64], Sampler(device=model.backbone.device))
+    prompt_ids = list(prompt_ids)[:64]
+    steps = decoder.steps(model, prompt_ids, Sampler(device=model.backbone.device))
+    room = model.context - len(prompt_ids)
     try:
         for _ in range(WARM_UP_STEPS):
-            next(steps)
+            room -= len(next(steps).tokens)
+            if room <= 0:
+                break
     except Exception:   # it fails again where it is shown, in its panel
         return
     finally:

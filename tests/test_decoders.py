@@ -158,7 +158,7 @@ def test_top_k_1_is_greedy(name):
     assert greedy == forced
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [name for name in DECODERS if name != "mtp-heads"])   # its tokens are not the backbone's
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_below_float32_a_token_is_within_one_unit_of_the_top_logit(name, dtype):
     """Teacher-forced by the formula in the same dtype: a token may differ from its argmax only where the logits round together."""
@@ -166,7 +166,8 @@ def test_below_float32_a_token_is_within_one_unit_of_the_top_logit(name, dtype):
     model = tiny_model("qwen3", dtype=dtype, split=split, addons=True, initializer_range=0.1)   # at the larger one of the other tests rounding grows from layer to layer
     prompt = [9, 8, 7, 6]
     tau = 3
-    panel = {"dmtd": PanelSpec("dmtd", {"tau": tau}), "clp": PanelSpec("clp", {"threshold": 1.0})}.get(name, PanelSpec(name))   # caution 1: the backbone alone
+    careful = {"threshold": 1.0} if "threshold" in DECODERS[name].Options.__dataclass_fields__ else {}   # caution 1: the backbone alone
+    panel = PanelSpec(name, {"tau": tau} if name == "dmtd" else careful)
     ids = ids_of(steps_of(model, panel, prompt, 30))
     text = prompt + ids
     heads = [i < 4 or name != "dmtd" or (i - 4) % tau == 0 for i in range(len(text))]

@@ -1,15 +1,20 @@
 """The loop and the recipes, on a few tokens."""
 from __future__ import annotations
 
+import random
+
+import pytest
 import torch
 
 import naive
 from dmtd_demo.addons import MTPHeads
+from dmtd_demo.decoders import DECODERS
+from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
 from dmtd_demo.split import Split
-from dmtd_demo.training import clp, masking
-from dmtd_demo.training.data import IGNORED, collate, encode
-from dmtd_demo.training.loop import Recipe, rate_factor
+from dmtd_demo.training import calibrate, clp, cycles, heads, masking
+from dmtd_demo.training.data import IGNORED, Batch, collate, encode
+from dmtd_demo.training.loop import Progress, Recipe, rate_factor
 from dmtd_demo.training.run import train_recipe
 from dmtd_demo.training.world import held_out
 from dmtd_demo.training.world.mix import COMPOSITIONAL, FAMILIES, held_out_examples, training_examples
@@ -67,19 +72,49 @@ def test_labels_of_clp_are_the_correct_prefix():
         greedy[0, position * 4 + 1: position * 4 + 1 + position] = predicted[position * 4, :position]
         greedy[0, position * 4 + 1 + position] = (predicted[position * 4, position] + 1) % 97
     targets = torch.zeros_like(ids)
-    lengths = clp.correct_prefix(model.backbone, heads, h, targets, greedy)
+    lengths = clp.prefix_length(clp.right_guesses(model.backbone, heads, h, targets, greedy))
     assert [int(lengths[0, 4 * p]) for p in range(3)] == [0, 1, 2]
 
 
 def test_calibration_follows_the_text_until_the_first_wrong_token():
     text = [10, 11, 12, 13, 14]
     guesses = [[12, 13, 99, 0], [0, 0, 0, 0], [14, 0, 0, 0], [0, 0, 0, 0]]   # read at text[0], text[1] …
-    sure = [0.0, 0.0, 1.0, 0.0, 0.0]
     span = [0, 0]
-    assert clp._first_wrong(text, guesses, [sure] * 4, 0.5, 4, span) == (2, 0)   # 11 + 12, 13; then 14 and the end
+    assert calibrate.follow(text, guesses, [2] * 4, span) == (2, 0)   # 11 + 12, 13; then 14 and the end
     assert span == [4, 2]
-    greedy = [0.0, 0.0, 0.0, 1.0, 0.0]
-    assert clp._first_wrong(text, guesses, [greedy] * 4, 0.5, 4, [0, 0]) == (3, 1)
+    assert calibrate.follow(text, guesses, [3] * 4, [0, 0]) == (3, 1)
+
+
+def test_random_cycles_are_cycles():
+    phase = torch.arange(60)[None].repeat(30, 1) - torch.arange(30)[:, None]
+    heads, whole = cycles.random_cycles(random.Random(0), phase)
+    lengths = set()
+    for row in range(30):
+        assert heads[row, :row + 1].all()   # the prompt, and the first generated token
+        starts = [i for i in range(row, 60) if heads[row, i]]
+        gaps = [b - a for a, b in zip(starts, starts[1:])]
+        assert max(gaps) <= cycles.LONGEST
+        lengths |= set(gaps)
+        assert [i for i, gap in zip(starts, gaps) if gap == 6] == [i for i in starts[:-1] if whole[row, i]]
+    assert lengths == set(range(1, 7))
+
+
+def test_labels_of_adaptive_cycles_are_the_late_layers_correct_prefix():
+    greedy = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]])
+    late = torch.tensor([[9, 2, 3, 9, 5, 6, 7, 8]])
+    targets = torch.tensor([[0, 0, 0, 0, 0, 0, 0, IGNORED]])
+    assert cycles.late_prefix(late, greedy, targets)[0].tolist() == [2, 1, 0, 3, 2, 1, 0, 0]
+
+
+def test_head_0_learns_the_next_token():
+    """Its loss is that of the token after the position it reads: at weights of zero, the LM head's own."""
+    model = tiny_model("qwen3")
+    ids = torch.randint(0, 97, (2, 12))
+    targets = torch.cat([ids[:, 1:], torch.full((2, 1), IGNORED)], 1)
+    phase = torch.arange(12)[None].repeat(2, 1) - 3
+    loss, _ = heads.head0_recipe(model.backbone, Split(4, 0, 1), "x").loss(Batch(ids, targets, phase, 24), Progress(0, 0, 0.0))
+    logits = model.backbone.module(ids).logits
+    assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(logits[:, 2:-1].flatten(0, 1), ids[:, 3:].flatten()).item(), abs=2e-2)
 
 
 def test_the_rate_warms_up_stays_and_falls():
@@ -89,19 +124,31 @@ def test_the_rate_warms_up_stays_and_falls():
     assert all(a >= b for a, b in zip(factors[60:], factors[61:]))
 
 
-def test_the_three_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
+def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
     monkeypatch.setattr("dmtd_demo.training.run.TOKENIZER_CONVERSATIONS", 2000)
     monkeypatch.setattr("dmtd_demo.training.data.TOKENS_PER_BATCH", 512)
-    monkeypatch.setattr("dmtd_demo.training.clp.VALIDATION_PROMPTS", 4)
-    monkeypatch.setattr("dmtd_demo.training.run.clp.calibrate", lambda *a: {"threshold": 0.8, "validation": {}})   # an untrained model answers nothing exactly
+    facts = {"threshold": 0.8, "validation": {}}   # an untrained model answers nothing exactly
+    monkeypatch.setattr("dmtd_demo.training.calibrate.spans", lambda *a: facts)
+    monkeypatch.setattr("dmtd_demo.training.calibrate.DECODED_PROMPTS", 2)
     common = dict(seed=0, device="cpu", threads=1, checkpoint_seconds=1e9)
     train_recipe("classroom", tmp_path, 600, resume=False, **common)
     train_recipe("classroom", tmp_path, 1200, resume=True, **common)
-    train_recipe("heads", tmp_path, 400, resume=False, **common)
-    train_recipe("clp", tmp_path, 400, resume=False, **common)
+    for name in ("heads", "clp", "gate", "head0", "adaptive", "mixed"):
+        train_recipe(name, tmp_path, 400, resume=False, **common)
     model = load(str(tmp_path / "model"))
     assert model.split == Split(12, 0, 3, "replace") and model.tau == 4 and model.context == 8192 and model.trained_length == 512
-    assert model.has("mtp_heads") and model.has("clp") and model.addon_facts["clp"]["threshold"] == 0.8
+    assert all(not decoder.missing(model) for decoder in DECODERS.values()) and model.addon_facts["clp"]["threshold"] == 0.8
     assert max(p.stat().st_size for p in (tmp_path / "model").rglob("*")) < 10_000_000
     log = (tmp_path / "log.jsonl").read_text().splitlines()
     assert len(log) == 2
+    train_recipe("classroom", tmp_path / "more", 600, resume=False, start=str(tmp_path / "model"), **common)
+    assert load(str(tmp_path / "more" / "model")).has("mtp_heads")
+    with pytest.raises(UserError, match="--start is for the recipe classroom"):
+        train_recipe("heads", tmp_path, 600, resume=False, start="x", **common)
+
+
+def test_an_addon_without_what_it_builds_on_is_an_error(model_folder, tmp_path):
+    (tmp_path / "model").symlink_to(model_folder)
+    for name, word in (("clp", "mtp_heads"), ("gate", "mtp_heads"), ("mixed", "adaptive")):
+        with pytest.raises(UserError, match=f"training {name} needs {word}"):
+            train_recipe(name, tmp_path, 400, seed=0, resume=False, device="cpu", threads=1, checkpoint_seconds=1e9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from dmtd_demo.addons import CollocationLengthPredictor, MTPHeads
+from dmtd_demo.addons import ADDONS
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.loading import Model
 from dmtd_demo.split import Split
@@ -36,10 +36,12 @@ def tiny_model(family: str = "qwen3", *, tied: bool = True, layers: int = 4, spl
     model = Model("tiny", "tiny random model", Backbone(module), tokenizer, split, None, eos, None, "none", [])
     if addons:
         torch.manual_seed(seed + 1)
-        heads, predictor = MTPHeads(module.config.hidden_size, 4), CollocationLengthPredictor(module.config.hidden_size, 4)
-        with torch.no_grad():
-            heads.weight.normal_(std=0.3)
-            heads.bias.normal_(std=0.3)
-        model.addons = {"mtp_heads": heads.to(dtype).requires_grad_(False), "clp": predictor.to(dtype).requires_grad_(False)}
-        model.addon_facts = {"mtp_heads": {"k": 4}, "clp": {"k": 4, "threshold": 0.5}}
+        k = {"mtp_heads": 4, "head0": 1, "clp": 4, "gate": 4, "adaptive": 5, "mixed": 2}
+        for method, n in k.items():
+            module = ADDONS[method](model.backbone.hidden_size, n)
+            with torch.no_grad():
+                for p in module.parameters():
+                    p.normal_(std=0.3)
+            model.addons[method] = module.to(dtype).eval().requires_grad_(False)
+            model.addon_facts[method] = {"k": n, "threshold": 0.5}
     return model

@@ -4,7 +4,11 @@ from dmtd_demo.decoders.ar import Autoregressive
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token
 from dmtd_demo.decoders.clp import CollocationLength
 from dmtd_demo.decoders.dmtd import DirectMultiToken
+from dmtd_demo.decoders.dmtd_adaptive import AdaptiveCycles
 from dmtd_demo.decoders.dmtd_spec import SelfSpeculative
+from dmtd_demo.decoders.mixed import Mixed
+from dmtd_demo.decoders.mtp_gate import GatedHeads
+from dmtd_demo.decoders.mtp_heads import HeadsOnly
 from dmtd_demo.decoders.mtp_verified import VerifiedHeads
 from dmtd_demo.decoders.panel import PanelSpec
 from dmtd_demo.decoders.prompt_lookup import PromptLookup
@@ -13,8 +17,12 @@ DECODERS: dict[str, type[Decoder]] = {decoder.name: decoder for decoder in (
     Autoregressive,
     DirectMultiToken,
     SelfSpeculative,
+    AdaptiveCycles,
     CollocationLength,
+    HeadsOnly,
+    GatedHeads,
     VerifiedHeads,
+    Mixed,
     PromptLookup,
 )}
 

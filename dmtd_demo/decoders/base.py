@@ -119,5 +119,8 @@ _MISSING = {
     "split": "{decoder} needs a split into early, middle and late layers, so at least two layers; {model} has one.",
     "mtp_heads": "{decoder} needs MTP heads trained for {model}; none are there.",
     "clp": "{decoder} needs a collocation-length predictor (CLP) trained for {model}; none is there.",
+    "head0": "{decoder} needs an MTP head 0 trained for {model}; none is there.",
+    "adaptive": "{decoder} needs a predictor of cycle lengths trained for {model}; none is there.",
+    "mixed": "{decoder} needs MTP heads trained on the late hidden states of {model}; none are there.",
     "gate": "{decoder} needs a span gate trained for {model}; none is there.",
 }

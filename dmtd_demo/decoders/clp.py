@@ -6,28 +6,14 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
-from dmtd_demo.decoders.stack import Stack, prefill
-from dmtd_demo.errors import UserError
+from dmtd_demo.decoders.base import Decoder, Options, Step, option
+from dmtd_demo.decoders.mtp import at_most_trained, heads_option, unverified_steps
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
     from dmtd_demo.loading import Model
 
-MAX_K = 16
 RULES = ("cumulative", "argmax")
-
-
-def heads_option(help: str) -> Any:
-    """The option k of a decoder with MTP heads; None is as trained."""
-    return option(None, int, "MTP heads k", help, minimum=1, maximum=MAX_K, step=1)
-
-
-def at_most_trained(options: Any, model: Model, trained: int) -> Any:
-    """The options, where their k heads are there; raises UserError."""
-    if options.k > trained:
-        raise UserError(f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; got {options.k}")
-    return options
 
 
 @dataclass(frozen=True)
@@ -67,16 +53,10 @@ class CollocationLength(Decoder):
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
         options = self.resolve(self.options, model)
-        heads, predictor, backbone = model.addons["mtp_heads"], model.addons["clp"], model.backbone
-        stack = Stack(backbone, model.split)
-        token = yield from prefill(stack, prompt_ids, sampler)
-        emitted = [token.id]
-        while True:
-            out, runs = stack.heads(emitted)
-            h = stack.last_hidden(out)
+        heads, predictor = model.addons["mtp_heads"], model.addons["clp"]
+
+        def states_of(h: torch.Tensor) -> torch.Tensor:   # the backbone's own state first, then one per accepted head
             s = accepted_length(predictor(h).float().softmax(-1)[0].tolist(), options.k, options.threshold, options.rule)
-            states = torch.cat([h, heads(h, s)[0]]) if s else h   # the backbone's own state first, then one per accepted head
-            full, *mtp = sampler.choose(backbone.logits(states))
-            tokens = (Token.of(full, "full"), *(Token.of(choice, "mtp") for choice in mtp))
-            yield Step(tokens, (Pass("full", runs),))
-            emitted = [t.id for t in tokens]
+            return torch.cat([h, heads(h, s)[0]]) if s else h
+
+        yield from unverified_steps(model, prompt_ids, sampler, states_of, first="full")

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 MAX_TAU = 16
 
 
+def split_option() -> Any:
+    """The option split of a decoder with late-layer-only passes; None is the checkpoint's."""
+    return option(None, str, "split", "early and late layers, such as E0D3; the rest is the middle, which late-layer-only passes leave out")
+
+
 @dataclass(frozen=True)
 class DMTDOptions(Options):
     tau: int | None = option(None, int, "cycle length τ", "tokens per cycle: one from a full pass, the others from the late layers alone", minimum=1, maximum=MAX_TAU, step=1)
-    split: str | None = option(None, str, "split", "early and late layers, such as E0D3; the rest is the middle, which late-layer-only passes leave out")
+    split: str | None = split_option()
 
 
 class DirectMultiToken(Decoder):
@@ -52,7 +57,7 @@ class DirectMultiToken(Decoder):
                 yield Step((token,), (Pass(origin, runs),))
 
 
-def split_of(options: DMTDOptions, model: Model) -> Split:
+def split_of(options: Any, model: Model) -> Split:
     """The split that the options name, with the checkpoint's own form of head input."""
     head_input = model.split.head_input if model.split else "replace"
     return Split.parse(options.split, model.backbone.layers, head_input)

@@ -28,7 +28,7 @@ class SelfSpeculative(DirectMultiToken):
             drafts: list[Choice] = []
             rows: list[torch.Tensor] = []
             last = token.id
-            while len(drafts) < options.tau - 1:
+            while len(drafts) < options.tau - 1 and stack.room > 1:
                 out, runs = stack.late_only(last)
                 logits = model.backbone.logits(stack.last_hidden(out))
                 drafts.append(sampler.choose(logits)[0])

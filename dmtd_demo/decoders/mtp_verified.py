@@ -1,13 +1,12 @@
 """`mtp-verified`: MTP heads draft, the backbone's next pass verifies (Medusa-style; methods.md section 3): lossless against `ar`."""
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Options, Pass, Step
-from dmtd_demo.decoders.clp import at_most_trained, heads_option
+from dmtd_demo.decoders.base import Decoder, Pass, Step
+from dmtd_demo.decoders.mtp import HeadsOptions, at_most_trained
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.decoders.verify import verify
 from dmtd_demo.sampling import Sampler
@@ -16,23 +15,18 @@ if TYPE_CHECKING:
     from dmtd_demo.loading import Model
 
 
-@dataclass(frozen=True)
-class VerifiedOptions(Options):
-    k: int | None = heads_option("how many MTP heads draft after the backbone's own token")
-
-
 class VerifiedHeads(Decoder):
     name = "mtp-verified"
     label = "Verified MTP heads (lossless)"
     needs = frozenset({"mtp_heads"})
-    Options = VerifiedOptions
+    Options = HeadsOptions
 
     @classmethod
     def model_defaults(cls, model: Model) -> dict[str, Any]:
         return {"k": model.addons["mtp_heads"].k}
 
     @classmethod
-    def resolve(cls, options: VerifiedOptions, model: Model) -> VerifiedOptions:
+    def resolve(cls, options: HeadsOptions, model: Model) -> HeadsOptions:
         return at_most_trained(super().resolve(options, model), model, model.addons["mtp_heads"].k)
 
     @torch.inference_mode()
@@ -43,8 +37,8 @@ class VerifiedHeads(Decoder):
         token = yield from prefill(stack, prompt_ids, sampler)
         logits = None
         while True:
-            drafts = [] if logits is None else sampler.choose(logits)
-            tokens, runs, h = verify(stack, token.id, drafts, logits, sampler, "mtp")
+            drafts = [] if logits is None else sampler.choose(logits[:stack.room - 1])
+            tokens, runs, h = verify(stack, token.id, drafts, logits[:len(drafts)] if drafts else None, sampler, "mtp")
             yield Step(tokens, (Pass("verify", runs),))
             token = tokens[-1]
             logits = backbone.logits(heads(h, options.k)[0])

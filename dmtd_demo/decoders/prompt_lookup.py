@@ -57,7 +57,7 @@ class PromptLookup(Decoder):
         token = yield from prefill(stack, prompt_ids, sampler)
         lookup.extend([*prompt_ids, token.id])
         while True:
-            drafts = [Choice(i, 0.0) for i in lookup.draft(options.k)]
+            drafts = [Choice(i, 0.0) for i in lookup.draft(min(options.k, stack.room - 1))]
             tokens, runs, _ = verify(stack, token.id, drafts, None, sampler, "draft")
             yield Step(tokens, (Pass("verify", runs),))
             token = tokens[-1]

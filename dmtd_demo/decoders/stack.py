@@ -53,6 +53,11 @@ class Stack:
         """Positions read so far: the late layers hold an entry for each."""
         return self.cache.length(self.backbone.layers - 1)
 
+    @property
+    def room(self) -> int:
+        """Positions that the context has left. A draft needs one for itself and one for the token before it."""
+        return self.backbone.context - self.length
+
     def rewind(self, length: int) -> None:
         """Forget every position from `length` on, in all three layer groups."""
         self.cache.crop(length)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -46,7 +47,22 @@ def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Reci
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         return heads_loss(backbone, heads, frozen_hidden(backbone, split, batch.ids), batch.targets, batch.phase >= -1)
 
-    def save(output: Path) -> None:
-        save_addon(output / "model" / "addons", "mtp_heads", heads, name, backbone.hidden_size)
+    return _recipe("heads", "mtp_heads", heads, loss, backbone, name)
 
-    return Recipe("heads", heads, loss, save, learning_rate=1e-2, warm_up=0.03, decay=0.6, weight_decay=0.01)
+
+def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
+    """Head 0 of the heads-only baseline: one head for token n + 1, where the backbone's own LM head would be."""
+    head0 = MTPHeads(backbone.hidden_size, 1).to(backbone.device)
+
+    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+        # heads_loss reads the token after the next one: targets moved back by one make that the next
+        return heads_loss(backbone, head0, frozen_hidden(backbone, split, batch.ids), F.pad(batch.targets, (1, 0), value=IGNORED)[:, :-1], batch.phase >= -1)
+
+    return _recipe("head0", "head0", head0, loss, backbone, name)
+
+
+def _recipe(recipe: str, method: str, heads: MTPHeads, loss: Callable[[Batch, Progress], tuple[Tensor, dict[str, float]]], backbone: Backbone, name: str) -> Recipe:
+    def save(output: Path) -> None:
+        save_addon(output / "model" / "addons", method, heads, name, backbone.hidden_size)
+
+    return Recipe(recipe, heads, loss, save, learning_rate=1e-2, warm_up=0.03, decay=0.6, weight_decay=0.01)

@@ -7,12 +7,14 @@ import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from dmtd_demo.addons import MTPHeads, save_addon
+from dmtd_demo.decoders.clp import accepted_length
+from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import load
+from dmtd_demo.loading import Model, load
 from dmtd_demo.split import Split
-from dmtd_demo.training import classroom, clp, heads
+from dmtd_demo.training import calibrate, classroom, clp, cycles, heads
 from dmtd_demo.training.data import batches, encode
-from dmtd_demo.training.loop import Position, train
+from dmtd_demo.training.loop import Position, Recipe, train
 from dmtd_demo.training.tokenizer import train_tokenizer
 from dmtd_demo.training.world.mix import COMPOSITIONAL, held_out_examples, training_examples
 
@@ -28,11 +30,11 @@ def classroom_tokenizer(folder: Path, seed: int):
     return AutoTokenizer.from_pretrained(folder)
 
 
-DEFAULT_TOKENS = {"classroom": 14_000_000, "heads": 1_500_000, "clp": 600_000}
+DEFAULT_TOKENS = {"classroom": 14_000_000, "heads": 1_500_000, "clp": 600_000, "gate": 600_000, "head0": 600_000, "adaptive": 500_000, "mixed": 800_000}
 
 
 def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False, start: str | None = None) -> None:
-    """Train `classroom` (from nothing, or from the weights in the folder `start`), or its `heads` or `clp`, in `output`; the result lies in `output`/model,
+    """Train `classroom` (from nothing, or from the weights in the folder `start`), or one of its add-ons, in `output`; the result lies in `output`/model,
     a folder in Hugging Face format."""
     tokens = DEFAULT_TOKENS[name] if tokens is None else tokens
     if tokens < 1:
@@ -51,27 +53,44 @@ def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume:
 
 
 def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float) -> None:
-    """Train MTP heads, or a CLP on trained heads, for the model in `output`/model; its backbone stays frozen."""
+    """Train one add-on for the model in `output`/model, whose backbone stays frozen; those with a threshold are calibrated after it."""
     folder = output / "model"
     model = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())
-    split = model.split or Split.default(model.layers)
-    if name == "heads":
-        given = model.addons.get("mtp_heads")   # those that the backbone was trained with
-        recipe = heads.recipe(model.backbone, split, (given or MTPHeads(model.backbone.hidden_size, heads.K)).to(device).requires_grad_(True), classroom.NAME)
-    elif model.has("mtp_heads"):
-        recipe = clp.recipe(model.backbone, split, model.addons["mtp_heads"], classroom.NAME)
-    else:
-        raise UserError(f"training clp needs MTP heads in {folder / 'addons'}: run `train heads` first")
 
     def stream(position: Position):
         return batches(model.tokenizer, training_examples(f"{name}:{seed}:{position.progress.tokens}"), lambda: classroom.CURRICULUM[-1][1], model.tokenizer.pad_token_id)
 
-    train(recipe, stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds)
+    train(addon_recipe(name, model, folder, seed), stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds)
+    stored = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())   # as it is stored, and so as it will run
+    split, addons = stored.split or Split.default(stored.layers), stored.addons
     if name == "clp":
-        rounded = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())   # as it is stored, and so as it will run
-        facts = clp.calibrate(rounded.backbone, split, rounded.addons["mtp_heads"], rounded.addons["clp"], rounded.tokenizer)
-        save_addon(folder / "addons", "clp", rounded.addons["clp"], classroom.NAME, model.backbone.hidden_size, **facts)
-        print(f"CLP: default threshold {facts['threshold']}, {facts['validation']}")
+        facts = calibrate.spans(stored.backbone, split, addons["mtp_heads"], stored.tokenizer, lambda h: addons["clp"](h).softmax(-1), lambda p, k, t: accepted_length(p, k, t, "cumulative"))
+    elif name == "gate":
+        facts = calibrate.spans(stored.backbone, split, addons["mtp_heads"], stored.tokenizer, lambda h: addons["gate"](h).sigmoid(), open_gates)
+    elif name in ("adaptive", "mixed"):
+        facts = calibrate.cycles(stored, {"adaptive": "dmtd-adaptive"}.get(name, name))
+    else:
+        return
+    save_addon(folder / "addons", name, addons[name], classroom.NAME, stored.backbone.hidden_size, **facts)
+    print(f"{name}: default threshold {facts['threshold']}, {facts['validation']}")
+
+
+def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:
+    """The recipe of an add-on; raises UserError where the model lacks what it builds on."""
+    backbone, split = model.backbone, model.split or Split.default(model.layers)
+    for need in {"clp": ("mtp_heads",), "gate": ("mtp_heads",), "mixed": ("adaptive",)}.get(name, ()):
+        if not model.has(need):
+            raise UserError(f"training {name} needs {need} in {folder / 'addons'}: run `train {'heads' if need == 'mtp_heads' else need}` first")
+    if name == "heads":
+        given = model.addons.get("mtp_heads") or MTPHeads(backbone.hidden_size, heads.K)   # those that the backbone was trained with
+        return heads.recipe(backbone, split, given.to(backbone.device).requires_grad_(True), classroom.NAME)
+    if name == "head0":
+        return heads.head0_recipe(backbone, split, classroom.NAME)
+    if name == "adaptive":
+        return cycles.adaptive_recipe(backbone, split, classroom.NAME, seed)
+    if name == "mixed":
+        return cycles.mixed_recipe(backbone, split, classroom.NAME, seed)
+    return {"clp": clp.recipe, "gate": clp.gate_recipe}[name](backbone, split, model.addons["mtp_heads"], classroom.NAME)
 
 
 def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool, start: str | None) -> None:

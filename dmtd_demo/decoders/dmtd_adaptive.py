@@ -1,0 +1,70 @@
+"""`dmtd-adaptive`: DMTD whose cycles are as long as a linear predictor on the head's hidden state says *(ours; methods.md section 4)*."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
+from dmtd_demo.decoders.clp import accepted_length
+from dmtd_demo.decoders.dmtd import split_of, split_option
+from dmtd_demo.decoders.stack import Stack, prefill
+from dmtd_demo.errors import UserError
+from dmtd_demo.sampling import Sampler
+from dmtd_demo.split import Split
+
+if TYPE_CHECKING:
+    from dmtd_demo.loading import Model
+
+MAX_CYCLE = 6
+
+
+@dataclass(frozen=True)
+class AdaptiveOptions(Options):
+    threshold: float | None = option(None, float, "caution", "the longest cycle whose probability of being right is at least this", minimum=0.0, maximum=1.0, step=0.01)
+    max: int = option(MAX_CYCLE, int, "longest cycle", "one token from a full pass and at most this many less one from the late layers alone", minimum=1, maximum=16, step=1)
+    split: str | None = split_option()
+
+
+class AdaptiveCycles(Decoder):
+    name = "dmtd-adaptive"
+    label = "DMTD with predicted cycle lengths"
+    needs = frozenset({"split", "adaptive"})
+    Options = AdaptiveOptions
+    threshold_of: ClassVar[str] = "adaptive"   # the add-on whose default threshold it is
+
+    @classmethod
+    def model_defaults(cls, model: Model) -> dict[str, Any]:
+        return {"threshold": model.addon_facts[cls.threshold_of]["threshold"], "split": str(model.split or Split.default(model.backbone.layers))}
+
+    @classmethod
+    def resolve(cls, options: AdaptiveOptions, model: Model) -> AdaptiveOptions:
+        options = super().resolve(options, model)
+        split_of(options, model)
+        longest = model.addons["adaptive"].k + 1
+        if options.max > longest:
+            raise UserError(f"the option max needs a value from 1 to {longest}, the longest cycle that the predictor of {model.name} knows; got {options.max}")
+        return options
+
+    @torch.inference_mode()
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+        options = self.resolve(self.options, model)
+        stack = Stack(model.backbone, split_of(options, model))
+        token = yield from prefill(stack, prompt_ids, sampler)
+        while True:
+            out, runs = stack.heads([token.id])
+            h = stack.last_hidden(out)
+            token = Token.of(sampler.choose(model.backbone.logits(h))[0], "full")
+            yield Step((token,), (Pass("full", runs),))
+            for _ in range(late_tokens(model, h, options)):
+                out, runs = stack.late_only(token.id)
+                token = Token.of(sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], "late")
+                yield Step((token,), (Pass("late", runs),))
+
+
+def late_tokens(model: Model, h: Tensor, options: AdaptiveOptions) -> int:
+    """How many late-layer-only passes follow a cycle head with the hidden state h, [1, hidden] after the final norm."""
+    probabilities = model.addons["adaptive"](h).float().softmax(-1)[0].tolist()
+    return accepted_length(probabilities, options.max - 1, options.threshold, "cumulative")

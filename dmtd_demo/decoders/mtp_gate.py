@@ -1,0 +1,51 @@
+"""`mtp-gate`: MTP heads behind a gate network, the baseline that CLP replaces by one linear layer (arXiv 2606.10935; methods.md section 3)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import torch
+
+from dmtd_demo.decoders.base import Decoder, Options, Step, option
+from dmtd_demo.decoders.mtp import at_most_trained, heads_option, unverified_steps
+from dmtd_demo.sampling import Sampler
+
+if TYPE_CHECKING:
+    from dmtd_demo.loading import Model
+
+
+@dataclass(frozen=True)
+class GateOptions(Options):
+    k: int | None = heads_option("how many MTP heads may follow the backbone's own token")
+    threshold: float | None = option(None, float, "caution", "accept MTP tokens while the gate's probability for each is at least this", minimum=0.0, maximum=1.0, step=0.01)
+
+
+def open_gates(probabilities: Sequence[float], k: int, threshold: float) -> int:
+    """The number of MTP tokens to accept: those before the first of k gates under the threshold."""
+    return next((i for i, p in enumerate(probabilities[:k]) if p < threshold), min(k, len(probabilities)))
+
+
+class GatedHeads(Decoder):
+    name = "mtp-gate"
+    label = "MTP heads with a gate network"
+    needs = frozenset({"mtp_heads", "gate"})
+    Options = GateOptions
+
+    @classmethod
+    def model_defaults(cls, model: Model) -> dict[str, Any]:
+        return {"k": model.addons["gate"].k, "threshold": model.addon_facts["gate"]["threshold"]}
+
+    @classmethod
+    def resolve(cls, options: GateOptions, model: Model) -> GateOptions:
+        return at_most_trained(super().resolve(options, model), model, min(model.addons["gate"].k, model.addons["mtp_heads"].k))
+
+    @torch.inference_mode()
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+        options = self.resolve(self.options, model)
+        heads, gate = model.addons["mtp_heads"], model.addons["gate"]
+
+        def states_of(h: torch.Tensor) -> torch.Tensor:
+            s = open_gates(gate(h).float().sigmoid()[0].tolist(), options.k, options.threshold)
+            return torch.cat([h, heads(h, s)[0]]) if s else h
+
+        yield from unverified_steps(model, prompt_ids, sampler, states_of, first="full")

@@ -1,4 +1,4 @@
-"""python -m dmtd_demo generate | compare | bench | eval | train | models"""
+"""python -m dmtd_demo generate | compare | bench | eval | draw | train | models"""
 from __future__ import annotations
 
 import argparse
@@ -65,6 +65,10 @@ def build_parser() -> Parser:
         command.add_argument("--panel", action="append", metavar="DECODER[:NAME=VALUE,…]", help=f"may be repeated (default: {', '.join(panels)}{'; then every other decoder' if command is evaluation else ''})")
         command.set_defaults(default_panels=panels)
 
+    draw = commands.add_parser("draw", parents=[model, run, prompt], help="a decoder's first passes as a picture (SVG): layers, positions, tokens")
+    draw.add_argument("--panel", default="dmtd", metavar="DECODER[:NAME=VALUE,…]", help="(default: dmtd)")
+    draw.add_argument("--passes", type=int, default=9, help="how many to draw (default: 9)")
+
     models = commands.add_parser("models", help="the models that can be picked")
     models.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -122,12 +126,12 @@ def _prompt_ids(text: str) -> list[int]:
         raise UserError(f"--prompt-ids needs whole numbers with commas between, such as 1,2,3; got {text[:80]!r}") from None
 
 
-def _batches(options: argparse.Namespace, panels: list[Any]) -> Any:
+def _batches(options: argparse.Namespace, panels: list[Any], model: Any = None) -> Any:
     from dmtd_demo.race import race, race_ids
     settings = dict(max_new_tokens=options.max_new_tokens, top=options.top, ignore_eos=options.ignore_eos)
     sampling = _sampling(options)
     ids = _prompt_ids(options.prompt_ids) if options.prompt_ids is not None else None
-    model = _load(options)
+    model = model or _load(options)
     if ids is not None:
         return race_ids(model, panels, [ids] * len(panels), sampling, **settings)
     return race(model, panels, [[{"role": "user", "content": options.prompt}]] * len(panels), sampling, thinking=options.thinking, **settings)
@@ -178,6 +182,18 @@ def compare(options: argparse.Namespace) -> None:
                     speed = f"{record['tokens_per_second']:.1f} tokens/s, " if record["tokens_per_second"] else ""
                     print(f"--- {panels[record['panel']]}: {record['tokens']} tokens, {speed}stopped by {record['stop']}\n{record['text']}\n")
     _failed(summaries)
+
+
+def draw(options: argparse.Namespace) -> None:
+    from dmtd_demo.decoders import parse_panel
+    from dmtd_demo.drawing import passes_svg
+    from dmtd_demo.errors import UserError
+    if options.passes < 1:
+        raise UserError(f"--passes needs a whole number, 1 or more; got {options.passes}")
+    model = _load(options)
+    records = [record for batch in _batches(options, [parse_panel(options.panel)], model) for record in batch]
+    _failed([record for record in records if record["type"] == "summary"])
+    print(passes_svg(records, 0, model.split, options.passes), end="")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -238,7 +254,7 @@ def train(options: argparse.Namespace) -> None:
     run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads, options.checkpoint_seconds, options.compile, options.start)
 
 
-COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "models": models, "train": train}
+COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "draw": draw, "models": models, "train": train}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -46,6 +46,11 @@ def option(default: Any, kind: type, label: str, help: str, *, minimum: float | 
     return field(default=default, metadata={"kind": kind, "label": label, "help": help, "minimum": minimum, "maximum": maximum, "step": step, "choices": choices})
 
 
+def caution_option() -> Any:
+    """The option threshold of a decoder with a trained predictor; None is the add-on's own."""
+    return option(None, float, "caution", "take as many tokens along as the predictor holds right with at least this probability", minimum=0.0, maximum=1.0, step=0.01)
+
+
 @dataclass(frozen=True)
 class Options:
     """Base of every decoder's options: types, ranges and choices are checked on construction."""

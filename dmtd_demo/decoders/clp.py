@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Options, Step, option
+from dmtd_demo.decoders.base import Decoder, Options, Step, caution_option, option
 from dmtd_demo.decoders.mtp import at_most_trained, heads_option, unverified_steps
 from dmtd_demo.sampling import Sampler
 
@@ -19,7 +19,7 @@ RULES = ("cumulative", "argmax")
 @dataclass(frozen=True)
 class CLPOptions(Options):
     k: int | None = heads_option("how many MTP heads may follow the backbone's own token")
-    threshold: float | None = option(None, float, "caution", "accept the longest length whose probability of being right is at least this", minimum=0.0, maximum=1.0, step=0.01)
+    threshold: float | None = caution_option()
     rule: str = option("cumulative", str, "rule", "cumulative: the largest s with P(length ≥ s) ≥ caution; argmax: the likeliest length", choices=RULES)
 
 

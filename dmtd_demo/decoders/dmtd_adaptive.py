@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, caution_option, option
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.dmtd import split_of, split_option
 from dmtd_demo.decoders.stack import Stack, prefill
@@ -23,7 +23,7 @@ MAX_CYCLE = 6
 
 @dataclass(frozen=True)
 class AdaptiveOptions(Options):
-    threshold: float | None = option(None, float, "caution", "the longest cycle whose probability of being right is at least this", minimum=0.0, maximum=1.0, step=0.01)
+    threshold: float | None = caution_option()
     max: int = option(MAX_CYCLE, int, "longest cycle", "one token from a full pass and at most this many less one from the late layers alone", minimum=1, maximum=16, step=1)
     split: str | None = split_option()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Options, Step, option
+from dmtd_demo.decoders.base import Decoder, Options, Step, caution_option
 from dmtd_demo.decoders.mtp import at_most_trained, heads_option, unverified_steps
 from dmtd_demo.sampling import Sampler
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class GateOptions(Options):
     k: int | None = heads_option("how many MTP heads may follow the backbone's own token")
-    threshold: float | None = option(None, float, "caution", "accept MTP tokens while the gate's probability for each is at least this", minimum=0.0, maximum=1.0, step=0.01)
+    threshold: float | None = caution_option()
 
 
 def open_gates(probabilities: Sequence[float], k: int, threshold: float) -> int:

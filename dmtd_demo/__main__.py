@@ -69,6 +69,9 @@ def build_parser() -> Parser:
     draw.add_argument("--panel", default="dmtd", metavar="DECODER[:NAME=VALUE,…]", help="(default: dmtd)")
     draw.add_argument("--passes", type=int, default=9, help="how many to draw (default: 9)")
 
+    report = commands.add_parser("report", help="what `eval --json` printed, as Markdown tables")
+    report.add_argument("file", metavar="FILE.json")
+
     models = commands.add_parser("models", help="the models that can be picked")
     models.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -83,6 +86,7 @@ def build_parser() -> Parser:
     train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     train.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own)")
     train.add_argument("--compile", action="store_true", help="classroom only: compile its layers, a third faster; needs a C++ compiler")
+    train.add_argument("--keep", action="store_true", help="classroom only: keep the model of every checkpoint, in OUTPUT/kept")
     train.add_argument("--checkpoint-seconds", type=float, default=300, help="between checkpoints (default: 300)")
     return parser
 
@@ -212,6 +216,16 @@ def evaluate(options: argparse.Namespace) -> None:
                 ("exact_match", "relative", "repetition_ratio", "audit_agreement", "mean_span", "tokens_per_full_pass", "plt", "tokens_per_second", "over_ar"))
 
 
+def report(options: argparse.Namespace) -> None:
+    from dmtd_demo.errors import UserError
+    from dmtd_demo.report import family_table, summary_table
+    try:
+        result = json.loads(Path(options.file).read_text(encoding="utf-8"))
+        print(summary_table(result), family_table(result), sep="\n", end="")
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"report needs a file that `eval --json` printed; reading {options.file} gave: {' '.join(str(error).split())[:200]}") from None
+
+
 def bench(options: argparse.Namespace) -> None:
     from dmtd_demo.bench import bench as run
     from dmtd_demo.errors import UserError
@@ -251,10 +265,11 @@ def models(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     from dmtd_demo.training import run
-    run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads, options.checkpoint_seconds, options.compile, options.start)
+    run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads,
+                     options.checkpoint_seconds, options.compile, options.start, options.keep)
 
 
-COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "draw": draw, "models": models, "train": train}
+COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "draw": draw, "report": report, "models": models, "train": train}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -32,7 +32,7 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
     x = LEFT
     for p, tokens in drawn:
         colour = COLOURS["late" if p["kind"] == "late" else "full"]
-        words = [escape(token["text"].replace("\n", "⏎").strip() or ("␣" if token["text"] else "∎")) for token in tokens[:ROWS]]
+        words = [escape(_visible(token["text"])) for token in tokens[:ROWS]]
         reach = max(positions for _, _, positions in p["runs"])
         width = max(reach * CELL, 28, *(8 * len(word) for word in words), 0)
         centre = x + width / 2
@@ -60,3 +60,9 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
     style = "text{font:13px system-ui,sans-serif}.quiet{font-size:11px;fill:#6b7280}"
     width = max(x, legend) + 8
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {floor + 48}" width="{width}" height="{floor + 48}"><style>{style}</style><rect width="100%" height="100%" fill="#fff" rx="6"/>{"".join(parts)}</svg>\n'
+
+
+def _visible(text: str) -> str:
+    """White space by its signs, and nothing that an XML document cannot hold; the end mark, and a piece held back, is ∎."""
+    text = text.replace("\n", "⏎").strip() or ("␣" if text else "∎")
+    return "".join(c if c.isprintable() else "·" for c in text)

@@ -13,9 +13,10 @@ ALLOWED = {
     "ui": {"race", "trace", "decoders", "loading", "catalog", "sampling", "chat", "backbone"},
     "race": {"trace", "chat", "decoders", "loading", "sampling"},
     "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
+    "drawing": {"trace"}, "report": set(),
     "bench": {"chat", "decoders", "loading", "race", "sampling"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
-    "training": {"backbone", "addons", "loading", "decoders"},
+    "training": {"backbone", "addons", "loading", "decoders", "sampling"},
     "loading": {"addons", "backbone", "catalog"},
     "backbone": {"cache"},
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set()}

@@ -41,13 +41,13 @@ def heads_loss(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, 
     return total, figures
 
 
-def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
-    """The heads alone, at every position that a decoder reads."""
+def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str, trained: bool) -> Recipe:
+    """The heads alone, at every position that a decoder reads. trained: they were trained with the backbone, and go on at a lower rate."""
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         return heads_loss(backbone, heads, frozen_hidden(backbone, split, batch.ids), batch.targets, batch.phase >= -1)
 
-    return _recipe("heads", "mtp_heads", heads, loss, backbone, name)
+    return _recipe("heads", "mtp_heads", heads, loss, backbone, name, rate=1e-3 if trained else 1e-2)
 
 
 def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
@@ -61,8 +61,8 @@ def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
     return _recipe("head0", "head0", head0, loss, backbone, name)
 
 
-def _recipe(recipe: str, method: str, heads: MTPHeads, loss: Callable[[Batch, Progress], tuple[Tensor, dict[str, float]]], backbone: Backbone, name: str) -> Recipe:
+def _recipe(recipe: str, method: str, heads: MTPHeads, loss: Callable[[Batch, Progress], tuple[Tensor, dict[str, float]]], backbone: Backbone, name: str, rate: float = 1e-2) -> Recipe:
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", method, heads, name, backbone.hidden_size)
 
-    return Recipe(recipe, heads, loss, save, learning_rate=1e-2, warm_up=0.03, decay=0.6, weight_decay=0.01)
+    return Recipe(recipe, heads, loss, save, learning_rate=rate, warm_up=0.03, decay=0.6, weight_decay=0.01)

@@ -77,9 +77,12 @@ def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens: int, output: Path, *, resume: bool = False,
-          device: torch.device = torch.device("cpu"), checkpoint_seconds: float = 300, log: Path | None = None,
+          device: torch.device = torch.device("cpu"), checkpoint_seconds: float = 300, keep: bool = False, log: Path | None = None,
           on_checkpoint: Callable[[Progress], dict] | None = None) -> None:
-    """Train until `tokens` tokens were seen. Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved."""
+    """Train until `tokens` tokens were seen. Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved.
+
+    keep: the result at every checkpoint stays, in `output`/kept/TOKENS, for curves over the run.
+    """
     made = optimizers(recipe)
     folder = output / "checkpoint"
     progress = load_checkpoint(folder, recipe, made, tokens) if resume else Progress(0, 0, recipe.begin)
@@ -112,6 +115,8 @@ def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens
             if time.monotonic() - last_save > checkpoint_seconds or progress.tokens >= tokens:
                 save_checkpoint(folder, recipe, made, progress)
                 recipe.save(output)
+                if keep:
+                    recipe.save(output / "kept" / str(progress.tokens))
                 line = {"step": progress.step, "tokens": progress.tokens, "loss": round(smooth, 4), **(on_checkpoint(progress) if on_checkpoint else {})}
                 bar.write(json.dumps(line))
                 if log:

@@ -33,7 +33,7 @@ def classroom_tokenizer(folder: Path, seed: int):
 DEFAULT_TOKENS = {"classroom": 14_000_000, "heads": 1_500_000, "clp": 600_000, "gate": 600_000, "head0": 600_000, "adaptive": 500_000, "mixed": 800_000}
 
 
-def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False, start: str | None = None) -> None:
+def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False, start: str | None = None, keep: bool = False) -> None:
     """Train `classroom` (from nothing, or from the weights in the folder `start`), or one of its add-ons, in `output`; the result lies in `output`/model,
     a folder in Hugging Face format."""
     tokens = DEFAULT_TOKENS[name] if tokens is None else tokens
@@ -47,7 +47,7 @@ def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume:
     if start and name != "classroom":
         raise UserError(f"--start is for the recipe classroom; {name} starts from the model in {output / 'model'}")
     if name == "classroom":
-        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds, compiled, start)
+        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds, compiled, start, keep)
     else:
         train_addon(name, output, tokens, seed, resume, target, checkpoint_seconds)
 
@@ -82,8 +82,9 @@ def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:
         if not model.has(need):
             raise UserError(f"training {name} needs {need} in {folder / 'addons'}: run `train {'heads' if need == 'mtp_heads' else need}` first")
     if name == "heads":
-        given = model.addons.get("mtp_heads") or MTPHeads(backbone.hidden_size, heads.K)   # those that the backbone was trained with
-        return heads.recipe(backbone, split, given.to(backbone.device).requires_grad_(True), classroom.NAME)
+        given = model.addons.get("mtp_heads")   # those that the backbone was trained with
+        module = (given or MTPHeads(backbone.hidden_size, heads.K)).to(backbone.device).requires_grad_(True)
+        return heads.recipe(backbone, split, module, classroom.NAME, trained=given is not None)
     if name == "head0":
         return heads.head0_recipe(backbone, split, classroom.NAME)
     if name == "adaptive":
@@ -93,7 +94,7 @@ def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:
     return {"clp": clp.recipe, "gate": clp.gate_recipe}[name](backbone, split, model.addons["mtp_heads"], classroom.NAME)
 
 
-def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool, start: str | None) -> None:
+def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool, start: str | None, keep: bool) -> None:
     """Train `classroom`; the model lies in `output`/model, a folder in Hugging Face format. start: a folder with weights to begin from, in the schedule's later part."""
     if start:
         given = load(start, dtype="float32", device=str(device), threads=torch.get_num_threads())
@@ -112,7 +113,7 @@ def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: 
     def stream(position: Position):
         return batches(tokenizer, training_examples(f"{name}:{position.progress.tokens}"), lambda: classroom.longest_row(position.progress.share), tokenizer.pad_token_id)
 
-    train(recipe, stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl",
+    train(recipe, stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds, keep=keep, log=output / "log.jsonl",
           on_checkpoint=lambda _: exact_match(model, tokenizer))
 
 

@@ -1,0 +1,51 @@
+"""The result of `eval` as Markdown tables, for the README and a model's card."""
+from __future__ import annotations
+
+from typing import Any
+
+COLUMNS = {"exact_match": "exact match", "relative": "÷ `ar`", "audit_agreement": "audit", "repetition_ratio": "repetition", "mean_span": "mean span",
+           "tokens_per_full_pass": "tokens per full pass", "plt": "PLT", "tokens_per_second": "tokens/s", "over_ar": "speed-up"}
+PERCENT = {"exact_match", "relative", "audit_agreement", "plt"}
+WITH_INTERVAL = {"exact_match", "relative", "over_ar"}
+
+
+def summary_table(result: dict[str, Any]) -> str:
+    """One line a panel; the brackets are 95 % bootstrap intervals."""
+    lines = [["panel", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 1)]
+    for row in result["rows"]:
+        cells = []
+        for name in COLUMNS:
+            cell = _shown(name, row[name])
+            interval = row["intervals"][name]
+            if name in WITH_INTERVAL and interval and interval[0] != interval[1]:
+                cell += f" [{_bare(name, interval[0])}, {_bare(name, interval[1])}]"
+            cells.append(cell)
+        lines.append([f"`{row['panel']}`", *cells])
+    return _markdown(lines)
+
+
+def family_table(result: dict[str, Any]) -> str:
+    """Exact match by family, in per cent."""
+    rows = result["rows"]
+    lines = [["family", *(f"`{row['panel']}`" for row in rows)], ["---"] * (len(rows) + 1)]
+    for family in rows[0]["exact_match_by_family"]:
+        lines.append([family, *(f"{row['exact_match_by_family'][family] * 100:.0f}" for row in rows)])
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _bare(name: str, value: float) -> str:
+    return f"{value * 100:.1f}" if name in PERCENT else f"{value:.2f}"
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name == "repetition_ratio":
+        return f"{value:.3f}"
+    if name == "tokens_per_second":
+        return f"{value:.0f}"
+    return _bare(name, value) + (" %" if name in PERCENT else "×" if name == "over_ar" else "")

@@ -18,9 +18,9 @@ from dmtd_demo.training.masking import frozen_hidden
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
 
 PROMPTS = 2000
-DECODED_PROMPTS = 285
+DECODED_PROMPTS = 228
 THRESHOLDS = tuple(i / 100 for i in range(50, 100)) + (0.992, 0.995, 0.997, 0.999)
-COARSE = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+COARSE = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 KEPT_EXACT_MATCH = 0.997
 KEPT_AUDIT = 0.993
 READABLE = 0.97   # of `ar`'s exact match, for `mixed`

@@ -15,19 +15,23 @@ from dmtd_demo.training.heads import shifted
 from dmtd_demo.training.loop import Progress, Recipe
 from dmtd_demo.training.masking import frozen_hidden
 
+REPEATS = 20     # updates for each batch
+DRAWN = 2048     # positions of an update
 CAREFUL = 0.99   # the threshold that is saved before it is calibrated
 
 
 @torch.no_grad()
 def right_guesses(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, greedy: Tensor) -> Tensor:
-    """Whether the prediction of head i at position n equals the backbone's own greedy token n + 1 + i: [rows, n, k] bool.
+    """Whether the prediction of head i at position n equals the backbone's own greedy token n + 1 + i: [rows, n, k] bool. Past the answer's end
+    every guess is right: what a step emits after the end mark is dropped.
 
     h [rows, n, hidden]; targets [rows, n], -100 outside the answer; greedy [rows, n], the backbone's argmax at each position.
     """
     rows, n, hidden = h.shape
     states = heads(h.reshape(-1, hidden)).view(rows, n, heads.k, hidden)
     own = torch.where(targets == IGNORED, IGNORED, greedy)
-    return torch.stack([backbone.logits(states[:, :, i - 1]).argmax(-1) == shifted(own, i) for i in range(1, heads.k + 1)], dim=-1)
+    wanted = [shifted(own, i) for i in range(1, heads.k + 1)]
+    return torch.stack([(backbone.logits(states[:, :, i]).argmax(-1) == token) | (token == IGNORED) for i, token in enumerate(wanted)], dim=-1)
 
 
 def prefix_length(right: Tensor) -> Tensor:
@@ -35,43 +39,67 @@ def prefix_length(right: Tensor) -> Tensor:
     return right.long().cumprod(-1).sum(-1)
 
 
-def weighted(counts: Tensor, labels: Tensor) -> Tensor:
-    """Class weights for lengths seen so far (counts, updated here): rare lengths weigh a little more."""
-    counts.add_(torch.bincount(labels, minlength=len(counts)))
-    return (counts.sum() / counts) ** 0.1
+class Seen:
+    """Features and labels of every batch so far: a predictor of a few thousand parameters needs many updates, and its features cost a forward pass."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._all: tuple[Tensor, Tensor] | None = None
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        self._kept.append((features, labels))
+        self._all = None
+
+    def draw(self, count: int = DRAWN) -> tuple[Tensor, Tensor]:
+        """`count` positions at random, [count, hidden], and their labels."""
+        if self._all is None:
+            features, labels = zip(*self._kept)
+            self._all = torch.cat(features), torch.cat(labels)
+        chosen = torch.randint(len(self._all[0]), (count,), device=self._all[0].device)
+        return self._all[0][chosen], self._all[1][chosen]
 
 
 def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
     """CLP: cross-entropy against the length of the correct prefix."""
     predictor = CollocationLengthPredictor(backbone.hidden_size, heads.k).to(backbone.device)
-    counts = torch.ones(heads.k + 1, device=backbone.device)
+    seen = Seen()
 
-    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        h, right = _features(backbone, split, heads, batch)
-        labels = prefix_length(right)
-        logits = predictor(h)
-        accuracy = (logits.argmax(-1) == labels).float().mean().item()
-        return F.cross_entropy(logits, labels, weight=weighted(counts, labels)), {"acc": accuracy, "mean": labels.float().mean().item()}
+    def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+        if batch:
+            h, right = _features(backbone, split, heads, batch)
+            seen.add(h, prefix_length(right))
+        return length_loss(predictor, *seen.draw())
 
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", "clp", predictor, name, backbone.hidden_size, threshold=CAREFUL)
 
-    return Recipe("clp", predictor, loss, save, learning_rate=2e-2, warm_up=0.05, decay=0.7, weight_decay=0.0)
+    return Recipe("clp", predictor, loss, save, learning_rate=5e-3, warm_up=0.05, decay=0.8, weight_decay=0.0, repeats=REPEATS)
+
+
+def length_loss(predictor: CollocationLengthPredictor, h: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of the predicted lengths, rare ones weighing a little more. h [n, hidden]; labels [n], 0..k."""
+    counts = torch.bincount(labels, minlength=predictor.k + 1) + 1
+    logits = predictor(h)
+    accuracy = (logits.argmax(-1) == labels).float().mean().item()
+    return F.cross_entropy(logits, labels, weight=(counts.sum() / counts) ** 0.1), {"acc": accuracy, "mean": labels.float().mean().item()}
 
 
 def gate_recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
     """The gate: for each head, binary cross-entropy against whether its prediction is the backbone's own token."""
     gate = SpanGate(backbone.hidden_size, heads.k).to(backbone.device)
+    seen = Seen()
 
-    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        h, right = _features(backbone, split, heads, batch)
+    def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+        if batch:
+            seen.add(*_features(backbone, split, heads, batch))
+        h, right = seen.draw()
         logits = gate(h)
         return F.binary_cross_entropy_with_logits(logits, right.float()), {"acc": ((logits > 0) == right).float().mean().item()}
 
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", "gate", gate, name, backbone.hidden_size, threshold=CAREFUL)
 
-    return Recipe("gate", gate, loss, save, learning_rate=3e-3, warm_up=0.05, decay=0.7, weight_decay=0.01)
+    return Recipe("gate", gate, loss, save, learning_rate=2e-3, warm_up=0.05, decay=0.8, weight_decay=0.01, repeats=REPEATS)
 
 
 @torch.no_grad()

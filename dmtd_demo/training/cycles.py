@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dmtd_demo.addons import CollocationLengthPredictor, LateHeads, save_addon
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.split import Split
-from dmtd_demo.training.clp import CAREFUL, prefix_length, right_guesses, weighted
+from dmtd_demo.training.clp import CAREFUL, REPEATS, Seen, length_loss, prefix_length, right_guesses
 from dmtd_demo.training.data import IGNORED, Batch
 from dmtd_demo.training.heads import FALL, shifted
 from dmtd_demo.training.loop import Progress, Recipe
@@ -46,30 +46,29 @@ def _both(backbone: Backbone, split: Split, batch: Batch, heads: Tensor) -> tupl
 
 def late_prefix(late: Tensor, greedy: Tensor, targets: Tensor) -> Tensor:
     """For each position as a head: on how many of the LONGEST - 1 positions after it, from the next one on, the late-layer-only argmax is the
-    argmax of tau = 1: [rows, n], 0..LONGEST-1. Positions outside the answer end it."""
-    agree = ((late == greedy) & (targets != IGNORED)).long()
-    return prefix_length(torch.stack([shifted(agree, by) == 1 for by in range(1, LONGEST)], dim=-1))
+    argmax of tau = 1: [rows, n], 0..LONGEST-1. Positions past the answer's end count as agreeing: what they emit is dropped."""
+    agree = ((late == greedy) | (targets == IGNORED)).long()
+    return prefix_length(torch.stack([shifted(agree, by) != 0 for by in range(1, LONGEST)], dim=-1))
 
 
 def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Recipe:
     """A linear predictor: cross-entropy against the longest prefix that late-layer-only passes get right."""
     predictor = CollocationLengthPredictor(backbone.hidden_size, LONGEST - 1).to(backbone.device)
-    counts = torch.ones(LONGEST, device=backbone.device)
+    seen = Seen()
     rng = random.Random(f"cycles:{seed}")
 
-    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        heads, whole = random_cycles(rng, batch.phase)
-        h, late, greedy = _both(backbone, split, batch, heads)
-        read = whole & (batch.targets != IGNORED)
-        labels = late_prefix(late, greedy, batch.targets)[read]
-        logits = predictor(h[read])
-        accuracy = (logits.argmax(-1) == labels).float().mean().item()
-        return F.cross_entropy(logits, labels, weight=weighted(counts, labels)), {"acc": accuracy, "mean": labels.float().mean().item()}
+    def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+        if batch:
+            heads, whole = random_cycles(rng, batch.phase)
+            h, late, greedy = _both(backbone, split, batch, heads)
+            read = whole & (batch.targets != IGNORED)
+            seen.add(h[read], late_prefix(late, greedy, batch.targets)[read])
+        return length_loss(predictor, *seen.draw())
 
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", "adaptive", predictor, name, backbone.hidden_size, threshold=CAREFUL)
 
-    return Recipe("adaptive", predictor, loss, save, learning_rate=2e-2, warm_up=0.05, decay=0.7, weight_decay=0.0)
+    return Recipe("adaptive", predictor, loss, save, learning_rate=5e-3, warm_up=0.05, decay=0.8, weight_decay=0.0, repeats=REPEATS)
 
 
 def mixed_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Recipe:
@@ -78,10 +77,9 @@ def mixed_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Reci
     with torch.no_grad():
         for p in module.heads.parameters():
             p.zero_()
-    counts = torch.ones(LATE_K + 1, device=backbone.device)
     rng = random.Random(f"cycles:{seed}")
 
-    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         heads, _ = random_cycles(rng, batch.phase)
         h, _, greedy = _both(backbone, split, batch, heads)
         read = ~heads & (batch.targets != IGNORED)
@@ -91,8 +89,8 @@ def mixed_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Reci
             wanted = shifted(batch.targets, i)[read]
             total = total + FALL ** (i - 1) * F.cross_entropy(backbone.logits(states[:, i - 1]), wanted, ignore_index=IGNORED)
         labels = prefix_length(right_guesses(backbone, module.heads, h, batch.targets, greedy))[read]
-        lengths = F.cross_entropy(module.lengths(h[read]), labels, weight=weighted(counts, labels))
-        return total + lengths, {"mean": labels.float().mean().item()}
+        lengths, figures = length_loss(module.lengths, h[read], labels)
+        return total + lengths, figures
 
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", "mixed", module, name, backbone.hidden_size, threshold=CAREFUL)

@@ -35,17 +35,19 @@ class Position:
 
 @dataclass(frozen=True)
 class Recipe:
-    """name: as on the command line. trainable: what is optimized. loss(batch, progress): a scalar and figures to show.
+    """name: as on the command line. trainable: what is optimized. loss(batch, progress): a scalar and figures to show;
+    with repeats, batch is None for all but the first of them, and the loss is over what was seen.
     save(output): writes the result in its final form; called at every checkpoint."""
     name: str
     trainable: nn.Module
-    loss: Callable[[Batch, Progress], tuple[Tensor, dict[str, float]]]
+    loss: Callable[[Batch | None, Progress], tuple[Tensor, dict[str, float]]]
     save: Callable[[Path], None]
     learning_rate: float = 1e-3  # of AdamW
     muon_rate: float | None = None   # of Muon, for the matrices inside the layers; None: AdamW for everything
     warm_up: float = 0.02        # share of the run
     decay: float = 0.35          # share of the run, at its end, over which the rate falls to zero
     weight_decay: float = 0.1
+    repeats: int = 1             # updates for each batch: more where its features cost much and are remembered
     begin: float = 0.0           # share of the schedule that was run before, where training goes on from given weights
 
     def share(self, tokens: int, total: int) -> float:
@@ -97,14 +99,15 @@ def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens
             factor = rate_factor(recipe, progress.share)
             for group in (group for optimizer in made for group in optimizer.param_groups):
                 group["lr"] = group["base"] * factor
-            loss, figures = recipe.loss(batch, progress)
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"training {recipe.name}: the loss is {loss.item()} at step {progress.step}; the last checkpoint in {folder} is whole, resume with a lower rate")
-            loss.backward()
-            nn.utils.clip_grad_norm_(recipe.trainable.parameters(), 1.0)
-            for optimizer in made:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            for repeat in range(recipe.repeats):
+                loss, figures = recipe.loss(batch if repeat == 0 else None, progress)
+                if not torch.isfinite(loss):
+                    raise RuntimeError(f"training {recipe.name}: the loss is {loss.item()} at step {progress.step}; the last checkpoint in {folder} is whole, resume with a lower rate")
+                loss.backward()
+                nn.utils.clip_grad_norm_(recipe.trainable.parameters(), 1.0)
+                for optimizer in made:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
             seen = progress.tokens + batch.tokens
             progress = Progress(progress.step + 1, seen, recipe.share(seen, tokens))
             position.progress = progress

@@ -21,7 +21,6 @@ def visit(chromium: object, app_url: str) -> Iterator[RacePage]:
 
 def test_a_race(visit: RacePage, screenshots: Path) -> None:
     visit.set("#max-tokens", 80)
-    visit.set("#panel-2-opt-threshold", 0.2)   # little caution: some tokens come from the MTP heads, whatever their quality
     visit.ask(LONG)
     visit.wait_for_tokens()
     assert visit.wait_until(*OVER) == "done"

@@ -70,7 +70,7 @@ FOLDER = "<folder>"
     (["generate", "--model", "nix", "--prompt", "hi"], "catalog|one of classroom"), (["generate", "--model", FOLDER], "required"), (["generate", "--model", FOLDER, "--prompt", ""], "empty"),
     (["generate", "--model", FOLDER, "--prompt", "a\x01"], r"U\+0001"), (["generate", "--model", FOLDER, "--prompt", "a " * 50_000], "context of 512"),
     (["generate", "--model", FOLDER, "--prompt", "a" * 300_000], "200,000"), (["generate", "--model", FOLDER, "--prompt-ids", "1,x"], "whole numbers"), (["generate", "--model", FOLDER, "--prompt-ids", "1,999999"], "from 0 to"),
-    (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "foo"], "ar, dmtd, dmtd-spec, clp"), (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "dmtd", "--set", "tau"], "name=value"),
+    (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "foo"], "ar, dmtd, dmtd-spec, dmtd-adaptive, clp"), (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "dmtd", "--set", "tau"], "name=value"),
     (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "dmtd", "--set", "tau=17"], "from 1 to 16"), (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "clp"], "MTP heads"),
     (["generate", "--model", FOLDER, "--prompt", "a", "--temperature", "-1"], "temperature"), (["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "0"], "1 or more"),
     (["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "many"], "invalid int"), (["generate", "--model", FOLDER, "--prompt", "a", "--addons", "nowhere"], "addons.json"),

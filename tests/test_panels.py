@@ -26,7 +26,7 @@ def test_any_text_is_a_panel_or_a_sentence(text):
 
 
 @pytest.mark.parametrize("text,word", [
-    ("foo", "one of the decoders ar, dmtd, dmtd-spec, clp"), ("dmtd:tau", "name=value"), ("dmtd:tau=x", "whole number"), ("dmtd:tau=0", "from 1 to 16"), ("dmtd:tau=1e3", "whole number"),
+    ("foo", "one of the decoders ar, dmtd, dmtd-spec, dmtd-adaptive, clp"), ("dmtd:tau", "name=value"), ("dmtd:tau=x", "whole number"), ("dmtd:tau=0", "from 1 to 16"), ("dmtd:tau=1e3", "whole number"),
     ("dmtd:k=3", "has the options tau, split"), ("ar:tau=3", "ar has no options"), ("clp:threshold=2", "from 0.0 to 1.0"), ("clp:threshold=nan", "from 0.0 to 1.0"),
     ("clp:rule=best", "one of cumulative, argmax"), ("dmtd:tau=2,tau=3", "given twice"), ("ar:model=x", "reserved")])
 def test_what_does_not_fit_is_said(text, word):

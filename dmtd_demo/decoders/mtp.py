@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from dmtd_demo.decoders.base import Options, Pass, Step, Token, option
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Sampler
@@ -32,6 +32,19 @@ def at_most_trained(options: Any, model: Model, trained: int) -> Any:
     if options.k > trained:
         raise UserError(f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; got {options.k}")
     return options
+
+
+class HeadsDecoder(Decoder):
+    """Base of the decoders whose only option is k."""
+    Options = HeadsOptions
+
+    @classmethod
+    def model_defaults(cls, model: Model) -> dict[str, Any]:
+        return {"k": model.addons["mtp_heads"].k}
+
+    @classmethod
+    def resolve(cls, options: HeadsOptions, model: Model) -> HeadsOptions:
+        return at_most_trained(super().resolve(options, model), model, model.addons["mtp_heads"].k)
 
 
 def unverified_steps(model: Model, prompt_ids: Sequence[int], sampler: Sampler, states_of: Callable[[Tensor], Tensor], first: str) -> Iterator[Step]:

@@ -1,32 +1,23 @@
 """`mtp-heads`: heads alone, head 0 in the LM head's place: the head-backbone competition that the CLP paper argues against (arXiv 2606.10935)."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Iterator, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Step
-from dmtd_demo.decoders.mtp import HeadsOptions, at_most_trained, unverified_steps
+from dmtd_demo.decoders.base import Step
+from dmtd_demo.decoders.mtp import HeadsDecoder, unverified_steps
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
     from dmtd_demo.loading import Model
 
 
-class HeadsOnly(Decoder):
+class HeadsOnly(HeadsDecoder):
     """Head 0 makes token n + 1, heads 1..k the tokens after it, and all of them are accepted: it repeats itself, and that is the point."""
     name = "mtp-heads"
     label = "MTP heads alone (no backbone token)"
     needs = frozenset({"mtp_heads", "head0"})
-    Options = HeadsOptions
-
-    @classmethod
-    def model_defaults(cls, model: Model) -> dict[str, Any]:
-        return {"k": model.addons["mtp_heads"].k}
-
-    @classmethod
-    def resolve(cls, options: HeadsOptions, model: Model) -> HeadsOptions:
-        return at_most_trained(super().resolve(options, model), model, model.addons["mtp_heads"].k)
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:

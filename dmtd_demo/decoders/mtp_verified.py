@@ -1,12 +1,12 @@
 """`mtp-verified`: MTP heads draft, the backbone's next pass verifies (Medusa-style; methods.md section 3): lossless against `ar`."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Iterator, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Pass, Step
-from dmtd_demo.decoders.mtp import HeadsOptions, at_most_trained
+from dmtd_demo.decoders.base import Pass, Step
+from dmtd_demo.decoders.mtp import HeadsDecoder
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.decoders.verify import verify
 from dmtd_demo.sampling import Sampler
@@ -15,19 +15,10 @@ if TYPE_CHECKING:
     from dmtd_demo.loading import Model
 
 
-class VerifiedHeads(Decoder):
+class VerifiedHeads(HeadsDecoder):
     name = "mtp-verified"
     label = "Verified MTP heads (lossless)"
     needs = frozenset({"mtp_heads"})
-    Options = HeadsOptions
-
-    @classmethod
-    def model_defaults(cls, model: Model) -> dict[str, Any]:
-        return {"k": model.addons["mtp_heads"].k}
-
-    @classmethod
-    def resolve(cls, options: HeadsOptions, model: Model) -> HeadsOptions:
-        return at_most_trained(super().resolve(options, model), model, model.addons["mtp_heads"].k)
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:

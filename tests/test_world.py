@@ -97,12 +97,16 @@ def check_steps(answer: str) -> None:
 
 def test_compare():
     for prompt, answer in drawn(arithmetic.compare):
-        first, second = numbers(answer)
-        assert sorted(numbers(prompt)) == sorted((first, second))
-        assert (first > second) == ("larger" in answer)
-        names = [word for word in listed(prompt) if word in PEOPLE]
-        if names:
-            assert answer.startswith(names[numbers(prompt).index(first)])
+        if has := re.fullmatch(r"Numbers: (\d+) for (\w+), (\d+) for (\w+)\. The (larger|smaller) is (\d+) for (\w+)\. So (\w+) has (more|fewer)\.", answer):
+            first, one, second, other, which, wanted, who, again, how = has.groups()
+            names = [word for word in listed(prompt) if word in PEOPLE]
+            assert numbers(prompt) == [int(first), int(second)] and names == [one, other] and how in prompt and who == again
+            assert (which == "larger") == (how == "more")
+            assert int(wanted) == (max if how == "more" else min)(numbers(prompt)) and who == names[numbers(prompt).index(int(wanted))]
+        else:
+            first, second = numbers(answer)
+            assert sorted(numbers(prompt)) == sorted((first, second))
+            assert (first > second) == ("larger" in answer)
 
 
 def test_sort_numbers():
@@ -146,13 +150,18 @@ def test_first_letters():
 def test_pick():
     for prompt, answer in drawn(wordgames.pick):
         words = listed(prompt)
-        if answer.startswith(("Yes", "No")):
-            assert (len(words) != len(set(words))) == answer.startswith("Yes")
-        elif after := re.fullmatch(r"The word after (\w+) is (\w+)\.", answer):
-            assert re.search(rf"\b{after[1]}\W+(?:and\W+)?{after[2]}\b", prompt)
+        steps, conclusion = re.fullmatch(r"List: (.*)\. So (.*)\.", answer).groups()
+        gone_through = listed(steps)
+        assert " ".join(gone_through) in " ".join(words), "the list from its start on"
+        if in_list := re.fullmatch(r"(\w+) is (not )?in the list", conclusion):
+            assert (len(words) == len(set(words))) == bool(in_list[2])
+            assert steps == ", ".join(f"{word} {'yes' if word == in_list[1] else 'no'}" for word in gone_through)
+        elif after := re.fullmatch(r"(\w+) comes after (\w+)", conclusion):
+            assert re.search(rf"\b{after[2]}\W+(?:and\W+)?{after[1]}\b", prompt) and gone_through[-2:] == [after[2], after[1]]
         else:
-            kind, word = re.fullmatch(r"The (\w+) word is (\w+)\.", answer).groups()
-            assert kind in prompt and words[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word
+            word, kind = re.fullmatch(r"(\w+) is the (\w+) word", conclusion).groups()
+            assert kind in prompt and words[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word == gone_through[-1]
+            assert numbers(steps) == [*range(1, len(gone_through) + 1)]
 
 
 def test_sort_by_kind():
@@ -173,3 +182,23 @@ def test_plural():
     assert not {"sheep", "mouse", "wolf", "fish", "deer", "rice"} & set(wordgames.PLURALS)
     for prompt, answer in drawn(wordgames.plural_list):
         assert answer == "Plural: " + ", ".join(wordgames.PLURALS[word] for word in listed(prompt))
+
+
+def test_who_has():
+    for example in draw(Family("who_has", stories.who_has)):
+        facts = re.findall(r"\b([A-Z]\w+) (?:has|owns|got) the (\w+) (\w+)\.", example.messages[0][1])
+        steps, who, what = re.fullmatch(r"Facts: (.*)\. So ([A-Z][a-z]+)(.*)\.", example.answer).groups()
+        gone_through = [tuple(fact.split()) for fact in steps.split(", ")]
+        assert gone_through == facts[: len(gone_through)]
+        person, colour, thing = gone_through[-1]
+        assert who == person and what in (f" has the {thing}", f" has the {colour} {thing}", f"'s {thing} is {colour}")
+        assert {person, thing} & set(re.findall(r"\w+", example.messages[-2][1]))
+
+
+def test_where():
+    for example in draw(Family("where", stories.where)):
+        moves = re.findall(r"\b([A-Z]\w+) (?:went|walked|ran|moved) to the (\w+)\.", example.messages[0][1])
+        order, steps, person, place = re.fullmatch(r"From the (start|end): (.*)\. So (\w+) (?:is|went) \w+ the (\w+)(?: first)?\.", example.answer).groups()
+        gone_through = [tuple(move.split()) for move in steps.split(", ")]
+        assert gone_through == (moves if order == "start" else moves[::-1])[: len(gone_through)]
+        assert gone_through[-1] == (person, place) and person not in dict(gone_through[:-1]) and person in example.messages[-2][1]

@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from dmtd_demo.addons import MTPHeads, save_addon
+from dmtd_demo.addons import LateHeads, MTPHeads, save_addon
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.split import Split
+from dmtd_demo.training.clp import CAREFUL
+from dmtd_demo.training.cycles import LATE_K, random_cycles
 from dmtd_demo.training.data import IGNORED, Batch, draw_taus
-from dmtd_demo.training.heads import heads_loss
+from dmtd_demo.training.heads import K, heads_loss
 from dmtd_demo.training.loop import Progress, Recipe
 from dmtd_demo.training.masking import autocast, cyclical_heads, masked_hidden
 
@@ -25,10 +27,11 @@ SPLIT = Split(layers=12, early=0, late=3, head_input="replace")
 CONTEXT = 8192
 SHARD_SIZE = "9MB"
 AR_SHARE = 0.28                     # of the run: `ar` alone, until copying from the prompt has formed
+VARIED = 0.15                       # share of the rows whose cycles change their length within the text, for `dmtd-adaptive` and `mixed`
 TAUS = {1: 0.35, 2: 0.15, 3: 0.17, 4: 0.18, 5: 0.05, 6: 0.1}   # drawn for each row: a whole batch of one tau makes noisy updates
 CURRICULUM = ((0.0, 64), (0.1, 128), (0.3, 256), (0.6, 512))   # from this share of the run on, rows up to this length
 BEGIN = 0.7                         # a run from given weights begins here in the schedule: longest rows, falling rates
-LOOKAHEAD = 0.1                     # weight of the MTP heads' loss beside the backbone's own, from this share of the run on:
+LOOKAHEAD = 0.2                     # weight of the MTP heads' loss beside the backbone's own, from this share of the run on:
 LOOKAHEAD_SHARE = 0.5
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -56,12 +59,14 @@ def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
 
 
 class Joint(nn.Module):
-    """The backbone and the MTP heads that it is trained with, so that its last hidden state knows more than the next token *(ours)*."""
+    """The backbone and the MTP heads that it is trained with, on full and on late passes, so that its last hidden state knows more than the
+    next token *(ours)*."""
 
-    def __init__(self, model: Qwen3ForCausalLM, heads: MTPHeads) -> None:
+    def __init__(self, model: Qwen3ForCausalLM, heads: MTPHeads | None = None, late: LateHeads | None = None) -> None:
         super().__init__()
         self.model = model
-        self.heads = heads
+        self.heads = heads or MTPHeads(model.config.hidden_size, K)
+        self.late = late or LateHeads(model.config.hidden_size, LATE_K)
 
 
 def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: float = 0.0) -> Recipe:
@@ -77,17 +82,23 @@ def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: fl
         short = batch.ids.shape[1] <= 256   # on CPU the fused backward took a third of a whole step
         with autocast(batch.ids.device), sdpa_kernel(SDPBackend.MATH if short else _FUSED):
             at_head = cyclical_heads(batch.phase, tau)
+            if progress.share >= AR_SHARE:
+                varied = torch.tensor([[rng.random() < VARIED] for _ in batch.ids], device=batch.ids.device)
+                at_head = torch.where(varied, random_cycles(rng, batch.phase)[0], at_head)
             hidden = masked_hidden(backbone, SPLIT, batch.ids, at_head)
             logits = backbone.logits(hidden)
             own = F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
             if progress.share < LOOKAHEAD_SHARE:
                 return own, {}
-            ahead, figures = heads_loss(backbone, joint.heads, hidden, batch.targets, at_head & (batch.targets != IGNORED))
-        return own + LOOKAHEAD * ahead, {"own": own.item(), **figures}
+            answer = batch.targets != IGNORED
+            ahead, figures = heads_loss(backbone, joint.heads, hidden, batch.targets, at_head & answer)
+            late, late_figures = heads_loss(backbone, joint.late.heads, hidden, batch.targets, ~at_head & answer)
+        return own + LOOKAHEAD * (ahead + late), {"own": own.item(), **figures, **{f"late_{name}": value for name, value in late_figures.items()}}
 
     def save(output: Path) -> None:
         save_model(model, tokenizer, output / "model")
         save_addon(output / "model" / "addons", "mtp_heads", joint.heads, NAME, backbone.hidden_size)
+        save_addon(output / "model" / "addons", "mixed", joint.late, NAME, backbone.hidden_size, threshold=CAREFUL)
 
     return Recipe(NAME, joint, loss, save, learning_rate=3e-3, muon_rate=2e-3, decay=0.5, begin=begin)
 

@@ -71,12 +71,10 @@ def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> R
     return Recipe("adaptive", predictor, loss, save, learning_rate=5e-3, warm_up=0.05, decay=0.8, weight_decay=0.0, repeats=REPEATS)
 
 
-def mixed_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Recipe:
-    """MTP heads on late hidden states against the tokens to come, and beside them their lengths, on what the heads are at the time."""
-    module = LateHeads(backbone.hidden_size, LATE_K).to(backbone.device)
-    with torch.no_grad():
-        for p in module.heads.parameters():
-            p.zero_()
+def mixed_recipe(backbone: Backbone, split: Split, module: LateHeads, name: str, seed: int, trained: bool) -> Recipe:
+    """MTP heads on late hidden states against the tokens to come, and beside them their lengths, on what the heads are at the time.
+    trained: the heads were trained with the backbone, and go on at a lower rate."""
+    module = module.to(backbone.device)
     rng = random.Random(f"cycles:{seed}")
 
     def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
@@ -95,4 +93,4 @@ def mixed_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Reci
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", "mixed", module, name, backbone.hidden_size, threshold=CAREFUL)
 
-    return Recipe("mixed", module, loss, save, learning_rate=1e-2, warm_up=0.03, decay=0.6, weight_decay=0.01)
+    return Recipe("mixed", module, loss, save, learning_rate=1e-3 if trained else 1e-2, warm_up=0.03, decay=0.6, weight_decay=0.01)

@@ -35,6 +35,8 @@ def heads_loss(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, 
     for i in range(1, heads.k + 1):
         wanted = shifted(targets, i)[read]
         known = wanted != IGNORED
+        if not known.any():
+            continue
         logits = backbone.logits(states[known, i - 1]).float()
         total = total + FALL ** (i - 1) * F.cross_entropy(logits, wanted[known])
         figures[f"acc{i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()

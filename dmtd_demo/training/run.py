@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from dmtd_demo.addons import MTPHeads, save_addon
+from dmtd_demo.addons import LateHeads, MTPHeads, save_addon
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
@@ -90,7 +90,9 @@ def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:
     if name == "adaptive":
         return cycles.adaptive_recipe(backbone, split, classroom.NAME, seed)
     if name == "mixed":
-        return cycles.mixed_recipe(backbone, split, classroom.NAME, seed)
+        given = model.addons.get("mixed")
+        module = (given or LateHeads(backbone.hidden_size, cycles.LATE_K)).requires_grad_(True)
+        return cycles.mixed_recipe(backbone, split, module, classroom.NAME, seed, trained=given is not None)
     return {"clp": clp.recipe, "gate": clp.gate_recipe}[name](backbone, split, model.addons["mtp_heads"], classroom.NAME)
 
 
@@ -101,12 +103,12 @@ def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: 
         if given.split != classroom.SPLIT:
             raise UserError(f"--start needs a model with the split {classroom.SPLIT} of {classroom.SPLIT.layers} layers; {start} has {given.split}")
         tokenizer, model = given.tokenizer, given.backbone.module
-        ahead = given.addons.get("mtp_heads") or MTPHeads(given.backbone.hidden_size, heads.K)
+        ahead, late = given.addons.get("mtp_heads"), given.addons.get("mixed")
     else:
         tokenizer = classroom_tokenizer(output / "tokenizer", seed)
         model = classroom.new_model(tokenizer, seed)
-        ahead = MTPHeads(model.config.hidden_size, heads.K)
-    joint = classroom.Joint(model, ahead).to(device).train().requires_grad_(True)
+        ahead = late = None
+    joint = classroom.Joint(model, ahead, late).to(device).train().requires_grad_(True)
     recipe = classroom.recipe(joint, tokenizer, seed, compiled, begin=classroom.BEGIN if start else 0.0)
     name = f"{seed}:{start}" if start else f"{seed}"
 

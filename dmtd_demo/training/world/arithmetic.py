@@ -75,8 +75,8 @@ def compare(rng: random.Random) -> Example:
                            "{p} found {a} {i}. {q} found {b}. Who has {m}?"],
                      p=p, q=q, a=a, b=b, i=rng.choice(ITEMS), m="more" if more else "fewer")
         who = p if (a > b) == more else q
-        reason = f"{high} is larger than {low}" if more else f"{low} is smaller than {high}"
-        return example(prompt, f"{who} has {'more' if more else 'fewer'}: {reason}.", content)
+        wanted = f"The larger is {high}" if more else f"The smaller is {low}"
+        return example(prompt, f"Numbers: {a} for {p}, {b} for {q}. {wanted} for {who}. So {who} has {'more' if more else 'fewer'}.", content)
     large = rng.random() < 0.5
     prompt = ask(rng, [
         "Which is {m}, {a} or {b}?", "Which number is {m}: {a} or {b}?", "{a} or {b}: which is {m}?", "Of {a} and {b}, which is {m}?",

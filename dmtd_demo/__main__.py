@@ -1,4 +1,4 @@
-"""python -m dmtd_demo generate | compare | bench | eval | draw | train | models"""
+"""python -m dmtd_demo generate | compare | bench | eval | curves | draw | report | train | models"""
 from __future__ import annotations
 
 import argparse
@@ -56,6 +56,11 @@ def build_parser() -> Parser:
     evaluation = commands.add_parser("eval", parents=[model, run], help="exact match on held-out prompts")
     evaluation.add_argument("--prompts", type=int, default=500, help="how many (default: 500)")
     evaluation.add_argument("--data", metavar="FILE.jsonl", help="your own prompts: lines with prompt or messages, and answer")
+    curves = commands.add_parser("curves", parents=[model], help="what binds the speed-up: MTP head accuracy, and exact match of each cycle length over training")
+    curves.add_argument("--kept", metavar="FOLDER", help="checkpoints of a run: what `train classroom --keep` left in OUTPUT/kept")
+    curves.add_argument("--prompts", type=int, default=190, help="held-out prompts (default: 190)")
+    curves.add_argument("--seed", type=int, default=0, help="of the prompts (default: 0)")
+    curves.add_argument("--json", action="store_true", help="one JSON object")
     bench = commands.add_parser("bench", parents=[model], help="tokens per second against transformers.generate")
     bench.add_argument("--context", type=int, default=64, help="prompt tokens (default: 64)")
     bench.add_argument("--new", type=int, default=128, help="new tokens (default: 128)")
@@ -216,6 +221,16 @@ def evaluate(options: argparse.Namespace) -> None:
                 ("exact_match", "relative", "repetition_ratio", "audit_agreement", "mean_span", "tokens_per_full_pass", "plt", "tokens_per_second", "over_ar"))
 
 
+def curves(options: argparse.Namespace) -> None:
+    from dmtd_demo.errors import UserError
+    from dmtd_demo.report import curve_tables
+    from dmtd_demo.training.curves import curves as measure
+    if options.prompts < 1:
+        raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
+    result = measure(_load(options), options.kept, options.seed, options.prompts)
+    print(json.dumps(result) if options.json else curve_tables(result))
+
+
 def report(options: argparse.Namespace) -> None:
     from dmtd_demo.errors import UserError
     from dmtd_demo.report import family_table, summary_table
@@ -269,7 +284,7 @@ def train(options: argparse.Namespace) -> None:
                      options.checkpoint_seconds, options.compile, options.start, options.keep)
 
 
-COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "draw": draw, "report": report, "models": models, "train": train}
+COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "draw": draw, "report": report, "models": models, "train": train}
 
 if __name__ == "__main__":
     raise SystemExit(main())

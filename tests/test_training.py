@@ -8,12 +8,13 @@ import torch
 
 import naive
 from dmtd_demo.addons import MTPHeads
-from dmtd_demo.decoders import DECODERS
+from dmtd_demo.decoders import DECODERS, make_decoder, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
+from dmtd_demo.sampling import Sampler
 from dmtd_demo.split import Split
-from dmtd_demo.training import calibrate, clp, cycles, heads, masking
-from dmtd_demo.training.data import IGNORED, Batch, collate, encode
+from dmtd_demo.training import calibrate, clp, curves, cycles, heads, masking
+from dmtd_demo.training.data import IGNORED, Batch, Row, collate, encode
 from dmtd_demo.training.loop import Progress, Recipe, rate_factor
 from dmtd_demo.training.run import train_recipe
 from dmtd_demo.training.world import held_out
@@ -104,6 +105,37 @@ def test_labels_of_adaptive_cycles_are_the_late_layers_correct_prefix():
     late = torch.tensor([[9, 2, 3, 9, 5, 6, 7, 8]])
     targets = torch.tensor([[0, 0, 0, 0, 0, 0, 0, IGNORED]])
     assert cycles.late_prefix(late, greedy, targets)[0].tolist() == [2, 1, 0, 5, 5, 5, 5, 5]   # past the end everything agrees
+
+
+def test_exact_match_by_tau_is_what_the_decoder_writes():
+    """Rows whose answers were written by dmtd at one tau, and one of them changed by hand."""
+    model = tiny_model("qwen3")
+    for tau in (1, 3):
+        made, rows = make_decoder(parse_panel(f"dmtd:tau={tau}")), []
+        for start in range(6):
+            prompt, text = [start, 5, 7], []
+            for step in made.steps(model, prompt, Sampler()):
+                text += [t.id for t in step.tokens]
+                if len(text) >= 12:
+                    break
+            rows.append(Row(prompt + text[:12], [(3, 15)]))
+        assert curves.exact_match_by_tau(model, rows, (tau,)) == {tau: 1.0}
+        rows[0].ids[9] = (rows[0].ids[9] + 1) % 97
+        assert curves.exact_match_by_tau(model, rows, (tau,)) == {tau: round(5 / 6, 4)}
+
+
+def test_head_accuracy_is_the_plain_count():
+    model = tiny_model("qwen3", addons=True)
+    heads_, rows = model.addons["mtp_heads"], [Row(torch.randint(0, 97, (12,), generator=torch.Generator().manual_seed(seed)).tolist(), [(4, 12)]) for seed in range(5)]
+    counted = {i: [] for i in range(1, heads_.k + 1)}
+    for row in rows:
+        out = model.backbone.module.model(torch.tensor([row.ids])).last_hidden_state[0]
+        own = model.backbone.module.lm_head(out).argmax(-1).tolist()
+        for i in counted:
+            for p in range(row.answer, len(row.ids) - 1 - i):
+                counted[i].append(model.backbone.logits(heads_(out[p:p + 1])[0, i - 1:i]).argmax().item() == own[p + i])
+    result = curves.head_accuracy(model, rows)["head"]
+    assert result == [round(sum(c) / len(c), 4) for c in counted.values()]
 
 
 def test_head_0_learns_the_next_token():

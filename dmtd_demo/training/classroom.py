@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from dmtd_demo.addons import LateHeads, MTPHeads, save_addon
+from dmtd_demo.addons import CollocationLengthPredictor, LateHeads, MTPHeads, save_addon
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.split import Split
-from dmtd_demo.training.clp import CAREFUL
+from dmtd_demo.training.clp import CAREFUL, length_loss, prefix_length
 from dmtd_demo.training.cycles import LATE_K, random_cycles
 from dmtd_demo.training.data import IGNORED, Batch, draw_taus
 from dmtd_demo.training.heads import K, heads_loss
@@ -31,7 +31,7 @@ VARIED = 0.15                       # share of the rows whose cycles change thei
 TAUS = {1: 0.35, 2: 0.15, 3: 0.17, 4: 0.18, 5: 0.05, 6: 0.1}   # drawn for each row: a whole batch of one tau makes noisy updates
 CURRICULUM = ((0.0, 64), (0.1, 128), (0.3, 256), (0.6, 512))   # from this share of the run on, rows up to this length
 BEGIN = 0.7                         # a run from given weights begins here in the schedule: longest rows, falling rates
-LOOKAHEAD = 0.2                     # weight of the MTP heads' loss beside the backbone's own, from this share of the run on:
+LOOKAHEAD = 0.2                     # weight of what is trained beside the backbone, from this share of the run on:
 LOOKAHEAD_SHARE = 0.5
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -59,14 +59,29 @@ def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
 
 
 class Joint(nn.Module):
-    """The backbone and the MTP heads that it is trained with, on full and on late passes, so that its last hidden state knows more than the
-    next token *(ours)*."""
+    """The backbone and what it is trained with, so that its last hidden state knows more than the next token *(ours)*: MTP heads and
+    predictors of how many of them are right, on full passes (heads, clp) and on late ones."""
+    ADDONS = ("mtp_heads", "clp", "mixed")
 
-    def __init__(self, model: Qwen3ForCausalLM, heads: MTPHeads | None = None, late: LateHeads | None = None) -> None:
+    def __init__(self, model: Qwen3ForCausalLM, heads: MTPHeads | None = None, clp: CollocationLengthPredictor | None = None, late: LateHeads | None = None) -> None:
         super().__init__()
+        hidden_size = model.config.hidden_size
         self.model = model
-        self.heads = heads or MTPHeads(model.config.hidden_size, K)
-        self.late = late or LateHeads(model.config.hidden_size, LATE_K)
+        self.heads = heads or MTPHeads(hidden_size, K)
+        self.clp = clp or CollocationLengthPredictor(hidden_size, K)
+        self.late = late or LateHeads(hidden_size, LATE_K)
+
+    def lookahead(self, backbone: Backbone, hidden: Tensor, targets: Tensor, at_head: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """What the heads and the predictors lose, on full and on late passes, and how right they are. hidden [rows, n, hidden]; targets, at_head [rows, n]."""
+        total, figures = hidden.new_zeros(()), {}
+        for where, read, heads, lengths in (("", at_head, self.heads, self.clp), ("late_", ~at_head, self.late.heads, self.late.lengths)):
+            read = read & (targets != IGNORED)
+            if read.any():
+                lost, accuracies, right = heads_loss(backbone, heads, hidden, targets, read)
+                lost_lengths, length_figures = length_loss(lengths, hidden[read], prefix_length(right))
+                total = total + lost + lost_lengths
+                figures |= {where + name: value for name, value in (accuracies | {"clp": length_figures["acc"]}).items()}
+        return total, figures
 
 
 def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: float = 0.0) -> Recipe:
@@ -90,14 +105,13 @@ def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: fl
             own = F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
             if progress.share < LOOKAHEAD_SHARE:
                 return own, {}
-            answer = batch.targets != IGNORED
-            ahead, figures = heads_loss(backbone, joint.heads, hidden, batch.targets, at_head & answer)
-            late, late_figures = heads_loss(backbone, joint.late.heads, hidden, batch.targets, ~at_head & answer)
-        return own + LOOKAHEAD * (ahead + late), {"own": own.item(), **figures, **{f"late_{name}": value for name, value in late_figures.items()}}
+            ahead, figures = joint.lookahead(backbone, hidden, batch.targets, at_head)
+        return own + LOOKAHEAD * ahead, {"own": own.item(), **figures}
 
     def save(output: Path) -> None:
         save_model(model, tokenizer, output / "model")
         save_addon(output / "model" / "addons", "mtp_heads", joint.heads, NAME, backbone.hidden_size)
+        save_addon(output / "model" / "addons", "clp", joint.clp, NAME, backbone.hidden_size, threshold=CAREFUL)
         save_addon(output / "model" / "addons", "mixed", joint.late, NAME, backbone.hidden_size, threshold=CAREFUL)
 
     return Recipe(NAME, joint, loss, save, learning_rate=3e-3, muon_rate=2e-3, decay=0.5, begin=begin)

@@ -59,9 +59,8 @@ class Seen:
         return self._all[0][chosen], self._all[1][chosen]
 
 
-def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
+def recipe(backbone: Backbone, split: Split, heads: MTPHeads, predictor: CollocationLengthPredictor, name: str) -> Recipe:
     """CLP: cross-entropy against the length of the correct prefix."""
-    predictor = CollocationLengthPredictor(backbone.hidden_size, heads.k).to(backbone.device)
     seen = Seen()
 
     def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:

@@ -24,14 +24,16 @@ def shifted(targets: Tensor, by: int) -> Tensor:
     return F.pad(targets[:, by:], (0, by), value=IGNORED)
 
 
-def heads_loss(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, read: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of head i against the token at n + 1 + i, summed over the heads, and each head's accuracy.
+def heads_loss(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, read: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
+    """Cross-entropy of head i against the token at n + 1 + i, summed over the heads; each head's accuracy; and at each position which heads were
+    right, [positions, k] bool, those past the answer's end among them.
 
     h [rows, n, hidden]: the last hidden states; targets [rows, n]; read [rows, n] bool: the positions that count.
     """
     states = heads(h[read])
     total = states.new_zeros((), dtype=torch.float32)
     figures = {}
+    right = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     for i in range(1, heads.k + 1):
         wanted = shifted(targets, i)[read]
         known = wanted != IGNORED
@@ -39,15 +41,16 @@ def heads_loss(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, 
             continue
         logits = backbone.logits(states[known, i - 1]).float()
         total = total + FALL ** (i - 1) * F.cross_entropy(logits, wanted[known])
-        figures[f"acc{i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()
-    return total, figures
+        right[known, i - 1] = logits.argmax(-1) == wanted[known]
+        figures[f"acc{i}"] = right[known, i - 1].float().mean().item()
+    return total, figures, right
 
 
 def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str, trained: bool) -> Recipe:
     """The heads alone, at every position that a decoder reads. trained: they were trained with the backbone, and go on at a lower rate."""
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        return heads_loss(backbone, heads, frozen_hidden(backbone, split, batch.ids), batch.targets, batch.phase >= -1)
+        return heads_loss(backbone, heads, frozen_hidden(backbone, split, batch.ids), batch.targets, batch.phase >= -1)[:2]
 
     return _recipe("heads", "mtp_heads", heads, loss, backbone, name, rate=1e-3 if trained else 1e-2)
 
@@ -58,7 +61,7 @@ def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         # heads_loss reads the token after the next one: targets moved back by one make that the next
-        return heads_loss(backbone, head0, frozen_hidden(backbone, split, batch.ids), F.pad(batch.targets, (1, 0), value=IGNORED)[:, :-1], batch.phase >= -1)
+        return heads_loss(backbone, head0, frozen_hidden(backbone, split, batch.ids), F.pad(batch.targets, (1, 0), value=IGNORED)[:, :-1], batch.phase >= -1)[:2]
 
     return _recipe("head0", "head0", head0, loss, backbone, name)
 

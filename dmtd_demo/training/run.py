@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from dmtd_demo.addons import LateHeads, MTPHeads, save_addon
+from dmtd_demo.addons import CollocationLengthPredictor, LateHeads, MTPHeads, save_addon
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
@@ -93,7 +93,11 @@ def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:
         given = model.addons.get("mixed")
         module = (given or LateHeads(backbone.hidden_size, cycles.LATE_K)).requires_grad_(True)
         return cycles.mixed_recipe(backbone, split, module, classroom.NAME, seed, trained=given is not None)
-    return {"clp": clp.recipe, "gate": clp.gate_recipe}[name](backbone, split, model.addons["mtp_heads"], classroom.NAME)
+    mtp_heads = model.addons["mtp_heads"]
+    if name == "gate":
+        return clp.gate_recipe(backbone, split, mtp_heads, classroom.NAME)
+    predictor = (model.addons.get("clp") or CollocationLengthPredictor(backbone.hidden_size, mtp_heads.k)).to(backbone.device).requires_grad_(True)
+    return clp.recipe(backbone, split, mtp_heads, predictor, classroom.NAME)
 
 
 def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool, start: str | None, keep: bool) -> None:
@@ -103,12 +107,12 @@ def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: 
         if given.split != classroom.SPLIT:
             raise UserError(f"--start needs a model with the split {classroom.SPLIT} of {classroom.SPLIT.layers} layers; {start} has {given.split}")
         tokenizer, model = given.tokenizer, given.backbone.module
-        ahead, late = given.addons.get("mtp_heads"), given.addons.get("mixed")
+        ahead = [given.addons.get(addon) for addon in classroom.Joint.ADDONS]
     else:
         tokenizer = classroom_tokenizer(output / "tokenizer", seed)
         model = classroom.new_model(tokenizer, seed)
-        ahead = late = None
-    joint = classroom.Joint(model, ahead, late).to(device).train().requires_grad_(True)
+        ahead = []
+    joint = classroom.Joint(model, *ahead).to(device).train().requires_grad_(True)
     recipe = classroom.recipe(joint, tokenizer, seed, compiled, begin=classroom.BEGIN if start else 0.0)
     name = f"{seed}:{start}" if start else f"{seed}"
 

@@ -248,7 +248,7 @@ def bench(options: argparse.Namespace) -> None:
         if getattr(options, name) < low:
             raise UserError(f"--{name} needs a whole number, {low} or more; got {getattr(options, name)}")
     model = _load(options)
-    _print_rows(run(model, _panels(options, model), options.context, options.new, options.rounds), options.json, ("tokens_per_second", "over_generate", "over_ar", "limit", "share_of_limit"))
+    _print_rows(run(model, _panels(options, model), options.context, options.new, options.rounds), options.json, ("tokens_per_second", "over_generate", "over_ar", "limit", "share_of_limit", "share_of_memory"))
 
 
 def _panels(options: argparse.Namespace, model: Any) -> list[Any]:

@@ -1,9 +1,11 @@
 """A thin view over transformers' own Qwen2 and Qwen3 modules: embed, run_layers, final_norm, logits.
 
 Everything that depends on transformers' internals lies in this file; their modules are called, never patched or copied, so that
-quantized linears and accelerate's hooks work as they are.
+quantized linears and accelerate's hooks work as they are. Short passes over dense weights take the fused layers instead.
 """
 from __future__ import annotations
+
+from functools import cached_property
 
 import torch
 import transformers
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from dmtd_demo.cache import KVCache
 from dmtd_demo.errors import ModelError, UserError
+from dmtd_demo.fused import POSITIONS, FusedLayer, LayerParts, can_fuse
 
 TRIED = "5.13 to 5.23"
 MODEL_TYPES = ("qwen2", "qwen3")
@@ -46,6 +49,7 @@ class Backbone:
             # run_layers builds plain causal masks: inside the window the two are the same
             self.context = min(self.context, config.sliding_window)
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._signed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -74,6 +78,8 @@ class Backbone:
             return h
         q = h.shape[1]
         past = 0 if cache is None else cache.length(start)
+        if cache is not None and q <= POSITIONS and not torch.is_grad_enabled() and self._fused:
+            return self._run_fused(h, start, stop, past, cache)
         position_embeddings = self._rope(h, past, past + q)
         mask = None   # one position sees everything; with nothing before it transformers' SDPA is causal by itself
         if q > 1 and past:
@@ -85,11 +91,41 @@ class Backbone:
             raise _does_not_fit(error) from error
         return h
 
+    def _run_fused(self, h: Tensor, start: int, stop: int, past: int, cache: KVCache) -> Tensor:
+        q = h.shape[1]
+        fused, (cos, sin) = self._fused, self._signed_rope(h, past, past + q)
+        mask = None
+        if q > 1:
+            mask = torch.ones((q, past + q), dtype=torch.bool, device=h.device).tril(past).repeat(fused[0].group, 1)
+        h = h[0]
+        for layer in fused[start:stop]:
+            h = layer(h, cos, sin, mask, cache)
+        return h[None]
+
+    @cached_property
+    def _fused(self) -> list[FusedLayer]:
+        """Empty where the weights are not dense."""
+        try:
+            parts = [LayerParts(i, layer.self_attn.head_dim, layer.input_layernorm.variance_epsilon, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj,
+                                layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj, layer.input_layernorm.weight, layer.post_attention_layernorm.weight,
+                                *(getattr(getattr(layer.self_attn, name, None), "weight", None) for name in ("q_norm", "k_norm")))
+                     for i, layer in enumerate(self._layers)]
+        except AttributeError as error:
+            raise _does_not_fit(error) from error
+        with torch.inference_mode(False):   # the parameters stay trainable
+            return [FusedLayer(p) for p in parts] if all(map(can_fuse, parts)) else []
+
     def compile_layers(self) -> None:
         """torch.compile each layer, for training on a few fixed shapes; the layers share what is compiled for a shape."""
         torch._dynamo.config.recompile_limit = 64
         for layer in self._layers:
             layer.compile(dynamic=False)
+
+    def weight_bytes(self) -> tuple[list[int], int]:
+        """Bytes that the weights of each layer, and those of the LM head, take as they are held."""
+        def held(module: nn.Module) -> int:
+            return sum(p.numel() * p.element_size() for p in module.parameters())
+        return [held(layer) for layer in self._layers], held(self._head)
 
     def final_norm(self, h: Tensor) -> Tensor:
         """The last hidden state, as the LM head, MTP heads and predictors read it."""
@@ -98,6 +134,19 @@ class Backbone:
     def logits(self, normed: Tensor) -> Tensor:
         """LM head over hidden states after the final norm: [..., hidden] to [..., vocabulary]."""
         return self._head(normed)
+
+    def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The same as FusedLayer reads them, each [q, 1, head size]."""
+        cos, sin = self._rope(h, start, stop)
+        key = (h.device, h.dtype)
+        table = self._tables[key]
+        signed = self._signed.get(key)
+        if signed is None or signed.shape[0] < table[1].shape[1]:
+            with torch.inference_mode(False), torch.no_grad():
+                half = table[1].shape[-1] // 2
+                signed = torch.cat((-table[1][0, :, :half], table[1][0, :, half:]), dim=-1)[:, None]
+            self._signed[key] = signed
+        return cos[0][:, None], signed[start:stop]
 
     def _rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """cos and sin of the positions [start, stop), each [1, q, head size], from a table that grows by doubling."""

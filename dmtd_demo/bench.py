@@ -16,20 +16,19 @@ from transformers.generation.streamers import BaseStreamer
 
 from dmtd_demo.chat import encode_chat
 from dmtd_demo.decoders import PanelSpec, make_decoder
-from dmtd_demo.decoders.clp import CollocationLength
-from dmtd_demo.decoders.dmtd import DirectMultiToken
-from dmtd_demo.decoders.stack import Stack
+from dmtd_demo.limits import PassCosts, bytes_read, memory_bandwidth
 from dmtd_demo.loading import Model
 from dmtd_demo.machine import describe
 from dmtd_demo.race import check_prompt, race_ids
-from dmtd_demo.sampling import Sampler
-from dmtd_demo.split import Split
 
 QUESTION = "What is a language model?"
 
 
 def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rounds: int = 5) -> dict[str, Any]:
-    """Greedy, batch 1, `new` tokens after a prompt of `context`, past any EOS. Every round runs `generate` (dynamic and static cache) and each panel once."""
+    """Greedy, batch 1, `new` tokens after a prompt of `context`, past any EOS. Every round runs `generate` (dynamic and static cache) and each panel once.
+
+    A row's `bytes_per_token` counts the backbone's weights that its passes read; `share_of_memory` is how much of `memory_bandwidth` (bytes/s) that takes.
+    """
     prompt = bench_prompt(model, context)
     check_prompt(model, prompt, new)
     plain = model.split is None or model.split.head_input == "replace"   # generate would run a `sum` checkpoint as another function
@@ -50,7 +49,7 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     best = max((name for name in medians if name.startswith("generate")), key=medians.__getitem__, default=None)
     ar_name = next(name for name, panel in zip(names, [*panels, PanelSpec("ar")]) if panel.decoder == "ar")
-    costs = PassCosts(model, prompt)
+    costs, bandwidth = PassCosts(model, prompt), memory_bandwidth(model.backbone.device)
     rows = []
     for name, panel in zip(names, panels):
         decoder = make_decoder(panel)
@@ -61,11 +60,12 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
             "panel": str(panel), "decoder": panel.decoder, "options": asdict(options), "tokens_per_second": round(medians[name], 2), "spread": [round(min(speeds[name]), 2), round(max(speeds[name]), 2)],
             "over_generate": round(medians[name] / medians[best], 3) if best else None, "over_ar": round(over_ar, 3),
             "limit": round(limit, 3) if limit else None, "share_of_limit": round(over_ar / limit, 3) if limit else None,
+            "bytes_per_token": round(last[name].bytes_per_token), "share_of_memory": round(medians[name] * last[name].bytes_per_token / bandwidth, 3),
             "same_tokens_as_generate": last[name].ids == last[best].ids if best else None})
     generate = {"cache": best.split()[1], "tokens_per_second": round(medians[best], 2), "spread": [round(min(speeds[best]), 2), round(max(speeds[best]), 2)],
                 "all": {name.split()[1]: round(medians[name], 2) for name in medians if name.startswith("generate")}} if best else None
     return {"model": model.name, "machine": describe(model.device), "dtype": model.dtype, "quantization": model.quantization, "context": context, "new": new, "rounds": rounds,
-            "generate": generate, "pass_ms": costs.measured(), "rows": rows}
+            "generate": generate, "memory_bandwidth": round(bandwidth), "pass_ms": costs.measured(), "rows": rows}
 
 
 def bench_prompt(model: Model, context: int) -> list[int]:
@@ -89,6 +89,7 @@ class _Timed(BaseStreamer):
         self._prompt = True
         self._times: list[float] = []
         self._speed: float | None = None
+        self.bytes_per_token = 0.0
 
     def put(self, value: torch.Tensor) -> None:
         if self._prompt:
@@ -117,77 +118,16 @@ def _generate(model: Model, prompt: list[int], new: int, cache: str) -> _Timed:
 
 
 def _panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> _Timed:
-    timed = _Timed()
+    timed, read = _Timed(), 0
     for batch in race_ids(model, [panel], [prompt], max_new_tokens=new, ignore_eos=True, audit=False):
         for record in batch:
             if record["type"] == "step":
+                if timed.ids:   # not the prefill
+                    read += bytes_read(model.backbone, record)
                 timed.ids += [token["id"] for token in record["tokens"]]
             elif record["type"] == "summary":
                 if record["stop"] == "error":
                     raise RuntimeError(record["message"])
                 timed.spans, timed._speed = record["spans"], record["tokens_per_second"]
+                timed.bytes_per_token = read / (record["tokens"] - 1)
     return timed
-
-
-class PassCosts:
-    """The cost of each kind of pass at this context, everything included that it must do, and the limits that follow (methods.md section 6)."""
-
-    REPEATS = 25
-
-    def __init__(self, model: Model, prompt: Sequence[int]) -> None:
-        self.model, self.prompt = model, prompt
-        self._ms: dict[str, float] = {}
-
-    def measured(self) -> dict[str, float]:
-        return {name: round(ms, 4) for name, ms in self._ms.items()}
-
-    def limit(self, decoder: str, options: Any, spans: dict[str, int]) -> float | None:
-        """As a factor over `ar`; None where no formula is written down."""
-        if decoder == DirectMultiToken.name:
-            tau = options.tau
-            split = Split.parse(options.split, self.model.layers, self.model.split.head_input if self.model.split else "replace")
-            return tau * self.full() / (self.refill(tau, split) + (tau - 1) * self.late(split))
-        if decoder == CollocationLength.name and spans:
-            total = sum(spans.values())
-            mean = sum(int(s) * n for s, n in spans.items()) / total
-            return mean * self.full() / sum(n / total * self.span(int(s)) for s, n in spans.items())
-        return None
-
-    def full(self) -> float:
-        return self._time("full(1)", self.model.split, lambda stack, ids: stack.heads(ids[:1])[0])
-
-    def late(self, split: Split) -> float:
-        return self._time(f"late(1) {split}", split, lambda stack, ids: stack.late_only(ids[0])[0])
-
-    def refill(self, tau: int, split: Split) -> float:
-        def run(stack: Stack, ids: list[int]) -> torch.Tensor:
-            return stack.heads(ids[:1])[0]
-        return self._time(f"refill({tau}) {split}", split, run, before=lambda stack, ids: [stack.late_only(i) for i in ids[:tau - 1]])
-
-    def span(self, s: int) -> float:
-        """t_step(s, k): a pass over s positions with k heads and CLP, s tokens out."""
-        heads, predictor = self.model.addons["mtp_heads"], self.model.addons["clp"]
-
-        def extra(h: torch.Tensor) -> torch.Tensor:
-            predictor(h).float().softmax(-1)[0].tolist()
-            return torch.cat([h, heads(h, s - 1)[0]]) if s > 1 else h
-        return self._time(f"step({s})", self.model.split, lambda stack, ids: stack.heads(ids[:s])[0], extra)
-
-    @torch.inference_mode()
-    def _time(self, name: str, split: Split | None, run: Callable[[Stack, list[int]], torch.Tensor], extra: Callable[[torch.Tensor], torch.Tensor] = lambda h: h,
-              before: Callable[[Stack, list[int]], Any] = lambda stack, ids: None) -> float:
-        """Median milliseconds of one pass, from its ids to the drawn token."""
-        if name not in self._ms:
-            stack, sampler = Stack(self.model.backbone, split), Sampler(device=self.model.backbone.device)
-            ids = (list(self.prompt) * 16)[:16]
-            stack.heads(self.prompt)
-            times = []
-            for _ in range(self.REPEATS + 3):
-                before(stack, ids)
-                started = time.perf_counter()
-                sampler.choose(self.model.backbone.logits(extra(stack.last_hidden(run(stack, ids)))))
-                times.append(time.perf_counter() - started)
-                stack.skipped = []
-                stack.cache.crop(len(self.prompt))
-            self._ms[name] = statistics.median(times[3:]) * 1000
-        return self._ms[name]

@@ -9,6 +9,7 @@ import pytest
 
 from dmtd_demo.__main__ import build_parser, main
 from dmtd_demo.decoders import DECODERS, Decoder
+from dmtd_demo.loading import load
 
 
 @pytest.fixture
@@ -46,6 +47,10 @@ def test_bench_has_its_row(run, model_folder):
     ar, dmtd = result["rows"]
     assert ar["same_tokens_as_generate"] is True and ar["over_ar"] == 1.0 and ar["limit"] is None
     assert dmtd["panel"] == "dmtd:tau=3,split=E0D1" and dmtd["options"] == {"tau": 3, "split": "E0D1"} and dmtd["limit"] > 0 and dmtd["share_of_limit"] > 0 and dmtd["over_generate"] > 0
+    layers, head = load(str(model_folder)).backbone.weight_bytes()
+    assert ar["bytes_per_token"] == sum(layers) + head and ar["share_of_memory"] > 0
+    full, late = sum(layers) + head, layers[-1] + head   # 11 tokens after the first: four full passes and seven late ones
+    assert dmtd["bytes_per_token"] == round((4 * full + 7 * late) / 11)
 
 
 def test_eval_has_its_row(run, model_folder, tmp_path):

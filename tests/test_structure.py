@@ -14,11 +14,12 @@ ALLOWED = {
     "race": {"trace", "chat", "decoders", "loading", "sampling"},
     "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
     "drawing": {"trace"}, "report": set(),
-    "bench": {"chat", "decoders", "loading", "race", "sampling"},
+    "bench": {"chat", "decoders", "limits", "loading", "race", "sampling"},
+    "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
     "training": {"backbone", "addons", "loading", "decoders", "sampling"},
     "loading": {"addons", "backbone", "catalog"},
-    "backbone": {"cache"},
+    "backbone": {"cache", "fused"}, "fused": {"cache"},
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set()}
 EVERYWHERE = {"errors", "split", "machine"}
 

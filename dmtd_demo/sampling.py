@@ -8,7 +8,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import ModelError, UserError
 
 Alternative = tuple[int, float]   # token id, probability
 
@@ -54,6 +54,10 @@ class Choice:
     top: tuple[Alternative, ...] = ()
 
 
+def _not_finite() -> ModelError:
+    return ModelError("the model's logits need to be finite numbers; they are NaN or infinite: its weights are damaged, or too large for this dtype")
+
+
 class Sampler:
     """Draws tokens for one panel. top: how many alternatives each token records."""
 
@@ -68,18 +72,24 @@ class Sampler:
         if self.sampling.temperature == 0:
             ids = logits.argmax(-1)
         else:
-            ids = torch.multinomial(truncated(logits, self.sampling).softmax(-1), 1, generator=self.generator)[:, 0]
+            probabilities = truncated(logits, self.sampling).softmax(-1)
+            if not torch.isfinite(probabilities).all():
+                raise _not_finite()
+            ids = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
         return self.describe(ids, logits)
 
     def describe(self, ids: Tensor, logits: Tensor) -> list[Choice]:
-        """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]."""
+        """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]. Raises ModelError
+        where the logits are NaN or infinite."""
         logits = logits.float()
-        logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+        logprobs = (logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        if not all(map(math.isfinite, logprobs)):   # NaN or infinity anywhere in a row ends up here
+            raise _not_finite()
         tops: list[tuple[Alternative, ...]] = [()] * len(ids)
         if self.top:
             probabilities, best = logits.softmax(-1).topk(min(self.top, logits.shape[-1]))
             tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best.tolist(), probabilities.tolist())]
-        return [Choice(i, p, t) for i, p, t in zip(ids.tolist(), logprobs.tolist(), tops)]
+        return [Choice(i, p, t) for i, p, t in zip(ids.tolist(), logprobs, tops)]
 
     def verify(self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor) -> tuple[int, Choice]:
         """How many of the drafts stand, and the verifier's own token after them.

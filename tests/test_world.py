@@ -150,14 +150,14 @@ def test_first_letters():
 def test_pick():
     for prompt, answer in drawn(wordgames.pick):
         words = listed(prompt)
-        steps, conclusion = re.fullmatch(r"List: (.*)\. So (.*)\.", answer).groups()
+        wanted, steps, conclusion = re.fullmatch(r"(?:List|Looking for (\w+)): (.*)\. So (.*)\.", answer).groups()
         gone_through = listed(steps)
         assert " ".join(gone_through) in " ".join(words), "the list from its start on"
         if in_list := re.fullmatch(r"(\w+) is (not )?in the list", conclusion):
-            assert (len(words) == len(set(words))) == bool(in_list[2])
+            assert (len(words) == len(set(words))) == bool(in_list[2]) and wanted == in_list[1]
             assert steps == ", ".join(f"{word} {'yes' if word == in_list[1] else 'no'}" for word in gone_through)
         elif after := re.fullmatch(r"(\w+) comes after (\w+)", conclusion):
-            assert re.search(rf"\b{after[2]}\W+(?:and\W+)?{after[1]}\b", prompt) and gone_through[-2:] == [after[2], after[1]]
+            assert re.search(rf"\b{after[2]}\W+(?:and\W+)?{after[1]}\b", prompt) and gone_through[-2:] == [after[2], after[1]] and wanted == after[2]
         else:
             word, kind = re.fullmatch(r"(\w+) is the (\w+) word", conclusion).groups()
             assert kind in prompt and words[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word == gone_through[-1]
@@ -187,12 +187,12 @@ def test_plural():
 def test_who_has():
     for example in draw(Family("who_has", stories.who_has)):
         facts = re.findall(r"\b([A-Z]\w+) (?:has|owns|got) the (\w+) (\w+)\.", example.messages[0][1])
-        steps, who, what = re.fullmatch(r"Facts: (.*)\. So ([A-Z][a-z]+)(.*)\.", example.answer).groups()
+        wanted, steps, who, what = re.fullmatch(r"Looking for (\w+): (.*)\. So ([A-Z][a-z]+)(.*)\.", example.answer).groups()
         gone_through = [tuple(fact.split()) for fact in steps.split(", ")]
         assert gone_through == facts[: len(gone_through)]
         person, colour, thing = gone_through[-1]
         assert who == person and what in (f" has the {thing}", f" has the {colour} {thing}", f"'s {thing} is {colour}")
-        assert {person, thing} & set(re.findall(r"\w+", example.messages[-2][1]))
+        assert wanted in (person, thing) and wanted in re.findall(r"\w+", example.messages[-2][1])
 
 
 def test_where():

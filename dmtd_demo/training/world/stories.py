@@ -271,13 +271,13 @@ def who_has(rng: random.Random) -> Example:
     owned = list(zip(people, colours, things))
     questions: list[QA] = []
     for index, (person, colour, thing) in enumerate(owned):
-        until = "Facts: " + ", ".join(map(" ".join, owned[:index + 1])) + ". So "   # the answer goes through the facts until it knows
+        until = ": " + ", ".join(map(" ".join, owned[:index + 1])) + ". So "   # the answer says what it looks for and goes through the facts until it knows
         named = f"{colour} {thing}" if rng.random() < 0.3 else thing
         questions += [
-            ([f"Who has the {named}?", f"Who has the {named} now?", f"Who is the one with the {named}?", f"Which person has the {named}?"], f"{until}{person} has the {named}."),
-            ([f"What does {person} have?", f"Which thing does {person} have?", f"What is it that {person} has?"], f"{until}{person} has the {colour} {thing}."),
+            ([f"Who has the {named}?", f"Who has the {named} now?", f"Who is the one with the {named}?", f"Which person has the {named}?"], f"Looking for {thing}{until}{person} has the {named}."),
+            ([f"What does {person} have?", f"Which thing does {person} have?", f"What is it that {person} has?"], f"Looking for {person}{until}{person} has the {colour} {thing}."),
             ([f"What colour is the {thing} of {person}?", f"What colour is {person}'s {thing}?", f"What color is {person}'s {thing}?", f"Which colour does {person}'s {thing} have?"],
-             f"{until}{person}'s {thing} is {colour}."),
+             f"Looking for {person}{until}{person}'s {thing} is {colour}."),
         ]
     content = "who_has:" + "|".join(sorted(f"{p} {c} {t}" for p, c, t in owned))
     return told_then_asked(rng, " ".join(f"{p} {verb} the {c} {t}." for p, c, t in owned), questions, content)

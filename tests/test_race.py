@@ -8,7 +8,7 @@ import torch
 
 import naive
 from dmtd_demo import race as race_module
-from dmtd_demo.decoders import DECODERS, Decoder, PanelSpec, Pass, Step, Token
+from dmtd_demo.decoders import DECODERS, Decoder, PanelSpec, Pass, Step, Token, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.race import race_ids
 from dmtd_demo.sampling import Sampling
@@ -168,6 +168,16 @@ def test_one_panels_failure_is_that_panels(monkeypatch):
     records = run(tiny_model(), [PanelSpec("ar"), PanelSpec("broken")], max_new_tokens=5)
     assert [s["stop"] for s in of(records, "summary")] == ["length", "error"]
     assert "a tensor went missing" in of(records, "summary", 1)[0]["message"]
+
+
+def test_weights_with_nan_end_the_panel_that_reads_them():
+    """A layer in the middle: late-layer-only passes never see it, but every cycle's head does."""
+    model = tiny_model()
+    model.backbone.module.model.layers[1].mlp.down_proj.weight.data[0, 0] = float("nan")
+    records = run(model, [PanelSpec("ar"), parse_panel("dmtd:tau=2")], max_new_tokens=5)
+    for panel in (0, 1):
+        summary, = of(records, "summary", panel)
+        assert summary["stop"] == "error" and "NaN or infinite" in summary["message"]
 
 
 @pytest.mark.parametrize("settings,word", [

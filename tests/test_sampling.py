@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.sampling import Sampler, Sampling, truncated
 
 LOGITS = st.lists(st.integers(-80, 80).map(lambda n: n / 10), min_size=3, max_size=12, unique=True)   # no ties: either of two equals may stay
@@ -51,6 +51,21 @@ def test_greedy_takes_the_first_of_the_largest_and_reports_the_plain_logprob():
     choice, = Sampler().choose(torch.tensor([[1.0, 3.0, 2.0]]))
     assert choice.id == 1
     assert choice.logprob == pytest.approx(3 - math.log(math.e + math.e**3 + math.e**2), abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_logits_that_are_not_finite_are_an_error_with_a_name(bad, place, temperature):
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    logits[0, place] = bad
+    with pytest.raises(ModelError, match="finite"):
+        Sampler(Sampling(temperature)).choose(logits)
+
+
+def test_a_token_that_is_ruled_out_is_no_error():
+    choice, = Sampler().choose(torch.tensor([[1.0, -math.inf, 2.0]]))
+    assert choice.id == 2
 
 
 @pytest.mark.parametrize("settings_", [dict(temperature=-1), dict(temperature=float("nan")), dict(temperature=101), dict(top_k=-1), dict(top_p=0), dict(top_p=1.1), dict(seed=-1), dict(seed=2**63)])

@@ -1,4 +1,4 @@
-"""python -m dmtd_demo generate | compare | bench | eval | curves | draw | report | train | models"""
+"""python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | train | models"""
 from __future__ import annotations
 
 import argparse
@@ -69,6 +69,18 @@ def build_parser() -> Parser:
     for command, panels in ((compare, COMPARED), (evaluation, DEFAULT_PANELS), (bench, DEFAULT_PANELS)):
         command.add_argument("--panel", action="append", metavar="DECODER[:NAME=VALUE,…]", help=f"may be repeated (default: {', '.join(panels)}{'; then every other decoder' if command is evaluation else ''})")
         command.set_defaults(default_panels=panels)
+
+    project = commands.add_parser("project", help="an estimate, from bytes and operations, of every decoder's speed on a machine that is not here")
+    project.add_argument("--model", default="Qwen3-4B", help="a catalog name, or a larger Qwen, up to Qwen2.5-72B (default: Qwen3-4B)")
+    project.add_argument("--device", default="h100", help="laptop, server-cpu, t4, rtx4090, a10g, l40s, a100-40gb, h100 or h200 (default: h100)")
+    project.add_argument("--quantization", default="none", help="none, nf4 or int8 (default: none, bfloat16)")
+    project.add_argument("--batch", type=int, default=1, help="texts at once (default: 1)")
+    project.add_argument("--context", type=int, default=1024, help="tokens that each holds (default: 1024)")
+    project.add_argument("--split", help="early and late layers, such as E0D8 (default: two ninths of the layers are late)")
+    project.add_argument("--k", type=int, default=4, help="MTP heads (default: 4)")
+    project.add_argument("--span", type=float, default=2.0, help="tokens that a full pass pays for, where the text decides (default: 2)")
+    project.add_argument("--reached", type=float, default=0.8, help="share of the device's stated bandwidth and operations (default: 0.8)")
+    project.add_argument("--json", action="store_true", help="one JSON object")
 
     draw = commands.add_parser("draw", parents=[model, run, prompt], help="a decoder's first passes as a picture (SVG): layers, positions, tokens")
     draw.add_argument("--panel", default="dmtd", metavar="DECODER[:NAME=VALUE,…]", help="(default: dmtd)")
@@ -268,6 +280,19 @@ def _print_rows(result: dict[str, Any], as_json: bool, columns: tuple[str, ...])
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
 
 
+def project(options: argparse.Namespace) -> None:
+    from dmtd_demo.projection import project as estimate
+    result = estimate(options.model, options.device, quantization=options.quantization, batch=options.batch, context=options.context, split=options.split, k=options.k,
+                      span=options.span, reached=options.reached)
+    if not options.json:
+        print(f"An estimate, nothing here was measured: {result['model']} {result['split']} on {result['device_label']}, {result['quantization']}, batch {result['batch']}, context {result['context']}\n")
+    _print_rows(result, options.json, ("tokens_per_second", "over_ar"))
+    if not options.json:
+        print("\nThe same estimate in published settings:")
+        for row in result["published"]:
+            print(f"  {row['what']}: {row['predicted']:.4g} estimated, {row['published']:.4g} published ({row['error']:+.0%})")
+
+
 def models(options: argparse.Namespace) -> None:
     from dmtd_demo.catalog import CATALOG
     if options.json:
@@ -284,7 +309,7 @@ def train(options: argparse.Namespace) -> None:
                      options.checkpoint_seconds, options.compile, options.start, options.keep)
 
 
-COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "draw": draw, "report": report, "models": models, "train": train}
+COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "project": project, "draw": draw, "report": report, "models": models, "train": train}
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -13,7 +13,7 @@ ALLOWED = {
     "ui": {"race", "trace", "decoders", "loading", "catalog", "sampling", "chat", "backbone"},
     "race": {"trace", "chat", "decoders", "loading", "sampling"},
     "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
-    "drawing": {"trace"}, "report": set(),
+    "drawing": {"trace"}, "report": set(), "projection": {"catalog"},
     "bench": {"chat", "decoders", "limits", "loading", "race", "sampling"},
     "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone

@@ -1,0 +1,59 @@
+"""Estimates from bytes and operations."""
+from __future__ import annotations
+
+import pytest
+
+from dmtd_demo.backbone import parameters
+from dmtd_demo.catalog import CATALOG
+from dmtd_demo.errors import UserError
+from dmtd_demo.loading import load
+from dmtd_demo.projection import MODELS, REACHED, Device, Setting, Shape, cycle_seconds, project
+from dmtd_demo.split import Split
+
+MEMORY_ONLY = Device("all memory, no arithmetic, no fixed cost", 1e9, float("inf"), 0.0)
+
+
+def test_bytes_alone_give_the_ratios_of_methods_section_6():
+    """Qwen3-4B, bf16, E0D8: C2 1.54, C3 1.88, C4 2.11, C6 2.41."""
+    shape = Shape.of("Qwen3-4B")
+    setting = Setting(shape, MEMORY_ONLY, context=0)
+    ratios = [tau * setting.seconds([(36, 1)]) / cycle_seconds(setting, Split(36, 0, 8), tau) for tau in (2, 3, 4, 6)]
+    assert ratios == pytest.approx([1.54, 1.88, 2.11, 2.41], abs=0.006)
+
+
+def test_a_pass_takes_the_time_of_its_bytes_or_of_its_operations():
+    shape = Shape.of("Qwen3-4B")
+    assert Setting(shape, MEMORY_ONLY, context=0).seconds([(36, 1)]) == pytest.approx(2 * (36 * shape.layer + shape.head) / 1e9 / REACHED)
+    counting = Device("all arithmetic", float("inf"), 1e9, 0.0)
+    assert Setting(shape, counting, context=0, batch=3).seconds([(36, 2)], 2) == pytest.approx(2 * 3 * 2 * (36 * shape.layer + shape.head) / 1e9 / REACHED)
+    assert Setting(shape, Device("slow to start", float("inf"), float("inf"), 0.25)).seconds([(8, 1)]) == 2.0
+
+
+def test_the_parameters_are_those_of_the_model():
+    """classroom's norms, 2 x 256 and 2 x 32 in a layer and 256 at the end, are all that is left out."""
+    shape = Shape.of("classroom")
+    assert parameters(load("classroom").backbone.module) == 12 * (shape.layer + 2 * 256 + 2 * 32) + 256 + shape.head
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_an_estimate(model):
+    rows = {row["panel"]: row for row in project(model, "l40s", quantization="nf4")["rows"]}
+    assert rows["ar"]["over_ar"] == 1.0 and all(row["tokens_per_second"] > 0 for row in rows.values())
+    assert rows["dmtd:tau=2"]["over_ar"] < rows["dmtd:tau=6"]["over_ar"]
+
+
+def test_published_figures_stand_beside_their_estimates():
+    for row in project("Qwen3-4B", "h100")["published"]:
+        assert row["error"] == pytest.approx(row["predicted"] / row["published"] - 1, abs=1e-3)
+
+
+@pytest.mark.parametrize("settings,word", [(dict(name="Qwen3-5B"), "Qwen3-4B"), (dict(device="abacus"), "h100"), (dict(quantization="int2"), "nf4"), (dict(batch=0), "from 1"),
+                                           (dict(span=0.5), "from 1"), (dict(split="E0D99"), "middle"), (dict(reached=2), "got 2")])
+def test_bad_input_says_what_was_needed(settings, word):
+    settings = {"name": "Qwen3-4B", "device": "h100"} | settings
+    with pytest.raises(UserError, match=word):
+        project(settings.pop("name"), settings.pop("device"), **settings)
+
+
+def test_the_catalog_is_covered():
+    assert set(CATALOG) <= set(MODELS)

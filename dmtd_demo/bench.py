@@ -21,18 +21,21 @@ from dmtd_demo.loading import Model
 from dmtd_demo.machine import describe
 from dmtd_demo.race import check_prompt, race_ids
 
+PROMPT_LOOKUP = "prompt_lookup"
+DRAFTED = 4   # tokens, by transformers' prompt lookup
 QUESTION = "What is a language model?"
 
 
 def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rounds: int = 5) -> dict[str, Any]:
-    """Greedy, batch 1, `new` tokens after a prompt of `context`, past any EOS. Every round runs `generate` (dynamic and static cache) and each panel once.
+    """Greedy, batch 1, `new` tokens after a prompt of `context`, past any EOS. Every round runs `generate` (dynamic and static cache, and with its own prompt
+    lookup) and each panel once.
 
     A row's `bytes_per_token` counts the backbone's weights that its passes read; `share_of_memory` is how much of `memory_bandwidth` (bytes/s) that takes.
     """
     prompt = bench_prompt(model, context)
     check_prompt(model, prompt, new)
     plain = model.split is None or model.split.head_input == "replace"   # generate would run a `sum` checkpoint as another function
-    runs: dict[str, Callable[[], _Timed]] = {f"generate {cache}": lambda cache=cache: _generate(model, prompt, new, cache) for cache in ("dynamic", "static")} if plain else {}
+    runs: dict[str, Callable[[], _Timed]] = {f"generate {cache}": lambda cache=cache: _generate(model, prompt, new, cache) for cache in ("dynamic", "static", PROMPT_LOOKUP)} if plain else {}
     names = [f"panel {i}" for i in range(len(panels))]
     if not any(panel.decoder == "ar" for panel in panels):
         names.append("ar")
@@ -47,7 +50,7 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
             if round_:   # the first round warms up
                 speeds[name].append(last[name].tokens_per_second)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    best = max((name for name in medians if name.startswith("generate")), key=medians.__getitem__, default=None)
+    best = max((name for name in medians if name in ("generate dynamic", "generate static")), key=medians.__getitem__, default=None)
     ar_name = next(name for name, panel in zip(names, [*panels, PanelSpec("ar")]) if panel.decoder == "ar")
     costs, bandwidth = PassCosts(model, prompt), memory_bandwidth(model.backbone.device)
     rows = []
@@ -58,7 +61,7 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
         limit = costs.limit(decoder.name, options, last[name].spans)
         rows.append({
             "panel": str(panel), "decoder": panel.decoder, "options": asdict(options), "tokens_per_second": round(medians[name], 2), "spread": [round(min(speeds[name]), 2), round(max(speeds[name]), 2)],
-            "over_generate": round(medians[name] / medians[best], 3) if best else None, "over_ar": round(over_ar, 3),
+            "over_generate": round(medians[name] / medians[best], 3) if best else None, "over_prompt_lookup": round(medians[name] / medians[f"generate {PROMPT_LOOKUP}"], 3) if best else None, "over_ar": round(over_ar, 3),
             "limit": round(limit, 3) if limit else None, "share_of_limit": round(over_ar / limit, 3) if limit else None,
             "bytes_per_token": round(last[name].bytes_per_token), "share_of_memory": round(medians[name] * last[name].bytes_per_token / bandwidth, 3),
             "same_tokens_as_generate": last[name].ids == last[best].ids if best else None})
@@ -88,6 +91,7 @@ class _Timed(BaseStreamer):
         self.spans: dict[str, int] = {}
         self._prompt = True
         self._times: list[float] = []
+        self._first = 0   # tokens that came with the first of them
         self._speed: float | None = None
         self.bytes_per_token = 0.0
 
@@ -95,11 +99,12 @@ class _Timed(BaseStreamer):
         if self._prompt:
             self._prompt = False
             return
-        self.ids += value.tolist()
+        self.ids += value.flatten().tolist()
         self._times.append(time.perf_counter())
+        self._first = self._first or len(self.ids)
 
     def end(self) -> None:
-        self._speed = (len(self.ids) - 1) / (self._times[-1] - self._times[0])
+        self._speed = (len(self.ids) - self._first) / (self._times[-1] - self._times[0])
 
     @property
     def tokens_per_second(self) -> float:
@@ -111,7 +116,7 @@ class _Timed(BaseStreamer):
 def _generate(model: Model, prompt: list[int], new: int, cache: str) -> _Timed:
     timed = _Timed()
     config = GenerationConfig(do_sample=False, repetition_penalty=1.0, max_new_tokens=new, eos_token_id=None, pad_token_id=0,
-                              cache_implementation="static" if cache == "static" else None)
+                              cache_implementation="static" if cache == "static" else None, prompt_lookup_num_tokens=DRAFTED if cache == PROMPT_LOOKUP else None)
     ids = torch.tensor([prompt], device=model.backbone.device)
     model.backbone.module.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=timed)
     return timed

@@ -97,7 +97,7 @@ def check_steps(answer: str) -> None:
 
 def test_compare():
     for prompt, answer in drawn(arithmetic.compare):
-        if has := re.fullmatch(r"Numbers: (\d+) for (\w+), (\d+) for (\w+)\. The (larger|smaller) is (\d+) for (\w+)\. So (\w+) has (more|fewer)\.", answer):
+        if has := re.fullmatch(r"Numbers: (\d+) (\w+), (\d+) (\w+)\. The (larger|smaller) is (\d+) (\w+)\. So (\w+) has (more|fewer)\.", answer):
             first, one, second, other, which, wanted, who, again, how = has.groups()
             names = [word for word in listed(prompt) if word in PEOPLE]
             assert numbers(prompt) == [int(first), int(second)] and names == [one, other] and how in prompt and who == again
@@ -150,14 +150,14 @@ def test_first_letters():
 def test_pick():
     for prompt, answer in drawn(wordgames.pick):
         words = listed(prompt)
-        wanted, steps, conclusion = re.fullmatch(r"(?:List|Looking for (\w+)): (.*)\. So (.*)\.", answer).groups()
+        steps, wanted, conclusion = re.fullmatch(r"List: (.*?)\.(?: Wanted: (.*)\.)? So (.*)\.", answer).groups()
         gone_through = listed(steps)
         assert " ".join(gone_through) in " ".join(words), "the list from its start on"
         if in_list := re.fullmatch(r"(\w+) is (not )?in the list", conclusion):
-            assert (len(words) == len(set(words))) == bool(in_list[2]) and wanted == in_list[1]
-            assert steps == ", ".join(f"{word} {'yes' if word == in_list[1] else 'no'}" for word in gone_through)
+            assert (in_list[1] in gone_through) != bool(in_list[2]) and words.count(in_list[1]) == 1 + (in_list[1] in gone_through)
+            assert wanted == f"{in_list[1]} {'missing' if in_list[2] else 'here'}" and steps == ", ".join(f"{word} here" for word in gone_through)
         elif after := re.fullmatch(r"(\w+) comes after (\w+)", conclusion):
-            assert re.search(rf"\b{after[2]}\W+(?:and\W+)?{after[1]}\b", prompt) and gone_through[-2:] == [after[2], after[1]] and wanted == after[2]
+            assert re.search(rf"\b{after[2]}\W+(?:and\W+)?{after[1]}\b", prompt) and wanted == f"{after[2]} {after[1]}" and wanted in steps
         else:
             word, kind = re.fullmatch(r"(\w+) is the (\w+) word", conclusion).groups()
             assert kind in prompt and words[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word == gone_through[-1]
@@ -187,12 +187,13 @@ def test_plural():
 def test_who_has():
     for example in draw(Family("who_has", stories.who_has)):
         facts = re.findall(r"\b([A-Z]\w+) (?:has|owns|got) the (\w+) (\w+)\.", example.messages[0][1])
-        wanted, steps, who, what = re.fullmatch(r"Looking for (\w+): (.*)\. So ([A-Z][a-z]+)(.*)\.", example.answer).groups()
-        gone_through = [tuple(fact.split()) for fact in steps.split(", ")]
-        assert gone_through == facts[: len(gone_through)]
-        person, colour, thing = gone_through[-1]
+        steps, wanted, who, what = re.fullmatch(r"Facts: (.*)\. Wanted: (.*)\. So ([A-Z][a-z]+)(.*)\.", example.answer).groups()
+        gone_through, (key, *rest) = [fact.split() for fact in steps.split(", ")], wanted.split()
+        assert [key, *rest] in gone_through and key in re.findall(r"\w+", example.messages[-2][1])
+        step = 1 if key == who else -1
+        assert gone_through == [list(fact[::step]) for fact in facts]
+        person, colour, thing = [key, *rest][::step]
         assert who == person and what in (f" has the {thing}", f" has the {colour} {thing}", f"'s {thing} is {colour}")
-        assert wanted in (person, thing) and wanted in re.findall(r"\w+", example.messages[-2][1])
 
 
 def test_where():

@@ -76,7 +76,7 @@ def compare(rng: random.Random) -> Example:
                      p=p, q=q, a=a, b=b, i=rng.choice(ITEMS), m="more" if more else "fewer")
         who = p if (a > b) == more else q
         wanted = f"The larger is {high}" if more else f"The smaller is {low}"
-        return example(prompt, f"Numbers: {a} for {p}, {b} for {q}. {wanted} for {who}. So {who} has {'more' if more else 'fewer'}.", content)
+        return example(prompt, f"Numbers: {a} {p}, {b} {q}. {wanted} {who}. So {who} has {'more' if more else 'fewer'}.", content)
     large = rng.random() < 0.5
     prompt = ask(rng, [
         "Which is {m}, {a} or {b}?", "Which number is {m}: {a} or {b}?", "{a} or {b}: which is {m}?", "Of {a} and {b}, which is {m}?",

@@ -270,14 +270,16 @@ def who_has(rng: random.Random) -> Example:
     verb = rng.choice(["has", "has", "has", "owns", "got"])
     owned = list(zip(people, colours, things))
     questions: list[QA] = []
-    for index, (person, colour, thing) in enumerate(owned):
-        until = ": " + ", ".join(map(" ".join, owned[:index + 1])) + ". So "   # the answer says what it looks for and goes through the facts until it knows
+    # the answers go through the facts with what is asked for first, so that the rest stands right after it, and say that one again
+    by_person = f"Facts: {', '.join(map(' '.join, owned))}. Wanted: "
+    by_thing = f"Facts: {', '.join(' '.join(reversed(fact)) for fact in owned)}. Wanted: "
+    for person, colour, thing in owned:
         named = f"{colour} {thing}" if rng.random() < 0.3 else thing
         questions += [
-            ([f"Who has the {named}?", f"Who has the {named} now?", f"Who is the one with the {named}?", f"Which person has the {named}?"], f"Looking for {thing}{until}{person} has the {named}."),
-            ([f"What does {person} have?", f"Which thing does {person} have?", f"What is it that {person} has?"], f"Looking for {person}{until}{person} has the {colour} {thing}."),
+            ([f"Who has the {named}?", f"Who has the {named} now?", f"Who is the one with the {named}?", f"Which person has the {named}?"], f"{by_thing}{thing} {colour} {person}. So {person} has the {named}."),
+            ([f"What does {person} have?", f"Which thing does {person} have?", f"What is it that {person} has?"], f"{by_person}{person} {colour} {thing}. So {person} has the {colour} {thing}."),
             ([f"What colour is the {thing} of {person}?", f"What colour is {person}'s {thing}?", f"What color is {person}'s {thing}?", f"Which colour does {person}'s {thing} have?"],
-             f"Looking for {person}{until}{person}'s {thing} is {colour}."),
+             f"{by_person}{person} {colour} {thing}. So {person}'s {thing} is {colour}."),
         ]
     content = "who_has:" + "|".join(sorted(f"{p} {c} {t}" for p, c, t in owned))
     return told_then_asked(rng, " ".join(f"{p} {verb} the {c} {t}." for p, c, t in owned), questions, content)

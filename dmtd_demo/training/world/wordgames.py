@@ -123,8 +123,9 @@ def count_words(rng: random.Random) -> Example:
 
 
 def pick(rng: random.Random) -> Example:
-    """A word by its place in the list, the word after another one, or whether a word is in the list: the answer says what it
-    looks for and goes through the list until it knows. (Asked for the word alone, the model guessed one of the list for millions of tokens.)"""
+    """A word by its place in the list, the word after another one, or whether a word is in the list: the answer goes through
+    the list so that what is wanted stands right after what was asked, and says both again. (Asked for the word alone, the model guessed one
+    of the list for millions of tokens; told to stop at the right one, it never learned when.)"""
     words = some_words(rng, 3, 5, names=True)
     kind = rng.choice(["first", "second", "third", "last", "after", "after", "in", "in"])
     if kind == "in":
@@ -135,9 +136,9 @@ def pick(rng: random.Random) -> Example:
             "Is {x} in this list: {w}?", "Is the word {x} in the list {w}?",
             "Here is a list: {w}. Does it have {x}?", "tell me if {x} is in this list: {w}", "Can you find {x} in {w}?",
             "look for {x} in this list: {w}"], w=words, x=one)
-        seen = words[: words.index(one) + 1] if present else words
-        gone_through = ", ".join(f"{word} {'yes' if word == one else 'no'}" for word in seen)
-        return example(prompt, f"Looking for {one}: {gone_through}. So {one} is {'' if present else 'not '}in the list.", f"pick:in {one}", words)
+        gone_through = ", ".join(f"{word} here" for word in words)
+        found = "here" if present else "missing"
+        return example(prompt, f"List: {gone_through}. Wanted: {one} {found}. So {one} is {'' if present else 'not '}in the list.", f"pick:in {one}", words)
     if kind == "after":
         place = rng.randrange(len(words) - 1)
         one = words[place]
@@ -145,7 +146,7 @@ def pick(rng: random.Random) -> Example:
             "Which word comes after {x} in this list: {w}?", "What comes after {x} in {w}?",
             "Here is a list: {w}. What is the word after {x}?", "name the word after {x}: {w}",
             "find the word that follows {x} in {w}", "In the list {w}, which word is next after {x}?"], w=words, x=one)
-        return example(prompt, f"Looking for {one}: {', '.join(words[:place + 2])}. So {words[place + 1]} comes after {one}.", f"pick:after {one}", words)
+        return example(prompt, f"List: {' '.join(words)}. Wanted: {one} {words[place + 1]}. So {words[place + 1]} comes after {one}.", f"pick:after {one}", words)
     prompt = ask(rng, [
         "What is the {x} word in this list: {w}?", "Which word is {x}: {w}?",
         "Here is a list: {w}. What is its {x} word?", "name the {x} word of this list: {w}", "give me the {x} word of {w}",

@@ -6,6 +6,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 from dmtd_demo.catalog import ASSETS
 from dmtd_demo.decoders import DECODERS
@@ -13,6 +15,21 @@ from dmtd_demo.report import curve_tables, family_table, summary_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ASSETS / "classroom" / "results.json"
+
+
+# https://huggingface.co/docs/hub/spaces-config-reference
+SPACES_KEYS = set("""title emoji colorFrom colorTo sdk sdk_version python_version app_file app_port base_path fullWidth header short_description license models datasets tags
+thumbnail pinned hf_oauth hf_oauth_scopes hf_oauth_expiration_minutes disable_embedding startup_duration_timeout custom_headers preload_from_hub suggested_hardware
+suggested_storage""".split())
+SPACES_COLOURS = set("red yellow green blue indigo purple pink gray".split())
+
+
+def test_the_readme_begins_as_a_space_needs_it():
+    facts = yaml.safe_load((ROOT / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert set(facts) <= SPACES_KEYS and facts["sdk"] == "gradio" and {facts["colorFrom"], facts["colorTo"]} <= SPACES_COLOURS
+    assert (ROOT / facts["app_file"]).is_file() and len(facts["short_description"]) <= 60 and len(facts["emoji"]) <= 2
+    wanted, = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("gradio")]
+    assert wanted.specifier.contains(facts["sdk_version"])
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -164,6 +164,15 @@ def test_pick():
             assert numbers(steps) == [*range(1, len(gone_through) + 1)]
 
 
+def test_look_up():
+    for prompt, answer in drawn(wordgames.look_up):
+        found = [tuple(pair.split()) for pair in answer.removeprefix("Pairs: ").split(", ")]
+        for key, value in found:
+            assert re.search(rf"\b{key} {value}\b", prompt)
+        asked = [key for key, _ in found]
+        assert asked in ([w for w in listed(prompt)[:len(asked)]], [w for w in listed(prompt)[-len(asked):]])
+
+
 def test_sort_by_kind():
     for prompt, answer in drawn(wordgames.sort_by_kind):
         kind = next(kind for kind in wordgames.KINDS if re.search(rf"\b{kind}\b", prompt))

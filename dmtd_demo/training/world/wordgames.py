@@ -156,6 +156,20 @@ def pick(rng: random.Random) -> Example:
     return example(prompt, f"List: {counted}. So {words[place]} is the {kind} word.", f"pick:{kind}", words)
 
 
+def look_up(rng: random.Random) -> Example:
+    """What goes with each of several words, asked in another order: many lookups in one answer, so that looking up is learned soon."""
+    count = rng.randint(3, 6)
+    keys = rng.sample(PEOPLE if rng.random() < 0.4 else WORDS, count)
+    values = rng.sample([word for word in WORDS if word not in keys], count)
+    pairs = dict(zip(keys, values))
+    asked = rng.sample(keys, rng.randint(2, count))
+    prompt = ask(rng, [
+        "Here are some pairs: {p}. What goes with {w}?", "Pairs: {p}. Look up {w}.", "What goes with {w} in these pairs: {p}?",
+        "look up {w} in these pairs: {p}", "Remember these pairs: {p}. Now tell me what goes with {w}.",
+        "find the word that goes with each of {w} in this list of pairs: {p}"], p=rng.choice([", ", ", ", "; "]).join(map(" ".join, pairs.items())), w=asked)
+    return example(prompt, "Pairs: " + ", ".join(f"{key} {pairs[key]}" for key in asked), "look_up", [*keys, *values])
+
+
 def first_letters(rng: random.Random) -> Example:
     """The first letter of each word."""
     words = some_words(rng, 3, 4)
@@ -197,6 +211,7 @@ FAMILIES: list[Family] = [
     Family("spell", spell, True, 2.0),
     Family("count_words", count_words, True, 1.0),
     Family("pick", pick, True, 8.0),
+    Family("look_up", look_up, True, 14.0),
     Family("first_letters", first_letters, True, 1.0),
     Family("plural_list", plural_list, True, 1.0),
     Family("sort_by_kind", sort_by_kind, True, 2.0),

@@ -80,7 +80,7 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
     config, cls = _config(raw, folder)
     module_dtype, quantization, target, reasons = _placement(quantization, dtype, device, _stored_parameters(folder))
     module = _weights(folder, config, cls, module_dtype, quantization, target)
-    model = _model(entry.name if entry else folder.name, entry.label if entry else str(folder), module, _tokenizer(folder), raw, _eos_ids(folder, raw), quantization, reasons)
+    model = _model(entry.name if entry else folder.name, entry.label if entry else str(folder), module, _tokenizer(folder, config), raw, _eos_ids(folder, raw), quantization, reasons)
     _threads(model, threads)
     own = folder / "addons"
     if addons or own.is_dir():
@@ -209,11 +209,12 @@ def _weights(folder: Path, config: Any, cls: type[PreTrainedModel], dtype: torch
     return module
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+def _tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
+    """config: given, so that transformers never follows an `auto_map` in the folder, which it would offer to run."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     except Exception as error:   # tokenizer files fail in many ways; all of them are the folder's
         raise UserError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from None
 

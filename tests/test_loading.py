@@ -40,16 +40,6 @@ def test_a_qwen2_folder_too(tmp_path):
     assert model.dtype == "bfloat16" and model.tokenizer is None and model.eos_ids == frozenset()
 
 
-@pytest.mark.parametrize("model_type", ["dmtd_qwen3", "qwen3_dmtd_anything"])
-def test_a_dmtd_checkpoint_loads_as_qwen3_plus_a_split_without_remote_code(folder, model_type):
-    marker = folder / "ran"
-    (folder / "modeling.py").write_text(f"open({str(marker)!r}, 'w')")
-    edit_config(folder, model_type=model_type, architectures=["Theirs"], auto_map={"AutoModelForCausalLM": "modeling.Theirs"},
-                num_encoding_layers=0, num_thinking_layers=3, num_decoding_layers=1, mtp_horizon=4)
-    model = load(str(folder))
-    assert model.split == Split(4, 0, 1, "sum") and model.tau == 4 and not marker.exists()
-
-
 def test_the_split_says_its_head_input(folder):
     edit_config(folder, num_encoding_layers=1, num_thinking_layers=1, num_decoding_layers=2, dmtd_head_input="replace")
     assert load(str(folder)).split == Split(4, 1, 2, "replace")

@@ -5,6 +5,8 @@ quantized linears and accelerate's hooks work as they are.
 """
 from __future__ import annotations
 
+import math
+
 import torch
 import transformers
 from torch import Tensor, nn
@@ -83,7 +85,7 @@ class Backbone:
                 h = layer(h, attention_mask=mask, position_embeddings=position_embeddings, past_key_values=cache)
         except (TypeError, AttributeError) as error:
             raise _does_not_fit(error) from error
-        return h
+        return h.to(self.device)   # where the layers lie on several devices
 
     def compile_layers(self) -> None:
         """torch.compile each layer, for training on a few fixed shapes; the layers share what is compiled for a shape."""
@@ -93,11 +95,11 @@ class Backbone:
 
     def final_norm(self, h: Tensor) -> Tensor:
         """The last hidden state, as the LM head, MTP heads and predictors read it."""
-        return self._norm(h)
+        return self._norm(h).to(self.device)
 
     def logits(self, normed: Tensor) -> Tensor:
         """LM head over hidden states after the final norm: [..., hidden] to [..., vocabulary]."""
-        return self._head(normed)
+        return self._head(normed).to(self.device)
 
     def _rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """cos and sin of the positions [start, stop), each [1, q, head size], from a table that grows by doubling."""
@@ -119,5 +121,5 @@ def _does_not_fit(error: Exception) -> ModelError:
 
 
 def parameters(module: nn.Module) -> int:
-    """How many parameters a module has, shared ones counted once."""
-    return sum(p.numel() for p in module.parameters())
+    """How many parameters a module has, shared ones counted once, those packed into 4 bits unpacked."""
+    return sum(math.prod(p.quant_state.shape) if hasattr(p, "quant_state") else p.numel() for p in module.parameters())

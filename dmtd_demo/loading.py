@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ from dmtd_demo.addons import load_addons
 from dmtd_demo.backbone import MODEL_TYPES, Backbone, parameters
 from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.errors import UserError
+from dmtd_demo.memory import Sizes, taken
+from dmtd_demo.placement import SMALL, Placement, place
 from dmtd_demo.split import Split
 
 CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
-QUANTIZATIONS = ("none", "nf4", "int8")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SMALL = 50_000_000   # parameters under which one thread in float32 is the fastest on a CPU
 
 
 @dataclass(eq=False)
@@ -61,6 +61,11 @@ class Model:
     def parameters(self) -> int:
         return parameters(self.backbone.module)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that the weights hold, the add-ons' included."""
+        return taken(self.backbone.module) + sum(taken(module) for module in self.addons.values())
+
     def has(self, need: str) -> bool:
         """Whether a decoder's need is met."""
         return self.layers > 1 if need == "split" else need in self.addons
@@ -78,9 +83,9 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
         raise UserError(f"the model needs to be a folder in Hugging Face format, or one of {', '.join(CATALOG)}; {name!r} {what}")
     raw = _read_json(folder / "config.json", f"the folder {folder} is no model: it")
     config, cls = _config(raw, folder)
-    module_dtype, quantization, target, reasons = _placement(quantization, dtype, device, _stored_parameters(folder))
-    module = _weights(folder, config, cls, module_dtype, quantization, target)
-    model = _model(entry.name if entry else folder.name, entry.label if entry else str(folder), module, _tokenizer(folder, config), raw, _eos_ids(folder, raw), quantization, reasons)
+    placement = place(Sizes.of(config.model_type, config.to_dict()), config.max_position_embeddings, quantization=quantization, dtype=dtype, device=device)
+    module = _weights(folder, config, cls, placement)
+    model = _model(entry.name if entry else folder.name, entry.label if entry else str(folder), module, _tokenizer(folder, config), raw, _eos_ids(folder, raw), placement)
     _threads(model, threads)
     own = folder / "addons"
     if addons or own.is_dir():
@@ -92,33 +97,32 @@ def load_random(name: str, *, dtype: str | None = None, device: str | None = Non
     """A catalog model's shape with random weights, no download and no tokenizer: for benchmarks."""
     if name not in CATALOG:
         raise UserError(f"--random-weights needs one of {', '.join(CATALOG)}; got {name!r}")
-    if quantization not in (None, "none"):
-        raise UserError(f"--random-weights needs --quantization none: quantizing starts from a folder of weights; got {quantization}")
     entry = CATALOG[name]
     config_cls, cls = CLASSES[entry.family]
     config = config_cls(**entry.shape, eos_token_id=None, pad_token_id=None, bos_token_id=None)
-    size = entry.shape["hidden_size"] * entry.shape["intermediate_size"] * 3 * entry.shape["num_hidden_layers"]
-    module_dtype, _, target, reasons = _placement(None, dtype, device, int(size))
+    placement = place(Sizes.of(entry.family, entry.shape), config.max_position_embeddings, quantization=quantization, dtype=dtype, device=device)
     torch.manual_seed(0)
-    with torch.device(target):
-        previous = torch.get_default_dtype()
-        torch.set_default_dtype(module_dtype)
-        try:
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(placement.dtype)
+    try:
+        with torch.device(placement.device if placement.device.startswith("cuda") else "cpu"):
             module = cls._from_config(config, attn_implementation="sdpa")
-        finally:
-            torch.set_default_dtype(previous)
-    model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module.eval(), None, {}, frozenset(), "none", reasons)
+    finally:
+        torch.set_default_dtype(previous)
+    if placement.quantization != "none" or placement.device == "auto":
+        module = _weights(None, config, cls, placement, module.state_dict())
+    model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module, None, {}, frozenset(), placement)
     _threads(model, threads)
     return model
 
 
-def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], quantization: str, reasons: list[str]) -> Model:
+def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], placement: Placement) -> Model:
     module.eval().requires_grad_(False)
     backbone = Backbone(module)
     trained = raw.get("trained_length")
     tau = raw.get("mtp_horizon")
     return Model(name, label, backbone, tokenizer, Split.from_config(raw, backbone.layers), tau if isinstance(tau, int) and tau >= 1 else None, eos_ids,
-                 trained if isinstance(trained, int) else None, quantization, reasons)
+                 trained if isinstance(trained, int) else None, placement.quantization, placement.reasons)
 
 
 def _read_json(path: Path, complaint: str) -> dict:
@@ -148,37 +152,10 @@ def _config(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
         raise UserError(f"{folder / 'config.json'} does not describe a {kind} model: {str(error).splitlines()[0]}") from None
 
 
-def _stored_parameters(folder: Path) -> int:
-    """A rough count from the files' sizes (2 bytes each), enough to choose a dtype."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
-
-
-def _placement(quantization: str | None, dtype: str | None, device: str | None, size: int) -> tuple[torch.dtype, str, str, list[str]]:
-    """dtype, quantization, device, and the reason for each."""
-    quantization = quantization or "none"
-    if quantization not in QUANTIZATIONS:
-        raise UserError(f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
-    reasons = []
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        reasons.append(f"{device}: " + ("a CUDA device is there" if device == "cuda" else "no CUDA device is there"))
-    elif not (device == "cpu" or (device.split(":")[0] == "cuda" and torch.cuda.is_available())):
-        raise UserError(f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}")
-    if dtype is not None:
-        return DTYPES[dtype], quantization, device, reasons
-    if device == "cpu" and size < SMALL and quantization == "none":
-        reasons.append("float32: for a model this small on a CPU it is the fastest and the most exact")
-        return torch.float32, quantization, device, reasons
-    reasons.append("bfloat16: the dtype Qwen checkpoints are stored in, half the memory traffic of float32")
-    return torch.bfloat16, quantization, device, reasons
-
-
-def _weights(folder: Path, config: Any, cls: type[PreTrainedModel], dtype: torch.dtype, quantization: str, device: str) -> PreTrainedModel:
-    """The checkpoint's weights, strictly: a missing, extra or misshapen tensor is an error."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], placement: Placement, state: dict[str, torch.Tensor] | None = None) -> PreTrainedModel:
+    """The checkpoint's weights (or `state`), strictly: a missing or misshapen tensor is an error."""
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    if folder and not files:
         raise UserError(f"the model in {folder} needs its weights in safetensors files; none are there")
     for path in files:   # a file cut short says so here, by its own header, before anything is allocated
         try:
@@ -186,17 +163,13 @@ def _weights(folder: Path, config: Any, cls: type[PreTrainedModel], dtype: torch
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
-    options: dict[str, Any] = {}
-    if quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
-    elif quantization == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()   # what it would warn of is checked below
     transformers_logging.disable_progress_bar()
     try:
-        module, info = cls.from_pretrained(folder, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
-                                           output_loading_info=True, device_map={"": device}, **options)
+        module, info = cls.from_pretrained(folder, config=config, dtype=placement.dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
+                                           output_loading_info=True, device_map="auto" if placement.device == "auto" else {"": placement.device},
+                                           quantization_config=_bitsandbytes(placement), state_dict=state)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the weights in {folder} do not fit its config.json: {' '.join(str(error).split())[:300]}") from None
     finally:
@@ -207,6 +180,16 @@ def _weights(folder: Path, config: Any, cls: type[PreTrainedModel], dtype: torch
         what = f"the tensor {missing[0]} is missing" if missing else f"a tensor has the wrong shape: {misshapen[0]}"
         raise UserError(f"the weights in {folder} do not fit its config.json: {what} ({len(missing) + len(misshapen)} such in all)")
     return module
+
+
+def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
+    if placement.quantization == "none":
+        return None
+    if placement.quantization == "int8":
+        # with another dtype it would say, for every layer of every step, that activations are cast to float16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=placement.quantization == "nf4", bnb_4bit_compute_dtype=placement.dtype)
 
 
 def _tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:

@@ -17,7 +17,8 @@ ALLOWED = {
     "bench": {"chat", "decoders", "loading", "race", "sampling"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
     "training": {"backbone", "addons", "loading", "decoders", "sampling"},
-    "loading": {"addons", "backbone", "catalog"},
+    "loading": {"addons", "backbone", "catalog", "memory", "placement"},
+    "placement": {"memory"}, "memory": set(),
     "backbone": {"cache"},
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set()}
 EVERYWHERE = {"errors", "split", "machine"}

@@ -1,27 +1,26 @@
 """A catalog entry or a folder to a Model: weights, quantization, device and dtype, each with the reason as text."""
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from dmtd_demo.addons import load_addons
-from dmtd_demo.backbone import MODEL_TYPES, Backbone, parameters
-from dmtd_demo.catalog import CATALOG, Entry
+from dmtd_demo import checkpoint, hub
+from dmtd_demo.addons import Base, load_addons
+from dmtd_demo.backbone import Backbone, parameters
+from dmtd_demo.catalog import CATALOG
+from dmtd_demo.checkpoint import CLASSES
 from dmtd_demo.errors import UserError
 from dmtd_demo.memory import Sizes, taken
 from dmtd_demo.placement import SMALL, Placement, place
 from dmtd_demo.split import Split
-
-CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
 
 @dataclass(eq=False)
@@ -37,6 +36,7 @@ class Model:
     trained_length: int | None
     quantization: str
     reasons: list[str]
+    base: Base = Base("")
     addons: dict[str, nn.Module] = field(default_factory=dict)
     addon_facts: dict[str, dict] = field(default_factory=dict)
     warmed: set[str] = field(default_factory=set)
@@ -73,23 +73,35 @@ class Model:
 
 def load(name: str = "classroom", *, quantization: str | None = None, dtype: str | None = None, device: str | None = None, threads: int | None = None,
          addons: str | None = None) -> Model:
-    """Load a catalog model or a local folder in Hugging Face format. Raises UserError where anything the user supplied does not fit."""
+    """Load a catalog model, a local folder in Hugging Face format or a hub id. addons: a folder or hub id. Raises UserError where anything the user supplied does not fit."""
     entry = CATALOG.get(name)
+    source = None   # on the hub
     folder = Path(entry.source) if entry and entry.is_local else Path(name)
     if entry and not entry.is_local:
-        folder = _download(entry)
+        source = entry.source
     elif not folder.is_dir():
-        what = "is a file" if folder.is_file() else "is neither"
-        raise UserError(f"the model needs to be a folder in Hugging Face format, or one of {', '.join(CATALOG)}; {name!r} {what}")
-    raw = _read_json(folder / "config.json", f"the folder {folder} is no model: it")
-    config, cls = _config(raw, folder)
+        if folder.is_file() or not hub.is_id(name):
+            what = "is a file" if folder.is_file() else "is none of them"
+            raise UserError(f"the model needs to be a folder in Hugging Face format, a hub id such as Qwen/Qwen3-0.6B, or one of {', '.join(CATALOG)}; {name!r} {what}")
+        source = name
+    if source:   # what cannot run is refused before gigabytes are fetched
+        folder = hub.fetch(source, ["config.json"])
+    raw = checkpoint.read_json(folder / "config.json", f"the folder {folder} is no model: it")
+    config, cls = checkpoint.config_of(raw, folder)
     placement = place(Sizes.of(config.model_type, config.to_dict()), config.max_position_embeddings, quantization=quantization, dtype=dtype, device=device)
+    if source:
+        folder = hub.fetch(source, hub.MODEL_FILES)
+    base = Base(source or (entry.name if entry else folder.name), hub.revision(folder), checkpoint.check_weights(folder))
     module = _weights(folder, config, cls, placement)
-    model = _model(entry.name if entry else folder.name, entry.label if entry else str(folder), module, _tokenizer(folder, config), raw, _eos_ids(folder, raw), placement)
+    label = entry.label if entry else source or str(folder)
+    model = _model(entry.name if entry else source or folder.name, label, module, checkpoint.tokenizer(folder, config), raw, checkpoint.eos_ids(folder, raw), placement, base)
     _threads(model, threads)
     own = folder / "addons"
-    if addons or own.is_dir():
-        model.addons, model.addon_facts = load_addons(Path(addons) if addons else own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device)
+    if addons:
+        given = hub.fetch(addons, hub.ADDON_FILES) if hub.is_id(addons) and not Path(addons).exists() else Path(addons)
+        model.addons, model.addon_facts = load_addons(given, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, base)
+    elif own.is_dir():   # they came with these weights
+        model.addons, model.addon_facts = load_addons(own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device)
     return model
 
 
@@ -111,58 +123,22 @@ def load_random(name: str, *, dtype: str | None = None, device: str | None = Non
         torch.set_default_dtype(previous)
     if placement.quantization != "none" or placement.device == "auto":
         module = _weights(None, config, cls, placement, module.state_dict())
-    model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module, None, {}, frozenset(), placement)
+    model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module, None, {}, frozenset(), placement, Base(f"{name} (random weights)"))
     _threads(model, threads)
     return model
 
 
-def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], placement: Placement) -> Model:
+def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], placement: Placement, base: Base) -> Model:
     module.eval().requires_grad_(False)
     backbone = Backbone(module)
     trained = raw.get("trained_length")
     tau = raw.get("mtp_horizon")
     return Model(name, label, backbone, tokenizer, Split.from_config(raw, backbone.layers), tau if isinstance(tau, int) and tau >= 1 else None, eos_ids,
-                 trained if isinstance(trained, int) else None, placement.quantization, placement.reasons)
-
-
-def _read_json(path: Path, complaint: str) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{complaint} needs {path.name}, which is not there") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} needs to be JSON; reading it gave: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} needs to be a JSON object; got {type(value).__name__}")
-    return value
-
-
-def _config(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
-    """transformers' config for the folder. A DMTD checkpoint has its authors' own model type and is a Qwen3 otherwise; no remote code is ever run."""
-    kind = raw.get("model_type")
-    if kind not in MODEL_TYPES:
-        if "num_thinking_layers" not in raw:
-            raise UserError(f"the model in {folder} needs one of the model types {', '.join(MODEL_TYPES)}, or the fields of a DMTD checkpoint; got {kind!r}")
-        kind = "qwen3"
-    config_cls, cls = CLASSES[kind]
-    fields = {k: v for k, v in raw.items() if k not in ("model_type", "auto_map", "architectures", "quantization_config")}
-    try:
-        return config_cls.from_dict(fields), cls
-    except Exception as error:   # transformers' strict configs raise several kinds for a wrong field
-        raise UserError(f"{folder / 'config.json'} does not describe a {kind} model: {str(error).splitlines()[0]}") from None
+                 trained if isinstance(trained, int) else None, placement.quantization, placement.reasons, base)
 
 
 def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], placement: Placement, state: dict[str, torch.Tensor] | None = None) -> PreTrainedModel:
     """The checkpoint's weights (or `state`), strictly: a missing or misshapen tensor is an error."""
-    files = sorted(folder.glob("*.safetensors")) if folder else []
-    if folder and not files:
-        raise UserError(f"the model in {folder} needs its weights in safetensors files; none are there")
-    for path in files:   # a file cut short says so here, by its own header, before anything is allocated
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()   # what it would warn of is checked below
     transformers_logging.disable_progress_bar()
@@ -192,25 +168,6 @@ def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=placement.quantization == "nf4", bnb_4bit_compute_dtype=placement.dtype)
 
 
-def _tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
-    """config: given, so that transformers never follows an `auto_map` in the folder, which it would offer to run."""
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
-    except Exception as error:   # tokenizer files fail in many ways; all of them are the folder's
-        raise UserError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from None
-
-
-def _eos_ids(folder: Path, raw: dict) -> frozenset[int]:
-    """generation_config's, else config's."""
-    path = folder / "generation_config.json"
-    value = _read_json(path, str(folder)).get("eos_token_id") if path.exists() else None
-    if value is None:
-        value = raw.get("eos_token_id")
-    return frozenset() if value is None else frozenset([value] if isinstance(value, int) else value)
-
-
 def _threads(model: Model, threads: int | None) -> None:
     if threads is not None:
         if not 1 <= threads <= 1024:
@@ -219,11 +176,3 @@ def _threads(model: Model, threads: int | None) -> None:
     elif model.device == "cpu" and model.parameters < SMALL:
         torch.set_num_threads(1)
         model.reasons.append("1 thread: for matrices this small, handing work to a second thread costs more than it saves")
-
-
-def _download(entry: Entry) -> Path:
-    from huggingface_hub import snapshot_download
-    try:
-        return Path(snapshot_download(entry.source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
-    except Exception as error:   # network, hub and disk errors alike: what matters is that the model is not there
-        raise UserError(f"{entry.name} needs to be fetched from the hub ({entry.source}) and is not in the local cache; the hub answered: {' '.join(str(error).split())[:200]}") from None

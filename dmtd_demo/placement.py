@@ -40,14 +40,14 @@ def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype:
         raise UserError(f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}")
 
     def need(quantization: str) -> Need:
-        kind = DTYPES[dtype] if dtype else _default_dtype(device, quantization, sizes)[0]
+        kind = DTYPES[dtype] if dtype else default_dtype(device, quantization, sizes)[0]
         return Need.of(sizes, quantization, kind.itemsize, context)
 
     if quantization is None:
         quantization, reason = _default_quantization(device, dtype, sizes, need)
         reasons += [reason] if reason else []
     if dtype is None:
-        chosen, reason = _default_dtype(device, quantization, sizes)
+        chosen, reason = default_dtype(device, quantization, sizes)
         reasons.append(reason)
     else:
         chosen = DTYPES[dtype]
@@ -74,7 +74,7 @@ def _default_quantization(device: str, dtype: str | None, sizes: Sizes, need) ->
     return "nf4", f"nf4: as it is stored it needs {gib(need('none').total)}, and {gib(room)} are free"
 
 
-def _default_dtype(device: str, quantization: str, sizes: Sizes) -> tuple[torch.dtype, str]:
+def default_dtype(device: str, quantization: str, sizes: Sizes) -> tuple[torch.dtype, str]:
     if quantization == "int8":
         return torch.float16, "float16: bitsandbytes' INT8 matrices compute from float16, and would cast anything else at every step"
     if device == "cpu" and quantization == "none" and sizes.parameters < SMALL:

@@ -17,7 +17,9 @@ ALLOWED = {
     "bench": {"chat", "decoders", "loading", "race", "sampling"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
     "training": {"backbone", "addons", "loading", "decoders", "sampling"},
-    "loading": {"addons", "backbone", "catalog", "memory", "placement"},
+    "loading": {"addons", "backbone", "catalog", "checkpoint", "hub", "memory", "placement"},
+    "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
+    "availability": {"addons", "catalog", "decoders", "memory", "placement"},
     "placement": {"memory"}, "memory": set(),
     "backbone": {"cache"},
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set()}

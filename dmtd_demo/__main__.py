@@ -1,4 +1,4 @@
-"""python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | train | models"""
+"""python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | models | push | train"""
 from __future__ import annotations
 
 import argparse
@@ -24,11 +24,11 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
     model = Parser(add_help=False)
-    model.add_argument("--model", default="classroom", help="a catalog name (see `models`), or a local folder in Hugging Face format (default: classroom)")
+    model.add_argument("--model", default="classroom", help="a catalog name (see `models`), a local folder in Hugging Face format, or a hub id (default: classroom)")
     model.add_argument("--random-weights", metavar="NAME", help="a catalog model's shape with random weights, no download: for benchmarks")
-    model.add_argument("--quantization", help="none, nf4 or int8 (default: none)")
+    model.add_argument("--quantization", help="none, nf4, nf4-single (its scales not quantized again) or int8 (default: by device and size)")
     model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device and size)")
-    model.add_argument("--addons", metavar="FOLDER", help="add-ons to use instead of the model's own")
+    model.add_argument("--addons", metavar="FOLDER", help="add-ons to use instead of the model's own: a folder, or a hub id")
     model.add_argument("--threads", type=int, help="CPU threads (default: 1 for tiny models, else PyTorch's own)")
     model.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
@@ -91,6 +91,12 @@ def build_parser() -> Parser:
 
     models = commands.add_parser("models", help="the models that can be picked")
     models.add_argument("--json", action="store_true", help="one JSON object")
+
+    push = commands.add_parser("push", help="a folder of add-ons to the hub, with a card made from it")
+    push.add_argument("folder", metavar="FOLDER")
+    push.add_argument("--to", required=True, metavar="OWNER/NAME", help="the repository on the hub; made where it is not there")
+    push.add_argument("--license", help="such as apache-2.0 (default: what addons.json says)")
+    push.add_argument("--private", action="store_true", help="make the repository private")
 
     train = commands.add_parser("train", help="train the embedded model and its add-ons")
     train.add_argument("recipe", choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed"),
@@ -294,13 +300,21 @@ def project(options: argparse.Namespace) -> None:
 
 
 def models(options: argparse.Namespace) -> None:
+    import torch
+
+    from dmtd_demo.availability import describe, lines
     from dmtd_demo.catalog import CATALOG
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    described = [describe(entry, device) for entry in CATALOG.values()]
     if options.json:
-        print(json.dumps({"models": [{"name": e.name, "label": e.label, "source": Path(e.source).name if e.is_local else e.source, "family": e.family,
-                                      "here": e.is_local, **e.shape} for e in CATALOG.values()]}))
-        return
-    for entry in CATALOG.values():
-        print(f"{entry.name:24}{entry.shape['num_hidden_layers']:>3} layers  {'in assets, ready' if entry.is_local else 'from the hub: ' + entry.source}")
+        print(json.dumps({"models": described}))
+    else:
+        print("\n\n".join("\n".join(lines(d)) for d in described))
+
+
+def push(options: argparse.Namespace) -> None:
+    from dmtd_demo.publishing import publish
+    print(publish(Path(options.folder), options.to, options.license, options.private))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -309,7 +323,8 @@ def train(options: argparse.Namespace) -> None:
                      options.checkpoint_seconds, options.compile, options.start, options.keep)
 
 
-COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "project": project, "draw": draw, "report": report, "models": models, "train": train}
+COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "project": project, "draw": draw, "report": report, "models": models,
+            "push": push, "train": train}
 
 if __name__ == "__main__":
     raise SystemExit(main())

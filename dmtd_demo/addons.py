@@ -6,6 +6,7 @@ safetensors file per method.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +19,14 @@ from dmtd_demo.errors import UserError
 
 CARD = "addons.json"
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that add-ons were trained on. name: a hub id, or a folder's name; revision: the hub's commit; fingerprint: a hash of the weights."""
+    name: str
+    revision: str | None = None
+    fingerprint: str | None = None
 
 
 class MTPHeads(nn.Module):
@@ -81,11 +90,13 @@ ADDONS: dict[str, type[nn.Module]] = {
     "mtp_heads": MTPHeads, "head0": MTPHeads, "clp": CollocationLengthPredictor, "gate": SpanGate, "adaptive": CollocationLengthPredictor, "mixed": LateHeads}
 
 
-def save_addon(folder: Path, method: str, module: nn.Module, base_model: str, hidden_size: int, **facts: object) -> None:
+def save_addon(folder: Path, method: str, module: nn.Module, base_model: str | Base, hidden_size: int, **facts: object) -> None:
     """Write one add-on into the folder, beside those already there. `facts` (threshold, results, data …) go into the card."""
+    base = base_model if isinstance(base_model, Base) else Base(base_model)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CARD
-    card = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "base_model": base_model, "hidden_size": hidden_size, "addons": {}}
+    card = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "base_model": base.name, "hidden_size": hidden_size, "addons": {}}
+    card.update({name: value for name, value in (("base_revision", base.revision), ("base_fingerprint", base.fingerprint)) if value})
     card["addons"][method] = {"k": module.k, **facts}
     temporary = folder / f"{method}.safetensors.part"
     save_file({name: t.detach().to(torch.bfloat16).contiguous() for name, t in module.state_dict().items()}, temporary)
@@ -95,9 +106,17 @@ def save_addon(folder: Path, method: str, module: nn.Module, base_model: str, hi
     temporary.rename(path)
 
 
-def load_addons(folder: Path, hidden_size: int, dtype: torch.dtype, device: torch.device) -> tuple[dict[str, nn.Module], dict[str, dict]]:
-    """Read a folder of add-ons: modules by method, and each one's facts from the card. Raises UserError where anything does not fit."""
+def methods_in(folder: Path) -> set[str]:
+    """What a folder of add-ons holds by its card; nothing where there is none."""
+    return set(_read_card(folder)["addons"]) if (folder / CARD).exists() else set()
+
+
+def load_addons(folder: Path, hidden_size: int, dtype: torch.dtype, device: torch.device, base: Base | None = None) -> tuple[dict[str, nn.Module], dict[str, dict]]:
+    """Read a folder of add-ons: modules by method, and each one's facts from the card. base: the model they must be made for; None where they
+    came in its own folder. Raises UserError where anything does not fit."""
     card = _read_card(folder)
+    if base:
+        _check_base(folder, card, base)
     if card["hidden_size"] != hidden_size:
         raise UserError(f"the add-ons in {folder} are made for hidden size {card['hidden_size']} ({card.get('base_model', 'unnamed base')}); this model has hidden size {hidden_size}")
     modules = {}
@@ -116,6 +135,15 @@ def load_addons(folder: Path, hidden_size: int, dtype: torch.dtype, device: torc
         module.load_state_dict(tensors)
         modules[method] = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return modules, card["addons"]
+
+
+def _check_base(folder: Path, card: dict, base: Base) -> None:
+    """By the weights' fingerprint where the card has one, else by name."""
+    name, fingerprint = card.get("base_model"), card.get("base_fingerprint")
+    same = fingerprint == base.fingerprint if fingerprint and base.fingerprint else str(name).rpartition("/")[2] == base.name.rpartition("/")[2]
+    if not same:
+        raise UserError(f"the add-ons in {folder} are made for the base {name} (weights {fingerprint or 'not named'}); this model is {base.name} (weights {base.fingerprint or 'unknown'}): "
+                        "take those made for it, or train them")
 
 
 def _read_card(folder: Path) -> dict:

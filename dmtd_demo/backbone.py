@@ -5,6 +5,7 @@ quantized linears and accelerate's hooks work as they are. Short passes over den
 """
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
@@ -89,7 +90,7 @@ class Backbone:
                 h = layer(h, attention_mask=mask, position_embeddings=position_embeddings, past_key_values=cache)
         except (TypeError, AttributeError) as error:
             raise _does_not_fit(error) from error
-        return h
+        return h.to(self.device)   # where the layers lie on several devices
 
     def _run_fused(self, h: Tensor, start: int, stop: int, past: int, cache: KVCache) -> Tensor:
         q = h.shape[1]
@@ -113,7 +114,7 @@ class Backbone:
         except AttributeError as error:
             raise _does_not_fit(error) from error
         with torch.inference_mode(False):   # the parameters stay trainable
-            return [FusedLayer(p) for p in parts] if all(map(can_fuse, parts)) else []
+            return [FusedLayer(p) for p in parts] if all(can_fuse(p) and p.q.weight.device == self.device for p in parts) else []
 
     def compile_layers(self) -> None:
         """torch.compile each layer, for training on a few fixed shapes; the layers share what is compiled for a shape."""
@@ -129,11 +130,11 @@ class Backbone:
 
     def final_norm(self, h: Tensor) -> Tensor:
         """The last hidden state, as the LM head, MTP heads and predictors read it."""
-        return self._norm(h)
+        return self._norm(h).to(self.device)
 
     def logits(self, normed: Tensor) -> Tensor:
         """LM head over hidden states after the final norm: [..., hidden] to [..., vocabulary]."""
-        return self._head(normed)
+        return self._head(normed).to(self.device)
 
     def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """The same as FusedLayer reads them, each [q, 1, head size]."""
@@ -168,5 +169,5 @@ def _does_not_fit(error: Exception) -> ModelError:
 
 
 def parameters(module: nn.Module) -> int:
-    """How many parameters a module has, shared ones counted once."""
-    return sum(p.numel() for p in module.parameters())
+    """How many parameters a module has, shared ones counted once, those packed into 4 bits unpacked."""
+    return sum(math.prod(p.quant_state.shape) if hasattr(p, "quant_state") else p.numel() for p in module.parameters())

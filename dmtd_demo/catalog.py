@@ -1,7 +1,7 @@
 """The models a user can pick: data only."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -9,12 +9,15 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Entry:
-    """name: what `--model` takes. source: a folder, or a hub id. family: transformers' model type. shape: config fields of the published checkpoint."""
+    """name: what `--model` takes. source: a folder, or a hub id. family: transformers' model type. shape: config fields of the published checkpoint.
+    addons: hub id of published add-ons, None where there are none yet (those of a local model lie in its folder). note: what else to know."""
     name: str
     label: str
     source: str
     family: str
     shape: dict[str, int | float | bool]
+    addons: str | None = None
+    note: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -47,5 +50,7 @@ CATALOG: dict[str, Entry] = {entry.name: entry for entry in (
     _qwen3("0.6B", 1024, 3072, 28, 16, 8, True),
     _qwen3("1.7B", 2048, 6144, 28, 16, 8, True),
     _qwen3("4B", 2560, 9728, 36, 32, 8, True),
+    replace(_qwen3("4B", 2560, 9728, 36, 32, 8, True), name="DMTD-Qwen3-4B", label="DMTD-Qwen3-4B, trained for DMTD by its authors", source="xuan-luo/DMTD-Qwen3-4B",
+            note="split E0D8 and τ = 4 by its authors; loading is tested on folders built like theirs, the real weights could not be tried here"),
     _qwen3("8B", 4096, 12288, 36, 32, 8, False),
 )}

@@ -1,27 +1,26 @@
 """A catalog entry or a folder to a Model: weights, quantization, device and dtype, each with the reason as text."""
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from dmtd_demo.addons import load_addons
-from dmtd_demo.backbone import MODEL_TYPES, Backbone, parameters
-from dmtd_demo.catalog import CATALOG, Entry
+from dmtd_demo import checkpoint, hub
+from dmtd_demo.addons import Base, load_addons
+from dmtd_demo.backbone import Backbone, parameters
+from dmtd_demo.catalog import CATALOG
+from dmtd_demo.checkpoint import CLASSES
 from dmtd_demo.errors import UserError
+from dmtd_demo.memory import Sizes, taken
+from dmtd_demo.placement import SMALL, Placement, place
 from dmtd_demo.split import Split
-
-CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
-QUANTIZATIONS = ("none", "nf4", "int8")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SMALL = 50_000_000   # parameters under which one thread in float32 is the fastest on a CPU
 
 
 @dataclass(eq=False)
@@ -37,6 +36,7 @@ class Model:
     trained_length: int | None
     quantization: str
     reasons: list[str]
+    base: Base = Base("")
     addons: dict[str, nn.Module] = field(default_factory=dict)
     addon_facts: dict[str, dict] = field(default_factory=dict)
     warmed: set[str] = field(default_factory=set)
@@ -61,6 +61,11 @@ class Model:
     def parameters(self) -> int:
         return parameters(self.backbone.module)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that the weights hold, the add-ons' included."""
+        return taken(self.backbone.module) + sum(taken(module) for module in self.addons.values())
+
     def has(self, need: str) -> bool:
         """Whether a decoder's need is met."""
         return self.layers > 1 if need == "split" else need in self.addons
@@ -68,23 +73,35 @@ class Model:
 
 def load(name: str = "classroom", *, quantization: str | None = None, dtype: str | None = None, device: str | None = None, threads: int | None = None,
          addons: str | None = None) -> Model:
-    """Load a catalog model or a local folder in Hugging Face format. Raises UserError where anything the user supplied does not fit."""
+    """Load a catalog model, a local folder in Hugging Face format or a hub id. addons: a folder or hub id. Raises UserError where anything the user supplied does not fit."""
     entry = CATALOG.get(name)
+    source = None   # on the hub
     folder = Path(entry.source) if entry and entry.is_local else Path(name)
     if entry and not entry.is_local:
-        folder = _download(entry)
+        source = entry.source
     elif not folder.is_dir():
-        what = "is a file" if folder.is_file() else "is neither"
-        raise UserError(f"the model needs to be a folder in Hugging Face format, or one of {', '.join(CATALOG)}; {name!r} {what}")
-    raw = _read_json(folder / "config.json", f"the folder {folder} is no model: it")
-    config, cls = _config(raw, folder)
-    module_dtype, quantization, target, reasons = _placement(quantization, dtype, device, _stored_parameters(folder))
-    module = _weights(folder, config, cls, module_dtype, quantization, target)
-    model = _model(entry.name if entry else folder.name, entry.label if entry else str(folder), module, _tokenizer(folder), raw, _eos_ids(folder, raw), quantization, reasons)
+        if folder.is_file() or not hub.is_id(name):
+            what = "is a file" if folder.is_file() else "is none of them"
+            raise UserError(f"the model needs to be a folder in Hugging Face format, a hub id such as Qwen/Qwen3-0.6B, or one of {', '.join(CATALOG)}; {name!r} {what}")
+        source = name
+    if source:   # what cannot run is refused before gigabytes are fetched
+        folder = hub.fetch(source, ["config.json"])
+    raw = checkpoint.read_json(folder / "config.json", f"the folder {folder} is no model: it")
+    config, cls = checkpoint.config_of(raw, folder)
+    placement = place(Sizes.of(config.model_type, config.to_dict()), config.max_position_embeddings, quantization=quantization, dtype=dtype, device=device)
+    if source:
+        folder = hub.fetch(source, hub.MODEL_FILES)
+    base = Base(source or (entry.name if entry else folder.name), hub.revision(folder), checkpoint.check_weights(folder))
+    module = _weights(folder, config, cls, placement)
+    label = entry.label if entry else source or str(folder)
+    model = _model(entry.name if entry else source or folder.name, label, module, checkpoint.tokenizer(folder, config), raw, checkpoint.eos_ids(folder, raw), placement, base)
     _threads(model, threads)
     own = folder / "addons"
-    if addons or own.is_dir():
-        model.addons, model.addon_facts = load_addons(Path(addons) if addons else own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device)
+    if addons:
+        given = hub.fetch(addons, hub.ADDON_FILES) if hub.is_id(addons) and not Path(addons).exists() else Path(addons)
+        model.addons, model.addon_facts = load_addons(given, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, base)
+    elif own.is_dir():   # they came with these weights
+        model.addons, model.addon_facts = load_addons(own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device)
     return model
 
 
@@ -92,111 +109,43 @@ def load_random(name: str, *, dtype: str | None = None, device: str | None = Non
     """A catalog model's shape with random weights, no download and no tokenizer: for benchmarks."""
     if name not in CATALOG:
         raise UserError(f"--random-weights needs one of {', '.join(CATALOG)}; got {name!r}")
-    if quantization not in (None, "none"):
-        raise UserError(f"--random-weights needs --quantization none: quantizing starts from a folder of weights; got {quantization}")
     entry = CATALOG[name]
     config_cls, cls = CLASSES[entry.family]
     config = config_cls(**entry.shape, eos_token_id=None, pad_token_id=None, bos_token_id=None)
-    size = entry.shape["hidden_size"] * entry.shape["intermediate_size"] * 3 * entry.shape["num_hidden_layers"]
-    module_dtype, _, target, reasons = _placement(None, dtype, device, int(size))
+    placement = place(Sizes.of(entry.family, entry.shape), config.max_position_embeddings, quantization=quantization, dtype=dtype, device=device)
     torch.manual_seed(0)
-    with torch.device(target):
-        previous = torch.get_default_dtype()
-        torch.set_default_dtype(module_dtype)
-        try:
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(placement.dtype)
+    try:
+        with torch.device(placement.device if placement.device.startswith("cuda") else "cpu"):
             module = cls._from_config(config, attn_implementation="sdpa")
-        finally:
-            torch.set_default_dtype(previous)
-    model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module.eval(), None, {}, frozenset(), "none", reasons)
+    finally:
+        torch.set_default_dtype(previous)
+    if placement.quantization != "none" or placement.device == "auto":
+        module = _weights(None, config, cls, placement, module.state_dict())
+    model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module, None, {}, frozenset(), placement, Base(f"{name} (random weights)"))
     _threads(model, threads)
     return model
 
 
-def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], quantization: str, reasons: list[str]) -> Model:
+def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], placement: Placement, base: Base) -> Model:
     module.eval().requires_grad_(False)
     backbone = Backbone(module)
     trained = raw.get("trained_length")
     tau = raw.get("mtp_horizon")
     return Model(name, label, backbone, tokenizer, Split.from_config(raw, backbone.layers), tau if isinstance(tau, int) and tau >= 1 else None, eos_ids,
-                 trained if isinstance(trained, int) else None, quantization, reasons)
+                 trained if isinstance(trained, int) else None, placement.quantization, placement.reasons, base)
 
 
-def _read_json(path: Path, complaint: str) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{complaint} needs {path.name}, which is not there") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} needs to be JSON; reading it gave: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} needs to be a JSON object; got {type(value).__name__}")
-    return value
-
-
-def _config(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
-    """transformers' config for the folder. A DMTD checkpoint has its authors' own model type and is a Qwen3 otherwise; no remote code is ever run."""
-    kind = raw.get("model_type")
-    if kind not in MODEL_TYPES:
-        if "num_thinking_layers" not in raw:
-            raise UserError(f"the model in {folder} needs one of the model types {', '.join(MODEL_TYPES)}, or the fields of a DMTD checkpoint; got {kind!r}")
-        kind = "qwen3"
-    config_cls, cls = CLASSES[kind]
-    fields = {k: v for k, v in raw.items() if k not in ("model_type", "auto_map", "architectures", "quantization_config")}
-    try:
-        return config_cls.from_dict(fields), cls
-    except Exception as error:   # transformers' strict configs raise several kinds for a wrong field
-        raise UserError(f"{folder / 'config.json'} does not describe a {kind} model: {str(error).splitlines()[0]}") from None
-
-
-def _stored_parameters(folder: Path) -> int:
-    """A rough count from the files' sizes (2 bytes each), enough to choose a dtype."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
-
-
-def _placement(quantization: str | None, dtype: str | None, device: str | None, size: int) -> tuple[torch.dtype, str, str, list[str]]:
-    """dtype, quantization, device, and the reason for each."""
-    quantization = quantization or "none"
-    if quantization not in QUANTIZATIONS:
-        raise UserError(f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
-    reasons = []
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        reasons.append(f"{device}: " + ("a CUDA device is there" if device == "cuda" else "no CUDA device is there"))
-    elif not (device == "cpu" or (device.split(":")[0] == "cuda" and torch.cuda.is_available())):
-        raise UserError(f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}")
-    if dtype is not None:
-        return DTYPES[dtype], quantization, device, reasons
-    if device == "cpu" and size < SMALL and quantization == "none":
-        reasons.append("float32: for a model this small on a CPU it is the fastest and the most exact")
-        return torch.float32, quantization, device, reasons
-    reasons.append("bfloat16: the dtype Qwen checkpoints are stored in, half the memory traffic of float32")
-    return torch.bfloat16, quantization, device, reasons
-
-
-def _weights(folder: Path, config: Any, cls: type[PreTrainedModel], dtype: torch.dtype, quantization: str, device: str) -> PreTrainedModel:
-    """The checkpoint's weights, strictly: a missing, extra or misshapen tensor is an error."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"the model in {folder} needs its weights in safetensors files; none are there")
-    for path in files:   # a file cut short says so here, by its own header, before anything is allocated
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
-    options: dict[str, Any] = {}
-    if quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
-    elif quantization == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], placement: Placement, state: dict[str, torch.Tensor] | None = None) -> PreTrainedModel:
+    """The checkpoint's weights (or `state`), strictly: a missing or misshapen tensor is an error."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()   # what it would warn of is checked below
     transformers_logging.disable_progress_bar()
     try:
-        module, info = cls.from_pretrained(folder, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
-                                           output_loading_info=True, device_map={"": device}, **options)
+        module, info = cls.from_pretrained(folder, config=config, dtype=placement.dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
+                                           output_loading_info=True, device_map="auto" if placement.device == "auto" else {"": placement.device},
+                                           quantization_config=_bitsandbytes(placement), state_dict=state)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the weights in {folder} do not fit its config.json: {' '.join(str(error).split())[:300]}") from None
     finally:
@@ -209,22 +158,14 @@ def _weights(folder: Path, config: Any, cls: type[PreTrainedModel], dtype: torch
     return module
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
+    if placement.quantization == "none":
         return None
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:   # tokenizer files fail in many ways; all of them are the folder's
-        raise UserError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from None
-
-
-def _eos_ids(folder: Path, raw: dict) -> frozenset[int]:
-    """generation_config's, else config's."""
-    path = folder / "generation_config.json"
-    value = _read_json(path, str(folder)).get("eos_token_id") if path.exists() else None
-    if value is None:
-        value = raw.get("eos_token_id")
-    return frozenset() if value is None else frozenset([value] if isinstance(value, int) else value)
+    if placement.quantization == "int8":
+        # with another dtype it would say, for every layer of every step, that activations are cast to float16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=placement.quantization == "nf4", bnb_4bit_compute_dtype=placement.dtype)
 
 
 def _threads(model: Model, threads: int | None) -> None:
@@ -235,11 +176,3 @@ def _threads(model: Model, threads: int | None) -> None:
     elif model.device == "cpu" and model.parameters < SMALL:
         torch.set_num_threads(1)
         model.reasons.append("1 thread: for matrices this small, handing work to a second thread costs more than it saves")
-
-
-def _download(entry: Entry) -> Path:
-    from huggingface_hub import snapshot_download
-    try:
-        return Path(snapshot_download(entry.source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
-    except Exception as error:   # network, hub and disk errors alike: what matters is that the model is not there
-        raise UserError(f"{entry.name} needs to be fetched from the hub ({entry.source}) and is not in the local cache; the hub answered: {' '.join(str(error).split())[:200]}") from None

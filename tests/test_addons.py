@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dmtd_demo.addons import CollocationLengthPredictor, MTPHeads, SpanGate, load_addons, save_addon
+from dmtd_demo.addons import Base, CollocationLengthPredictor, MTPHeads, SpanGate, load_addons, save_addon
 from dmtd_demo.backbone import parameters
 from dmtd_demo.errors import UserError
+from dmtd_demo.publishing import publish
 
 CPU = torch.device("cpu")
 
@@ -70,3 +71,32 @@ def test_what_does_not_fit_is_named(folder, damage, word):
     damage(folder)
     with pytest.raises(UserError, match=word):
         load_addons(folder, 16, torch.float32, CPU)
+
+
+def test_the_wrong_base_is_an_error_that_names_it(folder):
+    for base in (Base("base"), Base("someone/base")):
+        load_addons(folder, 16, torch.float32, CPU, base)
+    with pytest.raises(UserError, match="made for the base base .*; this model is other"):
+        load_addons(folder, 16, torch.float32, CPU, Base("other", None, "beef"))
+    save_addon(folder, "clp", CollocationLengthPredictor(16, 3), Base("owner/base", "c0ffee", "cafe"), 16, threshold=0.7)
+    card = json.loads((folder / "addons.json").read_text())
+    assert card["base_revision"] == "c0ffee" and card["base_fingerprint"] == "cafe"
+    load_addons(folder, 16, torch.float32, CPU, Base("a-local-copy", None, "cafe"))   # the weights count, not the name
+    with pytest.raises(UserError, match=r"weights cafe\); this model is base \(weights beef\)"):
+        load_addons(folder, 16, torch.float32, CPU, Base("base", None, "beef"))
+
+
+def test_push_writes_a_card_and_says_what_it_lacks(folder):
+    with pytest.raises(UserError, match="needs --license"):
+        publish(folder, "me/addons", None)
+    with pytest.raises(UserError, match="owner/name"):
+        publish(folder, "addons", "mit")
+    with pytest.raises(UserError, match="cannot be reached"):   # tests run offline: everything before the upload is done
+        publish(folder, "me/addons", "apache-2.0")
+    text = (folder / "README.md").read_text()
+    for word in ("license: apache-2.0", "base_model: base", "`clp`: Collocation-Length Predictor, for `clp` | 3 | 0.7 |", "--addons me/addons"):
+        assert word in text
+    assert json.loads((folder / "addons.json").read_text())["license"] == "apache-2.0"
+    cut(folder)
+    with pytest.raises(UserError, match="whole safetensors file"):
+        publish(folder, "me/addons", "mit")

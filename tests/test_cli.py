@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dmtd_demo.__main__ import build_parser, main
+from dmtd_demo.catalog import CATALOG
 from dmtd_demo.decoders import DECODERS, Decoder
 from dmtd_demo.loading import load
 
@@ -63,9 +64,16 @@ def test_eval_has_its_row(run, model_folder, tmp_path):
     assert {"repetition_ratio", "audit_agreement", "mean_span", "tokens_per_full_pass", "plt"} <= set(row)
 
 
-def test_models_lists_the_catalog(run):
+def test_models_says_what_each_takes_and_can_do(run):
     code, out, _ = run("models", "--json")
-    assert code == 0 and json.loads(out)["models"][0]["name"] == "classroom"
+    listed = {m["name"]: m for m in json.loads(out)["models"]}
+    assert code == 0 and list(listed) == list(CATALOG)
+    assert set(listed["classroom"]["decoders"]) == set(DECODERS) and not listed["classroom"]["missing"] and listed["classroom"]["here"]
+    qwen = listed["Qwen2.5-7B-Instruct"]
+    assert qwen["parameters"] == 7_615_616_512 and qwen["decoders"] == ["ar", "dmtd", "dmtd-spec", "prompt-lookup"] and qwen["missing"]["clp"] == ["clp", "mtp_heads"]
+    assert qwen["memory"]["nf4"] < qwen["memory"]["nf4-single"] < qwen["memory"]["int8"] < qwen["memory"]["none"]
+    code, out, _ = run("models")
+    assert code == 0 and "clp, gate, head0, mixed, mtp_heads published for this model yet" in out and "ships with the app" in out
 
 
 FOLDER = "<folder>"
@@ -81,7 +89,8 @@ FOLDER = "<folder>"
     (["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "many"], "invalid int"), (["generate", "--model", FOLDER, "--prompt", "a", "--addons", "nowhere"], "addons.json"),
     (["compare", "--model", FOLDER, "--prompt", "a", "--panel", "dmtd:tau=x"], "whole number"), (["eval", "--model", FOLDER, "--data", "nowhere.jsonl"], "nowhere.jsonl"), (["eval", "--prompts", "0"], "1 or more"),
     (["bench", "--model", FOLDER, "--new", "1"], "2 or more"), (["nothing"], "invalid choice"), ([], "COMMAND"), (["train", "clp", "--output", "nowhere"], "neither"), (["train", "classroom", "--tokens", "0.5"], "1 or more"),
-    (["generate", "--random-weights", "foo", "--prompt-ids", "1"], "one of classroom")])
+    (["generate", "--random-weights", "foo", "--prompt-ids", "1"], "one of classroom"), (["generate", "--model", "someone/some-qwen", "--prompt", "a"], "cannot be reached"),
+    (["push", "nowhere", "--to", "me/x"], "addons.json")])
 def test_bad_input_is_one_line_and_code_2(run, model_folder, arguments, word):
     import re
     code, out, err = run(*(str(model_folder) if a is FOLDER else a for a in arguments))

@@ -18,7 +18,10 @@ ALLOWED = {
     "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
     "training": {"backbone", "addons", "loading", "decoders", "sampling"},
-    "loading": {"addons", "backbone", "catalog"},
+    "loading": {"addons", "backbone", "catalog", "checkpoint", "hub", "memory", "placement"},
+    "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
+    "availability": {"addons", "catalog", "decoders", "memory", "placement"},
+    "placement": {"memory"}, "memory": set(),
     "backbone": {"cache", "fused"}, "fused": {"cache"},
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set()}
 EVERYWHERE = {"errors", "split", "machine"}

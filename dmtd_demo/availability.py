@@ -1,0 +1,65 @@
+"""What each model of the catalog takes in memory, which decoders it can run now, and how to get what is missing for the others."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from dmtd_demo.addons import methods_in
+from dmtd_demo.catalog import Entry
+from dmtd_demo.decoders import DECODERS
+from dmtd_demo.memory import Need, Sizes, free, gib
+from dmtd_demo.placement import QUANTIZATIONS, default_dtype
+
+STORED = 2   # bytes a parameter in the published checkpoints: bfloat16
+
+
+def describe(entry: Entry, device: str) -> dict[str, Any]:
+    """Plain data. bytes: what the checkpoint is to download; memory: bytes to run it, by quantization, `fits` those that are free on the device now;
+    decoders: those that run now; missing: for each other one, which add-ons it lacks."""
+    sizes = Sizes.of(entry.family, entry.shape)
+    context = int(entry.shape["max_position_embeddings"])
+    memory = {name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total for name in QUANTIZATIONS}
+    room = free(device)
+    have = {"split"} | _addons(entry)
+    lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}
+    return {"name": entry.name, "label": entry.label, "source": "assets" if entry.is_local else entry.source, "family": entry.family, "here": entry.is_local or _cached(entry.source),
+            "parameters": sizes.parameters, "bytes": sizes.parameters * STORED, "memory": memory, "fits": [name for name, need in memory.items() if need <= room],
+            "decoders": [name for name, lack in lacks.items() if not lack], "missing": {name: lack for name, lack in lacks.items() if lack}, "note": entry.note, **entry.shape}
+
+
+def lines(described: dict[str, Any]) -> list[str]:
+    """The same in words."""
+    d = described
+    where = "ships with the app" if d["source"] == "assets" else f"{'downloaded from' if d['here'] else 'to be downloaded from'} {d['source']}"
+    words = [f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, {gib(d['bytes'])}, {where}",
+             "  memory: " + ", ".join(f"{name} {gib(need)}{'' if name in d['fits'] else ' (more than is free)'}" for name, need in d["memory"].items()),
+             "  runs now: " + ", ".join(d["decoders"])]
+    if d["missing"]:
+        lacking = sorted({need for needs in d["missing"].values() for need in needs})
+        words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking)} published for this model yet; give a folder or hub id of add-ons by --addons")
+    return words + ([f"  {d['note']}"] if d["note"] else [])
+
+
+def _addons(entry: Entry) -> set[str]:
+    """The add-ons that come with a model, without loading it."""
+    if entry.is_local:
+        return methods_in(Path(entry.source) / "addons")
+    if entry.addons is None:
+        return set()
+    path = try_to_load_from_cache(entry.addons, "addons.json")
+    return methods_in(Path(path).parent) if isinstance(path, str) else set()
+
+
+def _cached(source: str) -> bool:
+    """Whether all weights of a hub model lie in the local cache."""
+    if isinstance(try_to_load_from_cache(source, "model.safetensors"), str):
+        return True
+    index = try_to_load_from_cache(source, "model.safetensors.index.json")
+    if not isinstance(index, str):
+        return False
+    with open(index, encoding="utf-8") as file:
+        shards = set(json.load(file)["weight_map"].values())
+    return all(isinstance(try_to_load_from_cache(source, shard), str) for shard in shards)

@@ -1,0 +1,104 @@
+"""What a Qwen takes in memory at each quantization, by its config alone, and what a machine has free."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+GIB = 2 ** 30
+TEXT = 4096            # tokens of a text whose KV cache must fit too
+WORKING = 0.25 * GIB   # activations, dequantized matrices, tables; and a twentieth of the weights
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters: of the matrices inside the layers, which quantization shrinks; their rows; all others. kv: cache entries of one token."""
+    matrices: int
+    rows: int
+    rest: int
+    kv: int
+
+    @property
+    def parameters(self) -> int:
+        return self.matrices + self.rest
+
+    @classmethod
+    def of(cls, family: str, config: dict[str, Any]) -> Sizes:
+        """Of a Qwen2 or Qwen3 with these fields of config.json."""
+        hidden, inner, layers, vocabulary = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
+        head = config.get("head_dim") or hidden // config["num_attention_heads"]
+        queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+        matrices = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * inner
+        vectors = 2 * hidden + (queries + 2 * keys if family == "qwen2" else 2 * head)   # norms; Qwen2's biases, Qwen3's norms of queries and keys
+        tables = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
+        return cls(layers * matrices, layers * (queries + 2 * keys + 2 * hidden + 2 * inner), layers * vectors + tables + hidden, 2 * layers * keys)
+
+
+def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
+    """bitsandbytes' formats. nf4: 4 bits and a float32 scale per 64 weights, or, quantized once more, a byte per 64 and a float32 per 256 of these;
+    int8: a byte, and a float32 scale per row."""
+    matrices = {
+        "none": sizes.matrices * itemsize,
+        "nf4": sizes.matrices * (1 / 2 + 1 / 64 + 4 / (64 * 256)),
+        "nf4-single": sizes.matrices * (1 / 2 + 4 / 64),
+        "int8": sizes.matrices + 4 * sizes.rows}[quantization]
+    return int(matrices) + sizes.rest * itemsize
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes to run a model: weights, the KV cache of one text, and what passes need to work in."""
+    weights: int
+    cache: int
+    working: int
+
+    @classmethod
+    def of(cls, sizes: Sizes, quantization: str, itemsize: int, context: int) -> Need:
+        weights = weight_bytes(sizes, quantization, itemsize)
+        return cls(weights, sizes.kv * itemsize * min(TEXT, context), int(WORKING + weights / 20))
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.working
+
+    def __str__(self) -> str:
+        return f"{gib(self.weights)} for its weights + {gib(self.cache)} for the cache of a text + {gib(self.working)} to work in = {gib(self.total)}"
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:,.2f} GiB"
+
+
+def free(device: str) -> int:
+    """Bytes that can still be taken: on the device; for `auto` on all CUDA devices; on the CPU within the limit of a container, too."""
+    if device == "auto":
+        return sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+    if device != "cpu":
+        return torch.cuda.mem_get_info(device)[0]
+    available = psutil.virtual_memory().available
+    try:   # cgroup v2
+        root = Path("/sys/fs/cgroup")
+        limit, used = int((root / "memory.max").read_text()), int((root / "memory.current").read_text())
+        files = next(int(line.split()[1]) for line in (root / "memory.stat").read_text().splitlines() if line.startswith("inactive_file "))
+        return min(available, max(limit - used + files, 0))
+    except (OSError, ValueError, StopIteration):   # no container, or "max": no limit
+        return available
+
+
+def taken(module: nn.Module) -> int:
+    """Bytes that a loaded module's weights hold, the scales of quantized ones included, shared ones once."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        state = getattr(weight, "quant_state", None)   # of 4 bits
+        while state is not None:
+            tensors[id(state.absmax)] = state.absmax
+            state = state.state2
+        scales = getattr(weight, "SCB", None)          # of 8 bits
+        if scales is not None:
+            tensors[id(scales)] = scales
+    return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,0 +1,100 @@
+"""The hub, as far as a machine without network can try it: its answers come from a server of the test's own, through huggingface_hub itself."""
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from dmtd_demo import hub
+from dmtd_demo.decoders import parse_panel
+from dmtd_demo.errors import UserError
+from dmtd_demo.loading import load
+from dmtd_demo.race import race_ids
+
+COMMIT = "1" * 40
+ANSWERS = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "broken": (500, "")}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers for the models `me/gated`, `me/missing`, `me/broken`, and `me/tiny`, whose files are those of `folder`."""
+    folder: Path
+    claimed: dict[str, int] = {}   # sizes to claim instead of the real ones
+
+    def do_GET(self) -> None:
+        self.answer(True)
+
+    def do_HEAD(self) -> None:
+        self.answer(False)
+
+    def answer(self, body: bool) -> None:
+        parts = self.path.split("?")[0].strip("/").split("/")
+        name = next(p for i, p in enumerate(parts) if parts[i - 1] == "me")
+        if name in ANSWERS:
+            code, word = ANSWERS[name]
+            return self.reply(code, b"", {"X-Error-Code": word} if word else {}, body)
+        files = {str(p.relative_to(self.folder)): p for p in self.folder.rglob("*") if p.is_file()}
+        if parts[0] == "api":
+            listed = [{"type": "file", "path": f, "rfilename": f, "size": p.stat().st_size, "oid": "0" * 40} for f, p in files.items()]
+            value = listed if "tree" in parts else {"id": "me/tiny", "sha": COMMIT, "siblings": listed, "private": False, "tags": []}
+            return self.reply(200, json.dumps(value).encode(), {}, body)
+        path = files["/".join(parts[4:])]
+        self.reply(200, path.read_bytes(), {"ETag": f'"{path.name}"', "X-Repo-Commit": COMMIT, **({} if body else self.claimed_size(path))}, body)
+
+    def claimed_size(self, path: Path) -> dict[str, str]:
+        return {"X-Linked-Size": str(self.claimed[path.name])} if path.name in self.claimed else {}
+
+    def reply(self, code: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(model_folder, monkeypatch, tmp_path):
+    handler = type("Handler", (Hub,), {"folder": model_folder})
+    served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{served.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield handler
+    served.shutdown()
+
+
+@pytest.mark.parametrize("name,word", [("gated", "is gated: accept its terms on http.*me/gated"), ("missing", "neither a folder here nor a repository"), ("broken", "cannot be reached")])
+def test_what_the_hub_refuses_is_a_sentence(server, name, word):
+    with pytest.raises(UserError, match=word):
+        load(f"me/{name}")
+
+
+def test_without_the_hub_the_sentence_says_what_to_do():
+    for name in ("Qwen3-0.6B", "someone/some-qwen"):
+        with pytest.raises(UserError, match="needs to be fetched from the hub, which cannot be reached.*hf download"):
+            load(name)
+
+
+def test_a_model_and_addons_of_the_hub(server, model_folder):
+    model = load("me/tiny")
+    assert model.name == "me/tiny" and model.base.revision == COMMIT and model.base.fingerprint == load(str(model_folder)).base.fingerprint
+    texts = [[t["id"] for batch in race_ids(m, [parse_panel("dmtd")], [[1, 2, 3]], max_new_tokens=8, audit=False) for r in batch if r["type"] == "step" for t in r["tokens"]]
+             for m in (model, load(str(model_folder)))]
+    assert texts[0] == texts[1]
+
+
+def test_what_the_disk_has_no_room_for_is_not_fetched(server):
+    server.claimed = {"model.safetensors": 2 ** 60}
+    with pytest.raises(UserError, match="me/tiny needs 1,073,741,824.* GiB of disk; .* has .* to spare"):
+        load("me/tiny")
+    assert not list(Path(hub.constants.HF_HUB_CACHE).rglob("model.safetensors"))

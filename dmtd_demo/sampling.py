@@ -74,11 +74,12 @@ class Sampler:
     def describe(self, ids: Tensor, logits: Tensor) -> list[Choice]:
         """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]."""
         logits = logits.float()
-        logprobs = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+        total = logits.logsumexp(-1)
+        logprobs = logits.gather(-1, ids[:, None])[:, 0] - total
         tops: list[tuple[Alternative, ...]] = [()] * len(ids)
         if self.top:
-            probabilities, best = logits.softmax(-1).topk(min(self.top, logits.shape[-1]))
-            tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best.tolist(), probabilities.tolist())]
+            best, best_ids = logits.topk(min(self.top, logits.shape[-1]))
+            tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best_ids.tolist(), (best - total[:, None]).exp().tolist())]
         return [Choice(i, p, t) for i, p, t in zip(ids.tolist(), logprobs.tolist(), tops)]
 
     def verify(self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor) -> tuple[int, Choice]:

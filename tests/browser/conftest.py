@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from race_page import RacePage
 
 ROOT = Path(__file__).resolve().parents[2]

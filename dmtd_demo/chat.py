@@ -84,8 +84,8 @@ class TokenText:
         return b"" if piece is None else bytes(_byte_of()[c] for c in piece if c in _byte_of())
 
     def piece(self, token: int) -> str:
-        """The token alone, bytes that are no character shown as U+FFFD."""
-        return self.bytes_of(token).decode("utf-8", "replace")
+        """The token alone; bytes that are no character by themselves as \\xe2."""
+        return self.bytes_of(token).decode("utf-8", "backslashreplace")
 
     def stream(self) -> TextStream:
         return TextStream(self)

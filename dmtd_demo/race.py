@@ -82,7 +82,7 @@ class _Runner:
         record = {
             "type": "step", "panel": self.index, "step": len(self.records), "ms": round(self.clock * 1000, 3),
             "passes": [{"kind": p.kind, "runs": [list(run) for run in p.runs], "ms": round(took * 1000, 3) if single else None} for p in step.passes],
-            "tokens": tokens}
+            "tokens": tokens, **({"lengths": [round(p, 4) for p in step.lengths]} if step.lengths else {})}
         self.records.append(record)
         return record
 

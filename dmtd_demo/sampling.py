@@ -82,13 +82,14 @@ class Sampler:
         """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]. Raises ModelError
         where the logits are NaN or infinite."""
         logits = logits.float()
-        logprobs = (logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        total = logits.logsumexp(-1)
+        logprobs = (logits.gather(-1, ids[:, None])[:, 0] - total).tolist()
         if not all(map(math.isfinite, logprobs)):   # NaN or infinity anywhere in a row ends up here
             raise _not_finite()
         tops: list[tuple[Alternative, ...]] = [()] * len(ids)
         if self.top:
-            probabilities, best = logits.softmax(-1).topk(min(self.top, logits.shape[-1]))
-            tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best.tolist(), probabilities.tolist())]
+            best, best_ids = logits.topk(min(self.top, logits.shape[-1]))
+            tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best_ids.tolist(), (best - total[:, None]).exp().tolist())]
         return [Choice(i, p, t) for i, p, t in zip(ids.tolist(), logprobs, tops)]
 
     def verify(self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor) -> tuple[int, Choice]:

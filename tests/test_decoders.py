@@ -93,6 +93,13 @@ def test_clp_equals_the_formula(k, threshold):
             assert all(len(step) == k + 1 for step in fast[1:])
 
 
+def test_clp_steps_say_what_the_predictor_held_probable():
+    model = tiny_model("qwen3", addons=True, seed=2)
+    for step in steps_of(model, PanelSpec("clp", {"k": 2, "threshold": 0.3}), [1, 2, 3], 20)[1:]:
+        assert len(step.lengths) == 3 and sum(step.lengths) == pytest.approx(1, abs=1e-5)
+        assert len(step.tokens) == 1 + accepted_length(step.lengths, 2, 0.3, "cumulative")
+
+
 @pytest.mark.parametrize("panel", [PanelSpec("ar"), PanelSpec("dmtd", {"tau": 3}), PanelSpec("clp", {"threshold": 0.4})], ids=str)
 def test_a_prompt_read_in_chunks_gives_the_same_text(panel, monkeypatch):
     model = tiny_model("qwen3", addons=True, split=Split(4, 1, 1, "sum"))

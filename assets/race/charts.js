@@ -86,6 +86,21 @@ class Charts {
       { "xaxis.range": [0.4, longest + 0.6] });
   }
 
+  // The pinned span, in both charts: its stretch of the panel's clock, and the bar that counts it. null: none.
+  mark(span) {
+    if (!this.ready) return;
+    if (!span) {
+      window.Plotly.relayout(this.rates, { shapes: [] });
+      window.Plotly.relayout(this.spans, { shapes: [] });
+      return;
+    }
+    const color = this.color(`--panel-${span.panel}`);
+    const band = { type: "rect", yref: "paper", y0: 0, y1: 1, fillcolor: color, opacity: 0.3, line: { color, width: 1.5 } };
+    const width = 0.8 / this.panels().length, left = span.length - 0.4 + span.panel * width;
+    window.Plotly.relayout(this.rates, { shapes: [{ ...band, x0: span.from / 1000, x1: span.to / 1000 }] });
+    window.Plotly.relayout(this.spans, { shapes: span.span ? [{ ...band, x0: left, x1: left + width }] : [] });   // the prefill's token is in no span
+  }
+
   // Colours again after a change between light and dark.
   restyle() {
     if (!this.ready) return;

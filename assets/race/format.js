@@ -17,7 +17,9 @@ const NONE = "–";
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "style") node.style.cssText = value;   // not as an attribute: the exported file forbids those
+    else node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
@@ -48,10 +50,40 @@ function probability(logprob) {
 
 // A piece with its white space made visible, for the tooltip.
 function visible(text) {
-  return text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+  return readable(text).replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+}
+
+// The same within a running text: lines still break.
+function spaced(text) {
+  return readable(text).replaceAll(" ", "·").replaceAll("\n", "⏎\n").replaceAll("\t", "⇥\t");
+}
+
+// Bytes that can never become a character, as random ones, come as U+FFFD: drawn as an empty box, never as a broken character.
+function readable(text) {
+  return text.replaceAll("\ufffd", "▯");
 }
 
 // The core's messages begin in lower case, as they stand after "app.py: "; names of decoders and options stay as they are.
 function sentence(text) {
   return /^(a|an|the|no|this) /.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+}
+
+// Into the clipboard; the button that asked says so for a moment. Without https or localhost a browser only has the old way.
+async function copyText(text, button) {
+  let copied = true;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const field = el("textarea", { class: "off-screen", "aria-hidden": "true" });
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    copied = document.execCommand("copy");
+    field.remove();
+  }
+  const label = button.dataset.label || button.textContent;
+  button.dataset.label = label;
+  button.textContent = copied ? "Copied" : "Not allowed";
+  clearTimeout(button.dataset.timer);
+  button.dataset.timer = setTimeout(() => { button.textContent = label; }, 1500);
 }

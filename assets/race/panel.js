@@ -11,13 +11,15 @@ class Panel {
     this.history = el("div", { class: "history" });
     this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": `Text of panel ${index + 1}` });
     this.facts = el("p", { class: "facts" });
+    this.copy = el("button", { type: "button", class: "copy", "data-hint": "Copy the text of this panel, without any mark.", "aria-label": `Copy the text of panel ${index + 1}` }, "Copy");
+    this.copy.addEventListener("click", () => copyText(this.plainText, this.copy));
     this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Panel ${index + 1}` }, this.history, this.text);
     this.node = el("article", { class: "panel", style: `--panel: var(--panel-${index})`, "aria-label": `Panel ${index + 1}` },
       el("header", { class: "panel-head" },
         el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
         el("span", { class: "speed", "data-hint": "Tokens per second on this panel's own clock, prefill and first token left out." },
           this.tps, el("span", { class: "unit" }, "tokens/s")), this.ratio),
-      this.scroll, this.facts);
+      this.scroll, el("div", { class: "panel-foot" }, this.facts, this.copy));
     this.clear();
   }
 
@@ -46,7 +48,7 @@ class Panel {
   // The conversation so far, ending with the user's prompt: plain text, no origins.
   showTurns(messages) {
     this.history.replaceChildren(...messages.map((message) =>
-      el("div", { class: `turn ${message.role}` }, message.content || "(no text)")));
+      el("div", { class: `turn ${message.role}` }, readable(message.content) || "(no text)")));
   }
 
   begin(record) {
@@ -79,12 +81,36 @@ class Panel {
     this.origins[token.origin] = (this.origins[token.origin] || 0) + 1;
     // One token of a panel is a tab stop, the arrow keys walk on from it (tooltip.js).
     const node = el("span", { "data-origin": token.origin, "data-index": index, tabindex: index ? -1 : 0 });
-    node.textContent = token.text;
+    this.write(node, token);
     if (token.text === "") node.classList.add("empty");
     if (/^\s*\n\s*$/.test(token.text)) node.classList.add("newline");
     if (index === 0 || this.tokens[index - 1].span !== token.span) node.classList.add("opens");
     this.lastNode = node;
     return node;
+  }
+
+  // White space and line breaks as signs, or as they are.
+  showSpaces(on) {
+    this.spaced = on;
+    this.tokens.forEach((token, index) => this.write(this.text.children[index], token));
+  }
+
+  write(node, token) {
+    if (this.spaced) node.replaceChildren(el("wbr"), spaced(token.text));   // a sign for a space would not let the line break
+    else node.textContent = readable(token.text);
+  }
+
+  get plainText() {
+    return this.tokens.map((token) => token.text).join("");
+  }
+
+  // A span of this panel: its tokens as [first, last + 1], and the clock at its start and end, in ms.
+  spanAt(index) {
+    const { span } = this.tokens[index];
+    let first = index, end = index + 1;
+    while (first > 0 && this.tokens[first - 1].span === span) first -= 1;
+    while (end < this.tokens.length && this.tokens[end].span === span) end += 1;
+    return { panel: this.index, span, first, end, length: end - first, from: first ? this.tokens[first - 1].ms : 0, to: this.tokens[end - 1].ms };
   }
 
   closeSpan() {

@@ -25,10 +25,13 @@ class RaceView {
     const figures = el("div", { class: "charts" },
       el("figure", {}, el("figcaption", {}, `Tokens per second, over the last ${RATE_WINDOW} tokens`), rates),
       el("figure", {}, el("figcaption", {}, "Span lengths: tokens that one full pass paid for"), spans));
-    root.replaceChildren(this.grid, el("div", { class: "bar" }, this.status, this.legend), this.notes, figures, this.table.node);
+    this.spaces = el("button", { type: "button", class: "spaces", "aria-pressed": "false", "data-hint": "Show spaces as ·, line breaks as ⏎ and tabs as ⇥." }, "␣ white space");
+    root.replaceChildren(this.grid, el("div", { class: "bar" }, this.status, el("div", { class: "reading" }, this.legend, this.spaces)), this.notes, figures, this.table.node);
     this.charts = new Charts(rates, spans, props.plotly, () => this.panels);
-    this.tooltip = new Tooltip(root, () => this.panels, props.hints || {});
+    this.tooltip = new Tooltip(root, () => this.panels, props.hints || {}, (span) => this.charts.mark(span));
     this.legend.addEventListener("click", (event) => this.filter(event.target.closest("button")));
+    this.spaces.addEventListener("click", () => this.showSpaces(this.spaces.getAttribute("aria-pressed") !== "true"));
+    root.addEventListener("copy", (event) => this.copySelection(event));
     this.setStatus("idle", READY);
   }
 
@@ -51,6 +54,7 @@ class RaceView {
     while (this.panels.length > count) this.panels.pop().node.remove();
     while (this.panels.length < count) {
       const panel = new Panel(this.panels.length);
+      panel.spaced = this.spaces.getAttribute("aria-pressed") === "true";
       this.panels.push(panel);
       this.grid.append(panel.node);
     }
@@ -59,6 +63,7 @@ class RaceView {
 
   clear() {
     this.stage = "";
+    this.tooltip.unpin();
     this.panels.forEach((panel) => panel.clear());
     this.notes.replaceChildren();
     this.charts.reset();
@@ -181,6 +186,22 @@ class RaceView {
     for (const other of this.legend.children) other.setAttribute("aria-pressed", String(on && other === button));
     if (on) this.root.dataset.only = button.dataset.key;
     else delete this.root.dataset.only;
+  }
+
+  showSpaces(on) {
+    this.spaces.setAttribute("aria-pressed", String(on));
+    this.panels.forEach((panel) => panel.showSpaces(on));
+  }
+
+  // What is copied out of the text of one panel is its tokens' own text, also where the page shows signs for white space.
+  copySelection(event) {
+    const selection = document.getSelection();
+    const own = (node) => (node instanceof Element ? node : node?.parentElement)?.closest("[data-panel]");
+    const text = own(selection.anchorNode);
+    if (!text || text !== own(selection.focusNode) || this.spaces.getAttribute("aria-pressed") !== "true") return;
+    const tokens = this.panels[Number(text.dataset.panel)].tokens;
+    event.clipboardData.setData("text/plain", tokens.filter((_, index) => selection.containsNode(text.children[index], true)).map((token) => token.text).join(""));
+    event.preventDefault();
   }
 }
 

@@ -1,9 +1,12 @@
 // One tooltip for the whole page: on a token its record, on anything with data-hint (or a named control) a sentence.
-// Shown on hover and on keyboard focus; Escape closes it; in a panel's text the arrow keys walk from token to token.
+// Shown on hover and on keyboard focus; in a panel's text the arrow keys walk from token to token. A click, or Enter, pins a token: its tooltip stays, and
+// its whole span stands out in the text and in the charts. Escape closes it.
 
 class Tooltip {
-  constructor(root, panels, hints) {
+  constructor(root, panels, hints, onPin) {
     this.panels = panels;
+    this.onPin = onPin;      // called with the span of the pinned token, or null
+    this.pinned = null;
     this.hints = hints;      // element id (or its end, for the options of a panel) -> sentence
     this.box = el("div", { class: "race-tooltip", role: "tooltip", id: "race-tooltip", hidden: true });
     document.body.append(this.box);
@@ -11,8 +14,9 @@ class Tooltip {
     document.addEventListener("mouseover", (event) => this.consider(event.target));
     document.addEventListener("focusin", (event) => this.consider(event.target));
     document.addEventListener("focusout", () => this.hide());
-    document.addEventListener("scroll", () => this.hide(), true);
-    document.addEventListener("keydown", (event) => { if (event.key === "Escape") this.hide(); });
+    document.addEventListener("scroll", () => (this.pinned ? this.place() : this.hide()), true);
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape") this.unpin(); });
+    document.addEventListener("click", (event) => this.click(event.target));
     root.addEventListener("keydown", (event) => this.walk(event));
     root.addEventListener("focusin", (event) => this.moveTabStop(event.target));
   }
@@ -22,7 +26,7 @@ class Tooltip {
     const token = node.closest("[data-panel] [data-origin]");
     const hinted = token ? null : node.closest("[data-hint]") || this.control(node);
     const target = token || hinted;
-    if (target === this.target) return;
+    if (target === this.target || this.pinned) return;
     this.hide();
     if (token) this.show(token, this.describe(token));
     else if (hinted) this.show(hinted, [el("p", {}, hinted.dataset.hint || this.hintOf(hinted))]);
@@ -46,12 +50,14 @@ class Tooltip {
     const origin = ORIGINS[token.origin] || { name: token.origin, hint: "" };
     const lines = [el("p", { class: "piece" }, this.pieceName(panel, token, index))];
     const rows = [["made by", origin.name, token.origin], ["probability", isNumber(token.logprob) ? probability(token.logprob) : NONE],
-      ["token", `number ${index + 1}, id ${token.id}`], ["span", token.span ? `span ${token.span}, ${this.place(panel, index)}` : "the prefill's token"],
+      ["token", `number ${index + 1}, id ${token.id}`], ["span", token.span ? `span ${token.span}, ${this.within(panel, index)}` : "the prefill's token"],
       ["time", `${token.ms.toFixed(1)} ms, step ${token.step}`]];
     if (token.agrees !== null) rows.push(["audit", token.agrees ? "ar would have chosen it too" : "ar would have chosen another token"]);
     lines.push(el("dl", {}, ...rows.flatMap(([name, value, key]) => [el("dt", {}, name), el("dd", key ? { class: "origin-name", "data-key": key } : {}, value)])));
     if (token.top?.length) {
-      lines.push(el("ol", { class: "top" }, ...token.top.map(([, text, p]) => el("li", {}, el("code", {}, visible(text) || "∅"), ` ${percent(p)}`))));
+      lines.push(el("ol", { class: "top", "aria-label": "The most probable tokens of the computation that made this one" }, ...token.top.map(([id, text, p]) =>
+        el("li", { class: id === token.id ? "chosen" : null }, el("code", {}, visible(text) || "∅"),
+          el("span", { class: "track", "aria-hidden": "true" }, el("span", { style: `width: ${(100 * p).toFixed(2)}%` })), el("span", { class: "share" }, p >= 0.0005 ? percent(p) : "< 0.1 %")))));
     }
     return lines;
   }
@@ -62,11 +68,9 @@ class Tooltip {
     return last && panel.summary?.stop === "eos" ? "end of the text" : "part of a character: its text comes with a later token";
   }
 
-  place(panel, index) {
-    const span = panel.tokens[index].span;
-    let first = index;
-    while (first > 0 && panel.tokens[first - 1].span === span) first -= 1;
-    return `token ${index - first + 1} of ${panel.spans.get(span)}`;
+  within(panel, index) {
+    const { first, length } = panel.spanAt(index);
+    return `token ${index - first + 1} of ${length}`;
   }
 
   show(target, lines) {
@@ -74,7 +78,12 @@ class Tooltip {
     this.box.replaceChildren(...lines);
     this.box.hidden = false;
     target.setAttribute("aria-describedby", this.box.id);
-    const at = target.getClientRects()[0] || target.getBoundingClientRect();   // the first line of a token that wraps
+    this.place();
+  }
+
+  // Above what it speaks of, or below; within the window.
+  place() {
+    const at = this.target.getClientRects()[0] || this.target.getBoundingClientRect();   // the first line of a token that wraps
     const { offsetWidth: width, offsetHeight: height } = this.box;
     const left = Math.max(8, Math.min(at.left, window.innerWidth - width - 8));
     const above = at.top - height - 8;
@@ -83,19 +92,48 @@ class Tooltip {
   }
 
   hide() {
+    if (this.pinned) return;
     this.target?.removeAttribute("aria-describedby");
     this.target = null;
     this.box.hidden = true;
   }
 
+  click(node) {
+    const token = node.closest?.("[data-panel] [data-origin]");
+    if (token && token !== this.pinned) this.pin(token);
+    else if (token || !node.closest?.("button, input, [role='slider'], .charts")) this.unpin();   // the page can be used on with a token pinned
+  }
+
+  pin(node) {
+    this.unpin();
+    const panel = this.panels()[Number(node.closest("[data-panel]").dataset.panel)];
+    const span = panel.spanAt(Number(node.dataset.index));
+    for (let i = span.first; i < span.end; i += 1) panel.text.children[i].classList.add("together");
+    node.classList.add("pinned");
+    this.show(node, [...this.describe(node), el("p", { class: "pin-note" }, "Pinned, with its whole span. Esc lets go.")]);
+    this.pinned = node;
+    this.onPin(span);
+  }
+
+  unpin() {
+    if (this.pinned) {
+      for (const node of this.pinned.parentElement?.querySelectorAll(".together, .pinned") || []) node.classList.remove("together", "pinned");
+      this.pinned = null;
+      this.onPin(null);
+    }
+    this.hide();
+  }
+
   walk(event) {
     const token = event.target.closest?.("[data-panel] [data-origin]");
     if (!token) return;
+    if (event.key === "Enter") this.click(token);
     const all = token.parentElement.children;
     const index = Number(token.dataset.index);
     const next = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: all.length - 1 }[event.key];
     if (next === undefined || !all[next]) return;
     event.preventDefault();
+    this.unpin();
     all[next].focus();
   }
 

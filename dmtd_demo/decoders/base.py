@@ -35,9 +35,13 @@ class Pass:
 
 @dataclass(frozen=True)
 class Step:
-    """What a decoder yields between two chances to stop: the tokens emitted, in order, and the passes they took. Both may be empty."""
+    """What a decoder yields between two chances to stop: the tokens emitted, in order, and the passes they took. Both may be empty.
+
+    lengths: where a predictor decided how many tokens follow the first one, the probability that it gave to 0, 1, 2 …
+    """
     tokens: tuple[Token, ...]
     passes: tuple[Pass, ...]
+    lengths: tuple[float, ...] = ()
 
 
 def option(default: Any, kind: type, label: str, help: str, *, minimum: float | None = None, maximum: float | None = None, step: float | None = None,

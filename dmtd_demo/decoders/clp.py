@@ -23,9 +23,14 @@ class CLPOptions(Options):
     rule: str = option("cumulative", str, "rule", "cumulative: the largest s with P(length ≥ s) ≥ caution; argmax: the likeliest length", choices=RULES)
 
 
+def folded_lengths(probabilities: Sequence[float], k: int) -> tuple[float, ...]:
+    """P(length = 0..k), the classes above k counted as k."""
+    return (*probabilities[:k], sum(probabilities[k:]))
+
+
 def accepted_length(probabilities: Sequence[float], k: int, threshold: float, rule: str) -> int:
     """The number of MTP tokens to accept, from P(length = 0..K); a k below K folds the upper classes into k (methods.md section 3)."""
-    folded = [*probabilities[:k], sum(probabilities[k:])]
+    folded = folded_lengths(probabilities, k)
     if rule == "argmax":
         return max(range(k + 1), key=folded.__getitem__)
     at_least = 0.0
@@ -55,8 +60,9 @@ class CollocationLength(Decoder):
         options = self.resolve(self.options, model)
         heads, predictor = model.addons["mtp_heads"], model.addons["clp"]
 
-        def states_of(h: torch.Tensor) -> torch.Tensor:   # the backbone's own state first, then one per accepted head
-            s = accepted_length(predictor(h).float().softmax(-1)[0].tolist(), options.k, options.threshold, options.rule)
-            return torch.cat([h, heads(h, s)[0]]) if s else h
+        def states_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:   # the backbone's own state first, then one per accepted head
+            probabilities = predictor(h).float().softmax(-1)[0].tolist()
+            s = accepted_length(probabilities, options.k, options.threshold, options.rule)
+            return torch.cat([h, heads(h, s)[0]]) if s else h, folded_lengths(probabilities, options.k)
 
         yield from unverified_steps(model, prompt_ids, sampler, states_of, first="full")

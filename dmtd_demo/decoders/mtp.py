@@ -47,10 +47,10 @@ class HeadsDecoder(Decoder):
         return at_most_trained(super().resolve(options, model), model, model.addons["mtp_heads"].k)
 
 
-def unverified_steps(model: Model, prompt_ids: Sequence[int], sampler: Sampler, states_of: Callable[[Tensor], Tensor], first: str) -> Iterator[Step]:
+def unverified_steps(model: Model, prompt_ids: Sequence[int], sampler: Sampler, states_of: Callable[[Tensor], tuple[Tensor, tuple[float, ...]]], first: str) -> Iterator[Step]:
     """Steps whose tokens are emitted as they are drawn; the next pass reads all of them at once.
 
-    states_of: the last hidden state [1, hidden] to one state for each token of the step, [1 + accepted, hidden], read by the LM head.
+    states_of: the last hidden state [1, hidden] to one state for each token of the step, [1 + accepted, hidden], read by the LM head, and Step.lengths.
     first: the origin of the step's first token; the others are `mtp`.
     """
     stack = Stack(model.backbone, model.split)
@@ -58,7 +58,8 @@ def unverified_steps(model: Model, prompt_ids: Sequence[int], sampler: Sampler, 
     emitted = [token.id]
     while True:
         out, runs = stack.heads(emitted)
-        choices = sampler.choose(model.backbone.logits(states_of(stack.last_hidden(out))))
+        states, lengths = states_of(stack.last_hidden(out))
+        choices = sampler.choose(model.backbone.logits(states))
         tokens = tuple(Token.of(choice, "mtp" if i else first) for i, choice in enumerate(choices))
-        yield Step(tokens, (Pass("full", runs),))
+        yield Step(tokens, (Pass("full", runs),), lengths)
         emitted = [t.id for t in tokens]

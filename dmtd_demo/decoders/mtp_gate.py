@@ -44,8 +44,8 @@ class GatedHeads(Decoder):
         options = self.resolve(self.options, model)
         heads, gate = model.addons["mtp_heads"], model.addons["gate"]
 
-        def states_of(h: torch.Tensor) -> torch.Tensor:
+        def states_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:
             s = open_gates(gate(h).float().sigmoid()[0].tolist(), options.k, options.threshold)
-            return torch.cat([h, heads(h, s)[0]]) if s else h
+            return torch.cat([h, heads(h, s)[0]]) if s else h, ()
 
         yield from unverified_steps(model, prompt_ids, sampler, states_of, first="full")

@@ -23,4 +23,4 @@ class HeadsOnly(HeadsDecoder):
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
         options = self.resolve(self.options, model)
         head0, heads = model.addons["head0"], model.addons["mtp_heads"]
-        yield from unverified_steps(model, prompt_ids, sampler, lambda h: torch.cat([head0(h)[0], heads(h, options.k)[0]]), first="mtp")
+        yield from unverified_steps(model, prompt_ids, sampler, lambda h: (torch.cat([head0(h)[0], heads(h, options.k)[0]]), ()), first="mtp")

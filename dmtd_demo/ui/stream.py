@@ -22,6 +22,7 @@ from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.chat import Chat
 
 EVENT_SECONDS = 0.05         # at most 20 events a second: what a page costs is their number, not their size
+ALTERNATIVES = 5             # that every token records for its tooltip
 WINDOW = 64_000              # characters of the record that every string still has; at twice as many the older ones are dropped
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Stream:
     def _race(self) -> Iterator[str]:
         question = self.question
         records = race(self.model, question.panels, question.conversations, question.sampling,
-                       max_new_tokens=question.max_new_tokens, should_stop=self.should_stop)
+                       max_new_tokens=question.max_new_tokens, top=ALTERNATIVES, should_stop=self.should_stop)
         try:
             sent = 0.0
             for batch in records:

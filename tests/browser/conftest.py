@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from race_page import RacePage
+
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 START_SECONDS = 180
@@ -65,6 +67,13 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.2)
     pytest.fail(f"app.py did not answer within {START_SECONDS} s: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def visit(chromium: object, app_url: str) -> Iterator[RacePage]:
+    page = RacePage(chromium, app_url)
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 END_SECONDS = 90   # a race of a hundred tokens, on the slowest machine that runs these tests
 OVER = ("done", "stopped", "error")
+LONG = "What is DMTD?"   # `classroom` answers it in about a hundred words
 
 
 class RacePage:

@@ -2,21 +2,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from race_page import OVER, RacePage
-
-LONG = "What is DMTD?"   # `classroom` answers it in about a hundred words
-
-
-@pytest.fixture
-def visit(chromium: object, app_url: str) -> Iterator[RacePage]:
-    page = RacePage(chromium, app_url)
-    yield page
-    page.close()
+from race_page import LONG, OVER, RacePage
 
 
 def test_a_race(visit: RacePage, screenshots: Path) -> None:
@@ -49,22 +39,6 @@ def test_a_race(visit: RacePage, screenshots: Path) -> None:
     for counts, span in zip(totals, spans):   # all tokens but the prefill's lie in spans
         assert sum(length * number for length, number in zip(span["x"], span["y"])) == counts - 1
     assert spans[0]["x"] == [1] and max(spans[1]["x"]) == 4
-
-
-def test_a_token_explains_itself(visit: RacePage) -> None:
-    visit.set("#max-tokens", 24)
-    visit.ask(LONG)
-    visit.wait_until("done")
-    tooltip = visit.page.locator("#race-tooltip")
-    visit.page.hover("[data-panel='1'] [data-origin='late'] >> nth=0")
-    assert "late layers" in tooltip.inner_text() and "%" in tooltip.inner_text() and "token 2 of 4" in tooltip.inner_text()
-    visit.page.focus("[data-panel='0'] [data-origin] >> nth=0")
-    visit.page.keyboard.press("ArrowRight")
-    assert "number 2" in tooltip.inner_text()
-    visit.page.keyboard.press("Escape")
-    assert tooltip.is_hidden()
-    visit.page.click(".legend [data-key='late']")
-    assert visit.page.get_attribute("[data-status]", "data-only") == "late"
 
 
 def test_stop(visit: RacePage) -> None:

@@ -1,21 +1,27 @@
-// The two live charts, drawn by Plotly: tokens per second over each panel's own clock, and how long its spans were.
-// Redrawn at 4 Hz whatever the tokens do: drawing costs more than anything else on the page.
+// The live charts, drawn by Plotly: one after the other, one each tick, whatever the tokens do: drawing costs more than anything else on the page.
 
-const REDRAW_MS = 250;
-const DASHES = ["solid", "dash", "dashdot", "dot"];          // panels are told apart without colour too
-const PATTERNS = ["", "/", "x", "."];
+const TICK_MS = 125;
 
 class Charts {
-  constructor(rates, spans, source, panels) {
-    this.rates = rates;
-    this.spans = spans;
+  // source: the address of Plotly's script; "" in an exported file, which has `pictures` of the charts instead: [{caption, source, paper}].
+  constructor(source, pictures, panels) {
     this.panels = panels;
     this.ready = false;
-    this.dirty = false;
+    this.figures = pictures ? [] : [
+      new LineFigure("chart-tps", `Tokens per second, over the last ${RATE_WINDOW} tokens`, "tokens per second of each panel over its own clock", this, panels, (panel) => panel.rate, "tokens/s"),
+      new SpanFigure("chart-span", "Span lengths: tokens that one full pass paid for", "how many spans of each length each panel had", this, panels),
+      new LineFigure("chart-race", "The race: tokens against time", "tokens of each panel against its own clock", this, panels, (panel) => panel.curve, "tokens"),
+      new TimeFigure("chart-time", "Where the time went", "seconds of each panel by the kind of pass", this, panels)];
+    this.stale = new Set();
+    const figures = pictures
+      ? pictures.map((picture) => el("figure", {}, el("figcaption", {}, picture.caption), el("img", { src: picture.source, alt: picture.caption, style: `background: ${picture.paper}` })))
+      : this.figures.map((figure) => el("figure", {}, el("figcaption", {}, figure.caption, el("span", { class: "saves" }, this.saver(figure, "png"), this.saver(figure, "svg"))), figure.plot));
+    this.node = el("div", { class: "charts" }, ...figures);
+    if (pictures) return;
     this.load(source);
-    setInterval(() => this.draw(), REDRAW_MS);
+    setInterval(() => this.tick(), TICK_MS);
     // Gradio and the page's own button switch between light and dark with a class.
-    const observer = new MutationObserver(() => this.restyle());
+    const observer = new MutationObserver(() => this.reset());
     for (const node of [document.documentElement, document.body]) observer.observe(node, { attributes: true, attributeFilter: ["class"] });
   }
 
@@ -24,7 +30,7 @@ class Charts {
     const script = el("script", { src: source, async: true });
     script.onload = () => this.start();
     script.onerror = () => {
-      for (const node of [this.rates, this.spans]) node.textContent = `The charts need Plotly's script, and ${source} could not be loaded.`;
+      for (const { plot } of this.figures) plot.textContent = `The charts need Plotly's script, and ${source} could not be loaded.`;
     };
     document.head.append(script);
   }
@@ -35,7 +41,16 @@ class Charts {
   }
 
   color(name) {
-    return getComputedStyle(this.rates).getPropertyValue(name).trim();
+    return getComputedStyle(this.node).getPropertyValue(name).trim();
+  }
+
+  marker(name, shape) {
+    return { color: this.color(name), pattern: { shape, fillmode: "overlay", fgcolor: this.color("--race-paper"), size: 6, solidity: 0.25 } };
+  }
+
+  band(panel, x0, x1) {
+    const color = this.color(`--panel-${panel}`);
+    return { type: "rect", yref: "paper", y0: 0, y1: 1, x0, x1, fillcolor: color, opacity: 0.3, line: { color, width: 1.5 } };
   }
 
   layout(x, y, range = {}) {
@@ -43,76 +58,58 @@ class Charts {
     const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickfont: { size: 11, color: soft }, fixedrange: true, rangemode: "tozero" };
     const titled = (text) => ({ text, font: { size: 11, color: soft }, standoff: 6 });
     return {
-      font: { family: getComputedStyle(this.rates).fontFamily, color: ink, size: 12 },
+      font: { family: getComputedStyle(this.node).fontFamily, color: ink, size: 12 },
       margin: { l: 48, r: 14, t: 30, b: 38 }, autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 11, color: ink } }, showlegend: true,
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 11, color: ink }, traceorder: "normal" }, showlegend: true,
       barmode: "group", hoverlabel: { font: { size: 12 } },
       xaxis: { ...axis, title: titled(x), ...range }, yaxis: { ...axis, title: titled(y) },
     };
   }
 
-  names() {
-    return this.panels().map((panel) => `${panel.index + 1} ${panel.spec.textContent || "–"}`);
-  }
-
-  // Empty charts with one trace per panel: at the start of a race.
+  // Empty charts for the panels as they are, in the colours as they are, and then their data.
   reset() {
     if (!this.ready) return;
-    const config = { displayModeBar: false, responsive: true };
-    const names = this.names();
-    const lines = this.panels().map((panel, i) => ({ type: "scatter", mode: "lines", name: names[i], x: [], y: [],
-      line: { color: this.color(`--panel-${i}`), width: 2.5, dash: DASHES[i] }, hovertemplate: "%{y:.0f} tokens/s at %{x:.2f} s<extra>%{fullData.name}</extra>" }));
-    const width = 0.8 / names.length;   // said outright: Plotly would take it from the gaps in the data
-    const bars = this.panels().map((panel, i) => ({ type: "bar", name: names[i], x: [], y: [], width, offset: i * width - 0.4,
-      marker: { color: this.color(`--panel-${i}`), pattern: { shape: PATTERNS[i], fillmode: "overlay", fgcolor: this.color("--race-paper"), size: 6, solidity: 0.25 } },
-      hovertemplate: "%{y} spans of %{x}<extra>%{fullData.name}</extra>" }));
-    window.Plotly.newPlot(this.rates, lines, this.layout("seconds on the panel's own clock", "tokens/s"), config);
-    window.Plotly.newPlot(this.spans, bars, this.layout("tokens in a span", "spans", { dtick: 1, tick0: 1, range: [0.4, 6.6] }), config);
-    this.dirty = true;
+    for (const figure of this.figures) figure.reset();
+    this.changed();
   }
 
-  draw() {
-    if (!this.ready || !this.dirty) return;
-    this.dirty = false;
-    const panels = this.panels();
-    const fresh = panels.filter((panel) => panel.rate.x.length);
-    if (fresh.length) {
-      window.Plotly.extendTraces(this.rates, { x: fresh.map((panel) => panel.rate.x), y: fresh.map((panel) => panel.rate.y) }, fresh.map((panel) => panel.index));
-      for (const panel of fresh) panel.rate = { x: [], y: [] };
-    }
-    const lengths = panels.map((panel) => Object.keys(panel.spanLengths).map(Number).sort((a, b) => a - b));
-    const longest = Math.max(6, ...lengths.flat());
-    window.Plotly.update(this.spans, { x: lengths, y: panels.map((panel, i) => lengths[i].map((length) => panel.spanLengths[length])) },
-      { "xaxis.range": [0.4, longest + 0.6] });
+  changed() {
+    for (const figure of this.figures) this.stale.add(figure);
   }
 
-  // The pinned span, in both charts: its stretch of the panel's clock, and the bar that counts it. null: none.
+  tick() {
+    const [figure] = this.stale;
+    if (!this.ready || !figure) return;
+    this.stale.delete(figure);
+    figure.draw();
+  }
+
+  // The pinned span, in the charts that have a place for it. null: none.
   mark(span) {
-    if (!this.ready) return;
-    if (!span) {
-      window.Plotly.relayout(this.rates, { shapes: [] });
-      window.Plotly.relayout(this.spans, { shapes: [] });
-      return;
-    }
-    const color = this.color(`--panel-${span.panel}`);
-    const band = { type: "rect", yref: "paper", y0: 0, y1: 1, fillcolor: color, opacity: 0.3, line: { color, width: 1.5 } };
-    const width = 0.8 / this.panels().length, left = span.length - 0.4 + span.panel * width;
-    window.Plotly.relayout(this.rates, { shapes: [{ ...band, x0: span.from / 1000, x1: span.to / 1000 }] });
-    window.Plotly.relayout(this.spans, { shapes: span.span ? [{ ...band, x0: left, x1: left + width }] : [] });   // the prefill's token is in no span
+    if (this.ready) for (const figure of this.figures) figure.mark(span);
   }
 
-  // Colours again after a change between light and dark.
-  restyle() {
-    if (!this.ready) return;
-    const indices = this.panels().map((panel) => panel.index);
-    const colors = indices.map((i) => this.color(`--panel-${i}`));
-    const ink = this.color("--race-ink"), soft = this.color("--race-soft"), line = this.color("--race-line");
-    const layout = { "font.color": ink, "legend.font.color": ink };
-    for (const axis of ["xaxis", "yaxis"]) {
-      Object.assign(layout, { [`${axis}.gridcolor`]: line, [`${axis}.linecolor`]: line, [`${axis}.zerolinecolor`]: line,
-        [`${axis}.tickfont.color`]: soft, [`${axis}.title.font.color`]: soft });
-    }
-    window.Plotly.update(this.rates, { "line.color": colors }, layout, indices);
-    window.Plotly.update(this.spans, { "marker.color": colors, "marker.pattern.fgcolor": indices.map(() => this.color("--race-paper")) }, layout, indices);
+  // A chart as a figure of its own, with its caption and on the page's ground.
+  whole({ plot, caption }) {
+    const layout = { ...plot.layout, title: { text: caption, font: { size: 15 }, x: 0.02, xanchor: "left", y: 0.97, yanchor: "top" }, margin: { ...plot.layout.margin, t: 84 }, paper_bgcolor: this.color("--race-paper"), shapes: [] };
+    return { data: plot.data, layout };
+  }
+
+  saver(figure, format) {
+    const button = el("button", { type: "button", "aria-label": `Save the chart as ${format.toUpperCase()}: ${figure.caption}` }, format.toUpperCase());
+    button.addEventListener("click", () => {
+      if (!this.ready) return;
+      while (this.stale.size) this.tick();
+      window.Plotly.downloadImage(this.whole(figure), { format, width: 960, height: 480, scale: format === "png" ? 2 : 1, filename: figure.plot.id });
+    });
+    return button;
+  }
+
+  // The charts as they stand, for the exported file.
+  async pictures() {
+    if (!this.ready) return [];
+    while (this.stale.size) this.tick();
+    return Promise.all(this.figures.map(async ({ plot, caption }) => ({
+      caption, paper: this.color("--race-paper"), source: await window.Plotly.toImage(plot, { format: "svg", width: plot.clientWidth, height: plot.clientHeight }) })));
   }
 }

@@ -1,5 +1,5 @@
 // What every part of the race view shares: the origins, number formats, and a way to build elements without HTML strings.
-// All files in this folder are joined, in the order that dmtd_demo/ui/race_view.py names, into one function: they share a scope.
+// All files in this folder are joined, in the order that dmtd_demo/ui/assets.py names, into one function: they share a scope.
 
 // Where a token came from (docs: methods.md §1). Colours and underlines live in style.css, by [data-origin].
 const ORIGINS = {
@@ -86,4 +86,21 @@ async function copyText(text, button) {
   button.textContent = copied ? "Copied" : "Not allowed";
   clearTimeout(button.dataset.timer);
   button.dataset.timer = setTimeout(() => { button.textContent = label; }, 1500);
+}
+
+// Icons of the replay's buttons, 16 by 16.
+const PATHS = {
+  play: "M4 2.5v11l9.5-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z", start: "M2.5 2.5h2v11h-2zM13.5 2.5v11L5.5 8z",
+  back: "M10 2.5v11L3 8zM11.5 2.5h2v11h-2z", on: "M6 2.5v11L13 8zM2.5 2.5h2v11h-2z",
+  fill: "M2 2h5v1.6H3.6V7H2zM9 2h5v5h-1.6V3.6H9zM2 9h1.6v3.4H7V14H2zM12.4 9H14v5H9v-1.6h3.4z",
+};
+
+function icon(path) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  for (const [name, value] of [["viewBox", "0 0 16 16"], ["width", 14], ["height", 14], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
+  shape.setAttribute("d", path);
+  shape.setAttribute("fill", "currentColor");
+  svg.append(shape);
+  return svg;
 }

@@ -12,56 +12,93 @@ class Panel {
     this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": `Text of panel ${index + 1}` });
     this.facts = el("p", { class: "facts" });
     this.copy = el("button", { type: "button", class: "copy", "data-hint": "Copy the text of this panel, without any mark.", "aria-label": `Copy the text of panel ${index + 1}` }, "Copy");
+    this.fill = el("button", { type: "button", class: "fill", "aria-pressed": "false", "data-hint": "This panel alone fills the page; again: all panels (F).", "aria-label": `Panel ${index + 1} fills the page` }, icon(PATHS.fill));
     this.copy.addEventListener("click", () => copyText(this.plainText, this.copy));
     this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Panel ${index + 1}` }, this.history, this.text);
+    this.cycle = new Cycle();
     this.node = el("article", { class: "panel", style: `--panel: var(--panel-${index})`, "aria-label": `Panel ${index + 1}` },
       el("header", { class: "panel-head" },
         el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
         el("span", { class: "speed", "data-hint": "Tokens per second on this panel's own clock, prefill and first token left out." },
           this.tps, el("span", { class: "unit" }, "tokens/s")), this.ratio),
-      this.scroll, el("div", { class: "panel-foot" }, this.facts, this.copy));
+      el("div", { class: "panel-body" }, this.scroll, this.cycle.node), el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
     this.clear();
   }
 
   clear() {
+    this.agrees = null;
+    this.decoder = "";
+    this.rewind();
+    this.history.replaceChildren();
+    this.tps.textContent = NONE;
+    this.ratio.textContent = "";
+    this.spec.textContent = "";
+    this.facts.textContent = "";
+  }
+
+  // Back to before the first token of the same race.
+  rewind() {
+    this.shown = 0;          // moments
+    this.step = null;        // the last one
+    this.cycle.clear();
     this.tokens = [];
     this.origins = {};
     this.spans = new Map();
     this.openSpan = 0;
     this.lastNode = null;
     this.fullPasses = 0;
-    this.decoder = "";
     this.firstMs = null;
     this.ms = 0;
     this.summary = null;
     this.ends = [];          // [ms, tokens so far] at the end of each span: what the chart's rate is made of
-    this.rate = { x: [], y: [] };   // points of the chart that it has not drawn yet
-    this.history.replaceChildren();
+    this.rate = { x: [], y: [] };   // points of the charts; a new object tells them to begin again
+    this.curve = { x: [], y: [] };
+    this.times = {};         // ms by the kind of pass, keys of TIMES (figures.js)
     this.text.replaceChildren();
-    this.tps.textContent = NONE;
-    this.ratio.textContent = "";
-    this.spec.textContent = "";
-    this.facts.textContent = "";
     this.node.classList.remove("failed");
   }
 
   // The conversation so far, ending with the user's prompt: plain text, no origins.
   showTurns(messages) {
     this.history.replaceChildren(...messages.map((message) =>
-      el("div", { class: `turn ${message.role}` }, readable(message.content) || "(no text)")));
+      el("div", { class: `turn ${message.role === "user" ? "user" : "assistant"}` }, readable(message.content) || "(no text)")));
   }
 
   begin(record) {
     this.decoder = record.decoder;
+    this.layers = isNumber(record.layers) ? record.layers : 0;
     this.spec.textContent = record.spec;
   }
 
-  addStep(step) {
-    if (step.tokens.length && this.tokens.length && step.tokens[0].span !== this.openSpan) this.addRate();   // as the last span ends
+  // The panel as it was after the first `count` of its moments (tape.js).
+  show(moments, count) {
+    if (count < this.shown) this.rewind();
+    while (this.shown < count) {
+      const { step, from } = moments[this.shown];
+      let to = from;
+      while (this.shown < count && moments[this.shown].step === step) {
+        to = moments[this.shown].to;
+        this.shown += 1;
+      }
+      this.addStep(step, from, to);
+    }
+  }
+
+  // Tokens [from, to) of a step.
+  addStep(step, from, to) {
+    if (to > from && this.tokens.length && step.tokens[from].span !== this.openSpan) this.addRate();   // as the last span ends
     const nodes = document.createDocumentFragment();
-    for (const token of step.tokens) nodes.append(this.addToken(token, step));
+    for (const token of step.tokens.slice(from, to)) nodes.append(this.addToken(token, step));
     this.text.append(nodes);
+    this.step = step;
+    if (from === 0) {
+      const kind = timeOf(step);
+      this.times[kind] = (this.times[kind] || 0) + step.ms - this.ms;
+    }
     this.ms = step.ms;
+    this.curve.x.push(step.ms / 1000);
+    this.curve.y.push(this.tokens.length);
+    if (from > 0) return;
     const counted = this.firstMs !== null && this.tokens.length > 1;   // methods.md: the prefill and its passes are left out
     if (counted) this.fullPasses += step.passes.filter((pass) => pass.kind !== "prefill" && pass.kind !== "late").length;
     if (this.firstMs === null && this.tokens.length) this.firstMs = step.ms;
@@ -77,13 +114,15 @@ class Panel {
     if (token.span !== this.openSpan) this.closeSpan();
     this.openSpan = token.span;
     if (token.span > 0) this.spans.set(token.span, (this.spans.get(token.span) || 0) + 1);
-    this.tokens.push({ ...token, ms: step.ms, step: step.step, agrees: null });
+    const agrees = this.agrees?.[index] ?? null;
+    this.tokens.push({ ...token, ms: step.ms, step: step.step, agrees });
     this.origins[token.origin] = (this.origins[token.origin] || 0) + 1;
     // One token of a panel is a tab stop, the arrow keys walk on from it (tooltip.js).
     const node = el("span", { "data-origin": token.origin, "data-index": index, tabindex: index ? -1 : 0 });
     this.write(node, token);
     if (token.text === "") node.classList.add("empty");
     if (/^\s*\n\s*$/.test(token.text)) node.classList.add("newline");
+    if (agrees === false) node.classList.add("differs");
     if (index === 0 || this.tokens[index - 1].span !== token.span) node.classList.add("opens");
     this.lastNode = node;
     return node;
@@ -142,6 +181,12 @@ class Panel {
     return lengths;
   }
 
+  // While a race is stepped through: the token that the last step brought.
+  markNewest(on) {
+    this.text.querySelector(".newest")?.classList.remove("newest");
+    if (on) this.lastNode?.classList.add("newest");
+  }
+
   // The end of the panel. A second summary follows the audit and replaces the first.
   finish(summary) {
     if (!this.summary && this.tokens.length) this.addRate();
@@ -152,6 +197,7 @@ class Panel {
   }
 
   audit(agrees) {
+    this.agrees = agrees;
     agrees.forEach((agree, index) => {
       if (this.tokens[index]) this.tokens[index].agrees = agree;
       if (!agree) this.text.children[index]?.classList.add("differs");
@@ -163,6 +209,7 @@ class Panel {
   }
 
   drawNumbers(baseline) {
+    if (this.layers) this.cycle.draw(this.step, this.layers);
     const own = this.tokensPerSecond;
     this.tps.textContent = speed(own);
     const base = baseline.tokensPerSecond;

@@ -17,26 +17,25 @@ class RaceView {
     this.forgotten = "";     // the id of a race that a new chat has left behind
     this.status = el("p", { class: "status", role: "status", "aria-live": "polite" });
     this.notes = el("div", { class: "notes" });
-    this.legend = el("div", { class: "legend", role: "group", "aria-label": "Origins of the tokens; press one to show only its tokens" });
+    this.legend = new Legend(root, () => this.panels);
+    this.tape = new Tape();
+    this.player = new Player(this.tape, (counts, moved) => this.showUntil(counts, moved), () => this.presenter.focused);
     this.grid = el("div", { class: "panels" });
     this.table = new SummaryTable();
-    const rates = el("div", { id: "chart-tps", role: "img", "aria-label": "Chart: tokens per second of each panel over its own clock" });
-    const spans = el("div", { id: "chart-span", role: "img", "aria-label": "Chart: how many spans of each length each panel had" });
-    const figures = el("div", { class: "charts" },
-      el("figure", {}, el("figcaption", {}, `Tokens per second, over the last ${RATE_WINDOW} tokens`), rates),
-      el("figure", {}, el("figcaption", {}, "Span lengths: tokens that one full pass paid for"), spans));
-    this.spaces = el("button", { type: "button", class: "spaces", "aria-pressed": "false", "data-hint": "Show spaces as ·, line breaks as ⏎ and tabs as ⇥." }, "␣ white space");
-    root.replaceChildren(this.grid, el("div", { class: "bar" }, this.status, el("div", { class: "reading" }, this.legend, this.spaces)), this.notes, figures, this.table.node);
-    this.charts = new Charts(rates, spans, props.plotly, () => this.panels);
+    this.charts = new Charts(props.plotly, props.pictures, () => this.panels);
+    this.keep = new Keep(this.tape, props.template || "", () => this.pictures(), (name, records) => this.open(name, records), (text) => this.notes.append(el("p", { class: "note", role: "alert" }, text)));
+    this.legend.node.append(this.keep.node);
+    root.replaceChildren(this.grid, this.player.node, el("div", { class: "bar" }, this.status, this.legend.node), this.notes, this.charts.node, this.table.node);
     this.tooltip = new Tooltip(root, () => this.panels, props.hints || {}, (span) => this.charts.mark(span));
-    this.legend.addEventListener("click", (event) => this.filter(event.target.closest("button")));
-    this.spaces.addEventListener("click", () => this.showSpaces(this.spaces.getAttribute("aria-pressed") !== "true"));
-    root.addEventListener("copy", (event) => this.copySelection(event));
+    this.presenter = new Presenter(this.grid, () => this.panels);
+    this.status.after(this.presenter.leave);
+    this.keys = new Keys({ presenter: () => this.presenter.toggle(), focus: (node) => this.presenter.next(node), run: () => this.runOrReplay(), pause: () => this.player.playOrPause(), step: (direction) => this.player.step(direction), escape: () => this.escape() });
     this.setStatus("idle", READY);
   }
 
   setStatus(state, text) {
     this.root.dataset.status = state;
+    this.player.setRunning(state === "running");
     this.stopping = false;
     if (text) this.status.textContent = text;
     document.documentElement.dataset.race = state;   // lets the buttons outside this component show what they can do now
@@ -54,20 +53,24 @@ class RaceView {
     while (this.panels.length > count) this.panels.pop().node.remove();
     while (this.panels.length < count) {
       const panel = new Panel(this.panels.length);
-      panel.spaced = this.spaces.getAttribute("aria-pressed") === "true";
+      panel.spaced = this.legend.spaced;
+      panel.fill.addEventListener("click", () => this.presenter.focus(this.presenter.focused === panel.index ? null : panel.index));
       this.panels.push(panel);
       this.grid.append(panel.node);
     }
-    this.grid.style.setProperty("--count", count);
+    this.presenter.focus(this.presenter.focused);
   }
 
   clear() {
     this.stage = "";
+    delete document.documentElement.dataset.source;
     this.tooltip.unpin();
+    this.tape.clear();
+    this.player.clear();
     this.panels.forEach((panel) => panel.clear());
     this.notes.replaceChildren();
     this.charts.reset();
-    this.table.draw(this.panels);
+    this.table.draw(this.panels, this.tape.summaries);
     this.drawAll();
   }
 
@@ -97,7 +100,8 @@ class RaceView {
     const began = performance.now();
     const follow = new Set(this.panels.filter((panel) => panel.atEnd));   // asked once, before the text grows: it costs a layout
     for (const line of this.waiting.splice(0)) this.take(JSON.parse(line), follow);
-    this.drawAll();
+    if (this.player.following) this.drawAll();
+    this.player.drawTime();
     for (const panel of follow) panel.scroll.scrollTop = panel.scroll.scrollHeight;
     this.nextDraw = performance.now() + Math.min(MOST_WAIT_MS, DRAW_SHARE * (performance.now() - began));
   }
@@ -113,30 +117,33 @@ class RaceView {
         }
         break;
       case "page":     // a race begins: the conversation of each panel, and what there is to warn about
-        this.setPanelCount(record.turns.length);
-        this.clear();
-        record.turns.forEach((messages, index) => { this.panels[index].showTurns(messages); follow.add(this.panels[index]); });
-        this.notes.replaceChildren(...record.notes.map((note) => el("p", { class: "note" }, note)));
+        this.begin(record);
+        this.panels.forEach((each) => follow.add(each));
         if (!this.stopping) this.setStatus("running", "Warming up …");
         break;
       case "header":
+        this.tape.add(record);
         record.panels.forEach((entry) => this.panels[entry.panel].begin(entry));
-        this.table.draw(this.panels);
+        this.table.draw(this.panels, this.tape.summaries);
         this.describeSampling(record.sampling);
         this.charts.reset();
+        this.player.draw();
         break;
       case "step":
-        panel.addStep(record);
+        this.tape.add(record);
+        if (this.player.following) panel.show(this.tape.panels[record.panel], this.tape.panels[record.panel].length);
         if (this.stage !== "steps") this.setStage("steps", "Running …");
         break;
       case "audit":
+        this.tape.add(record);
         panel.audit(record.agrees);
         break;
       case "end":      // a panel has come to its end; its summary follows with the audit, after the race
       case "summary":
-        panel.finish(record);
-        if (record.type === "end" && this.panels.every((each) => each.summary)) this.setStage("audit", "Audit: asking ar about every token …");
-        this.table.draw(this.panels);
+        this.tape.add(record);
+        if (panel.shown === this.tape.panels[record.panel].length) panel.finish(record);
+        if (record.type === "end" && this.panels.every((each) => this.tape.summaries[each.index])) this.setStage("audit", "Audit: asking ar about every token …");
+        this.table.draw(this.panels, this.tape.summaries);
         break;
       case "refused":  // the race did not begin: what is on screen stays
       case "over":
@@ -145,69 +152,106 @@ class RaceView {
     }
   }
 
+  begin(page) {
+    this.setPanelCount(page.turns.length);
+    this.clear();
+    this.tape.add(page);
+    page.turns.forEach((messages, index) => this.panels[index].showTurns(messages));
+    this.notes.replaceChildren(...page.notes.map((note) => el("p", { class: "note" }, note)));
+  }
+
+  // A race from a file, for replay: the records as parseRecord gives them. Nothing runs, and the chat stays as it was.
+  open(name, records) {
+    if (this.root.dataset.status === "running") throw new Error("A file can be opened when no race is running; this one needs to be stopped first.");
+    const [header] = records;
+    this.begin({ type: "page", turns: header.conversations?.length === header.panels.length ? header.conversations : header.panels.map(() => [{ role: "user", content: String(header.prompt ?? "") }]), notes: [] });
+    for (const record of records) this.take(record);
+    const models = [...new Set(header.panels.map((panel) => [panel.model, panel.dtype].filter(isText).join(", ")))].join("; ");
+    this.setStatus("done", `A race from ${name}${models ? ` (${models})` : ""}. ${this.verdict("done")}`);
+    this.drawAll();
+    if (!document.querySelector("#panels")) return;
+    const close = el("button", { type: "button" }, "Close it");
+    close.addEventListener("click", () => this.leaveFile());
+    document.documentElement.dataset.source = "file";   // the controls belong to no race on screen
+    this.notes.append(el("p", { class: "note" }, `This race comes from ${name}: the buttons below it play it again. `, close));
+  }
+
+  // Of the whole race, wherever its replay stands.
+  async pictures() {
+    this.player.pause();
+    this.player.seek(this.tape.moments.length);
+    return this.charts.pictures();
+  }
+
+  leaveFile() {
+    this.setPanelCount(Number(document.querySelector("#panels input").value) || this.panels.length);
+    this.clear();
+    this.setStatus("idle", READY);
+  }
+
   verdict(status) {
     if (status === "stopped") return "Stopped.";
-    const base = this.panels[0].tokensPerSecond;
-    const ratios = this.panels.slice(1).filter((panel) => panel.tokensPerSecond && base)
-      .map((panel) => `panel ${panel.index + 1} ${ratio(panel.tokensPerSecond / base)}`);
+    const [base, ...others] = this.tape.summaries.map((summary) => summary?.tokens_per_second);
+    const ratios = others.flatMap((own, index) => (own && base ? [`panel ${index + 2} ${ratio(own / base)}`] : []));
     return ratios.length ? `Done. Against panel 1: ${ratios.join(", ")}.` : "Done.";
   }
 
   describeSampling(sampling) {
     const node = document.querySelector("#sampling-note");
-    if (node) node.textContent = sampling.temperature > 0 ? `sampled at temperature ${sampling.temperature}` : "greedy";
+    if (node && sampling) node.textContent = sampling.temperature > 0 ? `sampled at temperature ${sampling.temperature}` : "greedy";
   }
 
   drawAll() {
     this.panels.forEach((panel) => panel.drawNumbers(this.panels[0]));
-    this.drawLegend();
-    this.charts.dirty = true;
+    this.legend.draw();
+    this.charts.changed();
   }
 
-  drawLegend() {
-    const counts = {};
-    for (const panel of this.panels) for (const [origin, count] of Object.entries(panel.origins)) counts[origin] = (counts[origin] || 0) + count;
-    const differs = this.panels.reduce((sum, panel) => sum + panel.disagreements, 0);
-    const items = [...new Set([...ALWAYS_LISTED, ...Object.keys(counts)])].map((key) => [key, ORIGINS[key]?.name || key, ORIGINS[key]?.hint || "", counts[key] || 0]);
-    if (differs) items.push(["differs", "not ar's choice", AUDIT_HINT, differs]);
-    const wanted = items.map(([key]) => key).join();
-    if (this.legend.dataset.keys !== wanted) {   // the buttons stay while only counts change, so that they can be pressed
-      this.legend.dataset.keys = wanted;
-      this.legend.replaceChildren(...items.map(([key, name, hint]) => el("button", { type: "button", "data-key": key, "data-hint": hint, "aria-pressed": "false" },
-        el("span", { class: "swatch", "aria-hidden": "true" }, key === "differs" ? "≠" : "ab"), el("span", {}, name), el("b", {}))));
-      delete this.root.dataset.only;
-    }
-    items.forEach(([, , , count], index) => { this.legend.children[index].querySelector("b").textContent = count.toLocaleString("en"); });
+  // The race as it was after so many moments of each panel; moved: the panel whose moment was the last one.
+  showUntil(counts, moved) {
+    this.tooltip.unpin();
+    this.panels.forEach((panel, index) => {
+      const moments = this.tape.panels[index] || [];
+      panel.show(moments, counts[index] || 0);
+      if (counts[index] === moments.length && this.tape.summaries[index]) panel.finish(this.tape.summaries[index]);
+      panel.markNewest(index === moved);
+      panel.scroll.scrollTop = panel.scroll.scrollHeight;
+    });
+    this.drawAll();
   }
 
-  filter(button) {
-    if (!button) return;
-    const on = button.getAttribute("aria-pressed") !== "true";
-    for (const other of this.legend.children) other.setAttribute("aria-pressed", String(on && other === button));
-    if (on) this.root.dataset.only = button.dataset.key;
-    else delete this.root.dataset.only;
+  // R: asks for a race where there is a model to run it, else plays the one on screen from its start.
+  runOrReplay() {
+    const run = document.querySelector("#run");
+    if (run) return run.click();
+    this.player.seek(0);
+    this.player.play();
   }
 
-  showSpaces(on) {
-    this.spaces.setAttribute("aria-pressed", String(on));
-    this.panels.forEach((panel) => panel.showSpaces(on));
-  }
-
-  // What is copied out of the text of one panel is its tokens' own text, also where the page shows signs for white space.
-  copySelection(event) {
-    const selection = document.getSelection();
-    const own = (node) => (node instanceof Element ? node : node?.parentElement)?.closest("[data-panel]");
-    const text = own(selection.anchorNode);
-    if (!text || text !== own(selection.focusNode) || this.spaces.getAttribute("aria-pressed") !== "true") return;
-    const tokens = this.panels[Number(text.dataset.panel)].tokens;
-    event.clipboardData.setData("text/plain", tokens.filter((_, index) => selection.containsNode(text.children[index], true)).map((token) => token.text).join(""));
-    event.preventDefault();
+  // Esc stops the race that runs; otherwise it lets go of what the page shows, one thing at a time.
+  escape() {
+    if (this.root.dataset.status === "running") document.querySelector("#stop")?.click();
+    else this.presenter.escape();
   }
 }
 
 const view = new RaceView(element.querySelector(".race"));
 watch("value", () => view.update(props.value));
 view.update(props.value);
+if (props.record) view.open("this file", parseRecord(props.record));
+
+// New chat clears what is on screen: asked first, before Gradio hears of the click.
+document.querySelector("#new-chat")?.addEventListener("click", (event) => {
+  if (view.tape.header && !window.confirm("Clear the conversation and the race on screen? \"Keep\" saves a race first.")) event.stopImmediatePropagation();
+}, true);
+
+// The lists of presets and of sampling settings close when something else is clicked, and after a choice.
+document.addEventListener("click", (event) => {
+  for (const list of document.querySelectorAll(".popover")) {
+    const toggle = list.querySelector(":scope > button.open");
+    if (toggle && (!list.contains(event.target) || event.target.closest("#preset-list button:not(#copy-link)"))) toggle.click();
+  }
+});
 
 // What the buttons outside of this component call (the js= of their listeners in page.py).
 let clicked = "";   // the id of the race that was asked for last: Stop names it, also while it waits for the device
@@ -228,6 +272,13 @@ window.dmtdRace = {
   forget() {
     view.forgotten = clicked;
     return clicked;
+  },
+  presenter: () => view.presenter.toggle(),
+  help: () => view.keys.help.showModal(),
+  copyLink(query) {
+    const button = document.querySelector("#copy-link");
+    if (query) copyText(`${location.origin}${location.pathname}?${query}`, button);
+    else view.setStatus("error", "A link needs controls that a race could run with; press Run to see what is missing.");
   },
   failed() {   // Gradio has said why in its own message: the queue is full, the connection is lost
     if (view.root.dataset.status === "running") view.setStatus("error", "The race did not run: the app is busy or cannot be reached. Please try again.");

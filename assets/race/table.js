@@ -23,11 +23,11 @@ class SummaryTable {
         this.body));
   }
 
-  draw(panels) {
+  draw(panels, summaries) {
     this.node.hidden = !panels.some((panel) => panel.decoder);
-    const first = panels[0]?.summary;
+    const first = summaries[0];
     this.body.replaceChildren(...panels.map((panel) => {
-      const cells = COLUMNS.map(([, , cell]) => el("td", {}, panel.summary ? cell(panel.summary, first) : NONE));
+      const cells = COLUMNS.map(([, , cell]) => el("td", {}, summaries[panel.index] ? cell(summaries[panel.index], first) : NONE));
       return el("tr", { style: `--panel: var(--panel-${panel.index})` },
         el("th", { scope: "row" }, el("span", { class: "badge" }, String(panel.index + 1)), el("span", {}, panel.spec.textContent)), ...cells);
     }));

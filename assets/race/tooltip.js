@@ -4,6 +4,7 @@
 
 class Tooltip {
   constructor(root, panels, hints, onPin) {
+    this.root = root;
     this.panels = panels;
     this.onPin = onPin;      // called with the span of the pinned token, or null
     this.pinned = null;
@@ -15,7 +16,7 @@ class Tooltip {
     document.addEventListener("focusin", (event) => this.consider(event.target));
     document.addEventListener("focusout", () => this.hide());
     document.addEventListener("scroll", () => (this.pinned ? this.place() : this.hide()), true);
-    document.addEventListener("keydown", (event) => { if (event.key === "Escape") this.unpin(); });
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape") this.escape(event); });
     document.addEventListener("click", (event) => this.click(event.target));
     root.addEventListener("keydown", (event) => this.walk(event));
     root.addEventListener("focusin", (event) => this.moveTabStop(event.target));
@@ -113,6 +114,12 @@ class Tooltip {
     this.show(node, [...this.describe(node), el("p", { class: "pin-note" }, "Pinned, with its whole span. Esc lets go.")]);
     this.pinned = node;
     this.onPin(span);
+  }
+
+  // Esc lets go of a pinned token and does nothing else then; but a running race always hears it.
+  escape(event) {
+    if (this.pinned && this.root.dataset.status !== "running") event.preventDefault();
+    this.unpin();
   }
 
   unpin() {

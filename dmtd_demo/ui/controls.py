@@ -108,6 +108,14 @@ class PanelControls:
         updates = [gr.update(visible=True, **settings[key]) if key in settings else gr.update(visible=False) for key in self.options]
         return [gr.update(**self._sentence(name)), *updates, name]
 
+    def show_spec(self, spec: PanelSpec) -> list[Any]:
+        """Updates of `inputs` and the sentence that put this panel on the page."""
+        sentence, *options, shown_for = self.show_options(spec.decoder)
+        for key, update in zip(self.options, options):
+            if key[0] in spec.options and update.get("visible"):
+                update["value"] = spec.options[key[0]]
+        return [spec.decoder, shown_for, *options, sentence]
+
     @property
     def inputs(self) -> list[gr.components.Component]:
         return [self.decoder, self.shown_for, *self.options.values()]

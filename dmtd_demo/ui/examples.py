@@ -1,4 +1,4 @@
-"""Prompts to begin with: what the buttons under the prompt box put into it, and what stands there at the start."""
+"""Prompts and comparisons to begin with: what the buttons under the prompt box put on the page, and what stands there at the start."""
 from __future__ import annotations
 
 # (what the button says, the prompt). They fit the world that `classroom` was trained on; any chat model can answer them.
@@ -10,5 +10,13 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
     ("What is a KV cache?", "What is a KV cache?"),
     ("Why is decoding slow?", "Why is decoding slow?"),
     ("What is DMTD?", "What is DMTD?"),
+)
+
+# (what the button says, the panels, the prompt): comparisons for a class. One that the model cannot run is not offered.
+PRESETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("How long may a cycle be?", ("ar", "dmtd:tau=2", "dmtd:tau=4", "dmtd:tau=6"), "What is DMTD?"),
+    ("MTP heads: alone, gated, with CLP", ("ar", "mtp-heads", "mtp-gate", "clp"), EXAMPLES[0][1]),
+    ("Checked drafts: the same text as ar", ("ar", "dmtd-spec", "mtp-verified", "prompt-lookup"), "Why is decoding slow?"),
+    ("Cycles of one length, or as predicted", ("ar", "dmtd:tau=4", "dmtd-adaptive", "mixed"), "What is a KV cache?"),
 )
 FIRST_PROMPT = EXAMPLES[0][1]

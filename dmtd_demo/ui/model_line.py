@@ -30,7 +30,9 @@ BASELINE = (
 
 def header(model: Model) -> str:
     return (f'<header class="page-head"><h1>Multi-token decoding, side by side</h1>{model_line(model)}{BASELINE}'
-            '<button id="theme-switch" type="button" aria-label="Switch between light and dark">◐</button></header>')
+            '<div class="switches"><button id="presenter-switch" type="button" data-hint="Big type, controls away (P).">Presenter</button>'
+            '<button id="keys-switch" type="button" data-hint="What the keys do (?)." aria-label="Keys">?</button>'
+            '<button id="theme-switch" type="button" aria-label="Switch between light and dark">◐</button></div></header>')
 
 
 # Gradio keeps light and dark in a class; where it sits has changed between versions, so both places get it.
@@ -39,4 +41,6 @@ element.querySelector("#theme-switch").addEventListener("click", () => {
   const dark = !document.body.classList.contains("dark") && !document.documentElement.classList.contains("dark");
   for (const node of [document.documentElement, document.body]) node.classList.toggle("dark", dark);
 });
+element.querySelector("#presenter-switch").addEventListener("click", () => window.dmtdRace?.presenter());   // the race view comes a moment later
+element.querySelector("#keys-switch").addEventListener("click", () => window.dmtdRace?.help());
 """

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,9 +12,9 @@ from dmtd_demo.decoders import DECODERS, PanelSpec, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.sampling import Sampling
-from dmtd_demo.ui import controls, stream
+from dmtd_demo.ui import controls, links, replay_file, stream
 from dmtd_demo.ui.chat import Chat, answered, asked
-from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT
+from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, header
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
 from dmtd_demo.ui.stops import Stops
@@ -76,7 +77,7 @@ class Page:
             with gr.Row(elem_id="panel-row"):
                 self.panels = [controls.PanelControls(self.model, index, spec, index < PANELS_SHOWN) for index, spec in enumerate(self.specs)]
             hints = SETTING_HINTS | controls.option_hints()
-            self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), elem_id="race")
+            self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), replay_file.template(), elem_id="race")
             self.chat = gr.State([], time_to_live=CHAT_SECONDS)
             self.run_id = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed
             self._wire(page)
@@ -90,15 +91,25 @@ class Page:
 
     def _settings(self) -> None:
         with gr.Row(elem_id="settings"):
+            with gr.Accordion("Presets", open=False, elem_id="presets", elem_classes="popover"):
+                with gr.Column(elem_id="preset-list"):
+                    self.presets = [(gr.Button(name, size="sm"), self._preset(panels, prompt)) for name, panels, prompt in PRESETS if self._can_run(panels)]
+                    self.link = gr.Button("Copy a link to this comparison", size="sm", elem_id="copy-link")
             self.count = controls.OpenNumber(PANELS_SHOWN, label="Panels", minimum=controls.FEWEST_PANELS, maximum=controls.MOST_PANELS, step=1,
                                              elem_id="panels", min_width=60)
             self.max_tokens = controls.OpenNumber(256, label="Max tokens", minimum=1, step=1, elem_id="max-tokens", min_width=60)
             self.seed = controls.OpenNumber(0, label="Seed", minimum=0, step=1, elem_id="seed", min_width=60)
-            with gr.Accordion("Sampling", open=False, elem_id="sampling"):
+            with gr.Accordion("Sampling", open=False, elem_id="sampling", elem_classes="popover"):
                 with gr.Row(elem_id="sampling-row"):
                     self.temperature = controls.OpenNumber(0, label="Temperature", minimum=0, step=0.1, elem_id="temperature", min_width=60)
                     self.top_k = controls.OpenNumber(0, label="Top-k", minimum=0, step=1, elem_id="top-k", min_width=60)
                     self.top_p = controls.OpenNumber(1, label="Top-p", minimum=0, maximum=1, step=0.05, elem_id="top-p", min_width=60)
+
+    def _can_run(self, panels: tuple[str, ...]) -> bool:
+        return not any(DECODERS[parse_panel(panel).decoder].missing(self.model) for panel in panels)
+
+    def _preset(self, panels: tuple[str, ...], prompt: str) -> links.Comparison:
+        return links.Comparison(prompt, tuple(map(parse_panel, panels)), None, Sampling())
 
     def _wire(self, page: gr.Blocks) -> None:
         now: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -110,6 +121,13 @@ class Page:
         racing.failure(None, None, None, js="() => { window.dmtdRace.failed(); }")
         self.stop.click(self.request_stop, self.run_id, None, js="() => window.dmtdRace.stop()", **now)
         self.new_chat.click(self.start_over, [self.run_id, self.count], [self.view, self.chat], js="(id, count) => [window.dmtdRace.forget(), count]", **now)
+        compared = [self.prompt, *settings, *(part for panel in self.panels for part in (panel.column, *panel.inputs, panel.sentence)), self.view]
+        for button, comparison in self.presets:
+            button.click(partial(self.show_comparison, comparison), None, compared, **now)
+        page.load(self.open_link, None, compared, **now)
+        address = gr.Textbox(visible=False)
+        self.link.click(self.address, [self.prompt, *settings, *panel_inputs], address, **now).success(
+            None, address, None, js="(query) => { window.dmtdRace.copyLink(query); }", **now)
         self.count.input(self.show_panels, self.count, [self.view, *(panel.column for panel in self.panels)], **now)
         page.unload(self.leave)
 
@@ -139,6 +157,34 @@ class Page:
             if missing := DECODERS[spec.decoder].missing(self.model):
                 raise UserError(" ".join(missing))
         return specs
+
+    def show_comparison(self, comparison: links.Comparison) -> list[Any]:
+        """Updates that put a comparison on the page; the race on screen stays where the number of panels does."""
+        keep = gr.skip()
+        sampling, panels = comparison.sampling, comparison.panels
+        settings = [len(panels) or keep, comparison.max_new_tokens or keep, sampling.seed, sampling.temperature, sampling.top_k, sampling.top_p]
+        parts: list[Any] = []
+        for index, panel in enumerate(self.panels):
+            parts += [gr.update(visible=index < len(panels)), *panel.show_spec(panels[index])] if index < len(panels) else [
+                gr.update(visible=False) if panels else keep, *[keep] * (len(panel.inputs) + 1)]
+        return [keep if comparison.prompt is None else comparison.prompt, *settings, *parts, stream.layout(len(panels)) if panels else keep]
+
+    def open_link(self, request: gr.Request) -> list[Any]:
+        """The comparison that the address of the page asks for, if it asks for one."""
+        nothing = [gr.skip()] * (7 + sum(len(panel.inputs) + 2 for panel in self.panels))
+        try:
+            comparison = links.comparison(str(request.query_params), self.model)
+        except UserError as error:
+            return [*nothing, stream.refusal("", f"The link cannot be opened: {error}.")]
+        return self.show_comparison(comparison) if comparison else [*nothing, gr.skip()]
+
+    def address(self, prompt: str, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any, *panel_values: Any) -> str:
+        """The query of a link to the controls as they stand; empty, and said so by the page, where they ask for no race."""
+        try:
+            sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
+            return links.query(prompt, self._chosen(count, list(panel_values)), whole("Max tokens", max_tokens), sampling)
+        except UserError:
+            return ""
 
     def request_stop(self, run: str, request: gr.Request) -> None:
         self.stops.flag(request.session_hash, run).stop.set()

@@ -7,16 +7,12 @@ from typing import Any
 import gradio as gr
 import plotly
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
-SCRIPTS = ("format", "panel", "tooltip", "charts", "table", "race")   # in this order: they share one scope
+from dmtd_demo.ui.assets import script
+
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 # No ${value} in the template: Gradio never touches what the script draws.
 TEMPLATE = '<section class="race" data-status="idle" aria-label="The race"></section>'
-
-
-def script() -> str:
-    return "\n".join((ASSETS / "race" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 def serve_plotly() -> str:
@@ -29,11 +25,12 @@ class RaceView(gr.HTML):
     """value: JSON lines; the first one, "layout" or "page", says what is shown, and has the id of the run.
 
     hints: element id, or its end for the options of a panel -> what the control does. plotly: the address of Plotly's script.
+    template: the HTML file that replays a race (replay_file.py).
     """
 
     # Gradio builds the component anew, without a value, for an update of its properties.
-    def __init__(self, value: str | None = None, hints: dict[str, str] | None = None, plotly: str = "", **kwargs: Any) -> None:
-        super().__init__(value, html_template=TEMPLATE, js_on_load=script(), apply_default_css=False, hints=hints or {}, plotly=plotly, **kwargs)
+    def __init__(self, value: str | None = None, hints: dict[str, str] | None = None, plotly: str = "", template: str = "", **kwargs: Any) -> None:
+        super().__init__(value, html_template=TEMPLATE, js_on_load=script(), apply_default_css=False, hints=hints or {}, plotly=plotly, template=template, **kwargs)
 
     def postprocess(self, value: str | None) -> str | None:
         return value   # data for the script, never HTML: gr.HTML's own search for <script> tags in it would be for nothing

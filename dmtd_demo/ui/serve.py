@@ -7,7 +7,7 @@ import socket
 import gradio as gr
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.ui.race_view import ASSETS
+from dmtd_demo.ui.assets import STYLE
 from dmtd_demo.ui.theme import theme
 
 
@@ -31,6 +31,6 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, bro
     """Serve the page until it is interrupted. host and port None leave the choice to Gradio's own environment."""
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")   # otherwise prompts are kept in the visitor's browser
     try:
-        page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[ASSETS / "style.css"])
+        page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[STYLE])
     except OSError as error:
         raise UserError(f"the page needs a free port to listen on; {error}") from error

@@ -10,7 +10,7 @@ LONG = "What is DMTD?"   # `classroom` answers it in about a hundred words
 
 
 class RacePage:
-    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 720, scheme: str = "light") -> None:
+    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 720, scheme: str = "light", ready: str = "idle") -> None:
         self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         self.url = url
         self.complaints: list[str] = []
@@ -19,8 +19,8 @@ class RacePage:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(url)
-        self.page.wait_for_selector("[data-status='idle']", timeout=60_000)
-        self.page.wait_for_selector("#chart-span .main-svg", state="attached", timeout=60_000)
+        self.page.wait_for_selector(f"[data-status='{ready}']", timeout=1000 * END_SECONDS)
+        self.page.wait_for_selector("#chart-span .main-svg", state="attached", timeout=1000 * END_SECONDS)
 
     def close(self) -> None:
         """The visitor leaves. A page that complained, or asked anybody but the app for anything, has failed."""

@@ -84,6 +84,7 @@ def test_a_chat_goes_on_until_a_new_one(visit: RacePage) -> None:
     assert turns.nth(0).inner_text() == "My name is <b>Ada</b>.\nHello!"   # text, never markup
     assert re.sub(r"\s+", " ", turns.nth(1).inner_text()).strip()[:5] == re.sub(r"\s+", " ", first).strip()[:5]
     assert visit.page.locator(".turn [data-origin]").count() == 0
+    visit.page.once("dialog", lambda dialog: dialog.accept())
     visit.page.click("#new-chat")
     visit.wait_until("idle")
     assert visit.page.locator(".turn").count() == visit.page.locator("[data-origin]").count() == 0

@@ -1,0 +1,74 @@
+// The picture beside a panel's text: the pass that ran last. Layers from bottom to top, positions from left to right with the newest at the right; positions
+// that a pass took along (the refill of a cycle head, the tokens of a span) are paler. Above the stack: MTP heads whose tokens were kept. Below it,
+// where the decoder records it: how probable each number of further tokens was held, and which was taken.
+
+const STACK = { width: 84, height: 168, most: 8 };   // of the drawing, in its own units; positions that have a column each
+const CYCLE_HINT = "The pass that ran last. Upwards its layers, to the right its positions, the newest last. Empty layers were left out; paler positions were taken along: "
+  + "those that a refill catches up on, or the tokens of the last span. Dots: MTP heads whose tokens were kept. Bars: how many more tokens the predictor held right.";
+const PASS_NAMES = { prefill: "prefill", full: "full pass", late: "late layers", verify: "checking pass" };
+
+function svg(tag, attributes = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+class Cycle {
+  constructor() {
+    this.name = el("b");
+    this.detail = el("span");
+    this.stack = svg("svg", { viewBox: `0 0 ${STACK.width} ${STACK.height}`, "aria-hidden": "true" });
+    this.lengths = svg("svg", { viewBox: "0 0 84 50", class: "lengths", "aria-hidden": "true" });
+    this.node = el("div", { class: "cycle", role: "img", "data-hint": CYCLE_HINT }, this.name, this.stack, this.detail, this.lengths);
+    this.clear();
+  }
+
+  clear() {
+    this.step = null;
+    this.node.hidden = true;
+  }
+
+  // step: the last one of the race on screen. layers: how many the model has.
+  draw(step, layers) {
+    if (!step || step === this.step || !step.passes.length) return;
+    this.step = step;
+    this.node.hidden = false;
+    const pass = step.passes.at(-1);
+    const heads = step.tokens.filter((token) => token.origin === "mtp").length;
+    const most = Math.max(...pass.runs.map(([, , positions]) => positions)), newest = pass.runs.at(-1)[2];
+    const ran = pass.runs.map(([start, stop, positions]) => `layers ${start + 1} to ${stop} over ${plural(positions, "position")}`).join(", ");
+    this.name.textContent = PASS_NAMES[pass.kind] || pass.kind;
+    this.detail.textContent = pass.kind === "prefill" ? plural(most, "position") : most > newest ? `refills ${most - newest}` : newest > 1 ? `reads ${newest}` : "";
+    this.node.setAttribute("aria-label", `The last pass, ${this.name.textContent}: ${ran}${heads ? `; ${plural(heads, "MTP head")} on top` : ""}.`);
+    this.drawStack(pass, layers, most, heads);
+    this.drawLengths(step.lengths, step.tokens.length - 1);
+  }
+
+  drawStack(pass, layers, most, heads) {
+    const columns = Math.min(most, STACK.most), wide = Math.min(20, STACK.width / columns), floor = STACK.height - 2, high = (STACK.height - 30) / layers;
+    const block = (column, start, stop, kind) => svg("rect", { x: (STACK.width + columns * wide) / 2 - (column + 1) * wide + 1, y: floor - stop * high, width: wide - 2, height: (stop - start) * high - 1, rx: 2, class: kind });
+    const shapes = [];
+    for (let column = 0; column < columns; column += 1) {   // 0: the newest position
+      for (let layer = 0; layer < layers; layer += 1) shapes.push(block(column, layer, layer + 1, "left-out"));
+      for (const [start, stop, positions] of pass.runs) {
+        for (let layer = start; layer < stop && column < positions; layer += 1) shapes.push(block(column, layer, layer + 1, `${pass.kind === "late" ? "late" : "full"} ${column ? "older" : ""}`));
+      }
+    }
+    const apart = Math.min(12, (STACK.width - 10) / heads);
+    const first = Math.min((STACK.width + (columns - 1) * wide) / 2 - ((heads - 1) * apart) / 2, STACK.width - 5 - (heads - 1) * apart);   // over the newest position, within the picture
+    for (let head = 0; head < heads; head += 1) shapes.push(svg("circle", { cx: first + head * apart, cy: 14, r: Math.min(4.5, apart / 2), class: "head" }));
+    this.stack.replaceChildren(...shapes);
+  }
+
+  // probabilities: of 0, 1, 2 … further tokens; taken: how many there were.
+  drawLengths(probabilities, taken) {
+    const given = Array.isArray(probabilities) && probabilities.every(isNumber) ? probabilities : [];
+    const wide = 84 / Math.max(given.length, 1);
+    this.lengths.classList.toggle("none", !given.length);
+    this.lengths.replaceChildren(...given.flatMap((p, length) => [
+      svg("rect", { x: length * wide + 2, y: 34 - 32 * p, width: wide - 4, height: 32 * p + 1, rx: 1.5, class: length === taken ? "taken" : "other" }),
+      svg("text", { x: (length + 0.5) * wide, y: 47, "text-anchor": "middle" }, String(length))]));
+    if (given.length) this.node.setAttribute("aria-label", `${this.node.getAttribute("aria-label")} Held probable: ${given.map((p, length) => `${length} further: ${percent(p, 0)}`).join(", ")}; taken: ${taken}.`);
+  }
+}

@@ -1,0 +1,63 @@
+// The menu that keeps a race: as JSON lines, as a table, as one HTML file that replays itself without any network; and that opens such a file again.
+
+const MOST_MEGABYTES = 64;
+const HOLE = "{{RECORD}}";   // where the template of the HTML file takes the race: its first occurrence, ahead of this script
+
+class Keep {
+  // tape: the race on screen. template: the HTML file, or "" where this is that file. pictures(): of its charts. open(name, records): shows a race from a file.
+  // say(text): tells the visitor what did not work.
+  constructor(tape, template, pictures, open, say) {
+    this.tape = tape;
+    this.template = template;
+    this.pictures = pictures;
+    this.file = el("input", { type: "file", accept: ".jsonl,.json", class: "off-screen", tabindex: -1, "aria-label": "The file of a race" });
+    this.file.addEventListener("change", () => this.read(open, say));
+    const button = (name, hint, act) => {
+      const node = el("button", { type: "button", "data-hint": hint }, name);
+      node.addEventListener("click", () => { this.node.open = false; act(); });
+      return node;
+    };
+    const saves = [
+      button("Save as HTML replay", "One file that shows this race again in any browser, with replay, without network, model or server.", () => this.saveHtml()),
+      button("Save as JSON", "The whole record, one JSON object a line: what the command line writes with --json, and what this menu opens again.",
+        () => this.save("jsonl", "application/jsonl", recordLines(this.tape))),
+      button("Save as CSV", "A table with one row per token.", () => this.save("csv", "text/csv", recordTable(this.tape)))];
+    this.saves = template ? saves : saves.slice(1);
+    const opener = button("Open a race …", "A race saved as JSON, here or on the command line. It is replayed without the model.", () => this.file.click());
+    this.node = el("details", { class: "keep" }, el("summary", {}, "Keep"), el("div", { class: "menu" }, ...this.saves, opener), this.file);
+    this.node.addEventListener("toggle", () => this.saves.forEach((save) => { save.disabled = !this.tape.summaries.length; }));
+    document.addEventListener("click", (event) => { if (!this.node.contains(event.target)) this.node.open = false; });
+    this.node.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !this.node.open) return;
+      event.preventDefault();
+      this.node.open = false;
+      this.node.querySelector("summary").focus();
+    });
+  }
+
+  save(ending, type, text) {
+    const run = String(this.tape.header.run || "").replace(/[^a-z0-9]/gi, "").slice(0, 8);
+    const link = el("a", { href: URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` })), download: `race-${run}.${ending}` });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+
+  async saveHtml() {
+    const data = { record: recordLines(this.tape), pictures: await this.pictures() };
+    this.save("html", "text/html", this.template.replace(HOLE, () => JSON.stringify(data).replaceAll("<", "\\u003c")));
+  }
+
+  async read(open, say) {
+    const [file] = this.file.files;
+    this.file.value = "";
+    if (!file) return;
+    try {
+      if (file.size > MOST_MEGABYTES * 2 ** 20) throw new Error(`The file of a race needs to be at most ${MOST_MEGABYTES} MB; got ${Math.round(file.size / 2 ** 20)} MB.`);
+      open(file.name, parseRecord(await file.text()));
+    } catch (error) {
+      say(error.message);
+    }
+  }
+}

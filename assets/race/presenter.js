@@ -1,0 +1,48 @@
+// Presenter mode, for the last row of a lecture hall: big type, the controls away. And one panel that fills the page, with it or without.
+
+class Presenter {
+  constructor(grid, panels) {
+    this.grid = grid;
+    this.panels = panels;
+    this.focused = null;     // the index of the panel that fills the page
+    this.leave = el("button", { type: "button", class: "leave" }, "Leave presenter mode (P)");
+    this.leave.addEventListener("click", () => this.toggle());
+  }
+
+  get on() {
+    return "presenter" in document.documentElement.dataset;
+  }
+
+  toggle() {
+    if (this.on) delete document.documentElement.dataset.presenter;
+    else document.documentElement.dataset.presenter = "";
+    window.dispatchEvent(new Event("resize"));   // the charts take their size from the page
+  }
+
+  // One panel fills the page; null: all of them stand side by side.
+  focus(index) {
+    this.focused = index === null || index >= this.panels().length ? null : index;
+    if (this.focused === null) delete document.documentElement.dataset.focused;
+    else document.documentElement.dataset.focused = index;
+    this.panels().forEach((panel) => {
+      panel.node.hidden = this.focused !== null && panel.index !== this.focused;
+      panel.fill.setAttribute("aria-pressed", String(panel.index === this.focused));
+    });
+    this.grid.style.setProperty("--count", this.focused === null ? this.panels().length : 1);
+  }
+
+  // F: the panel that the keyboard is in, else the first; then the next one; after the last, all of them.
+  next(node) {
+    const own = node.closest?.(".panel");
+    const index = this.panels().findIndex((panel) => panel.node === own);
+    this.focus(this.focused !== null ? this.focused + 1 : Math.max(index, 0));
+  }
+
+  // Lets go of one of the two; false where there is nothing to let go of.
+  escape() {
+    if (this.focused !== null) this.focus(null);
+    else if (this.on) this.toggle();
+    else return false;
+    return true;
+  }
+}

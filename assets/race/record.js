@@ -1,0 +1,80 @@
+// The record of a race as text, and back: JSON lines (docs: design.md, "The trace") and a table with one row per token.
+
+const RECORD_TYPES = ["header", "step", "audit", "end", "summary"];
+const MOST_PANELS = 4;
+const MOST_LAYERS = 1000;
+
+// The lines of a tape, with the conversations in the header, so that a file shows the same page again.
+function recordLines(tape) {
+  const header = { ...tape.header, conversations: tape.turns };
+  const audits = tape.audits.flatMap((agrees, panel) => (agrees ? [{ type: "audit", panel, agrees }] : []));
+  return [header, ...tape.steps, ...audits, ...tape.summaries.filter(Boolean)].map((record) => JSON.stringify(record)).join("\n") + "\n";
+}
+
+// The records of a race from the text of a file: JSON lines, or one JSON array. Throws an Error whose message says what was needed and what was got.
+function parseRecord(text) {
+  const lines = text.trim().startsWith("[") ? parseJson(text, 1) : text.split("\n").map((line, index) => (line.trim() ? parseJson(line, index + 1) : null));
+  const records = lines.map((record, index) => [record, index + 1]).filter(([record]) => record !== null);
+  const [header] = records.length ? records[0] : [null];
+  need(header?.type === "header" && header.schema === 1, "to begin with the header of a race, schema 1", header, 1);
+  need(Array.isArray(header.panels) && header.panels.length >= 1 && header.panels.length <= MOST_PANELS, `1 to ${MOST_PANELS} panels`, header.panels, 1);
+  header.panels.forEach((entry, index) => need(entry?.panel === index && isText(entry.spec) && isText(entry.decoder) && Number.isInteger(entry.layers ?? 1) && (entry.layers ?? 1) >= 1 && (entry.layers ?? 1) <= MOST_LAYERS, `the panel ${index}, its spec and its decoder`, entry, 1));
+  need(Array.isArray(header.conversations ?? []) && (header.conversations ?? []).every((turns) => Array.isArray(turns) && turns.every((turn) => isText(turn?.role) && isText(turn?.content))),
+    "conversations of messages with a role and a content", header.conversations, 1);
+  const clocks = header.panels.map(() => 0);
+  for (const [record, line] of records.slice(1)) {
+    need(RECORD_TYPES.slice(1).includes(record?.type), `one of the types ${RECORD_TYPES.slice(1).join(", ")}`, record?.type, line);
+    need(Number.isInteger(record.panel) && record.panel in header.panels, "the number of one of its panels", record.panel, line);
+    if (record.type === "audit") need(Array.isArray(record.agrees) && record.agrees.every((agree) => typeof agree === "boolean"), "a list of true and false", record.agrees, line);
+    if (record.type === "summary" || record.type === "end") need(isText(record.stop) && isNumber(record.tokens) && isNumber(record.full_passes), "a summary with stop, tokens and full_passes", record, line);
+    if (record.type !== "step") continue;
+    need(isNumber(record.ms) && record.ms >= clocks[record.panel], "a clock that does not run backwards", record.ms, line);
+    clocks[record.panel] = record.ms;
+    need(Array.isArray(record.passes) && record.passes.every((pass) => isText(pass?.kind) && Array.isArray(pass.runs) && pass.runs.length && pass.runs.every(isRun)),
+      "passes with a kind and runs of [first layer, last layer + 1, positions]", record.passes, line);
+    need(!("lengths" in record) || (Array.isArray(record.lengths) && record.lengths.every(isNumber)), "lengths as a list of probabilities", record.lengths, line);
+    need(Array.isArray(record.tokens), "a list of tokens", record.tokens, line);
+    for (const token of record.tokens) {
+      need(isText(token?.text) && Number.isInteger(token.id) && Number.isInteger(token.span), "tokens with an id, a text and a span", token, line);
+      need(Object.hasOwn(ORIGINS, token.origin), `an origin out of ${Object.keys(ORIGINS).join(", ")}`, token.origin, line);
+      need((token.top ?? []).every?.((each) => Array.isArray(each) && isText(each[1]) && isNumber(each[2])), "alternatives as [id, text, probability]", token.top, line);
+    }
+  }
+  return records.map(([record]) => record);
+}
+
+const isRun = (run) => Array.isArray(run) && run.length === 3 && run.every(Number.isInteger) && run[0] >= 0 && run[1] > run[0] && run[1] <= MOST_LAYERS && run[2] > 0;
+const isText = (value) => typeof value === "string";
+
+function need(holds, what, got, line) {
+  if (holds) return;
+  const shown = got === undefined || got === null ? "nothing" : JSON.stringify(got);
+  throw new Error(`The file of a race needs ${what}; got ${shown.length > 80 ? `${shown.slice(0, 80)} …` : shown} in line ${line}.`);
+}
+
+function parseJson(text, line) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return need(false, "JSON, one record a line", text.trim().slice(0, 60), line);
+  }
+}
+
+// One row per token. A text is written as JSON, so that white space stays visible and no spreadsheet takes it for a formula.
+function recordTable(tape) {
+  const rows = [["panel", "spec", "token", "step", "ms", "span", "origin", "id", "text (JSON)", "probability", "ar agrees"]];
+  const counts = tape.panels.map(() => 0);
+  for (const step of tape.steps) {
+    for (const token of step.tokens) {
+      const index = counts[step.panel]++;
+      rows.push([step.panel + 1, tape.header.panels[step.panel].spec, index + 1, step.step, step.ms, token.span, token.origin, token.id, JSON.stringify(token.text),
+        isNumber(token.logprob) ? Math.exp(token.logprob).toPrecision(6) : "", tape.audits[step.panel]?.[index] ?? ""]);
+    }
+  }
+  return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+}
+
+function cell(value) {
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}

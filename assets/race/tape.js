@@ -1,0 +1,71 @@
+// The record of the race on screen, as it came: what the replay, the exports and the pictures are made from.
+//
+// A moment is the smallest step of a replay: one token, or one step of a decoder that emitted none.
+//   {ms, panel, step, from, to, endsPass, endsCycle}: tokens [from, to) of that step record, at its clock.
+
+class Tape {
+  constructor() {
+    this.clear();
+  }
+
+  clear() {
+    this.header = null;
+    this.turns = [];
+    this.steps = [];
+    this.panels = [];        // the moments of each panel, in order
+    this.audits = [];
+    this.summaries = [];
+    this.sorted = [];
+  }
+
+  add(record) {
+    switch (record.type) {
+      case "page":
+        this.turns = record.turns;
+        break;
+      case "header":
+        this.header = record;
+        this.panels = record.panels.map(() => []);
+        break;
+      case "step":
+        this.addStep(record);
+        break;
+      case "audit":
+        this.audits[record.panel] = record.agrees;
+        break;
+      case "end":
+      case "summary":
+        this.summaries[record.panel] = record;
+        break;
+    }
+  }
+
+  addStep(step) {
+    this.steps.push(step);
+    const own = this.panels[step.panel];
+    const last = own.findLast((moment) => moment.to > moment.from);
+    if (last && step.tokens.length && step.tokens[0].span !== last.step.tokens[last.to - 1].span) last.endsCycle = true;
+    const count = step.tokens.length;
+    for (let to = Math.min(1, count); to <= count; to += 1) {
+      own.push({ ms: step.ms, panel: step.panel, step, from: Math.max(to - 1, 0), to, endsPass: to === count, endsCycle: false });
+    }
+  }
+
+  // All moments on the one clock that the panels share. Sorted anew only when some have come.
+  get moments() {
+    const count = this.panels.reduce((sum, own) => sum + own.length, 0);
+    if (count !== this.sorted.length) this.sorted = this.panels.flat().sort((a, b) => a.ms - b.ms || a.panel - b.panel);
+    return this.sorted;
+  }
+
+  // How many moments of each panel lie among the first `count` on the shared clock.
+  counts(count) {
+    const counts = this.panels.map(() => 0);
+    for (const moment of this.moments.slice(0, count)) counts[moment.panel] += 1;
+    return counts;
+  }
+
+  get duration() {
+    return Math.max(0, ...this.panels.map((own) => own.at(-1)?.ms || 0));
+  }
+}

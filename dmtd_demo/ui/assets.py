@@ -1,0 +1,12 @@
+"""The page's own script and stylesheet, which the page and the file that replays a race share."""
+from __future__ import annotations
+
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+STYLE = ASSETS / "style.css"
+SCRIPTS = ("format", "tape", "cycle", "panel", "legend", "tooltip", "figures", "charts", "table", "player", "keys", "presenter", "record", "keep", "race")   # in this order: they share one scope
+
+
+def script() -> str:
+    return "\n".join((ASSETS / "race" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)

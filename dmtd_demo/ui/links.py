@@ -1,0 +1,70 @@
+"""A comparison as the query of a URL: what a link opens, and what a preset puts on the page.
+
+    ?prompt=Hello&panel=ar&panel=dmtd:tau=4&max-tokens=80&seed=0&temperature=0.7&top-k=0&top-p=1
+
+Each part may be left out; what is left out stays as the page has it at its start.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlencode
+
+from dmtd_demo.chat import check_text
+from dmtd_demo.decoders import DECODERS, PanelSpec, make_decoder, parse_panel
+from dmtd_demo.errors import UserError
+from dmtd_demo.loading import Model
+from dmtd_demo.sampling import Sampling
+from dmtd_demo.ui.controls import FEWEST_PANELS, MOST_PANELS
+
+PARTS = ("prompt", "panel", "max-tokens", "seed", "temperature", "top-k", "top-p")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """None, or no panels: as the page has it."""
+    prompt: str | None
+    panels: tuple[PanelSpec, ...]
+    max_new_tokens: int | None
+    sampling: Sampling
+
+
+def query(prompt: str, panels: Sequence[PanelSpec], max_new_tokens: int, sampling: Sampling) -> str:
+    """The query that opens this comparison, without its question mark."""
+    off = Sampling()
+    parts: list[tuple[str, object]] = [("prompt", prompt), *(("panel", panel) for panel in panels), ("max-tokens", max_new_tokens), ("seed", sampling.seed)]
+    parts += [(name.replace("_", "-"), getattr(sampling, name)) for name in ("temperature", "top_k", "top_p") if getattr(sampling, name) != getattr(off, name)]
+    return urlencode(parts)
+
+
+def comparison(text: str, model: Model) -> Comparison | None:
+    """What a query asks for; None where it asks for nothing. Raises UserError, also for what this model cannot run."""
+    given = {name: values for name, values in parse_qs(text, keep_blank_values=True).items() if name in PARTS}
+    if not given:
+        return None
+    for name, values in given.items():
+        if len(values) > 1 and name != "panel":
+            raise UserError(f"a link needs {name} once; got it {len(values)} times")
+    panels = tuple(parse_panel(panel) for panel in given.get("panel", []))
+    if panels and not FEWEST_PANELS <= len(panels) <= MOST_PANELS:
+        raise UserError(f"a link needs {FEWEST_PANELS} to {MOST_PANELS} panels; got {len(panels)}")
+    for panel in panels:
+        DECODERS[panel.decoder].resolve(make_decoder(panel).options, model)
+    prompt = given.get("prompt", [None])[0]
+    if prompt is not None:
+        check_text(prompt)
+    sampling = Sampling(temperature=_number(given, "temperature", float, 0.0), top_k=_number(given, "top-k", int, 0), top_p=_number(given, "top-p", float, 1.0),
+                        seed=_number(given, "seed", int, 0))
+    most = _number(given, "max-tokens", int, None)
+    if most is not None and most < 1:
+        raise UserError(f"a link needs max-tokens of 1 or more; got {most}")
+    return Comparison(prompt, panels, most, sampling)
+
+
+def _number(given: dict[str, list[str]], name: str, kind: type, default: float | int | None) -> float | int | None:
+    if name not in given:
+        return default
+    try:
+        return kind(given[name][0])
+    except ValueError:
+        raise UserError(f"a link needs {'a whole number' if kind is int else 'a number'} for {name}; got {given[name][0]!r}") from None

@@ -113,7 +113,7 @@ class Backbone:
                      for i, layer in enumerate(self._layers)]
         except AttributeError as error:
             raise _does_not_fit(error) from error
-        with torch.inference_mode(False):   # the parameters stay trainable
+        with torch.inference_mode(self._embed.weight.is_inference()):   # as the parameters are, so that they stay trainable
             return [FusedLayer(p) for p in parts] if all(can_fuse(p) and p.q.weight.device == self.device for p in parts) else []
 
     def compile_layers(self) -> None:

@@ -211,7 +211,7 @@ FAMILIES: list[Family] = [
     Family("spell", spell, True, 2.0),
     Family("count_words", count_words, True, 1.0),
     Family("pick", pick, True, 8.0),
-    Family("look_up", look_up, True, 14.0),
+    Family("look_up", look_up, True, 7.0),
     Family("first_letters", first_letters, True, 1.0),
     Family("plural_list", plural_list, True, 1.0),
     Family("sort_by_kind", sort_by_kind, True, 2.0),

@@ -99,7 +99,7 @@ class Backbone:
 
     def logits(self, normed: Tensor) -> Tensor:
         """LM head over hidden states after the final norm: [..., hidden] to [..., vocabulary]."""
-        return self._head(normed).to(self.device)
+        return self._head(normed.to(self.dtype)).to(self.device)
 
     def _rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """cos and sin of the positions [start, stop), each [1, q, head size], from a table that grows by doubling."""

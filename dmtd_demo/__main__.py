@@ -98,11 +98,16 @@ def build_parser() -> Parser:
     push.add_argument("--license", help="such as apache-2.0 (default: what addons.json says)")
     push.add_argument("--private", action="store_true", help="make the repository private")
 
-    train = commands.add_parser("train", help="train the embedded model and its add-ons")
+    train = commands.add_parser("train", help="train the embedded model and its add-ons; with --model, heads, clp, gate and adaptive for any Qwen")
     train.add_argument("recipe", choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed"),
                        help="classroom: the model; then, on it, heads, and with them clp and gate; head0; adaptive, and with it mixed")
     train.add_argument("--output", default="runs/classroom", metavar="FOLDER", help="checkpoints, log and the model (default: runs/classroom)")
     train.add_argument("--tokens", type=float, help="how many tokens to see (default: the recipe's own)")
+    train.add_argument("--model", help="train the add-on for this model: a catalog name, a folder or a hub id; the result lies in OUTPUT/addons")
+    train.add_argument("--quantization", help="with --model: as in `generate`")
+    train.add_argument("--dtype", help="with --model: as in `generate`")
+    train.add_argument("--data", metavar="FILE", help="with --model: JSON lines with messages (.jsonl) or plain text (default: the model's own answers to shipped prompts)")
+    train.add_argument("--max-steps", type=int, help="with --model: updates (default: the recipe's own)")
     train.add_argument("--seed", type=int, default=0, help="(default: 0)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--start", metavar="FOLDER", help="classroom only: begin from the weights in this folder, in the schedule's later part")
@@ -318,6 +323,13 @@ def push(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
+    if options.model:
+        from dmtd_demo.loading import load
+        from dmtd_demo.training.any_model import train_addon
+        model = load(options.model, quantization=options.quantization, dtype=options.dtype, device=options.device, threads=options.threads)
+        train_addon(options.recipe, model, Path(options.output), data=options.data, steps=options.max_steps, seed=options.seed, resume=options.resume,
+                    checkpoint_seconds=options.checkpoint_seconds)
+        return
     from dmtd_demo.training import run
     run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads,
                      options.checkpoint_seconds, options.compile, options.start, options.keep)

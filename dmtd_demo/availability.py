@@ -13,6 +13,7 @@ from dmtd_demo.decoders import DECODERS
 from dmtd_demo.memory import Need, Sizes, free, gib
 from dmtd_demo.placement import QUANTIZATIONS, default_dtype
 
+TRAINED = {"mtp_heads": "heads", "clp": "clp", "gate": "gate", "adaptive": "adaptive"}   # add-on: the recipe that makes it for any Qwen, in this order
 STORED = 2   # bytes a parameter in the published checkpoints: bfloat16
 
 
@@ -39,7 +40,9 @@ def lines(described: dict[str, Any]) -> list[str]:
              "  runs now: " + ", ".join(d["decoders"])]
     if d["missing"]:
         lacking = sorted({need for needs in d["missing"].values() for need in needs})
-        words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking)} published for this model yet; give a folder or hub id of add-ons by --addons")
+        words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking)} published for this model yet")
+        words += [f"    python -m dmtd_demo train {recipe} --model {d['name']} --output runs/{d['name']}" for addon, recipe in TRAINED.items() if addon in lacking]
+        words.append(f"    then run it with --addons runs/{d['name']}/addons")
     return words + ([f"  {d['note']}"] if d["note"] else [])
 
 

@@ -134,7 +134,7 @@ class Backbone:
 
     def logits(self, normed: Tensor) -> Tensor:
         """LM head over hidden states after the final norm: [..., hidden] to [..., vocabulary]."""
-        return self._head(normed).to(self.device)
+        return self._head(normed.to(self.dtype)).to(self.device)
 
     def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """The same as FusedLayer reads them, each [q, 1, head size]."""

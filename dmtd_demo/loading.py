@@ -95,6 +95,8 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
     module = _weights(folder, config, cls, placement)
     label = entry.label if entry else source or str(folder)
     model = _model(entry.name if entry else source or folder.name, label, module, checkpoint.tokenizer(folder, config), raw, checkpoint.eos_ids(folder, raw), placement, base)
+    if entry and entry.note:
+        model.reasons.append(entry.note)
     _threads(model, threads)
     own = folder / "addons"
     if addons:
@@ -155,6 +157,8 @@ def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], place
     if missing or misshapen:
         what = f"the tensor {missing[0]} is missing" if missing else f"a tensor has the wrong shape: {misshapen[0]}"
         raise UserError(f"the weights in {folder} do not fit its config.json: {what} ({len(missing) + len(misshapen)} such in all)")
+    if info["unexpected_keys"]:
+        placement.reasons.append(f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them")
     return module
 
 

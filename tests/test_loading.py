@@ -87,10 +87,16 @@ def test_a_folder_that_is_no_model_says_why(folder, damage, word):
         load(str(folder))
 
 
-@pytest.mark.parametrize("settings,word", [(dict(quantization="int3"), "none, nf4, int8"), (dict(dtype="int8"), "float32"), (dict(device="tpu"), "cpu"), (dict(threads=0), "1 to 1024")])
+@pytest.mark.parametrize("settings,word", [(dict(quantization="int3"), "none, nf4, nf4-single, int8"), (dict(dtype="int8"), "float32"), (dict(device="tpu"), "cpu"), (dict(threads=0), "1 to 1024")])
 def test_a_setting_that_is_not_there(model_folder, settings, word):
     with pytest.raises(UserError, match=word):
         load(str(model_folder), **settings)
+
+
+def test_a_tensor_that_nothing_reads_is_told(folder):
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "model.layers.4.mlp.up_proj.weight": torch.zeros(2, 2)}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert any("1 of the tensors in the files are not read, model.layers.4.mlp.up_proj.weight" in reason for reason in load(str(folder)).reasons)
 
 
 def test_an_unknown_name_lists_the_choices(tmp_path):

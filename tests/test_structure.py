@@ -17,7 +17,7 @@ ALLOWED = {
     "bench": {"chat", "decoders", "limits", "loading", "race", "sampling"},
     "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
-    "training": {"backbone", "addons", "loading", "decoders", "sampling"},
+    "training": {"backbone", "addons", "chat", "loading", "decoders", "memory", "sampling"},
     "loading": {"addons", "backbone", "catalog", "checkpoint", "hub", "memory", "placement"},
     "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
     "availability": {"addons", "catalog", "decoders", "memory", "placement"},

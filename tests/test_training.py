@@ -161,6 +161,7 @@ def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
     monkeypatch.setattr("dmtd_demo.training.data.TOKENS_PER_BATCH", 512)
     facts = {"threshold": 0.8, "validation": {}}   # an untrained model answers nothing exactly
     monkeypatch.setattr("dmtd_demo.training.calibrate.spans", lambda *a: facts)
+    monkeypatch.setattr("dmtd_demo.training.calibrate.PROMPTS", 2)
     monkeypatch.setattr("dmtd_demo.training.calibrate.DECODED_PROMPTS", 2)
     common = dict(seed=0, device="cpu", threads=1, checkpoint_seconds=1e9)
     train_recipe("classroom", tmp_path, 600, resume=False, **common)

@@ -33,20 +33,20 @@ def validation_rows(tokenizer: Any, count: int) -> list[Row]:
 
 
 @torch.no_grad()
-def spans(backbone: Backbone, split: Split, heads: MTPHeads, tokenizer: Any, probabilities_of: Callable[[torch.Tensor], torch.Tensor],
-          accept: Callable[[Sequence[float], int, float], int], prompts: int = PROMPTS) -> dict[str, Any]:
+def spans(backbone: Backbone, split: Split, heads: MTPHeads, rows: Sequence[Row], probabilities_of: Callable[[torch.Tensor], torch.Tensor],
+          accept: Callable[[Sequence[float], int, float], int]) -> dict[str, Any]:
     """The most generous threshold of `clp` or `mtp-gate` that keeps exact match and audit agreement.
 
     Along `ar`'s own text the hidden states are the same, whatever the threshold, up to the first wrong token: so one pass over each prompt that `ar`
     answers exactly tells, for every threshold, whether that text would have been left, and which tokens would have been emitted.
-    probabilities_of: hidden states [n, hidden] to what `accept` reads at each; accept(probabilities, k, threshold): how many MTP tokens.
+    rows: prompts with their answers, none of them trained on. probabilities_of: hidden states [n, hidden] to what `accept` reads at each; accept(probabilities, k, threshold): how many MTP tokens.
     """
     kept = {t: 0 for t in THRESHOLDS}
     accepted = {t: 0 for t in THRESHOLDS}
     wrong = {t: 0 for t in THRESHOLDS}
     lengths = {t: [0, 0] for t in THRESHOLDS}
     right = 0
-    for row in tqdm(validation_rows(tokenizer, prompts), desc="calibrate", unit="prompt"):
+    for row in tqdm(rows, desc="calibrate", unit="prompt"):
         ids = torch.tensor([row.ids], device=backbone.device)
         h = frozen_hidden(backbone, split, ids, exact=True)
         if not bool((backbone.logits(h[0, row.answer - 1:-1]).argmax(-1) == ids[0, row.answer:]).all()):
@@ -61,11 +61,11 @@ def spans(backbone: Backbone, split: Split, heads: MTPHeads, tokenizer: Any, pro
             wrong[threshold] += failed
             kept[threshold] += not failed
     if not right:
-        raise RuntimeError(f"calibrating needs prompts that ar answers exactly; of {prompts} there were none: the backbone is not trained enough, the threshold stays at its most careful")
+        raise RuntimeError(f"calibrating needs prompts that ar answers exactly; of {len(rows)} there were none: the backbone is not trained enough, the threshold stays at its most careful")
     results = {t: {"exact_match_kept": kept[t] / right, "audit": 1 - wrong[t] / max(accepted[t], 1), "mean_span": lengths[t][0] / max(lengths[t][1], 1)} for t in THRESHOLDS}
     good = [t for t, r in results.items() if r["exact_match_kept"] >= KEPT_EXACT_MATCH and r["audit"] >= KEPT_AUDIT]
     chosen = min(good, default=max(THRESHOLDS))
-    return {"threshold": chosen, "validation": {"prompts": prompts, "answered_exactly_by_ar": right, **{k: round(v, 4) for k, v in results[chosen].items()}}}
+    return {"threshold": chosen, "validation": {"prompts": len(rows), "answered_exactly_by_ar": right, **{k: round(v, 4) for k, v in results[chosen].items()}}}
 
 
 def follow(text: list[int], guesses: list[list[int]], accepted: list[int], span: list[int]) -> tuple[int, int]:

@@ -63,10 +63,12 @@ def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, d
     train(addon_recipe(name, model, folder, seed), stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds)
     stored = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())   # as it is stored, and so as it will run
     split, addons = stored.split or Split.default(stored.layers), stored.addons
+    if name in ("clp", "gate"):
+        rows = calibrate.validation_rows(stored.tokenizer, calibrate.PROMPTS)
     if name == "clp":
-        facts = calibrate.spans(stored.backbone, split, addons["mtp_heads"], stored.tokenizer, lambda h: addons["clp"](h).softmax(-1), lambda p, k, t: accepted_length(p, k, t, "cumulative"))
+        facts = calibrate.spans(stored.backbone, split, addons["mtp_heads"], rows, lambda h: addons["clp"](h).softmax(-1), lambda p, k, t: accepted_length(p, k, t, "cumulative"))
     elif name == "gate":
-        facts = calibrate.spans(stored.backbone, split, addons["mtp_heads"], stored.tokenizer, lambda h: addons["gate"](h).sigmoid(), open_gates)
+        facts = calibrate.spans(stored.backbone, split, addons["mtp_heads"], rows, lambda h: addons["gate"](h).sigmoid(), open_gates)
     elif name in ("adaptive", "mixed"):
         facts = calibrate.cycles(stored, {"adaptive": "dmtd-adaptive"}.get(name, name))
     else:

@@ -1,0 +1,128 @@
+"""Add-ons for any Qwen from hidden states that are computed once: the backbone is frozen, so every update draws from the same (methods.md section 3)."""
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from dmtd_demo.addons import Base, CollocationLengthPredictor, MTPHeads, SpanGate, save_addon
+from dmtd_demo.backbone import Backbone
+from dmtd_demo.errors import UserError
+from dmtd_demo.split import Split
+from dmtd_demo.training.clp import CAREFUL, length_loss, prefix_length, right_guesses
+from dmtd_demo.training.cycles import LONGEST, late_prefix, random_cycles
+from dmtd_demo.training.data import IGNORED, Row, collate
+from dmtd_demo.training.heads import FALL, K, shifted
+from dmtd_demo.training.loop import Position, Progress, Recipe
+from dmtd_demo.training.masking import masked_hidden
+
+DRAWN = {"heads": 256, "clp": 2048, "gate": 2048, "adaptive": 2048}   # positions of an update; heads read the whole vocabulary at each
+METHODS = {"heads": "mtp_heads", "clp": "clp", "gate": "gate", "adaptive": "adaptive"}
+
+
+@dataclass(frozen=True)
+class Features:
+    """h: hidden states that a decoder reads, [m, hidden]. labels: what the add-on should say there, [m] or [m, k]."""
+    h: Tensor
+    labels: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return len(self.h)
+
+    def to(self, device: torch.device) -> Features:
+        return Features(self.h.to(device), self.labels.to(device))
+
+    def draws(self, name: str, seed: int, position: Position) -> Iterator[Features]:
+        """Positions at random, the same ones at each step whether or not the run was interrupted."""
+        while True:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + position.progress.step)
+            chosen = torch.randint(len(self.h), (DRAWN[name],), generator=generator)
+            yield Features(self.h[chosen], self.labels[chosen])
+
+
+@torch.no_grad()
+def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None, rows: Sequence[Row], room: int, seed: int) -> Features:
+    """One pass over each row, until its hidden states fill `room` bytes; kept on the CPU in the backbone's dtype."""
+    rng = random.Random(f"cycles:{seed}")
+    kept: list[tuple[Tensor, Tensor]] = []
+    size = 0
+    for row in tqdm(rows, desc="hidden states", unit="row", dynamic_ncols=True):
+        batch = collate([row], len(row.ids), 0).to(backbone.device)
+        everywhere = torch.ones_like(batch.ids, dtype=torch.bool)
+        h = masked_hidden(backbone, split, batch.ids, everywhere)
+        read = (batch.phase >= -1) & (batch.targets != IGNORED)
+        if name == "heads":
+            labels = torch.stack([shifted(batch.targets, i) for i in range(1, K + 1)], dim=-1)
+        elif name == "adaptive":
+            at_head, whole = random_cycles(rng, batch.phase)
+            greedy = backbone.logits(h).argmax(-1)
+            h = masked_hidden(backbone, split, batch.ids, at_head)
+            labels, read = late_prefix(backbone.logits(h).argmax(-1), greedy, batch.targets), whole & read
+        else:
+            right = right_guesses(backbone, heads, h.float(), batch.targets, backbone.logits(h).argmax(-1))
+            labels = prefix_length(right) if name == "clp" else right
+        kept.append((h[read].cpu(), labels[read].cpu()))
+        size += kept[-1][0].numel() * h.element_size()
+        if size > room:
+            break
+    h, labels = (torch.cat(parts) for parts in zip(*kept))
+    if not len(h):
+        raise UserError(f"training {name} needs longer answers: none of the {len(rows)} rows has a position to learn from")
+    return Features(h, labels)
+
+
+def recipe(name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: dict[str, object]) -> Recipe:
+    """facts: what the card says of the data. k: of the MTP heads that clp and gate choose from."""
+    torch.manual_seed(seed)
+    module, loss, rate = {
+        "heads": lambda: _heads(backbone), "clp": lambda: _lengths(backbone, k), "gate": lambda: _gate(backbone, k), "adaptive": lambda: _lengths(backbone, LONGEST - 1)}[name]()
+    method = METHODS[name]
+    more = facts if name == "heads" else {"threshold": CAREFUL, **facts}
+
+    def save(output: Path) -> None:
+        save_addon(output / "addons", method, module, base, backbone.hidden_size, **more)
+
+    return Recipe(name, module, loss, save, learning_rate=rate, warm_up=0.05, decay=0.8, weight_decay=0.01 if name in ("heads", "gate") else 0.0)
+
+
+Loss = Callable[[Features, Progress], tuple[Tensor, dict[str, float]]]
+
+
+def _heads(backbone: Backbone) -> tuple[nn.Module, Loss, float]:
+    module = MTPHeads(backbone.hidden_size, K).to(backbone.device)
+
+    def loss(batch: Features, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+        states = module(batch.h.float())
+        total, figures = states.new_zeros(()), {}
+        for i in range(1, K + 1):
+            wanted = batch.labels[:, i - 1]
+            known = wanted != IGNORED
+            if known.any():
+                logits = backbone.logits(states[known, i - 1]).float()
+                total = total + FALL ** (i - 1) * F.cross_entropy(logits, wanted[known])
+                figures[f"acc{i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()
+        return total, figures
+
+    return module, loss, 1e-3
+
+
+def _lengths(backbone: Backbone, k: int) -> tuple[nn.Module, Loss, float]:
+    module = CollocationLengthPredictor(backbone.hidden_size, k).to(backbone.device)
+    return module, lambda batch, progress: length_loss(module, batch.h.float(), batch.labels), 5e-3
+
+
+def _gate(backbone: Backbone, k: int) -> tuple[nn.Module, Loss, float]:
+    module = SpanGate(backbone.hidden_size, k).to(backbone.device)
+
+    def loss(batch: Features, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+        logits = module(batch.h.float())
+        return F.binary_cross_entropy_with_logits(logits, batch.labels.float()), {"acc": ((logits > 0) == batch.labels).float().mean().item()}
+
+    return module, loss, 2e-3

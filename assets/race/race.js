@@ -240,9 +240,9 @@ watch("value", () => view.update(props.value));
 view.update(props.value);
 if (props.record) view.open("this file", parseRecord(props.record));
 
-// New chat clears what is on screen: asked first, before Gradio hears of the click.
-document.querySelector("#new-chat")?.addEventListener("click", (event) => {
-  if (view.tape.header && !window.confirm("Clear the conversation and the race on screen? \"Keep\" saves a race first.")) event.stopImmediatePropagation();
+// New chat clears what is on screen: asked first, before Gradio hears of the click. The button may come after this script: the document listens for it.
+document.addEventListener("click", (event) => {
+  if (event.target.closest?.("#new-chat") && view.tape.header && !window.confirm("Clear the conversation and the race on screen? \"Keep\" saves a race first.")) event.stopImmediatePropagation();
 }, true);
 
 // The lists of presets and of sampling settings close when something else is clicked, and after a choice.

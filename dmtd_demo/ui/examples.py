@@ -8,7 +8,6 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
     ("Sorting", "Sort these words alphabetically: river, apple, lamp, candle, tiger"),
     ("Python", "Write a Python function called double that returns twice a number."),
     ("What is a KV cache?", "What is a KV cache?"),
-    ("Why is decoding slow?", "Why is decoding slow?"),
     ("What is DMTD?", "What is DMTD?"),
 )
 

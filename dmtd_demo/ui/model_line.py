@@ -30,7 +30,8 @@ BASELINE = (
 
 def header(model: Model) -> str:
     return (f'<header class="page-head"><h1>Multi-token decoding, side by side</h1>{model_line(model)}{BASELINE}'
-            '<div class="switches"><button id="presenter-switch" type="button" data-hint="Big type, controls away (P).">Presenter</button>'
+            '<div class="switches"><button id="presenter-switch" type="button" data-hint="Presenter mode: big type, controls away (P)." aria-label="Presenter mode">'
+            '<svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path fill="currentColor" d="M1 2h14v9H1zM2.6 3.6v5.8h10.8V3.6zM7.2 11h1.6v1.6h2.7v1.4h-7v-1.4h2.7z"/></svg></button>'
             '<button id="keys-switch" type="button" data-hint="What the keys do (?)." aria-label="Keys">?</button>'
             '<button id="theme-switch" type="button" aria-label="Switch between light and dark">◐</button></div></header>')
 

@@ -91,7 +91,7 @@ FOLDER = "<folder>"
     (["generate", "--model", FOLDER, "--prompt", "a", "--temperature", "-1"], "temperature"), (["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "0"], "1 or more"),
     (["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "many"], "invalid int"), (["generate", "--model", FOLDER, "--prompt", "a", "--addons", "nowhere"], "addons.json"),
     (["compare", "--model", FOLDER, "--prompt", "a", "--panel", "dmtd:tau=x"], "whole number"), (["eval", "--model", FOLDER, "--data", "nowhere.jsonl"], "nowhere.jsonl"), (["eval", "--prompts", "0"], "1 or more"),
-    (["bench", "--model", FOLDER, "--new", "1"], "2 or more"), (["nothing"], "invalid choice"), ([], "COMMAND"), (["train", "clp", "--output", "nowhere"], "neither"), (["train", "classroom", "--tokens", "0.5"], "1 or more"),
+    (["bench", "--model", FOLDER, "--new", "1"], "2 or more"), (["nothing"], "invalid choice"), ([], "COMMAND"), (["train", "clp", "--output", "nowhere"], "no folder"), (["train", "classroom", "--tokens", "0.5"], "1 or more"),
     (["generate", "--random-weights", "foo", "--prompt-ids", "1"], "one of classroom"), (["generate", "--model", "someone/some-qwen", "--prompt", "a"], "cannot be reached"),
     (["push", "nowhere", "--to", "me/x"], "addons.json")])
 def test_bad_input_is_one_line_and_code_2(run, model_folder, arguments, word):

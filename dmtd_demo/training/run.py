@@ -55,6 +55,8 @@ def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume:
 def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float) -> None:
     """Train one add-on for the model in `output`/model, whose backbone stays frozen; those with a threshold are calibrated after it."""
     folder = output / "model"
+    if not folder.is_dir():
+        raise UserError(f"training {name} needs a model in {folder}, which is no folder: run `train classroom --output {output}` first")
     model = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())
 
     def stream(position: Position):

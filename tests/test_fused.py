@@ -24,13 +24,13 @@ def both(module, ids: list[list[int]], start: int, stop: int) -> tuple[torch.Ten
     return outputs[0], outputs[1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.booleans(), st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 1000))
 def test_a_fused_layer_is_the_plain_layer(qwen3, lengths, start, seed):
     generator = torch.Generator().manual_seed(seed)
     module = tiny_module("qwen3" if qwen3 else "qwen2", seed=seed % 3)
     plain, fused = both(module, [torch.randint(0, 97, (n,), generator=generator).tolist() for n in lengths], start, 4)
-    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)   # float32 sums in another order, of values around 1
+    torch.testing.assert_close(fused, plain, rtol=0, atol=1e-5 * plain.abs().max().item())   # rounding goes by the largest term
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])

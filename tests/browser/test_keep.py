@@ -104,6 +104,7 @@ def test_a_link_opens_the_same_comparison(visit: RacePage, chromium: object, app
     visit.set("#panel-1-opt-k", 2)
     visit.set("#seed", 11)
     visit.page.fill("#prompt textarea", NASTY)
+    visit.page.click("#presets > button")   # choosing one has closed the list
     visit.page.click("#copy-link")
     visit.page.wait_for_selector("#copy-link:has-text('Copied')")
     link = visit.page.evaluate("navigator.clipboard.readText()")

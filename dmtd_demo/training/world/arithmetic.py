@@ -103,6 +103,6 @@ def sort_numbers(rng: random.Random) -> Example:
 FAMILIES: list[Family] = [
     Family("addition", addition, True, 1.5),
     Family("subtraction", subtraction, True, 1.5),
-    Family("compare", compare, True, 3.0),
-    Family("sort_numbers", sort_numbers, True, 2.5),
+    Family("compare", compare, True, 4.0),
+    Family("sort_numbers", sort_numbers, True, 4.0),
 ]

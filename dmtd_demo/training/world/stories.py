@@ -286,8 +286,8 @@ def who_has(rng: random.Random) -> Example:
 
 
 def where(rng: random.Random) -> Example:
-    """One or two people go from place to place; where is one of them now, and where did they go first? The answer goes through the moves,
-    from the end or from the start, until it knows."""
+    """One or two people go from place to place; where is one of them now, and where did they go first? The answer goes through all the moves, so
+    that the one asked for is the nearest to its end: from the start for where somebody is now, from the end for where they went first."""
     count = rng.randint(2, 4)
     people, places = rng.sample(PEOPLE, rng.randint(1, 2)), rng.sample(PLACES, count)
     movers = people + [rng.choice(people) for _ in range(count - len(people))]
@@ -297,15 +297,15 @@ def where(rng: random.Random) -> Example:
     for i, (mover, place) in enumerate(moves):
         lead = rng.choice(["", "", "Then ", "After that, ", "Later, "]) if i else ""
         facts.append(f"{lead}{mover} {rng.choice(['went', 'went', 'walked', 'ran', 'moved'])} to the {place}.")
+    from_start, from_end = (", ".join(map(" ".join, way)) for way in (moves, moves[::-1]))
     questions: list[QA] = []
     for person in people:
-        own = [i for i, (mover, _) in enumerate(moves) if mover == person]
-        first, last = moves[own[0]][1], moves[own[-1]][1]
-        until_first = "From the start: " + ", ".join(map(" ".join, moves[:own[0] + 1]))
-        until_last = "From the end: " + ", ".join(map(" ".join, moves[own[-1]:][::-1]))
+        own = [place for mover, place in moves if mover == person]
         questions += [
-            ([f"Where is {person} now?", f"Where is {person}?", f"In which place is {person} now?", f"Where can I find {person}?"], f"{until_last}. So {person} is {at(last)}."),
-            ([f"Where did {person} go first?", f"To which place did {person} go first?"], f"{until_first}. So {person} went to the {first} first."),
+            ([f"Where is {person} now?", f"Where is {person}?", f"In which place is {person} now?", f"Where can I find {person}?"],
+             f"From the start: {from_start}. Wanted: {person} {own[-1]}. So {person} is {at(own[-1])}."),
+            ([f"Where did {person} go first?", f"To which place did {person} go first?"],
+             f"From the end: {from_end}. Wanted: {person} {own[0]}. So {person} went to the {own[0]} first."),
         ]
     return told_then_asked(rng, " ".join(facts), questions, "where:" + "|".join(f"{p}>{x}" for p, x in moves))
 

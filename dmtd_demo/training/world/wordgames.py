@@ -136,9 +136,8 @@ def pick(rng: random.Random) -> Example:
             "Is {x} in this list: {w}?", "Is the word {x} in the list {w}?",
             "Here is a list: {w}. Does it have {x}?", "tell me if {x} is in this list: {w}", "Can you find {x} in {w}?",
             "look for {x} in this list: {w}"], w=words, x=one)
-        gone_through = ", ".join(f"{word} here" for word in words)
-        found = "here" if present else "missing"
-        return example(prompt, f"List: {gone_through}. Wanted: {one} {found}. So {one} is {'' if present else 'not '}in the list.", f"pick:in {one}", words)
+        compared = ", ".join(f"{word} {one} {'yes' if word == one else 'no'}" for word in words)
+        return example(prompt, f"List: {compared}. So {one} is {'' if present else 'not '}in the list.", f"pick:in {one}", words)
     if kind == "after":
         place = rng.randrange(len(words) - 1)
         one = words[place]
@@ -147,13 +146,14 @@ def pick(rng: random.Random) -> Example:
             "Here is a list: {w}. What is the word after {x}?", "name the word after {x}: {w}",
             "find the word that follows {x} in {w}", "In the list {w}, which word is next after {x}?"], w=words, x=one)
         return example(prompt, f"List: {' '.join(words)}. Wanted: {one} {words[place + 1]}. So {words[place + 1]} comes after {one}.", f"pick:after {one}", words)
+    places = ["first", "second", "third", "fourth"][:len(words) - 1] + ["last"]
+    kind = kind if kind in places else "last"   # the third of three
     prompt = ask(rng, [
         "What is the {x} word in this list: {w}?", "Which word is {x}: {w}?",
         "Here is a list: {w}. What is its {x} word?", "name the {x} word of this list: {w}", "give me the {x} word of {w}",
         "Of {w}, which comes {x}?", "pick the {x} word: {w}"], w=words, x=kind)
-    place = {"first": 0, "second": 1, "third": 2, "last": len(words) - 1}[kind]
-    counted = ", ".join(f"{number} {word}" for number, word in enumerate(words[:place + 1], 1))
-    return example(prompt, f"List: {counted}. So {words[place]} is the {kind} word.", f"pick:{kind}", words)
+    named = dict(zip(places, words))
+    return example(prompt, f"List: {', '.join(map(' '.join, named.items()))}. Wanted: {kind} {named[kind]}. So {named[kind]} is the {kind} word.", f"pick:{kind}", words)
 
 
 def look_up(rng: random.Random) -> Example:

@@ -151,17 +151,21 @@ def test_pick():
     for prompt, answer in drawn(wordgames.pick):
         words = listed(prompt)
         steps, wanted, conclusion = re.fullmatch(r"List: (.*?)\.(?: Wanted: (.*)\.)? So (.*)\.", answer).groups()
-        gone_through = listed(steps)
-        assert " ".join(gone_through) in " ".join(words), "the list from its start on"
         if in_list := re.fullmatch(r"(\w+) is (not )?in the list", conclusion):
-            assert (in_list[1] in gone_through) != bool(in_list[2]) and words.count(in_list[1]) == 1 + (in_list[1] in gone_through)
-            assert wanted == f"{in_list[1]} {'missing' if in_list[2] else 'here'}" and steps == ", ".join(f"{word} here" for word in gone_through)
+            one, compared = in_list[1], [part.split() for part in steps.split(", ")]
+            assert " ".join(word for word, _, _ in compared) in " ".join(words), "the list from its start on"
+            assert all(of == one and found == ("yes" if word == one else "no") for word, of, found in compared)
+            assert any(word == one for word, _, _ in compared) != bool(in_list[2]) and words.count(one) == 2 - bool(in_list[2])
         elif after := re.fullmatch(r"(\w+) comes after (\w+)", conclusion):
+            assert steps in " ".join(words), "the list from its start on"
             assert re.search(rf"\b{after[2]}\W+(?:and\W+)?{after[1]}\b", prompt) and wanted == f"{after[2]} {after[1]}" and wanted in steps
         else:
             word, kind = re.fullmatch(r"(\w+) is the (\w+) word", conclusion).groups()
-            assert kind in prompt and words[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word == gone_through[-1]
-            assert numbers(steps) == [*range(1, len(gone_through) + 1)]
+            named = [part.split() for part in steps.split(", ")]
+            gone_through = [each for _, each in named]
+            assert " ".join(gone_through) in " ".join(words), "the list from its start on"
+            assert [place for place, _ in named] == ["first", "second", "third", "fourth"][:len(named) - 1] + ["last"]
+            assert kind in prompt and wanted == f"{kind} {word}" and gone_through[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word
 
 
 def test_look_up():
@@ -208,7 +212,9 @@ def test_who_has():
 def test_where():
     for example in draw(Family("where", stories.where)):
         moves = re.findall(r"\b([A-Z]\w+) (?:went|walked|ran|moved) to the (\w+)\.", example.messages[0][1])
-        order, steps, person, place = re.fullmatch(r"From the (start|end): (.*)\. So (\w+) (?:is|went) \w+ the (\w+)(?: first)?\.", example.answer).groups()
+        order, steps, wanted, person, place, first = re.fullmatch(
+            r"From the (start|end): (.*)\. Wanted: (.*)\. So (\w+) (?:is|went) \w+ the (\w+)( first)?\.", example.answer).groups()
         gone_through = [tuple(move.split()) for move in steps.split(", ")]
-        assert gone_through == (moves if order == "start" else moves[::-1])[: len(gone_through)]
-        assert gone_through[-1] == (person, place) and person not in dict(gone_through[:-1]) and person in example.messages[-2][1]
+        assert gone_through == (moves[::-1] if first else moves) and order == ("end" if first else "start")
+        own = [to for mover, to in moves if mover == person]
+        assert wanted == f"{person} {place}" and place == own[0 if first else -1] and person in example.messages[-2][1]

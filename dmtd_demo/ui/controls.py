@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from dmtd_demo.decoders import DECODERS, PanelSpec
+from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 
 MOST_PANELS = 4
@@ -123,6 +124,8 @@ class PanelControls:
     def spec(self, values: list[Any]) -> PanelSpec:
         """The panel that these values of `inputs` ask for. An empty field leaves its option to the model's default."""
         name, shown_for, *given = values
+        if not isinstance(name, str) or name not in DECODERS:
+            raise UserError(f"panel {self.index + 1} needs one of the decoders {', '.join(DECODERS)}; got {name!r}")
         own = {(option.name, kind_of(option)) for option in fields(DECODERS[name].Options)}
         if shown_for != name:
             return PanelSpec(decoder=name, options={})   # the page has not shown this decoder's options yet: nothing was chosen

@@ -47,6 +47,7 @@ def build_parser() -> Parser:
     prompts = prompt.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", help="one user turn, through the model's chat template")
     prompts.add_argument("--prompt-ids", metavar="1,2,3", help="token ids, used as they are")
+    prompt.add_argument("--system", metavar="TEXT", help="with --prompt: a system prompt before it")
 
     generate = commands.add_parser("generate", parents=[model, run, prompt], help="one decoder's text")
     generate.add_argument("--decoder", default="ar", help="(default: ar)")
@@ -159,14 +160,20 @@ def _prompt_ids(text: str) -> list[int]:
 
 
 def _batches(options: argparse.Namespace, panels: list[Any], model: Any = None) -> Any:
+    from dmtd_demo.errors import UserError
     from dmtd_demo.race import race, race_ids
     settings = dict(max_new_tokens=options.max_new_tokens, top=options.top, ignore_eos=options.ignore_eos)
     sampling = _sampling(options)
     ids = _prompt_ids(options.prompt_ids) if options.prompt_ids is not None else None
+    if ids is not None and options.system is not None:
+        raise UserError("--system needs --prompt; got --prompt-ids, which are used as they are")
     model = model or _load(options)
     if ids is not None:
         return race_ids(model, panels, [ids] * len(panels), sampling, **settings)
-    return race(model, panels, [[{"role": "user", "content": options.prompt}]] * len(panels), sampling, thinking=options.thinking, **settings)
+    messages = [{"role": "user", "content": options.prompt}]
+    if options.system is not None:
+        messages.insert(0, {"role": "system", "content": options.system})
+    return race(model, panels, [messages] * len(panels), sampling, thinking=options.thinking, **settings)
 
 
 def _failed(summaries: list[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Me
         lacks = "tokenizer" if tokenizer is None else "chat template"
         raise UserError(f"this model has no {lacks}, which a prompt in words needs; give token ids by --prompt-ids instead")
     for message in messages:
-        check_text(message["content"])
+        check_text(message["content"], "the system prompt" if message["role"] == "system" else "a prompt")
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, added))) if added else None
     mark = f"\ue000{secrets.token_hex(8)}\ue001"   # no message can hold it by intent
@@ -45,15 +45,20 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Me
     return ids
 
 
-def check_text(text: str) -> None:
+def can_think(tokenizer: PreTrainedTokenizerBase | None) -> bool:
+    """Whether the chat template has Qwen3's thinking switch."""
+    return "enable_thinking" in str(getattr(tokenizer, "chat_template", ""))
+
+
+def check_text(text: str, what: str = "a prompt") -> None:
     """Raises UserError for what no prompt can be: empty, over the size limit, or with characters that are no text."""
     if not text.strip():
-        raise UserError("a prompt needs at least one visible character; got an empty one")
+        raise UserError(f"{what} needs at least one visible character; got an empty one")
     if len(text) > MAX_CHARACTERS:
-        raise UserError(f"a prompt needs to be at most {MAX_CHARACTERS:,} characters long; got {len(text):,}")
+        raise UserError(f"{what} needs to be at most {MAX_CHARACTERS:,} characters long; got {len(text):,}")
     bad = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", text)
     if bad:
-        raise UserError(f"a prompt needs to be plain text; got the control character U+{ord(bad[0]):04X} at position {bad.start()}")
+        raise UserError(f"{what} needs to be plain text; got the control character U+{ord(bad[0]):04X} at position {bad.start()}")
 
 
 def _broken(text: str, pattern: re.Pattern[str] | None) -> list[str]:

@@ -95,6 +95,9 @@ def race(model: Model, panels: Sequence[PanelSpec], conversations: Sequence[Sequ
     the race ends within one pass.
     """
     prompts = [encode_chat(model.tokenizer, conversation, thinking) for conversation in conversations]
+    first = conversations[0][0]
+    if first["role"] == "system" and max(map(len, prompts)) + max_new_tokens > model.context:
+        _check_system(model, first["content"], max_new_tokens)
     return race_ids(model, panels, prompts, sampling, max_new_tokens=max_new_tokens, top=top, ignore_eos=ignore_eos, audit=audit, should_stop=should_stop,
                     prompt=conversations[0][-1]["content"])
 
@@ -118,6 +121,13 @@ def race_ids(model: Model, panels: Sequence[PanelSpec], prompts: Sequence[Sequen
         decoder.options = decoder.resolve(decoder.options, model)
         decoders.append(decoder)
     return _run(model, panels, decoders, prompts, sampling, max_new_tokens, top, ignore_eos, audit, should_stop, prompt)
+
+
+def _check_system(model: Model, text: str, max_new_tokens: int) -> None:
+    """Raises UserError where the system prompt alone leaves no room."""
+    tokens = len(model.tokenizer(text, add_special_tokens=False).input_ids)
+    if tokens + max_new_tokens > model.context:
+        raise UserError(f"the system prompt and the new tokens need to fit the context of {model.context} tokens; got {tokens} and {max_new_tokens}")
 
 
 def check_prompt(model: Model, ids: Sequence[int], max_new_tokens: int) -> None:

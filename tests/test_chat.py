@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmtd_demo.chat import MAX_CHARACTERS, TokenText, check_text, encode_chat
+from dmtd_demo.chat import MAX_CHARACTERS, TokenText, can_think, check_text, encode_chat
 from dmtd_demo.errors import UserError
 
 
@@ -60,3 +60,44 @@ def test_what_is_no_prompt_is_said(text, word):
 def test_a_model_without_template_names_the_other_way(small_tokenizer):
     with pytest.raises(UserError, match="--prompt-ids"):
         encode_chat(None, user("hi"))
+
+
+THINKING = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"""   # the end of Qwen3's
+
+
+def test_the_thinking_switch_is_the_templates(model_folder):
+    from dmtd_demo.loading import load
+    from dmtd_demo.ui.links import comparison
+    from dmtd_demo.ui.page import Page
+    model = load(str(model_folder))
+    plain = Page(model)
+    plain.build()
+    assert not can_think(model.tokenizer) and not plain.thinking.visible
+    model.tokenizer.chat_template = THINKING
+    page = Page(model)
+    page.build()
+    assert can_think(model.tokenizer) and page.thinking.visible
+    assert comparison("thinking=1", model).thinking is True
+    without, thinking = (encode_chat(model.tokenizer, user("Hi"), thinking=on) for on in (False, True))
+    assert without[:len(thinking)] == thinking and "</think>" in model.tokenizer.decode(without[len(thinking):])
+
+
+def test_a_system_prompt_that_cannot_be_is_said(model_folder):
+    from dmtd_demo.decoders import parse_panel
+    from dmtd_demo.loading import load
+    from dmtd_demo.race import race
+    model = load(str(model_folder))
+    for system, words in (("word " * 2000, "the system prompt and the new tokens need to fit the context of 512 tokens; got"), ("a\x00", "the system prompt needs to be plain text")):
+        with pytest.raises(UserError, match=words):
+            race(model, [parse_panel("ar")], [[{"role": "system", "content": system}, *user("hi")]], max_new_tokens=4)
+
+
+def test_the_last_turn_is_replaced():
+    from dmtd_demo.ui.chat import Chat, answered, instructed
+    chat = answered(Chat().asked("one", 2), ["1", " "])   # the second panel said nothing
+    chat = answered(chat.asked("two", 2), ["2", "zwei"])
+    again = chat.asked("three", 3, again=True)
+    assert again == [[*user("one"), {"role": "assistant", "content": "1"}, *user("three")], user("three"), again[0]]
+    assert [m["content"] for m in chat.asked("three", 1)[0]] == ["one", "1", "two", "2", "three"] and chat.prompt == "two"
+    assert instructed(again, " ") == again and instructed(again, "Be brief.")[1] == [{"role": "system", "content": "Be brief."}, *user("three")]

@@ -14,7 +14,8 @@ class Panel {
     this.copy = el("button", { type: "button", class: "copy", "data-hint": "Copy the text of this panel, without any mark.", "aria-label": `Copy the text of panel ${index + 1}` }, "Copy");
     this.fill = el("button", { type: "button", class: "fill", "aria-pressed": "false", "data-hint": "This panel alone fills the page; again: all panels (F).", "aria-label": `Panel ${index + 1} fills the page` }, icon(PATHS.fill));
     this.copy.addEventListener("click", () => copyText(this.plainText, this.copy));
-    this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Panel ${index + 1}` }, this.history, this.text);
+    this.thought = new Thought(this.text);
+    this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Panel ${index + 1}` }, this.history, this.thought.button, this.text);
     this.cycle = new Cycle();
     this.node = el("article", { class: "panel", style: `--panel: var(--panel-${index})`, "aria-label": `Panel ${index + 1}` },
       el("header", { class: "panel-head" },
@@ -27,6 +28,7 @@ class Panel {
 
   clear() {
     this.agrees = null;
+    this.thought.chosen = null;
     this.decoder = "";
     this.rewind();
     this.history.replaceChildren();
@@ -55,13 +57,13 @@ class Panel {
     this.curve = { x: [], y: [] };
     this.times = {};         // ms by the kind of pass, keys of TIMES (figures.js)
     this.text.replaceChildren();
+    this.thought.rewind();
     this.node.classList.remove("failed");
   }
 
   // The conversation so far, ending with the user's prompt: plain text, no origins.
   showTurns(messages) {
-    this.history.replaceChildren(...messages.map((message) =>
-      el("div", { class: `turn ${message.role === "user" ? "user" : "assistant"}` }, readable(message.content) || "(no text)")));
+    this.history.replaceChildren(...messages.map(turnNode));
   }
 
   begin(record) {
@@ -120,6 +122,7 @@ class Panel {
     // One token of a panel is a tab stop, the arrow keys walk on from it (tooltip.js).
     const node = el("span", { "data-origin": token.origin, "data-index": index, tabindex: index ? -1 : 0 });
     this.write(node, token);
+    this.thought.add(token, node);
     if (token.text === "") node.classList.add("empty");
     if (/^\s*\n\s*$/.test(token.text)) node.classList.add("newline");
     if (agrees === false) node.classList.add("differs");
@@ -209,6 +212,7 @@ class Panel {
   }
 
   drawNumbers(baseline) {
+    this.thought.draw();
     if (this.layers) this.cycle.draw(this.step, this.layers);
     const own = this.tokensPerSecond;
     this.tps.textContent = speed(own);

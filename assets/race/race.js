@@ -30,6 +30,7 @@ class RaceView {
     this.presenter = new Presenter(this.grid, () => this.panels);
     this.status.after(this.presenter.leave);
     this.keys = new Keys({ presenter: () => this.presenter.toggle(), focus: (node) => this.presenter.next(node), run: () => this.runOrReplay(), pause: () => this.player.playOrPause(), step: (direction) => this.player.step(direction), escape: () => this.escape() });
+    this.turn = new LastTurn(() => this.root.dataset.status === "running", (text) => { this.status.textContent = text; });
     this.setStatus("idle", READY);
   }
 
@@ -39,7 +40,7 @@ class RaceView {
     this.stopping = false;
     if (text) this.status.textContent = text;
     document.documentElement.dataset.race = state;   // lets the buttons outside this component show what they can do now
-    document.querySelector("#run")?.setAttribute("aria-disabled", String(state === "running"));
+    for (const name of ["run", "regenerate", "edit-last"]) document.querySelector(`#${name}`)?.setAttribute("aria-disabled", String(state === "running"));
     document.querySelector("#stop")?.setAttribute("aria-disabled", String(state !== "running"));
   }
 
@@ -115,9 +116,11 @@ class RaceView {
           this.clear();
           this.setStatus("idle", READY);
         }
+        if (record.clear) this.turn.began(false);
         break;
       case "page":     // a race begins: the conversation of each panel, and what there is to warn about
         this.begin(record);
+        this.turn.began(true);
         this.panels.forEach((each) => follow.add(each));
         if (!this.stopping) this.setStatus("running", "Warming up …");
         break;
@@ -257,10 +260,10 @@ document.addEventListener("click", (event) => {
 let clicked = "";   // the id of the race that was asked for last: Stop names it, also while it waits for the device
 window.dmtdRace = {
   start() {
-    if (view.root.dataset.status === "running") return clicked;   // Gradio drops a second Run itself
+    if (view.root.dataset.status === "running") return [clicked, ""];   // Gradio drops a second Run itself
     clicked = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;   // randomUUID needs https or localhost
     view.setStatus("running", "Waiting for the device …");
-    return clicked;
+    return [clicked, view.turn.how()];
   },
   stop() {
     if (view.root.dataset.status === "running") {
@@ -273,6 +276,7 @@ window.dmtdRace = {
     view.forgotten = clicked;
     return clicked;
   },
+  edit: (text) => view.turn.toggle(text),
   presenter: () => view.presenter.toggle(),
   help: () => view.keys.help.showModal(),
   copyLink(query) {

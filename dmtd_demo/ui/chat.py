@@ -1,19 +1,36 @@
 """A chat in which every panel has its own answers: what each panel is asked next, and what it keeps of a race."""
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 Message = dict[str, str]
-Chat = list[list[Message]]   # one list of messages per panel; plain data, because it lives in a gr.State
+Conversations = list[list[Message]]   # one list of messages per panel
 
 
-def asked(chat: Chat, prompt: str, panels: int) -> Chat:
-    """The conversation of each panel with the new prompt at its end. A panel that joins later takes over panel 1's conversation."""
-    earlier = [chat[index] if index < len(chat) else (chat[0] if chat else []) for index in range(panels)]
-    return [[*messages, {"role": "user", "content": prompt}] for messages in earlier]
+@dataclass(frozen=True)
+class Chat:
+    """Plain data, because it lives in a gr.State. No system prompt in it: that one is asked with as it stands on the page."""
+    turns: Conversations = field(default_factory=list)
+    before: Conversations = field(default_factory=list)   # as they were before the last turn
+    prompt: str = ""                                      # what the last turn asked; empty before the first
+
+    def asked(self, prompt: str, panels: int, again: bool = False) -> Conversations:
+        """The conversation of each panel with the prompt at its end; again: in place of the last turn. A panel that joins later takes
+        over panel 1's conversation."""
+        chat = self.before if again else self.turns
+        earlier = [chat[index] if index < len(chat) else (chat[0] if chat else []) for index in range(panels)]
+        return [[*messages, {"role": "user", "content": prompt}] for messages in earlier]
 
 
-def answered(conversations: Chat, answers: Iterable[str]) -> Chat:
+def answered(conversations: Conversations, answers: Iterable[str]) -> Chat:
     """The chat after a race over these conversations. An answer that was stopped counts as far as it came; a question without any is
     left out for its panel, since no message of a conversation may be empty."""
-    return [[*messages, {"role": "assistant", "content": answer}] if answer.strip() else messages[:-1] for messages, answer in zip(conversations, answers)]
+    before = [messages[:-1] for messages in conversations]
+    turns = [[*messages, {"role": "assistant", "content": answer}] if answer.strip() else messages[:-1] for messages, answer in zip(conversations, answers)]
+    return Chat(turns, before, conversations[0][-1]["content"])
+
+
+def instructed(conversations: Conversations, system: str) -> Conversations:
+    """The conversations under a system prompt, where there is one."""
+    return [[{"role": "system", "content": system}, *messages] for messages in conversations] if system.strip() else conversations

@@ -1,6 +1,6 @@
 """A comparison as the query of a URL: what a link opens, and what a preset puts on the page.
 
-    ?prompt=Hello&panel=ar&panel=dmtd:tau=4&max-tokens=80&seed=0&temperature=0.7&top-k=0&top-p=1
+    ?prompt=Hello&panel=ar&panel=dmtd:tau=4&max-tokens=80&seed=0&temperature=0.7&top-k=0&top-p=1&system=Be+brief&thinking=1
 
 Each part may be left out; what is left out stays as the page has it at its start.
 """
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
 
-from dmtd_demo.chat import check_text
+from dmtd_demo.chat import can_think, check_text
 from dmtd_demo.decoders import DECODERS, PanelSpec, make_decoder, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.controls import FEWEST_PANELS, MOST_PANELS
 
-PARTS = ("prompt", "panel", "max-tokens", "seed", "temperature", "top-k", "top-p")
+PARTS = ("prompt", "panel", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking")
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,16 @@ class Comparison:
     panels: tuple[PanelSpec, ...]
     max_new_tokens: int | None
     sampling: Sampling
+    system: str | None = None
+    thinking: bool | None = None
 
 
-def query(prompt: str, panels: Sequence[PanelSpec], max_new_tokens: int, sampling: Sampling) -> str:
+def query(prompt: str, panels: Sequence[PanelSpec], max_new_tokens: int, sampling: Sampling, system: str = "", thinking: bool = False) -> str:
     """The query that opens this comparison, without its question mark."""
     off = Sampling()
     parts: list[tuple[str, object]] = [("prompt", prompt), *(("panel", panel) for panel in panels), ("max-tokens", max_new_tokens), ("seed", sampling.seed)]
     parts += [(name.replace("_", "-"), getattr(sampling, name)) for name in ("temperature", "top_k", "top_p") if getattr(sampling, name) != getattr(off, name)]
+    parts += [("system", system)] * bool(system.strip()) + [("thinking", 1)] * thinking
     return urlencode(parts)
 
 
@@ -58,7 +61,15 @@ def comparison(text: str, model: Model) -> Comparison | None:
     most = _number(given, "max-tokens", int, None)
     if most is not None and most < 1:
         raise UserError(f"a link needs max-tokens of 1 or more; got {most}")
-    return Comparison(prompt, panels, most, sampling)
+    system = given.get("system", [None])[0]
+    if system:
+        check_text(system, "the system prompt")
+    thinking = _number(given, "thinking", int, None)
+    if thinking not in (None, 0, 1):
+        raise UserError(f"a link needs thinking to be 0 or 1; got {thinking}")
+    if thinking and not can_think(model.tokenizer):
+        raise UserError(f"a link with thinking=1 needs a model whose chat template has a thinking switch; {model.name} has none")
+    return Comparison(prompt, panels, most, sampling, system, None if thinking is None else bool(thinking))
 
 
 def _number(given: dict[str, list[str]], name: str, kind: type, default: float | int | None) -> float | int | None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from dmtd_demo.chat import can_think
 from dmtd_demo.decoders import DECODERS, PanelSpec, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui import controls, links, replay_file, stream
-from dmtd_demo.ui.chat import Chat, answered, asked
+from dmtd_demo.ui.chat import Chat, answered, instructed
 from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, header
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
@@ -31,6 +32,10 @@ SETTING_HINTS = {
     "seed": "Every panel's random generator starts from this number. Without sampling (temperature 0) it changes nothing.",
     "temperature": "0: always the most probable token (greedy). Higher: more surprising text.",
     "top-k": "Sample only among the k most probable tokens. 0: off.",
+    "system": "What the model is told before the conversation. It counts from the next race on, and stays when a new chat begins.",
+    "thinking": "Let the model think in a text of its own before it answers. The tokens of the thought count and are drawn like all others.",
+    "regenerate": "Ask the last prompt again, with the controls as they stand now: the new answers take the place of the last ones. Greedy, or with the same seed, the same panels write the same texts.",
+    "edit-last": "Bring the last prompt back into the box; Run then replaces the last turn. Again: leave the turn as it is.",
     "top-p": "Sample only among the most probable tokens whose probabilities add up to p. 1: off.",
 }
 
@@ -70,6 +75,8 @@ class Page:
                 with gr.Row(elem_id="buttons"):
                     self.run = gr.Button("Run", variant="primary", elem_id="run")
                     self.stop = gr.Button("Stop", elem_id="stop")
+                    self.again = gr.Button("Regenerate", elem_id="regenerate", elem_classes="with-turn")
+                    self.edit = gr.Button("Edit last", elem_id="edit-last", elem_classes="with-turn")
                     self.new_chat = gr.Button("New chat", elem_id="new-chat")
             with gr.Row(elem_id="strip"):
                 self._examples()
@@ -78,8 +85,9 @@ class Page:
                 self.panels = [controls.PanelControls(self.model, index, spec, index < PANELS_SHOWN) for index, spec in enumerate(self.specs)]
             hints = SETTING_HINTS | controls.option_hints()
             self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), replay_file.template(), elem_id="race")
-            self.chat = gr.State([], time_to_live=CHAT_SECONDS)
+            self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
             self.run_id = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed
+            self.how = gr.Textbox(visible=False)      # likewise: "" for a new turn; "edit" or "again" in place of the last one
             self._wire(page)
         page.queue(max_size=WAITING_VISITORS)
         return page
@@ -104,6 +112,10 @@ class Page:
                     self.temperature = controls.OpenNumber(0, label="Temperature", minimum=0, step=0.1, elem_id="temperature", min_width=60)
                     self.top_k = controls.OpenNumber(0, label="Top-k", minimum=0, step=1, elem_id="top-k", min_width=60)
                     self.top_p = controls.OpenNumber(1, label="Top-p", minimum=0, maximum=1, step=0.05, elem_id="top-p", min_width=60)
+            with gr.Accordion("System", open=False, elem_id="system-prompt", elem_classes="popover"):
+                with gr.Column(elem_id="system-box"):
+                    self.system = gr.Textbox("", lines=3, max_lines=8, label="System prompt", elem_id="system", placeholder="None")
+                    self.thinking = gr.Checkbox(False, label="Think before answering", visible=can_think(self.model.tokenizer), elem_id="thinking")
 
     def _can_run(self, panels: tuple[str, ...]) -> bool:
         return not any(DECODERS[parse_panel(panel).decoder].missing(self.model) for panel in panels)
@@ -113,14 +125,15 @@ class Page:
 
     def _wire(self, page: gr.Blocks) -> None:
         now: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        settings = [self.count, self.max_tokens, self.seed, self.temperature, self.top_k, self.top_p]
+        settings = [self.count, self.max_tokens, self.seed, self.temperature, self.top_k, self.top_p, self.system, self.thinking]
         panel_inputs = [component for panel in self.panels for component in panel.inputs]
-        racing = gr.on([self.run.click, self.prompt.submit], self.race, [self.run_id, self.prompt, self.chat, *settings, *panel_inputs], [self.view, self.chat],
-                       js="(id, ...rest) => [window.dmtdRace.start(), ...rest]", concurrency_id="device", concurrency_limit=1, trigger_mode="once",
+        racing = gr.on([self.run.click, self.prompt.submit, self.again.click], self.race, [self.run_id, self.how, self.prompt, self.chat, *settings, *panel_inputs], [self.view, self.chat],
+                       js="(id, how, ...rest) => [...window.dmtdRace.start(), ...rest]", concurrency_id="device", concurrency_limit=1, trigger_mode="once",
                        show_progress="hidden", api_visibility="private")
         racing.failure(None, None, None, js="() => { window.dmtdRace.failed(); }")
         self.stop.click(self.request_stop, self.run_id, None, js="() => window.dmtdRace.stop()", **now)
         self.new_chat.click(self.start_over, [self.run_id, self.count], [self.view, self.chat], js="(id, count) => [window.dmtdRace.forget(), count]", **now)
+        self.edit.click(self.edit_last, [self.how, self.prompt, self.chat], self.prompt, js="(how, prompt, chat) => [...window.dmtdRace.edit(prompt), chat]", **now)
         compared = [self.prompt, *settings, *(part for panel in self.panels for part in (panel.column, *panel.inputs, panel.sentence)), self.view]
         for button, comparison in self.presets:
             button.click(partial(self.show_comparison, comparison), None, compared, **now)
@@ -131,13 +144,16 @@ class Page:
         self.count.input(self.show_panels, self.count, [self.view, *(panel.column for panel in self.panels)], **now)
         page.unload(self.leave)
 
-    def race(self, request: gr.Request, run: str, prompt: str, chat: Chat, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any,
-             *panel_values: Any) -> Iterator[tuple[Any, Any]]:
+    def race(self, request: gr.Request, run: str, how: str, prompt: str, chat: Chat, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any,
+             system: str, thinking: bool, *panel_values: Any) -> Iterator[tuple[Any, Any]]:
         flag = self.stops.flag(request.session_hash, run)
         try:
             specs = self._chosen(count, list(panel_values))
             sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
-            question = stream.Question(run, specs, asked(chat, prompt, len(specs)), sampling, whole("Max tokens", max_tokens))
+            if how == "again" and not chat.prompt:
+                raise UserError("no prompt was asked yet that could be asked again")
+            conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how != "")
+            question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens), thinking and can_think(self.model.tokenizer))
         except UserError as error:
             yield stream.refusal(run, str(error)), gr.skip()
             return
@@ -145,7 +161,7 @@ class Page:
         for text in running.events():
             yield text, gr.skip()
         if running.answers and not flag.forget:
-            yield running.record.whole(), answered(question.conversations, running.answers)
+            yield running.record.whole(), answered(conversations, running.answers)
 
     def _chosen(self, count: Any, values: list[Any]) -> list[PanelSpec]:
         """The panels as the controls stand."""
@@ -162,7 +178,8 @@ class Page:
         """Updates that put a comparison on the page; the race on screen stays where the number of panels does."""
         keep = gr.skip()
         sampling, panels = comparison.sampling, comparison.panels
-        settings = [len(panels) or keep, comparison.max_new_tokens or keep, sampling.seed, sampling.temperature, sampling.top_k, sampling.top_p]
+        settings = [len(panels) or keep, comparison.max_new_tokens or keep, sampling.seed, sampling.temperature, sampling.top_k, sampling.top_p,
+                    keep if comparison.system is None else comparison.system, keep if comparison.thinking is None else comparison.thinking]
         parts: list[Any] = []
         for index, panel in enumerate(self.panels):
             parts += [gr.update(visible=index < len(panels)), *panel.show_spec(panels[index])] if index < len(panels) else [
@@ -171,18 +188,19 @@ class Page:
 
     def open_link(self, request: gr.Request) -> list[Any]:
         """The comparison that the address of the page asks for, if it asks for one."""
-        nothing = [gr.skip()] * (7 + sum(len(panel.inputs) + 2 for panel in self.panels))
+        nothing = [gr.skip()] * (9 + sum(len(panel.inputs) + 2 for panel in self.panels))
         try:
             comparison = links.comparison(str(request.query_params), self.model)
         except UserError as error:
             return [*nothing, stream.refusal("", f"The link cannot be opened: {error}.")]
         return self.show_comparison(comparison) if comparison else [*nothing, gr.skip()]
 
-    def address(self, prompt: str, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any, *panel_values: Any) -> str:
+    def address(self, prompt: str, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any, system: str, thinking: bool,
+                *panel_values: Any) -> str:
         """The query of a link to the controls as they stand; empty, and said so by the page, where they ask for no race."""
         try:
             sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
-            return links.query(prompt, self._chosen(count, list(panel_values)), whole("Max tokens", max_tokens), sampling)
+            return links.query(prompt, self._chosen(count, list(panel_values)), whole("Max tokens", max_tokens), sampling, system, thinking)
         except UserError:
             return ""
 
@@ -193,7 +211,11 @@ class Page:
         flag = self.stops.flag(request.session_hash, run)
         flag.forget = True
         flag.stop.set()
-        return stream.layout(count if count in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1) else PANELS_SHOWN, clear=True), []
+        return stream.layout(count if count in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1) else PANELS_SHOWN, clear=True), Chat()
+
+    def edit_last(self, how: str, text: str, chat: Chat) -> str:
+        """The last prompt, to be edited in the box; or, as the visitor gives that up, the text that stood there."""
+        return chat.prompt if how == "edit" else text
 
     def show_panels(self, count: Any) -> list[Any]:
         if count not in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1):

@@ -19,7 +19,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.race import race
 from dmtd_demo.sampling import Sampling
-from dmtd_demo.ui.chat import Chat
+from dmtd_demo.ui.chat import Conversations
 
 EVENT_SECONDS = 0.05         # at most 20 events a second: what a page costs is their number, not their size
 ALTERNATIVES = 5             # that every token records for its tooltip
@@ -33,9 +33,10 @@ class Question:
     """What Run asks for: the panels, one conversation per panel, and how to decode."""
     run: str
     panels: list[PanelSpec]
-    conversations: Chat
+    conversations: Conversations
     sampling: Sampling
     max_new_tokens: int
+    thinking: bool = False
 
 
 class Record:
@@ -87,7 +88,7 @@ class Stream:
     def _race(self) -> Iterator[str]:
         question = self.question
         records = race(self.model, question.panels, question.conversations, question.sampling,
-                       max_new_tokens=question.max_new_tokens, top=ALTERNATIVES, should_stop=self.should_stop)
+                       max_new_tokens=question.max_new_tokens, thinking=question.thinking, top=ALTERNATIVES, should_stop=self.should_stop)
         try:
             sent = 0.0
             for batch in records:

@@ -52,6 +52,8 @@ def can_think(tokenizer: PreTrainedTokenizerBase | None) -> bool:
 
 def check_text(text: str, what: str = "a prompt") -> None:
     """Raises UserError for what no prompt can be: empty, over the size limit, or with characters that are no text."""
+    if not isinstance(text, str):
+        raise UserError(f"{what} needs to be text; got {type(text).__name__}")
     if not text.strip():
         raise UserError(f"{what} needs at least one visible character; got an empty one")
     if len(text) > MAX_CHARACTERS:

@@ -28,6 +28,7 @@ from dmtd_demo.loading import Model, load
 from dmtd_demo.race import race
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui import links
+from dmtd_demo.ui.chat import Chat
 from dmtd_demo.ui.page import Page
 
 FULL = os.environ.get("DMTD_STRESS") == "full"
@@ -115,15 +116,15 @@ def test_any_sampling_draws_or_is_refused(model: Model, temperature: Any, top_k:
 
 
 @inputs(2000)
-@given(st.one_of(TEXT, st.just("Hi")), st.dictionaries(st.integers(0, 5), st.one_of(JSON, NUMBERS, VALUES), max_size=1), st.dictionaries(st.integers(0, 60), st.one_of(JSON, VALUES, st.sampled_from(sorted(DECODERS))), max_size=2))
-def test_whatever_the_controls_send_gets_a_sentence(page: Page, prompt: str, settings: dict[int, Any], options: dict[int, Any]) -> None:
+@given(st.sampled_from(["", "", "again", "edit", None]), st.one_of(TEXT, st.just("Hi"), st.none()), st.one_of(TEXT, st.just(""), st.none()), st.booleans(), st.dictionaries(st.integers(0, 5), st.one_of(JSON, NUMBERS, VALUES), max_size=1), st.dictionaries(st.integers(0, 60), st.one_of(JSON, VALUES, st.sampled_from(sorted(DECODERS))), max_size=2))
+def test_whatever_the_controls_send_gets_a_sentence(page: Page, how: str | None, prompt: str | None, system: str | None, thinking: bool, settings: dict[int, Any], options: dict[int, Any]) -> None:
     values = [component.value for panel in page.panels for component in panel.inputs]
     for index, value in options.items():
         values[index % len(values)] = value
     numbers = [settings.get(index, value) for index, value in enumerate([2, 3, 0, 0, 0, 1])]   # panels, tokens, seed, temperature, top-k, top-p
     if isinstance(numbers[1], int) and numbers[1] > 8:
         numbers[1] = 8   # a long race is no other input
-    events = list(page.race(SimpleNamespace(session_hash="fuzz"), "run", prompt, [], *numbers, *values))
+    events = list(page.race(SimpleNamespace(session_hash="fuzz"), "run", how, prompt, Chat(), *numbers, system, thinking, *values))
     last = json.loads(events[-1][0].splitlines()[-1])
     assert last["type"] in ("over", "refused")
     assert not last["message"].startswith("The race failed"), last["message"]

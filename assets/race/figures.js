@@ -12,8 +12,9 @@ class Figure {
     this.plot = el("div", { id, class: "plot", role: "img", "aria-label": `Chart: ${description}` });
   }
 
+  // Plotly draws tags: a name from a file stays text.
   names() {
-    return this.panels().map((panel) => `${panel.index + 1} ${panel.spec.textContent || NONE}`);
+    return this.panels().map((panel) => `${panel.index + 1} ${panel.spec.textContent || NONE}`.replaceAll("&", "&amp;").replaceAll("<", "&lt;"));
   }
 
   reset() {

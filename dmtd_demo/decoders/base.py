@@ -52,7 +52,7 @@ def option(default: Any, kind: type, label: str, help: str, *, minimum: float | 
 
 def caution_option() -> Any:
     """The option threshold of a decoder with a trained predictor; None is the add-on's own."""
-    return option(None, float, "caution", "take as many tokens along as the predictor holds right with at least this probability", minimum=0.0, maximum=1.0, step=0.001)
+    return option(None, float, "caution", "take as many tokens along as the predictor holds right with at least this probability", minimum=0.0, maximum=1.0, step=0.0001)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
 
 PROMPTS = 2000
 DECODED_PROMPTS = 228
-THRESHOLDS = tuple(i / 100 for i in range(50, 100)) + (0.992, 0.995, 0.997, 0.999)
+THRESHOLDS = tuple(i / 100 for i in range(50, 100)) + (0.992, 0.995, 0.997, 0.999, 0.9995, 0.9998, 0.9999)
 COARSE = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 KEPT_EXACT_MATCH = 0.997
 KEPT_AUDIT = 0.993

@@ -31,6 +31,6 @@ def answered(conversations: Conversations, answers: Iterable[str]) -> Chat:
     return Chat(turns, before, conversations[0][-1]["content"])
 
 
-def instructed(conversations: Conversations, system: str) -> Conversations:
+def instructed(conversations: Conversations, system: str | None) -> Conversations:
     """The conversations under a system prompt, where there is one."""
-    return [[{"role": "system", "content": system}, *messages] for messages in conversations] if system.strip() else conversations
+    return [[{"role": "system", "content": system}, *messages] for messages in conversations] if system and system.strip() else conversations

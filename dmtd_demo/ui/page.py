@@ -145,14 +145,14 @@ class Page:
         page.unload(self.leave)
 
     def race(self, request: gr.Request, run: str, how: str, prompt: str, chat: Chat, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any,
-             system: str, thinking: bool, *panel_values: Any) -> Iterator[tuple[Any, Any]]:
+             system: str | None, thinking: bool, *panel_values: Any) -> Iterator[tuple[Any, Any]]:
         flag = self.stops.flag(request.session_hash, run)
         try:
             specs = self._chosen(count, list(panel_values))
             sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
             if how == "again" and not chat.prompt:
                 raise UserError("no prompt was asked yet that could be asked again")
-            conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how != "")
+            conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how in ("edit", "again"))
             question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens), thinking and can_think(self.model.tokenizer))
         except UserError as error:
             yield stream.refusal(run, str(error)), gr.skip()

@@ -6,21 +6,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from app_process import running_app
 from race_page import RacePage
 
-ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-START_SECONDS = 180
 # No sandbox: CI runs as root. The rest keeps the browser from calling home, so that any outside request is the page's own.
 ARGUMENTS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-default-apps")
 
@@ -39,34 +33,8 @@ def chromium() -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def app_url(chromium: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("app") / "app.log"
-    model = os.environ.get("DMTD_BROWSER_MODEL", "classroom")
-    with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "app.py", "--no-browser", "--port", str(port), "--model", model], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
-                                   env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        wait_for(url, process, log)
+    with running_app(tmp_path_factory.mktemp("app"), "--model", os.environ.get("DMTD_BROWSER_MODEL", "classroom")) as (url, _):
         yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"app.py ended with {process.returncode}: {log.read_text()[-2000:]}")
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"app.py did not answer within {START_SECONDS} s: {log.read_text()[-2000:]}")
 
 
 @pytest.fixture

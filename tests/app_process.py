@@ -1,0 +1,100 @@
+"""`python app.py` as a process of its own, and a visitor of it who speaks the page's own protocol."""
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECONDS = 180
+ANSWER_SECONDS = 300
+
+
+@contextmanager
+def running_app(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Its address and its process; its output is in `folder`/app.log."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "app.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "app.py", "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+                                   env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio")})
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        _wait_for(url, process, log)
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"app.py ended with {process.returncode}: {log.read_text()[-2000:]}")
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"app.py did not answer within {START_SECONDS} s: {log.read_text()[-2000:]}")
+
+
+class Visitor:
+    """One open page, without a browser: its own session, the controls as they stand at first."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.session = uuid.uuid4().hex
+        self.http = httpx.Client(timeout=ANSWER_SECONDS)
+        config = self.http.get(f"{self.url}/config").json()
+        components = {component["id"]: component["props"] for component in config["components"]}
+        self.functions = {function["api_name"]: function for function in config["dependencies"]}
+        self.race = self.functions["race"]
+        self.values = [components[index].get("value") for index in self.race["inputs"]]
+        self.places = {components[index].get("elem_id"): place for place, index in enumerate(self.race["inputs"])}
+
+    def ask(self, prompt: str, **settings: Any) -> str:
+        """Run. settings: by element id, with _ for -. Returns the id of the race; `lines` has what comes. Raises httpx.HTTPStatusError where the queue is full."""
+        run = uuid.uuid4().hex
+        values = [run, *self.values[1:]]
+        for name, value in {"prompt": prompt, **settings}.items():
+            values[self.places[name.replace("_", "-")]] = value
+        self._send(self.race, values)
+        return run
+
+    def stop(self, run: str) -> None:
+        self._send(self.functions["request_stop"], [run])
+
+    def _send(self, function: dict[str, Any], values: list[Any]) -> None:
+        self.http.post(f"{self.url}/gradio_api/queue/join", json={
+            "data": values, "fn_index": function["id"], "session_hash": self.session, "event_data": None, "trigger_id": None}).raise_for_status()
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the queue sends, until the race is over."""
+        with self.http.stream("GET", f"{self.url}/gradio_api/queue/data", params={"session_hash": self.session}) as events:
+            for line in events.iter_lines():
+                if line.startswith("data:"):
+                    message = json.loads(line[5:])
+                    yield message
+                    if message["msg"] in ("process_completed", "close_stream"):
+                        return
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole record of the race, and the line that ends it."""
+        completed = list(self.messages())[-1]
+        return [json.loads(line) for line in completed["output"]["data"][0].splitlines()[1:]]   # the first only says where the record begins

@@ -7,7 +7,7 @@ const KEYS = [
   ["Enter", "on a token: pin it, with its whole span"],
   ["P", "presenter mode: big type, controls away"],
   ["F", "one panel fills the page; again: the next one"],
-  ["Esc", "stop the race; otherwise let go of a token, of a panel, of presenter mode"],
+  ["Esc", "end the tour, stop the race; otherwise let go of a token, of a panel, of presenter mode"],
   ["?", "this list"],
 ];
 const TYPING = "textarea, select, [contenteditable=''], [contenteditable='true'], [role='combobox'], [role='listbox'], input:not([type='range'], [type='button'], [type='checkbox'], [type='radio'], [type='file'])";

@@ -23,7 +23,7 @@ class RaceView {
     this.grid = el("div", { class: "panels" });
     this.table = new SummaryTable();
     this.charts = new Charts(props.plotly, props.pictures, () => this.panels);
-    this.keep = new Keep(this.tape, props.template || "", () => this.pictures(), (name, records) => this.open(name, records), (text) => this.notes.append(el("p", { class: "note", role: "alert" }, text)));
+    this.keep = new Keep(this.tape, props.template || "", () => this.pictures(), (name, records) => this.open(name, records), (text) => { this.status.textContent = text; });
     this.legend.node.append(this.keep.node);
     root.replaceChildren(this.grid, this.player.node, el("div", { class: "bar" }, this.status, this.legend.node), this.notes, this.charts.node, this.table.node);
     this.tooltip = new Tooltip(root, () => this.panels, props.hints || {}, (span) => this.charts.mark(span));
@@ -31,6 +31,8 @@ class RaceView {
     this.status.after(this.presenter.leave);
     this.keys = new Keys({ presenter: () => this.presenter.toggle(), focus: (node) => this.presenter.next(node), run: () => this.runOrReplay(), pause: () => this.player.playOrPause(), step: (direction) => this.player.step(direction), escape: () => this.escape() });
     this.turn = new LastTurn(() => this.root.dataset.status === "running", (text) => { this.status.textContent = text; });
+    this.starts = 0;         // how often Run was heard
+    this.tour = new Tour(this);
     this.setStatus("idle", READY);
   }
 
@@ -42,6 +44,7 @@ class RaceView {
     document.documentElement.dataset.race = state;   // lets the buttons outside this component show what they can do now
     for (const name of ["run", "regenerate", "edit-last"]) document.querySelector(`#${name}`)?.setAttribute("aria-disabled", String(state === "running"));
     document.querySelector("#stop")?.setAttribute("aria-disabled", String(state !== "running"));
+    if (this.tour.on) this.tour.draw();
   }
 
   // What a running race is doing; not said over "Stopping …".
@@ -120,7 +123,7 @@ class RaceView {
         break;
       case "page":     // a race begins: the conversation of each panel, and what there is to warn about
         this.begin(record);
-        this.turn.began(true);
+        if (!this.tour.on) this.turn.began(true);
         this.panels.forEach((each) => follow.add(each));
         if (!this.stopping) this.setStatus("running", "Warming up …");
         break;
@@ -179,6 +182,28 @@ class RaceView {
     this.notes.append(el("p", { class: "note" }, `This race comes from ${name}: the buttons below it play it again. `, close));
   }
 
+  // What is on screen, to be brought back later: by restore.
+  snapshot() {
+    const { header, turns, steps, audits, summaries } = this.tape, { following, at } = this.player;
+    const records = header ? [header, ...steps, ...audits.flatMap((agrees, panel) => (agrees ? [{ type: "audit", panel, agrees }] : [])), ...summaries.filter(Boolean)] : [];
+    return { records, turns, following, at, count: this.panels.length, notes: [...this.notes.children], status: this.root.dataset.status, sentence: this.status.textContent,
+      source: document.documentElement.dataset.source };
+  }
+
+  restore({ records, turns, following, at, count, notes, status, sentence, source }) {
+    if (records.length) this.begin({ type: "page", turns, notes: [] });
+    else {
+      this.setPanelCount(count);
+      this.clear();
+    }
+    for (const record of records) this.take(record);
+    if (source) document.documentElement.dataset.source = source;
+    this.notes.replaceChildren(...notes);
+    this.setStatus(status, sentence);
+    this.drawAll();
+    if (!following) this.player.seek(at);
+  }
+
   // Of the whole race, wherever its replay stands.
   async pictures() {
     this.player.pause();
@@ -233,7 +258,8 @@ class RaceView {
 
   // Esc stops the race that runs; otherwise it lets go of what the page shows, one thing at a time.
   escape() {
-    if (this.root.dataset.status === "running") document.querySelector("#stop")?.click();
+    if (this.tour.on) this.tour.close();
+    else if (this.root.dataset.status === "running") document.querySelector("#stop")?.click();
     else this.presenter.escape();
   }
 }
@@ -256,6 +282,15 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// Esc closes such a list too, also from within a field of it, and the keyboard is back where it came from.
+document.addEventListener("keydown", (event) => {
+  const toggle = event.key === "Escape" && event.target.closest?.(".popover")?.querySelector(":scope > button.open");
+  if (!toggle || event.defaultPrevented) return;
+  event.preventDefault();
+  toggle.click();
+  toggle.focus();
+}, true);
+
 // What the buttons outside of this component call (the js= of their listeners in page.py).
 let clicked = "";   // the id of the race that was asked for last: Stop names it, also while it waits for the device
 window.dmtdRace = {
@@ -263,7 +298,8 @@ window.dmtdRace = {
     if (view.root.dataset.status === "running") return [clicked, ""];   // Gradio drops a second Run itself
     clicked = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;   // randomUUID needs https or localhost
     view.setStatus("running", "Waiting for the device …");
-    return [clicked, view.turn.how()];
+    view.starts += 1;
+    return [clicked, view.tour.on ? "tour" : view.turn.how()];
   },
   stop() {
     if (view.root.dataset.status === "running") {
@@ -276,6 +312,7 @@ window.dmtdRace = {
     view.forgotten = clicked;
     return clicked;
   },
+  tour: view.tour,
   edit: (text) => view.turn.toggle(text),
   presenter: () => view.presenter.toggle(),
   help: () => view.keys.help.showModal(),

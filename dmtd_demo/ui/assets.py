@@ -5,7 +5,7 @@ from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 STYLE = ASSETS / "style.css"
-SCRIPTS = ("format", "tape", "cycle", "turns", "panel", "legend", "tooltip", "figures", "charts", "table", "player", "keys", "presenter", "record", "keep", "race")   # in this order: they share one scope
+SCRIPTS = ("format", "tape", "cycle", "turns", "panel", "legend", "tooltip", "figures", "charts", "table", "player", "keys", "presenter", "record", "keep", "tour_steps", "tour", "race")   # in this order: they share one scope
 
 
 def script() -> str:

@@ -28,9 +28,13 @@ BASELINE = (
     'furthest behind goes next: they move as fast, relative to each other, as each would alone.">Virtual clock</span>: each panel runs as fast as it would alone.</p>')
 
 
+TOUR_MODEL = "classroom"   # what the texts of the tour say was seen with these weights
+TOUR_SWITCH = '<button id="tour-switch" type="button" data-hint="Ten short steps, each with a race of its own. Afterwards the page is as it was.">Tour</button>'
+
+
 def header(model: Model) -> str:
     return (f'<header class="page-head"><h1>Multi-token decoding, side by side</h1>{model_line(model)}{BASELINE}'
-            '<div class="switches"><button id="presenter-switch" type="button" data-hint="Presenter mode: big type, controls away (P)." aria-label="Presenter mode">'
+            f'<div class="switches">{TOUR_SWITCH if model.name == TOUR_MODEL else ""}<button id="presenter-switch" type="button" data-hint="Presenter mode: big type, controls away (P)." aria-label="Presenter mode">'
             '<svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path fill="currentColor" d="M1 2h14v9H1zM2.6 3.6v5.8h10.8V3.6zM7.2 11h1.6v1.6h2.7v1.4h-7v-1.4h2.7z"/></svg></button>'
             '<button id="keys-switch" type="button" data-hint="What the keys do (?)." aria-label="Keys">?</button>'
             '<button id="theme-switch" type="button" aria-label="Switch between light and dark">◐</button></div></header>')

@@ -19,6 +19,7 @@ from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, header
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
 from dmtd_demo.ui.stops import Stops
+from dmtd_demo.ui.tour import Tour
 
 TITLE = "Multi-token decoding, side by side"
 PANELS_SHOWN = 3
@@ -69,6 +70,7 @@ class Page:
     def build(self) -> gr.Blocks:
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
             gr.HTML(header(self.model), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
+            self.tour = Tour()
             with gr.Row(elem_id="ask"):
                 self.prompt = gr.Textbox(FIRST_PROMPT, lines=1, max_lines=6, show_label=False, container=False, elem_id="prompt",
                                          placeholder="Ask something, or go on with the chat")
@@ -87,7 +89,7 @@ class Page:
             self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), replay_file.template(), elem_id="race")
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
             self.run_id = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed
-            self.how = gr.Textbox(visible=False)      # likewise: "" for a new turn; "edit" or "again" in place of the last one
+            self.how = gr.Textbox(visible=False)      # likewise: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the conversation
             self._wire(page)
         page.queue(max_size=WAITING_VISITORS)
         return page
@@ -137,6 +139,7 @@ class Page:
         compared = [self.prompt, *settings, *(part for panel in self.panels for part in (panel.column, *panel.inputs, panel.sentence)), self.view]
         for button, comparison in self.presets:
             button.click(partial(self.show_comparison, comparison), None, compared, **now)
+        self.tour.wire(self.model, [self.prompt, *settings], self.panels, compared, self.show_comparison, now)
         page.load(self.open_link, None, compared, **now)
         address = gr.Textbox(visible=False)
         self.link.click(self.address, [self.prompt, *settings, *panel_inputs], address, **now).success(
@@ -152,6 +155,8 @@ class Page:
             sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
             if how == "again" and not chat.prompt:
                 raise UserError("no prompt was asked yet that could be asked again")
+            if how == "tour":
+                chat = Chat()
             conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how in ("edit", "again"))
             question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens), thinking and can_think(self.model.tokenizer))
         except UserError as error:
@@ -160,7 +165,7 @@ class Page:
         running = stream.Stream(self.model, question, flag.stop.is_set)
         for text in running.events():
             yield text, gr.skip()
-        if running.answers and not flag.forget:
+        if running.answers and not flag.forget and how != "tour":
             yield running.record.whole(), answered(conversations, running.answers)
 
     def _chosen(self, count: Any, values: list[Any]) -> list[PanelSpec]:

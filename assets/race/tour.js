@@ -1,0 +1,112 @@
+// The guided tour: a card above the page. Every step puts its panels and its prompt into the page's own controls and presses Run; closing puts everything back.
+// What it needs of Python is in dmtd_demo/ui/tour.py; its texts are in tour_steps.js.
+
+const TOUR_VALUES = {   // what a step's text may quote of a race on screen: {name panel}
+  tokens: (s) => plural(s.tokens, "token"), passes: (s) => plural(s.full_passes, "full pass"), "per-pass": (s) => fixed(s.tokens_per_full_pass, 2), plt: (s) => percent(s.plt, 0),
+  ratio: (s, base) => (s.tokens_per_second && base?.tokens_per_second ? ratio(s.tokens_per_second / base.tokens_per_second) : NONE), audit: (s) => percent(s.audit_agreement),
+  agreement: (s) => percent(s.agreement, 0), repetition: (s) => percent(s.repetition_ratio), parameters: (s) => big(s.extra_parameters),
+};
+
+class Tour {
+  // view: the race view.
+  constructor(view) {
+    this.view = view;
+    this.at = null;          // the step on screen
+    this.before = null;      // the race on screen before the tour
+    this.moves = 0;          // counts what was asked for: an older wish gives way
+    document.addEventListener("click", (event) => { if (event.target.closest?.("#tour-switch")) this.start(); });
+  }
+
+  get on() {
+    return this.at !== null;
+  }
+
+  get query() {
+    const { prompt, panels, tokens } = TOUR[this.at];
+    return new URLSearchParams([["prompt", prompt], ...panels.map((panel) => ["panel", panel]), ["max-tokens", tokens], ["seed", 0]]).toString();
+  }
+
+  build() {
+    const button = (name, hint, act) => {
+      const node = el("button", { type: "button", "data-hint": hint }, name);
+      node.addEventListener("click", act);
+      return node;
+    };
+    this.title = el("h2", { id: "tour-title" });
+    this.text = el("p", { id: "tour-text" });
+    this.outcome = el("p", { class: "outcome", id: "tour-outcome" });
+    this.back = button("Back", "The step before.", () => this.go(this.at - 1));
+    this.next = button("Next", "The next step, with a race of its own.", () => (this.at + 1 < TOUR.length ? this.go(this.at + 1) : this.close()));
+    this.next.setAttribute("aria-describedby", "tour-title tour-text tour-outcome");
+    this.next.classList.add("next");
+    this.card = document.querySelector("#tour-card");
+    this.card.replaceChildren(el("div", { class: "tour-head" }, this.title, el("div", { class: "tour-buttons" }, this.back, this.next, button("Close", "End the tour: the page is again as it was (Esc).", () => this.close()))),
+      el("div", { class: "tour-body" }, this.text, this.outcome));
+  }
+
+  start() {
+    if (this.on || this.view.root.dataset.status === "running" || !document.querySelector("#tour-card")) return;
+    if (!this.card) this.build();
+    this.before = this.view.snapshot();
+    this.view.tooltip.unpin();
+    this.at = 0;
+    document.documentElement.dataset.tour = "";
+    this.card.hidden = false;
+    this.draw();
+    this.next.focus();
+    document.querySelector("#tour-begin").click();   // Python remembers the controls; then first() is called
+  }
+
+  first() {
+    this.go(0);
+  }
+
+  async go(step) {
+    if (!this.on || step < 0) return;
+    this.at = step;
+    this.draw();
+    const move = ++this.moves;
+    await this.settled();
+    if (move === this.moves && this.on) document.querySelector("#tour-show").click();   // Python sets the controls; then run() is called
+  }
+
+  // No race runs any more: one that did is stopped.
+  async settled() {
+    while (this.view.root.dataset.status === "running") {
+      document.querySelector("#stop").click();
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+
+  // Gradio drops a click on Run while it still closes the race before: asked again until it is heard.
+  async run() {
+    const move = this.moves, starts = this.view.starts;
+    while (this.on && move === this.moves && starts === this.view.starts) {
+      document.querySelector("#run").click();
+      await new Promise((resolve) => setTimeout(resolve, 250));
+    }
+  }
+
+  draw() {
+    const step = TOUR[this.at], { summaries, header } = this.view.tape;
+    this.title.textContent = `${this.at + 1} of ${TOUR.length} · ${step.title}`;
+    this.text.textContent = step.text;
+    const own = header?.prompt === step.prompt && header.panels.map((panel) => panel.spec).join() === step.panels.join();   // the visitor may have run something else
+    const over = own && this.view.root.dataset.status === "done" && step.panels.every((_, panel) => summaries[panel]);
+    this.outcome.textContent = over ? step.then.replace(/\{([\w-]+) (\d)\}/g, (_, name, panel) => TOUR_VALUES[name](summaries[panel - 1], summaries[0])) : "…";
+    this.back.disabled = this.at === 0;
+    this.next.textContent = this.at + 1 < TOUR.length ? "Next" : "Finish";
+  }
+
+  async close() {
+    if (!this.on) return;
+    this.moves += 1;
+    this.at = null;
+    this.card.hidden = true;
+    delete document.documentElement.dataset.tour;
+    await this.settled();
+    document.querySelector("#tour-end").click();   // Python puts the controls back
+    this.view.restore(this.before);
+    document.querySelector("#tour-switch")?.focus();
+  }
+}

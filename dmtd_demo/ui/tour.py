@@ -1,0 +1,50 @@
+"""The guided tour's part in Python: it remembers the controls, puts a step's comparison on them, and puts them back as they were.
+
+The tour itself is assets/race/tour.js; it presses the hidden buttons that stand here. A race of the tour is no part of the conversation (page.py).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from dmtd_demo.loading import Model
+from dmtd_demo.ui import links
+from dmtd_demo.ui.controls import FEWEST_PANELS, MOST_PANELS, PanelControls
+
+
+class Tour:
+    """Made inside the page's layout, above everything that it speaks of."""
+
+    def __init__(self) -> None:
+        gr.HTML('<section id="tour-card" aria-label="Guided tour" hidden></section>', elem_id="tour", apply_default_css=False)
+        self.begin, self.show, self.end = (gr.Button(name, elem_id=f"tour-{name}", visible="hidden") for name in ("begin", "show", "end"))
+        self.query = gr.Textbox(visible=False)
+        self.before = gr.State([])
+
+    def wire(self, model: Model, controls: list[gr.components.Component], panels: list[PanelControls], compared: list[Any], show_comparison: Callable[[links.Comparison], list[Any]], now: dict[str, Any]) -> None:
+        """controls: prompt and settings, the number of panels second. compared: what show_comparison updates, the race view last."""
+        inputs = [*controls, *(component for panel in panels for component in panel.inputs)]
+
+        def comparison(query: str) -> list[Any]:
+            wanted = links.comparison(query, model)
+            assert wanted is not None
+            return show_comparison(replace(wanted, system="", thinking=False))
+
+        def restore(values: list[Any]) -> list[Any]:
+            count, width, updates = values[1], len(panels[0].inputs), list(values[:len(controls)])
+            for index, panel in enumerate(panels):
+                own = values[len(controls) + index * width:len(controls) + (index + 1) * width]
+                sentence, *options, shown_for = panel.show_options(own[0])
+                for update, value in zip(options, own[2:]):
+                    if update.get("visible"):
+                        update["value"] = value
+                shown = gr.update(visible=index < count) if count in range(FEWEST_PANELS, MOST_PANELS + 1) else gr.skip()
+                updates += [shown, own[0], shown_for, *options, sentence]
+            return [*updates, gr.skip()]
+
+        self.begin.click(lambda *values: list(values), inputs, self.before, **now).success(None, None, None, js="() => { window.dmtdRace.tour.first(); }")
+        self.show.click(comparison, self.query, compared, js="() => window.dmtdRace.tour.query", **now).success(None, None, None, js="() => { window.dmtdRace.tour.run(); }")
+        self.end.click(restore, self.before, compared, **now)

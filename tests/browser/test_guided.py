@@ -1,0 +1,55 @@
+"""The guided tour: it runs real races through the page's own controls, and leaves the page as it was."""
+from __future__ import annotations
+
+from race_page import END_SECONDS, OVER, RacePage
+
+SAID = "document.querySelector('#tour-outcome').textContent.length > 20"
+
+
+def controls(visit: RacePage) -> list[str]:
+    return [visit.page.input_value(hook) for hook in ("#prompt textarea", "#panels input", "#max-tokens input", "#seed input", "#temperature input", "#system textarea", "#panel-0-decoder input", "#panel-1-decoder input",
+                                                      "#panel-1-opt-tau input")]
+
+
+def texts(visit: RacePage) -> list[str]:
+    return visit.page.locator(".turn, [data-panel]").evaluate_all("nodes => nodes.map(node => node.textContent)")
+
+
+def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
+    visit.set("#panels", 2)
+    visit.page.wait_for_selector("[data-panel='2']", state="detached")
+    visit.set("#panel-1-opt-tau", 3)
+    visit.set("#max-tokens", 10)
+    visit.page.click("#sampling > button")
+    visit.set("#temperature", 0.5)
+    visit.page.click("#system-prompt > button")
+    visit.page.fill("#system textarea", "Be brief.")
+    visit.ask("Hello")
+    assert visit.wait_until(*OVER) == "done"
+    visit.page.fill("#prompt textarea", "half a question")
+    visit.set("#seed", "")
+    was, said, sentence = controls(visit), texts(visit), visit.sentence
+
+    visit.page.click("#tour-switch")
+    visit.page.wait_for_function(SAID, timeout=1000 * END_SECONDS)
+    assert "1 of 10" in visit.page.locator("#tour-title").inner_text() and visit.status == "done"
+    passes = visit.page.locator(".facts").first.inner_text().split(" · ")[1]
+    assert passes in visit.page.locator("#tour-outcome").inner_text()   # the figure is this race's own
+    assert set(visit.origins(0)) == {"full"} and set(visit.origins(1)) == {"full", "late"}
+    assert visit.page.input_value("#prompt textarea") == "Why is decoding slow?" and visit.page.input_value("#panel-1-opt-tau input") == "6"
+    assert visit.page.evaluate("document.activeElement.textContent") == "Next"
+    visit.page.keyboard.press("Enter")
+    visit.page.wait_for_selector("[data-panel='2'] [data-origin]", timeout=1000 * END_SECONDS)   # the second step has three panels
+    assert "2 of 10" in visit.page.locator("#tour-title").inner_text()
+    visit.page.get_by_role("button", name="Back").click()   # stops that race
+    visit.page.wait_for_function(SAID, timeout=1000 * END_SECONDS)
+    assert visit.page.locator(".spec").all_inner_texts() == ["ar", "dmtd:tau=6"]
+    visit.page.keyboard.press("Escape")
+    visit.page.wait_for_function("document.querySelector('#prompt textarea').value === 'half a question'")
+    assert controls(visit) == was and texts(visit) == said and visit.sentence == sentence
+    assert visit.page.locator("#tour-card").is_hidden() and visit.page.locator("#new-chat").is_visible()
+
+    visit.set("#seed", 0)
+    visit.ask("And again")
+    visit.page.wait_for_function("document.querySelectorAll('.turn.user').length === 4")   # two panels: the conversation goes on where it was
+    assert visit.wait_until(*OVER) == "done"

@@ -84,7 +84,7 @@ def test_a_race_is_saved_and_opens_again(visit: RacePage, chromium: object, app_
     ('{"type":"header","schema":1,"panels":[{"panel":0,"spec":"ar","decoder":"ar"}]}\n{"type":"step","panel":0,"ms":1,"passes":[],"tokens":[{"id":1,"text":"a","span":0,"origin":"magic"}]}', "got \"magic\" in line 2")])
 def test_a_file_that_is_no_race_is_refused_in_words(idle: RacePage, text: str, words: str) -> None:
     idle.page.set_input_files(".keep input", files=[{"name": "odd.jsonl", "mimeType": "", "buffer": text.encode()}])
-    idle.page.wait_for_function("words => [...document.querySelectorAll('[role=alert]')].at(-1)?.textContent.includes(words)", arg=words)
+    idle.page.wait_for_function("words => document.querySelector('[role=status]').textContent.includes(words)", arg=words)
     assert idle.status == "idle"
 
 

@@ -276,6 +276,7 @@ document.addEventListener("click", (event) => {
 
 // The lists of presets and of sampling settings close when something else is clicked, and after a choice.
 document.addEventListener("click", (event) => {
+  if (!event.isTrusted) return;   // the click that closes one list must not close the next, which has just been opened
   for (const list of document.querySelectorAll(".popover")) {
     const toggle = list.querySelector(":scope > button.open");
     if (toggle && (!list.contains(event.target) || event.target.closest("#preset-list button:not(#copy-link)"))) toggle.click();

@@ -41,9 +41,9 @@ def test_axe_finds_nothing_serious(chromium: object, app_url: str, scheme: str) 
     visit.close()
 
 
-def tab_to(visit: RacePage, hook: str) -> None:
+def tab_to(visit: RacePage, hook: str, key: str = "Tab") -> None:
     for _ in range(90):
-        visit.page.keyboard.press("Tab")
+        visit.page.keyboard.press(key)
         if visit.page.evaluate("hook => document.activeElement.matches(hook)", hook):
             return
     raise AssertionError(f"the Tab key never came to {hook}")
@@ -71,7 +71,7 @@ def test_the_keyboard_alone_is_enough(visit: RacePage) -> None:
     tab_to(visit, "#panel-1-opt-tau input")
     keys.press("Control+a")
     keys.type("2")
-    tab_to(visit, "#prompt textarea")   # round the page, and past its end
+    tab_to(visit, "#prompt textarea", "Shift+Tab")
     keys.press("Enter")
     assert visit.wait_until(*OVER) == "done"
     assert visit.page.locator(".spec").all_inner_texts()[:2] == ["prompt-lookup:ngram=3", "dmtd:tau=2"]

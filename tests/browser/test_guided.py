@@ -41,7 +41,7 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
     visit.page.keyboard.press("Enter")
     visit.page.wait_for_selector("[data-panel='2'] [data-origin]", timeout=1000 * END_SECONDS)   # the second step has three panels
     assert "2 of 10" in visit.page.locator("#tour-title").inner_text()
-    visit.page.get_by_role("button", name="Back").click()   # stops that race
+    visit.page.get_by_role("button", name="Back", exact=True).click()   # stops that race
     visit.page.wait_for_function(SAID, timeout=1000 * END_SECONDS)
     assert visit.page.locator(".spec").all_inner_texts() == ["ar", "dmtd:tau=6"]
     visit.page.keyboard.press("Escape")

@@ -78,7 +78,7 @@ class PanelControls:
                 self.options = {key: self._component(key, spec) for key in kinds()}
             # The decoder that the options on the page belong to: it changes in one go with them, a moment after the list.
             self.shown_for = gr.Textbox(spec.decoder, visible=False)
-        self.decoder.input(self.show_options, self.decoder, [self.sentence, *self.options.values(), self.shown_for],
+        self.decoder.input(self.choose, [self.decoder, self.shown_for], [self.sentence, *self.options.values(), self.shown_for],
                            queue=False, show_progress="hidden", api_visibility="private")
 
     def _component(self, key: tuple[str, str], spec: PanelSpec) -> gr.components.Component:
@@ -102,6 +102,10 @@ class PanelControls:
     def _sentence(self, name: str) -> dict[str, Any]:
         missing = DECODERS[name].missing(self.model)
         return {"value": " ".join(missing), "visible": bool(missing)}
+
+    def choose(self, name: str, shown_for: str) -> list[Any]:
+        """The options of another decoder. The keyboard that only passes through the list chooses nothing, and no option is lost."""
+        return [gr.skip()] * (len(self.options) + 2) if name == shown_for else self.show_options(name)
 
     def show_options(self, name: str) -> list[Any]:
         """The options of a newly chosen decoder, at their defaults."""

@@ -74,6 +74,7 @@ def test_the_keyboard_alone_is_enough(visit: RacePage) -> None:
     tab_to(visit, "#prompt textarea", "Shift+Tab")
     keys.press("Enter")
     assert visit.wait_until(*OVER) == "done"
+    assert sum(visit.origins(0).values()) <= 12
     assert visit.page.locator(".spec").all_inner_texts()[:2] == ["prompt-lookup:ngram=3", "dmtd:tau=2"]
     tab_to(visit, "[data-panel='1'] [data-origin]")
     keys.press("ArrowRight")

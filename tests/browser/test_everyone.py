@@ -78,6 +78,7 @@ def test_the_keyboard_alone_is_enough(visit: RacePage) -> None:
     assert visit.page.locator(".spec").all_inner_texts()[:2] == ["prompt-lookup:ngram=3", "dmtd:tau=2"]
     tab_to(visit, "[data-panel='1'] [data-origin]")
     keys.press("ArrowRight")
+    keys.press("ArrowRight")   # the prefill's token, the head of the first cycle, its late token
     assert "late layers" in visit.page.locator("#race-tooltip").inner_text()
     before = sum(sum(visit.origins(panel).values()) for panel in range(3))
     tab_to(visit, ".player [aria-label='Step back']")

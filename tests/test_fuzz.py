@@ -116,7 +116,9 @@ def test_any_sampling_draws_or_is_refused(model: Model, temperature: Any, top_k:
 
 
 @inputs(2000)
-@given(st.sampled_from(["", "", "again", "edit", None]), st.one_of(TEXT, st.just("Hi"), st.none()), st.one_of(TEXT, st.just(""), st.none()), st.booleans(), st.dictionaries(st.integers(0, 5), st.one_of(JSON, NUMBERS, VALUES), max_size=1), st.dictionaries(st.integers(0, 60), st.one_of(JSON, VALUES, st.sampled_from(sorted(DECODERS))), max_size=2))
+@given(st.sampled_from(["", "", "again", "edit", None]), st.one_of(TEXT, st.just("Hi"), st.none()), st.one_of(TEXT, st.just(""), st.none()), st.booleans(),
+       st.dictionaries(st.integers(0, 5), st.one_of(JSON, NUMBERS, VALUES), max_size=1),
+       st.dictionaries(st.integers(0, 60), st.one_of(JSON, VALUES, st.sampled_from(sorted(DECODERS))), max_size=2))
 def test_whatever_the_controls_send_gets_a_sentence(page: Page, how: str | None, prompt: str | None, system: str | None, thinking: bool, settings: dict[int, Any], options: dict[int, Any]) -> None:
     values = [component.value for panel in page.panels for component in panel.inputs]
     for index, value in options.items():

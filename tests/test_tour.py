@@ -19,7 +19,7 @@ STEPS = json.loads((RACE / "tour_steps.js").read_text(encoding="utf-8").split("c
 CLAIMS = {
     "Why decoding is slow": lambda p: p[1]["full_passes"] * 4 < p[0]["full_passes"],
     "What late layers still know": lambda p: p[1]["agreement"] == p[2]["agreement"] == 1 and p[2]["full_passes"] * 4 < p[0]["full_passes"],
-    "When DMTD breaks": lambda p: p[1]["agreement"] == 1 and p[2]["audit_agreement"] < 0.97 and p[2]["agreement"] < 0.7,
+    "When DMTD breaks": lambda p: p[2]["audit_agreement"] < p[1]["audit_agreement"] < 1 and p[2]["agreement"] < p[1]["agreement"] < 1,
     "Checked before it is written": lambda p: p[2]["agreement"] == 1 and p[1]["agreement"] < 0.7,
     "Why heads alone repeat themselves": lambda p: p[0]["stop"] == "eos" and p[1]["stop"] == "length" and p[1]["repetition_ratio"] > 0.5,
     "What CLP decides": lambda p: len(p[2]["spans"]) >= 3 and p[2]["audit_agreement"] > p[1]["audit_agreement"] and p[2]["tokens_per_full_pass"] < p[1]["tokens_per_full_pass"],

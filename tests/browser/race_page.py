@@ -1,6 +1,7 @@
 """The page as the tests use it: the hooks of the design, and what a visitor does with them."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -67,3 +68,13 @@ class RacePage:
         headings = self.page.locator(".summary thead th").all_inner_texts()
         rows = self.page.locator(".summary tbody tr").evaluate_all("rows => rows.map(row => [...row.children].map(cell => cell.innerText))")
         return [dict(zip(headings, row)) for row in rows]
+
+
+def save(visit: RacePage, name: str, folder: Path) -> Path:
+    """What the menu Keep saves under this name, as a file in the folder."""
+    visit.page.click(".keep summary")
+    with visit.page.expect_download() as download:
+        visit.page.get_by_role("button", name=name).click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path

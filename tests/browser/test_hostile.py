@@ -8,8 +8,7 @@ from urllib.parse import urlencode
 import pytest
 
 from payloads import PAYLOADS
-from race_page import OVER, RacePage
-from test_keep import save
+from race_page import OVER, RacePage, save
 
 MARKUP = ("<b>bold</b>", "<a href='https://evil.test'>x</a>")   # what Plotly would draw as such
 FOREIGN = """() => {

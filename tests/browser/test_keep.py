@@ -8,18 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from race_page import LONG, OVER, RacePage
+from race_page import LONG, OVER, RacePage, save
 
 NASTY = 'Say <img src=x onerror="document.title=1"> & </script> =1+1'
-
-
-def save(visit: RacePage, name: str, folder: Path) -> Path:
-    visit.page.click(".keep summary")
-    with visit.page.expect_download() as download:
-        visit.page.get_by_role("button", name=name).click()
-    path = folder / download.value.suggested_filename
-    download.value.save_as(path)
-    return path
 
 
 def short_race(visit: RacePage, prompt: str = LONG) -> list[str]:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dmtd_demo.training.world import Example, Family, arithmetic, facts, held_out, stories, talk, wordgames
+from dmtd_demo.training.world import Example, Family, arithmetic, facts, held_out, stories, talk, told, wordgames
 from dmtd_demo.training.world.words import PEOPLE
 
 FAMILIES: list[Family] = [family for module in (arithmetic, wordgames, stories, facts, talk) for family in module.FAMILIES]
@@ -198,7 +198,7 @@ def test_plural():
 
 
 def test_who_has():
-    for example in draw(Family("who_has", stories.who_has)):
+    for example in draw(Family("who_has", told.who_has)):
         facts = re.findall(r"\b([A-Z]\w+) (?:has|owns|got) the (\w+) (\w+)\.", example.messages[0][1])
         steps, wanted, who, what = re.fullmatch(r"Facts: (.*)\. Wanted: (.*)\. So ([A-Z][a-z]+)(.*)\.", example.answer).groups()
         gone_through, (key, *rest) = [fact.split() for fact in steps.split(", ")], wanted.split()
@@ -210,7 +210,7 @@ def test_who_has():
 
 
 def test_where():
-    for example in draw(Family("where", stories.where)):
+    for example in draw(Family("where", told.where)):
         moves = re.findall(r"\b([A-Z]\w+) (?:went|walked|ran|moved) to the (\w+)\.", example.messages[0][1])
         order, steps, wanted, person, place, first = re.fullmatch(
             r"From the (start|end): (.*)\. Wanted: (.*)\. So (\w+) (?:is|went) \w+ the (\w+)( first)?\.", example.answer).groups()

@@ -35,6 +35,12 @@ class RacePage:
         self.page.fill("#prompt textarea", prompt)
         self.page.click("#run")
 
+    def race(self, prompt: str = LONG, tokens: int = 24) -> None:
+        """A whole race with so many new tokens at most."""
+        self.set("#max-tokens", tokens)
+        self.ask(prompt)
+        assert self.wait_until(*OVER) == "done"
+
     def set(self, control: str, value: object) -> None:
         self.page.fill(f"{control} input[type='number']", str(value))
 

@@ -9,9 +9,7 @@ from race_page import LONG, OVER, RacePage
 
 
 def test_tokens_against_time_and_where_the_time_went(visit: RacePage, tmp_path: Path) -> None:
-    visit.set("#max-tokens", 40)
-    visit.ask(LONG)
-    assert visit.wait_until(*OVER) == "done"
+    visit.race(tokens=40)
     visit.page.wait_for_timeout(1500)
     totals = [sum(visit.origins(panel).values()) for panel in range(3)]
     facts = visit.page.locator(".facts").all_inner_texts()

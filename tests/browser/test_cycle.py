@@ -3,13 +3,11 @@ from __future__ import annotations
 
 import re
 
-from race_page import LONG, OVER, RacePage
+from race_page import RacePage
 
 
 def test_the_pass_that_ran_last_is_drawn(visit: RacePage) -> None:
-    visit.set("#max-tokens", 24)
-    visit.ask(LONG)
-    assert visit.wait_until(*OVER) == "done"
+    visit.race()
     visit.page.get_by_role("button", name="Panel 2 fills the page").click()
     visit.page.get_by_role("button", name="To the start").click()
     visit.page.get_by_role("button", name="pass", exact=True).click()
@@ -28,9 +26,7 @@ def test_the_pass_that_ran_last_is_drawn(visit: RacePage) -> None:
 
 
 def test_clp_shows_what_it_held_probable(visit: RacePage) -> None:
-    visit.set("#max-tokens", 24)
-    visit.ask(LONG)
-    assert visit.wait_until(*OVER) == "done"
+    visit.race()
     visit.page.get_by_role("button", name="Panel 3 fills the page").click()
     picture = visit.page.locator(".cycle").nth(2)
     for _ in range(3):

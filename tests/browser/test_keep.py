@@ -14,9 +14,7 @@ NASTY = 'Say <img src=x onerror="document.title=1"> & </script> =1+1'
 
 
 def short_race(visit: RacePage, prompt: str = LONG) -> list[str]:
-    visit.set("#max-tokens", 24)
-    visit.ask(prompt)
-    assert visit.wait_until(*OVER) == "done"
+    visit.race(prompt)
     return texts(visit.page)
 
 

@@ -105,9 +105,7 @@ def test_each_decoder_has_its_own_options(visit: RacePage) -> None:
     visit.set("#panel-0-opt-tau", 2)
     visit.set("#panels", 4)
     visit.page.wait_for_selector("[data-panel='3']", state="attached")
-    visit.set("#max-tokens", 12)
-    visit.ask(LONG)
-    assert visit.wait_until(*OVER) == "done"
+    visit.race(tokens=12)
     assert visit.page.locator(".spec >> nth=0").inner_text() == "dmtd:tau=2"
     assert set(visit.origins(0)) == {"full", "late"} and sum(visit.origins(3).values()) > 0
 

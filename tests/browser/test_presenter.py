@@ -3,15 +3,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from race_page import LONG, OVER, RacePage
+from race_page import RacePage
 
 SIZE = "node => parseFloat(getComputedStyle(node).fontSize)"
 
 
 def test_presenter_mode_is_big_and_bare(visit: RacePage, screenshots: Path) -> None:
-    visit.set("#max-tokens", 60)
-    visit.ask(LONG)
-    assert visit.wait_until(*OVER) == "done"
+    visit.race(tokens=60)
     parts = {name: visit.page.locator(name).first for name in ("[data-panel='0']", ".tps", "[role='status']")}
     before = {name: part.evaluate(SIZE) for name, part in parts.items()}
     visit.page.keyboard.press("p")
@@ -34,9 +32,7 @@ def test_presenter_mode_is_big_and_bare(visit: RacePage, screenshots: Path) -> N
 
 
 def test_with_one_panel_on_the_page_the_steps_are_its_own(visit: RacePage) -> None:
-    visit.set("#max-tokens", 24)
-    visit.ask(LONG)
-    assert visit.wait_until(*OVER) == "done"
+    visit.race()
     visit.page.get_by_role("button", name="Panel 2 fills the page").click()
     visit.page.get_by_role("button", name="To the start").click()
     visit.page.get_by_role("button", name="cycle", exact=True).click()

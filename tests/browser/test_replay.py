@@ -15,9 +15,7 @@ def clock(visit: RacePage) -> float:
 def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
     player = visit.page.locator(".player")
     assert player.is_hidden()
-    visit.set("#max-tokens", 40)
-    visit.ask(LONG)
-    assert visit.wait_until(*OVER) == "done"
+    visit.race(tokens=40)
     whole = counts(visit)
     speeds = visit.page.locator(".tps").all_inner_texts()
     end = clock(visit)

@@ -14,3 +14,10 @@ FOODS = "bread cheese soup rice cake pie honey milk tea jam corn beans plum pear
 ADJECTIVES = ("small big old new bright dark warm cold quiet loud soft heavy light clean round tall short brave kind happy calm clever "
               "curious gentle proud shy").split()
 VERBS = "run walk jump sing dance read write draw paint cook bake swim climb play sleep build".split()
+
+ON = set("bridge farm hill island mountain".split())
+AT = set("beach church harbor lake mill river school station".split())
+
+
+def at(place: str) -> str:
+    return ("on the " if place in ON else "at the " if place in AT else "in the ") + place

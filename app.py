@@ -34,11 +34,12 @@ def main() -> int:
     from dmtd_demo.errors import UserError  # after the options: --help and a mistyped option answer at once, without loading torch
     from dmtd_demo.loading import load
     from dmtd_demo.ui.page import build
-    from dmtd_demo.ui.serve import check_address, serve
+    from dmtd_demo.ui.serve import check_address, is_loopback, serve
     try:
         check_address(args.host, args.port)
+        anything = is_loopback(args.host) and not args.share
         model = load(args.model, quantization=args.quantization, threads=args.threads)
-        serve(build(model), host=args.host, port=args.port, browser=not args.no_browser, share=args.share)
+        serve(build(model, args.model, anything, args.threads), host=args.host, port=args.port, browser=not args.no_browser, share=args.share)
     except UserError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from dmtd_demo.addons import methods_in
-from dmtd_demo.catalog import Entry
+from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.memory import Need, Sizes, free, gib
 from dmtd_demo.placement import QUANTIZATIONS, default_dtype
@@ -26,24 +26,42 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
     room = free(device)
     have = {"split"} | _addons(entry)
     lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}
-    return {"name": entry.name, "label": entry.label, "source": "assets" if entry.is_local else entry.source, "family": entry.family, "here": entry.is_local or _cached(entry.source),
+    return {"name": entry.name, "label": entry.label, "source": "assets" if entry.name in CATALOG and entry.is_local else entry.source, "family": entry.family, "here": entry.is_local or cached(entry.source),
             "parameters": sizes.parameters, "bytes": sizes.parameters * STORED, "memory": memory, "fits": [name for name, need in memory.items() if need <= room],
             "decoders": [name for name, lack in lacks.items() if not lack], "missing": {name: lack for name, lack in lacks.items() if lack}, "note": entry.note, **entry.shape}
+
+
+def where(described: dict[str, Any]) -> str:
+    """Where a model lies."""
+    if described["source"] == "assets":
+        return "ships with the app"
+    if Path(described["source"]).is_absolute():
+        return f"in {described['source']}"
+    return f"{'downloaded from' if described['here'] else 'to be downloaded from'} {described['source']}"
 
 
 def lines(described: dict[str, Any]) -> list[str]:
     """The same in words."""
     d = described
-    where = "ships with the app" if d["source"] == "assets" else f"{'downloaded from' if d['here'] else 'to be downloaded from'} {d['source']}"
-    words = [f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, {gib(d['bytes'])}, {where}",
+    words = [f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, {gib(d['bytes'])}, {where(d)}",
              "  memory: " + ", ".join(f"{name} {gib(need)}{'' if name in d['fits'] else ' (more than is free)'}" for name, need in d["memory"].items()),
              "  runs now: " + ", ".join(d["decoders"])]
     if d["missing"]:
-        lacking = sorted({need for needs in d["missing"].values() for need in needs})
-        words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking)} published for this model yet")
-        words += [f"    python -m dmtd_demo train {recipe} --model {d['name']} --output runs/{d['name']}" for addon, recipe in TRAINED.items() if addon in lacking]
+        words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for this model yet")
+        words += [f"    {command}" for command in training(d)]
         words.append(f"    then run it with --addons runs/{d['name']}/addons")
     return words + ([f"  {d['note']}"] if d["note"] else [])
+
+
+def lacking(described: dict[str, Any]) -> list[str]:
+    """The add-ons without which some decoder cannot run."""
+    return sorted({need for needs in described["missing"].values() for need in needs})
+
+
+def training(described: dict[str, Any]) -> list[str]:
+    """The commands that train those that can be trained for any Qwen, in order."""
+    model = described["source"] if Path(described["source"]).is_absolute() else described["name"]
+    return [f"python -m dmtd_demo train {recipe} --model {model} --output runs/{described['name']}" for addon, recipe in TRAINED.items() if addon in lacking(described)]
 
 
 def _addons(entry: Entry) -> set[str]:
@@ -56,7 +74,7 @@ def _addons(entry: Entry) -> set[str]:
     return methods_in(Path(path).parent) if isinstance(path, str) else set()
 
 
-def _cached(source: str) -> bool:
+def cached(source: str) -> bool:
     """Whether all weights of a hub model lie in the local cache."""
     if isinstance(try_to_load_from_cache(source, "model.safetensors"), str):
         return True

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dmtd_demo.backbone import MODEL_TYPES
 from dmtd_demo.errors import UserError
+from dmtd_demo.progress import Progress, no_progress
 
 CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 # by a part of their model type: the Qwen variants whose layers are others
@@ -51,12 +52,13 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
         raise UserError(f"{folder / 'config.json'} does not describe a {kind} model: {str(error).splitlines()[0]}") from None
 
 
-def check_weights(folder: Path) -> str:
-    """Read every weight once: whole files, finite values. Returns a fingerprint of the checkpoint: a hash of all its norms, which no quantization changes."""
+def check_weights(folder: Path, progress: Progress = no_progress) -> str:
+    """Read every weight once: whole files, finite values. progress hears of bytes. Returns a fingerprint of the checkpoint: a hash of all its norms, which no quantization changes."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"the model in {folder} needs its weights in safetensors files; none are there")
     norms: dict[str, bytes] = {}
+    done, size = 0, sum(path.stat().st_size for path in files)
     for path in files:
         try:
             with safe_open(path, "pt") as file:
@@ -66,6 +68,8 @@ def check_weights(folder: Path) -> str:
                         raise UserError(f"weights need to be finite; the tensor {name} in {path} holds NaN or infinity: the file is damaged or its training failed, fetch it again or take another")
                     if name.endswith("norm.weight"):
                         norms[name] = tensor.float().numpy().tobytes()
+                    done += tensor.numel() * tensor.element_size()
+                    progress("Checking the weights", done, size)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
     return hashlib.sha256(b"".join(name.encode() + norms[name] for name in sorted(norms))).hexdigest()[:16]

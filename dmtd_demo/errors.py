@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class ModelError(RuntimeError):
     """A model failed while running."""
+
+
+class Cancelled(Exception):
+    """Whoever asked for a piece of work wants it no longer."""

@@ -29,11 +29,11 @@ def revision(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def fetch(hub_id: str, files: list[str]) -> Path:
-    """The folder with these files, from the local cache or the hub. Raises UserError."""
+def fetch(hub_id: str, files: list[str], bar: type | None = None) -> Path:
+    """The folder with these files, from the local cache or the hub. bar: a tqdm class that hears of the bytes. Raises UserError."""
     with in_words(hub_id):
         _check_disk(hub_id, files)
-        return Path(snapshot_download(hub_id, allow_patterns=files))
+        return Path(snapshot_download(hub_id, allow_patterns=files, tqdm_class=bar))
 
 
 def push(folder: Path, hub_id: str, private: bool) -> str:

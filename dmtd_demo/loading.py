@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Iterator
 
 import torch
 from safetensors import SafetensorError
@@ -15,17 +16,20 @@ from transformers.utils import logging as transformers_logging
 from dmtd_demo import checkpoint, hub
 from dmtd_demo.addons import Base, load_addons
 from dmtd_demo.backbone import Backbone, parameters
-from dmtd_demo.catalog import CATALOG
+from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.checkpoint import CLASSES
 from dmtd_demo.errors import UserError
 from dmtd_demo.memory import Sizes, taken
 from dmtd_demo.placement import SMALL, Placement, place
+from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.split import Split
+
+THREADS = torch.get_num_threads()   # PyTorch's own choice for this machine
 
 
 @dataclass(eq=False)
 class Model:
-    """A loaded checkpoint with its add-ons. reasons: why this device, dtype, quantization and thread count."""
+    """A loaded checkpoint with its add-ons. reasons: why this device, dtype, quantization and thread count. folder: where it lies. threads: on a CPU; 0: as it is."""
     name: str
     label: str
     backbone: Backbone
@@ -40,6 +44,8 @@ class Model:
     addons: dict[str, nn.Module] = field(default_factory=dict)
     addon_facts: dict[str, dict] = field(default_factory=dict)
     warmed: set[str] = field(default_factory=set)
+    folder: Path | None = None
+    threads: int = 0
 
     @property
     def context(self) -> int:
@@ -71,11 +77,31 @@ class Model:
         return self.layers > 1 if need == "split" else need in self.addons
 
 
-def load(name: str = "classroom", *, quantization: str | None = None, dtype: str | None = None, device: str | None = None, threads: int | None = None,
-         addons: str | None = None) -> Model:
-    """Load a catalog model, a local folder in Hugging Face format or a hub id. addons: a folder or hub id. Raises UserError where anything the user supplied does not fit."""
+@dataclass(frozen=True)
+class Found:
+    """A model by its config.json alone. source: the hub id that it has to be fetched from; None where all of it lies in the folder."""
+    name: str
+    label: str
+    folder: Path
+    source: str | None
+    note: str
+    raw: dict[str, Any]
+    config: Any
+    module: type[PreTrainedModel]
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes.of(self.config.model_type, self.config.to_dict())
+
+    @property
+    def context(self) -> int:
+        return self.config.max_position_embeddings
+
+
+def find(name: str) -> Found:
+    """A catalog model, a local folder in Hugging Face format or a hub id; of the hub only config.json is fetched. Raises UserError."""
     entry = CATALOG.get(name)
-    source = None   # on the hub
+    source = None
     folder = Path(entry.source) if entry and entry.is_local else Path(name)
     if entry and not entry.is_local:
         source = entry.source
@@ -84,19 +110,35 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
             what = "is a file" if folder.is_file() else "is none of them"
             raise UserError(f"the model needs to be a folder in Hugging Face format, a hub id such as Qwen/Qwen3-0.6B, or one of {', '.join(CATALOG)}; {name!r} {what}")
         source = name
-    if source:   # what cannot run is refused before gigabytes are fetched
+    if source:
         folder = hub.fetch(source, ["config.json"])
     raw = checkpoint.read_json(folder / "config.json", f"the folder {folder} is no model: it")
-    config, cls = checkpoint.config_of(raw, folder)
-    placement = place(Sizes.of(config.model_type, config.to_dict()), config.max_position_embeddings, quantization=quantization, dtype=dtype, device=device)
-    if source:
-        folder = hub.fetch(source, hub.MODEL_FILES)
-    base = Base(source or (entry.name if entry else folder.name), hub.revision(folder), checkpoint.check_weights(folder))
-    module = _weights(folder, config, cls, placement)
-    label = entry.label if entry else source or str(folder)
-    model = _model(entry.name if entry else source or folder.name, label, module, checkpoint.tokenizer(folder, config), raw, checkpoint.eos_ids(folder, raw), placement, base)
-    if entry and entry.note:
-        model.reasons.append(entry.note)
+    config, module = checkpoint.config_of(raw, folder)
+    return Found(entry.name if entry else source or folder.name, entry.label if entry else source or str(folder), folder, source, entry.note if entry else "", raw, config, module)
+
+
+def entry_of(found: Found) -> Entry:
+    """A found model as the catalog has its own."""
+    fields = found.config.to_dict()
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "tie_word_embeddings", "vocab_size", "max_position_embeddings")
+    shape = {name: fields[name] for name in names} | {"head_dim": fields.get("head_dim") or found.config.hidden_size // found.config.num_attention_heads}
+    return Entry(found.name, found.label, found.source or str(found.folder.resolve()), found.config.model_type, shape, note=found.note)
+
+
+def load(name: str = "classroom", *, quantization: str | None = None, dtype: str | None = None, device: str | None = None, threads: int | None = None,
+         addons: str | None = None, spare: int = 0, make_room: Callable[[Placement], None] = lambda _: None, progress: Progress = no_progress) -> Model:
+    """Load a catalog model, a local folder in Hugging Face format or a hub id. addons: a folder or hub id. spare: bytes that others would give up, which
+    `make_room` asks them for when the weights are known to be good. Raises UserError where anything the user supplied does not fit, and what `progress` raises."""
+    found = find(name)   # what cannot run is refused before gigabytes are fetched
+    placement = place(found.sizes, found.context, quantization=quantization, dtype=dtype, device=device, spare=spare)
+    folder = hub.fetch(found.source, hub.MODEL_FILES) if found.source else found.folder
+    base = Base(found.source or found.name, hub.revision(folder), checkpoint.check_weights(folder, progress))
+    make_room(placement)
+    module = _weights(folder, found.config, found.module, placement, progress=progress)
+    model = _model(found.name, found.label, module, checkpoint.tokenizer(folder, found.config), found.raw, checkpoint.eos_ids(folder, found.raw), placement, base)
+    model.folder = folder
+    if found.note:
+        model.reasons.append(found.note)
     _threads(model, threads)
     own = folder / "addons"
     if addons:
@@ -139,11 +181,13 @@ def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrained
                  trained if isinstance(trained, int) else None, placement.quantization, placement.reasons, base)
 
 
-def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], placement: Placement, state: dict[str, torch.Tensor] | None = None) -> PreTrainedModel:
+def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], placement: Placement, state: dict[str, torch.Tensor] | None = None,
+             progress: Progress = no_progress) -> PreTrainedModel:
     """The checkpoint's weights (or `state`), strictly: a missing or misshapen tensor is an error."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()   # what it would warn of is checked below
     transformers_logging.disable_progress_bar()
+    previous = transformers_logging.set_tqdm_hook(partial(_told, progress))
     try:
         module, info = cls.from_pretrained(folder, config=config, dtype=placement.dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
                                            output_loading_info=True, device_map="auto" if placement.device == "auto" else {"": placement.device},
@@ -151,6 +195,7 @@ def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], place
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the weights in {folder} do not fit its config.json: {' '.join(str(error).split())[:300]}") from None
     finally:
+        transformers_logging.set_tqdm_hook(previous)
         transformers_logging.set_verbosity(verbosity)
     missing = sorted(info["missing_keys"])
     misshapen = sorted(str(key) for key in info.get("mismatched_keys", ()))
@@ -160,6 +205,18 @@ def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], place
     if info["unexpected_keys"]:
         placement.reasons.append(f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them")
     return module
+
+
+def _told(progress: Progress, bar: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+    """transformers' progress bar over the weights that it loads, each of which `progress` hears of; other bars stay as they are."""
+    if settings.get("desc") != "Loading weights" or not args:
+        return bar(*args, **settings)
+
+    def each() -> Iterator[Any]:
+        for done, item in enumerate(args[0]):
+            progress("Loading the weights", done, len(args[0]))
+            yield item
+    return each()
 
 
 def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
@@ -173,10 +230,16 @@ def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
 
 
 def _threads(model: Model, threads: int | None) -> None:
-    if threads is not None:
-        if not 1 <= threads <= 1024:
-            raise UserError(f"threads needs a whole number from 1 to 1024; got {threads}")
-        torch.set_num_threads(threads)
-    elif model.device == "cpu" and model.parameters < SMALL:
-        torch.set_num_threads(1)
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UserError(f"threads needs a whole number from 1 to 1024; got {threads}")
+    small = model.device == "cpu" and model.parameters < SMALL
+    model.threads = threads or (1 if small else THREADS)
+    use_threads(model)
+    if threads is None and small:
         model.reasons.append("1 thread: for matrices this small, handing work to a second thread costs more than it saves")
+
+
+def use_threads(model: Model) -> None:
+    """As many CPU threads as suit this model, whichever ran before it."""
+    if model.threads and torch.get_num_threads() != model.threads:
+        torch.set_num_threads(model.threads)

@@ -73,6 +73,11 @@ def gib(size: float) -> str:
     return f"{size / GIB:,.2f} GiB"
 
 
+def amount(size: float) -> str:
+    """Bytes in words, in MiB where GiB would say nothing."""
+    return gib(size) if size >= GIB / 2 else f"{size / 2 ** 20:,.1f} MiB"
+
+
 def free(device: str) -> int:
     """Bytes that can still be taken: on the device; for `auto` on all CUDA devices; on the CPU within the limit of a container, too."""
     if device == "auto":

@@ -24,8 +24,10 @@ class Placement:
     reasons: list[str]
 
 
-def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype: str | None = None, device: str | None = None) -> Placement:
-    """What is not given gets the default of the device. Raises UserError where a setting is unknown or the model would not fit."""
+def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype: str | None = None, device: str | None = None,
+          spare: int = 0) -> Placement:
+    """What is not given gets the default of the device. spare: bytes that others would give up for this model.
+    Raises UserError where a setting is unknown or the model would not fit."""
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise UserError(f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
     if dtype is not None and dtype not in DTYPES:
@@ -44,17 +46,17 @@ def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype:
         return Need.of(sizes, quantization, kind.itemsize, context)
 
     if quantization is None:
-        quantization, reason = _default_quantization(device, dtype, sizes, need)
+        quantization, reason = _default_quantization(device, dtype, sizes, need, spare)
         reasons += [reason] if reason else []
     if dtype is None:
         chosen, reason = default_dtype(device, quantization, sizes)
         reasons.append(reason)
     else:
         chosen = DTYPES[dtype]
-    if device == "cuda" and torch.cuda.device_count() > 1 and need(quantization).total > free(device):
+    if device == "cuda" and torch.cuda.device_count() > 1 and need(quantization).total > free(device) + spare:
         device = "auto"
         reasons.append(f"over {torch.cuda.device_count()} CUDA devices: it does not fit on one")
-    room = free(device)
+    room = free(device) + spare
     if need(quantization).total > room:
         smaller = [other for other in QUANTIZATIONS if need(other).total <= room] if find_spec("bitsandbytes") else []
         advice = f"--quantization {smaller[0]} needs {gib(need(smaller[0]).total)}" if smaller else "take a smaller model, or a machine with more memory"
@@ -63,12 +65,12 @@ def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype:
     return Placement(device, chosen, quantization, need(quantization), reasons)
 
 
-def _default_quantization(device: str, dtype: str | None, sizes: Sizes, need) -> tuple[str, str]:
+def _default_quantization(device: str, dtype: str | None, sizes: Sizes, need, spare: int) -> tuple[str, str]:
     if dtype is not None or not find_spec("bitsandbytes"):
         return "none", ""   # a dtype that was asked for is the dtype of the weights
     if device == "cpu":
         return ("none", "") if sizes.parameters < SMALL else ("nf4", "nf4: on a CPU a decode step waits for the weights to be read, and 4 bits are a quarter of bfloat16")
-    room = free("auto" if device == "cuda" else device)
+    room = free("auto" if device == "cuda" else device) + spare
     if need("none").total <= room:
         return "none", "not quantized: it fits as it is stored"
     return "nf4", f"nf4: as it is stored it needs {gib(need('none').total)}, and {gib(room)} are free"

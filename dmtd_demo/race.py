@@ -17,7 +17,7 @@ from dmtd_demo.chat import Message, TextStream, TokenText, encode_chat
 from dmtd_demo.decoders import DECODERS, Decoder, PanelSpec, Step, make_decoder
 from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import Model
+from dmtd_demo.loading import Model, use_threads
 from dmtd_demo.machine import describe
 from dmtd_demo.sampling import Sampler, Sampling
 
@@ -87,22 +87,24 @@ class _Runner:
         return record
 
 
-def race(model: Model, panels: Sequence[PanelSpec], conversations: Sequence[Sequence[Message]], sampling: Sampling = Sampling(), *, max_new_tokens: int = 256,
+def race(model: Model | Sequence[Model], panels: Sequence[PanelSpec], conversations: Sequence[Sequence[Message]], sampling: Sampling = Sampling(), *, max_new_tokens: int = 256,
          top: int = 0, ignore_eos: bool = False, thinking: bool = False, audit: bool = True, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
-    """Race the panels, one conversation each, the user's turn last. Yields batches of records (design.md, "The trace"), one per burst.
+    """Race the panels, one conversation each, the user's turn last; on one model, or each on its own. Yields batches of records (design.md, "The trace"), one per burst.
 
     Raises UserError before the first record for anything the user supplied. When `should_stop` turns true, or the generator is closed,
     the race ends within one pass.
     """
-    prompts = [encode_chat(model.tokenizer, conversation, thinking) for conversation in conversations]
+    models = _each(model, panels)
+    prompts = [encode_chat(model.tokenizer, conversation, thinking) for model, conversation in zip(models, conversations)]
     first = conversations[0][0]
-    if first["role"] == "system" and max(map(len, prompts)) + max_new_tokens > model.context:
-        _check_system(model, first["content"], max_new_tokens)
-    return race_ids(model, panels, prompts, sampling, max_new_tokens=max_new_tokens, top=top, ignore_eos=ignore_eos, audit=audit, should_stop=should_stop,
+    for model, ids in zip(models, prompts):
+        if first["role"] == "system" and len(ids) + max_new_tokens > model.context:
+            _check_system(model, first["content"], max_new_tokens)
+    return race_ids(models, panels, prompts, sampling, max_new_tokens=max_new_tokens, top=top, ignore_eos=ignore_eos, audit=audit, should_stop=should_stop,
                     prompt=conversations[0][-1]["content"])
 
 
-def race_ids(model: Model, panels: Sequence[PanelSpec], prompts: Sequence[Sequence[int]], sampling: Sampling = Sampling(), *, max_new_tokens: int = 256,
+def race_ids(model: Model | Sequence[Model], panels: Sequence[PanelSpec], prompts: Sequence[Sequence[int]], sampling: Sampling = Sampling(), *, max_new_tokens: int = 256,
              top: int = 0, ignore_eos: bool = False, audit: bool = True, should_stop: Callable[[], bool] = lambda: False, prompt: str = "") -> Iterator[Batch]:
     """The same from token ids, one prompt per panel, used as they are."""
     if not panels:
@@ -113,14 +115,23 @@ def race_ids(model: Model, panels: Sequence[PanelSpec], prompts: Sequence[Sequen
         raise UserError(f"max new tokens needs to be a whole number, 1 or more; got {max_new_tokens}")
     if not (isinstance(top, int) and 0 <= top <= 100):
         raise UserError(f"top needs a whole number from 0 to 100; got {top}")
-    for ids in prompts:
+    models = _each(model, panels)
+    for model, ids in zip(models, prompts):
         check_prompt(model, ids, max_new_tokens)
     decoders = []
-    for panel in panels:
+    for model, panel in zip(models, panels):
         decoder = make_decoder(panel)
         decoder.options = decoder.resolve(decoder.options, model)
         decoders.append(decoder)
-    return _run(model, panels, decoders, prompts, sampling, max_new_tokens, top, ignore_eos, audit, should_stop, prompt)
+    return _run(models, panels, decoders, prompts, sampling, max_new_tokens, top, ignore_eos, audit, should_stop, prompt)
+
+
+def _each(model: Model | Sequence[Model], panels: Sequence[PanelSpec]) -> list[Model]:
+    """The model of every panel."""
+    models = [model] * len(panels) if isinstance(model, Model) else list(model)
+    if len(models) != len(panels):
+        raise ValueError(f"a race needs one model, or one per panel; got {len(models)} for {len(panels)}")
+    return models
 
 
 def _check_system(model: Model, text: str, max_new_tokens: int) -> None:
@@ -141,21 +152,23 @@ def check_prompt(model: Model, ids: Sequence[int], max_new_tokens: int) -> None:
         raise UserError(f"token ids need to be from 0 to {model.backbone.vocab_size - 1}; got {worst}")
 
 
-def _run(model: Model, panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, top: int,
+def _run(models: list[Model], panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, top: int,
          ignore_eos: bool, audit: bool, should_stop: Callable[[], bool], prompt: str) -> Iterator[Batch]:
-    texts = TokenText(model.tokenizer)
-    yield [_header(model, panels, decoders, prompts, sampling, max_new_tokens, prompt)]
-    for decoder, ids in zip(decoders, prompts):
+    texts = {model: TokenText(model.tokenizer) for model in models}
+    yield [_header(models, panels, decoders, prompts, sampling, max_new_tokens, prompt)]
+    for model, decoder, ids in zip(models, decoders, prompts):
+        use_threads(model)
         warm_up(model, decoder, ids)
     runners = [
-        _Runner(index, decoder, model, ids, decoder.steps(model, ids, Sampler(sampling, top, model.backbone.device)), texts.stream(), max_new_tokens,
-                frozenset() if ignore_eos else model.eos_ids, texts)
-        for index, (decoder, ids) in enumerate(zip(decoders, prompts))]
+        _Runner(index, decoder, model, ids, decoder.steps(model, ids, Sampler(sampling, top, model.backbone.device)), texts[model].stream(), max_new_tokens,
+                frozenset() if ignore_eos else model.eos_ids, texts[model])
+        for index, (model, decoder, ids) in enumerate(zip(models, decoders, prompts))]
     try:
         running = list(runners)
         while running:
             runner = min(running, key=lambda r: (r.clock, r.index))
             batch: Batch = []
+            use_threads(runner.model)   # of the thread that takes this turn
             turn_ends = time.perf_counter() + BURST_SECONDS
             while runner.stop is None and time.perf_counter() < turn_ends:
                 if should_stop():
@@ -167,19 +180,19 @@ def _run(model: Model, panels: Sequence[PanelSpec], decoders: list[Decoder], pro
                     batch.append(record)
             for r in [r for r in running if r.stop]:
                 r.steps.close()   # frees its KV cache
-                batch.append({"type": "end", "panel": r.index, "stop": r.stop, **({"message": r.message} if r.message else {}), **trace.statistics(r.records, model.layers)})
+                batch.append({"type": "end", "panel": r.index, "stop": r.stop, **({"message": r.message} if r.message else {}), **trace.statistics(r.records, r.model.layers)})
                 running.remove(r)
             if batch:
                 yield batch
-        reference = [t["id"] for t in runners[0].tokens]
         for runner in runners:
-            yield _verdict(runner, reference, audit and not should_stop())
+            use_threads(runner.model)
+            yield _verdict(runner, runners[0], audit and not should_stop())
     finally:
         for runner in runners:
             runner.steps.close()
 
 
-def _verdict(runner: _Runner, reference: list[int], audit: bool) -> Batch:
+def _verdict(runner: _Runner, first: _Runner, audit: bool) -> Batch:
     """The audit and the summary of a finished panel."""
     records: Batch = []
     tokens = runner.tokens
@@ -191,10 +204,16 @@ def _verdict(runner: _Runner, reference: list[int], audit: bool) -> Batch:
     records.append({
         "type": "summary", "panel": runner.index, "stop": runner.stop, **({"message": runner.message} if runner.message else {}),
         **trace.statistics(runner.records, runner.model.layers),
-        "agreement": round(trace.agreement(ids, reference), 4),
+        "agreement": round(trace.agreement(ids, [t["id"] for t in first.tokens]), 4) if _same_tokenizer(runner.model, first.model) else None,
         "audit_agreement": trace.audit_agreement(tokens, agrees) if agrees is not None else None,
         "extra_parameters": runner.decoder.extra_parameters(runner.model)})
     return records
+
+
+def _same_tokenizer(one: Model, other: Model) -> bool:
+    if one is other or one.tokenizer is other.tokenizer:
+        return one.backbone.vocab_size == other.backbone.vocab_size
+    return one.tokenizer is not None and other.tokenizer is not None and one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
 
 
 @torch.inference_mode()
@@ -245,14 +264,15 @@ def warm_up(model: Model, decoder: Decoder, prompt_ids: Sequence[int]) -> None:
     model.warmed.add(key)
 
 
-def _header(model: Model, panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, prompt: str) -> trace.Record:
+def _header(models: list[Model], panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, prompt: str) -> trace.Record:
     settings = asdict(sampling)
-    longest = max(map(len, prompts)) + max_new_tokens
+    use_threads(models[0])
+    trained = [(model.trained_length, len(ids) + max_new_tokens) for model, ids in zip(models, prompts) if model.trained_length]
     return {
         "type": "header", "schema": trace.SCHEMA, "run": uuid.uuid4().hex, "seed": settings.pop("seed"), "sampling": settings, "prompt": prompt,
-        "max_new_tokens": max_new_tokens, "machine": describe(model.device),
+        "max_new_tokens": max_new_tokens, "machine": describe(models[0].device),
         "panels": [
             {"panel": index, "spec": str(panel), "decoder": panel.decoder, "label": DECODERS[panel.decoder].label, "options": asdict(decoder.options), "model": model.name,
              "dtype": model.dtype, "quantization": model.quantization, "layers": model.layers, "prompt_tokens": len(ids)}
-            for index, (panel, decoder, ids) in enumerate(zip(panels, decoders, prompts))],
-        **({"trained_length": model.trained_length, "beyond_trained_length": longest > model.trained_length} if model.trained_length else {})}
+            for index, (model, panel, decoder, ids) in enumerate(zip(models, panels, decoders, prompts))],
+        **({"trained_length": min(length for length, _ in trained), "beyond_trained_length": any(longest > length for length, longest in trained)} if trained else {})}

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dmtd_demo"
 # what each part may import of the others, beside errors, split, machine and itself
 ALLOWED = {
-    "ui": {"race", "trace", "decoders", "loading", "catalog", "sampling", "chat", "backbone"},
+    "ui": {"race", "trace", "decoders", "loading", "catalog", "sampling", "chat", "backbone", "availability", "download", "memory", "placement", "residents"},
     "race": {"trace", "chat", "decoders", "loading", "sampling"},
     "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
     "drawing": {"trace"}, "report": set(), "projection": {"catalog"},
@@ -19,12 +19,13 @@ ALLOWED = {
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
     "training": {"backbone", "addons", "chat", "loading", "decoders", "memory", "sampling"},
     "loading": {"addons", "backbone", "catalog", "checkpoint", "hub", "memory", "placement"},
+    "residents": {"loading", "memory", "placement"}, "download": {"hub"},
     "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
     "availability": {"addons", "catalog", "decoders", "memory", "placement"},
     "placement": {"memory"}, "memory": set(),
     "backbone": {"cache", "fused"}, "fused": {"cache"},
-    "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set()}
-EVERYWHERE = {"errors", "split", "machine"}
+    "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set(), "progress": set()}
+EVERYWHERE = {"errors", "split", "machine", "progress"}
 
 
 def imports(path: Path) -> set[str]:

@@ -104,3 +104,8 @@ function icon(path) {
   svg.append(shape);
   return svg;
 }
+
+// The model of a panel as the race's header names it.
+function modelName(entry) {
+  return [entry.model, entry.quantization === "none" ? "" : entry.quantization].filter(Boolean).join(" ");
+}

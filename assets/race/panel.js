@@ -66,10 +66,11 @@ class Panel {
     this.history.replaceChildren(...messages.map(turnNode));
   }
 
-  begin(record) {
+  // named: whether to say which model this is; the panels of the race have several.
+  begin(record, named) {
     this.decoder = record.decoder;
     this.layers = isNumber(record.layers) ? record.layers : 0;
-    this.spec.textContent = record.spec;
+    this.spec.textContent = named ? `${record.spec} · ${modelName(record)}` : record.spec;
   }
 
   // The panel as it was after the first `count` of its moments (tape.js).

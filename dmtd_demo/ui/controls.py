@@ -13,6 +13,7 @@ import gradio as gr
 from dmtd_demo.decoders import DECODERS, PanelSpec
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
+from dmtd_demo.residents import Residents
 
 MOST_PANELS = 4
 FEWEST_PANELS = 2
@@ -36,6 +37,16 @@ class OpenSlider(gr.Slider):
 
     def get_block_name(self) -> str:
         return "slider"
+
+
+class OpenDropdown(gr.Dropdown):
+    """A list whose choices change while the page is open; what it sends is checked by the core."""
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+    def get_block_name(self) -> str:
+        return "dropdown"
 
 
 def kind_of(option: Field) -> str:
@@ -68,22 +79,27 @@ def decoder_choices(model: Model) -> list[tuple[str, str]]:
 class PanelControls:
     """The controls of panel `index`, made inside the current layout; hidden where the panel is not in use."""
 
-    def __init__(self, model: Model, index: int, spec: PanelSpec, shown: bool) -> None:
-        self.model = model
+    def __init__(self, models: Residents, index: int, spec: PanelSpec, shown: bool) -> None:
+        self.models = models
+        key = models.keys[0]
+        model = models.get(key)
         self.index = index
         with gr.Column(elem_id=f"panel-{index}-controls", elem_classes="panel-controls", visible=shown, min_width=220) as self.column:
-            self.decoder = gr.Dropdown(decoder_choices(model), value=spec.decoder, label=f"Decoder of panel {index + 1}", show_label=False, container=False, elem_id=f"panel-{index}-decoder", filterable=True)
-            self.sentence = gr.HTML(elem_classes="cannot", **self._sentence(spec.decoder))
+            with gr.Row(elem_classes="panel-top"):
+                self.decoder = gr.Dropdown(decoder_choices(model), value=spec.decoder, label=f"Decoder of panel {index + 1}", show_label=False, container=False, elem_id=f"panel-{index}-decoder", filterable=True)
+                self.model = OpenDropdown([key], value=key, label=f"Model of panel {index + 1}", show_label=False, container=False, elem_id=f"panel-{index}-model",
+                                          elem_classes="panel-model", visible=False, filterable=False, min_width=80)
+            self.sentence = gr.HTML(elem_classes="cannot", **self._sentence(spec.decoder, model))
             with gr.Row(elem_classes="decoder-options"):
-                self.options = {key: self._component(key, spec) for key in kinds()}
+                self.options = {key: self._component(key, spec, model) for key in kinds()}
             # The decoder that the options on the page belong to: it changes in one go with them, a moment after the list.
             self.shown_for = gr.Textbox(spec.decoder, visible=False)
-        self.decoder.input(self.choose, [self.decoder, self.shown_for], [self.sentence, *self.options.values(), self.shown_for],
+        self.decoder.input(self.choose, [self.decoder, self.shown_for, self.model], [self.sentence, *self.options.values(), self.shown_for],
                            queue=False, show_progress="hidden", api_visibility="private")
 
-    def _component(self, key: tuple[str, str], spec: PanelSpec) -> gr.components.Component:
+    def _component(self, key: tuple[str, str], spec: PanelSpec, model: Model) -> gr.components.Component:
         name, kind = key
-        settings = self._settings(spec.decoder).get(key)
+        settings = self._settings(spec.decoder, model).get(key)
         if settings is None:
             option = next(f for d in DECODERS.values() for f in fields(d.Options) if (f.name, kind_of(f)) == key)
             settings = settings_of(option, None) | {"visible": False}
@@ -91,56 +107,70 @@ class PanelControls:
             settings["value"] = spec.options[name]
         return COMPONENTS[kind](elem_id=f"panel-{self.index}-opt-{name}", elem_classes=f"opt-{kind}", min_width=80, interactive=True, **settings)
 
-    def _settings(self, name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    def _settings(self, name: str, model: Model) -> dict[tuple[str, str], dict[str, Any]]:
         """The settings of the components that a decoder's options need; none where the model cannot run it."""
         decoder = DECODERS[name]
-        if decoder.missing(self.model):
+        if decoder.missing(model):
             return {}
-        defaults = decoder.defaults(self.model)
+        defaults = decoder.defaults(model)
         return {(option.name, kind_of(option)): settings_of(option, getattr(defaults, option.name)) for option in fields(decoder.Options)}
 
-    def _sentence(self, name: str) -> dict[str, Any]:
-        missing = DECODERS[name].missing(self.model)
+    def _sentence(self, name: str, model: Model) -> dict[str, Any]:
+        missing = DECODERS[name].missing(model)
         return {"value": " ".join(missing), "visible": bool(missing)}
 
-    def choose(self, name: str, shown_for: str) -> list[Any]:
+    def choose(self, name: str, shown_for: str, key: Any) -> list[Any]:
         """The options of another decoder. The keyboard that only passes through the list chooses nothing, and no option is lost."""
-        return [gr.skip()] * (len(self.options) + 2) if name == shown_for else self.show_options(name)
+        return [gr.skip()] * (len(self.options) + 2) if name == shown_for else self.show_options(name, key)
 
-    def show_options(self, name: str) -> list[Any]:
-        """The options of a newly chosen decoder, at their defaults."""
-        settings = self._settings(name)
+    def show_options(self, name: str, key: Any) -> list[Any]:
+        """The options of a newly chosen decoder, at their defaults for the model of this key."""
+        model = self.models.peek(key)
+        settings = self._settings(name, model)
         updates = [gr.update(visible=True, **settings[key]) if key in settings else gr.update(visible=False) for key in self.options]
-        return [gr.update(**self._sentence(name)), *updates, name]
+        return [gr.update(**self._sentence(name, model)), *updates, name]
 
-    def show_spec(self, spec: PanelSpec) -> list[Any]:
-        """Updates of `inputs` and the sentence that put this panel on the page."""
-        sentence, *options, shown_for = self.show_options(spec.decoder)
-        for key, update in zip(self.options, options):
-            if key[0] in spec.options and update.get("visible"):
-                update["value"] = spec.options[key[0]]
-        return [spec.decoder, shown_for, *options, sentence]
+    def show_spec(self, spec: PanelSpec, key: Any) -> list[Any]:
+        """Updates of `inputs` and the sentence that put this panel, on the model of this key, on the page."""
+        sentence, *options, shown_for = self.show_options(spec.decoder, key)
+        for (name, _), update in zip(self.options, options):
+            if name in spec.options and update.get("visible"):
+                update["value"] = spec.options[name]
+        keys = self.models.keys
+        return [gr.update(choices=decoder_choices(self.models.peek(key)), value=spec.decoder), shown_for, gr.update(choices=keys, value=key, visible=len(keys) > 1), *options, sentence]
+
+    def show_model(self, key: Any, values: list[Any]) -> list[Any]:
+        """The same for the panel as these values of `inputs` have it, on the model of another key."""
+        try:
+            spec = self.spec(values)
+        except UserError:   # half-typed: the options start anew
+            spec = PanelSpec(values[0] if values[0] in DECODERS else "ar")
+        return self.show_spec(spec, key)
 
     @property
     def inputs(self) -> list[gr.components.Component]:
-        return [self.decoder, self.shown_for, *self.options.values()]
+        return [self.decoder, self.shown_for, self.model, *self.options.values()]
+
+    def key(self, values: list[Any]) -> Any:
+        """The key of the model that these values of `inputs` ask for."""
+        return values[2]
 
     def spec(self, values: list[Any]) -> PanelSpec:
         """The panel that these values of `inputs` ask for. An empty field leaves its option to the model's default."""
-        name, shown_for, *given = values
+        name, shown_for, key, *given = values
         if not isinstance(name, str) or name not in DECODERS:
             raise UserError(f"panel {self.index + 1} needs one of the decoders {', '.join(DECODERS)}; got {name!r}")
         own = {(option.name, kind_of(option)) for option in fields(DECODERS[name].Options)}
         if shown_for != name:
             return PanelSpec(decoder=name, options={})   # the page has not shown this decoder's options yet: nothing was chosen
         chosen = {key[0]: value for key, value in zip(self.options, given) if key in own and value not in (None, "")}
-        return PanelSpec(decoder=name, options=self._worth_naming(name, chosen))
+        return PanelSpec(decoder=name, options=self._worth_naming(name, chosen, self.models.peek(key)))
 
-    def _worth_naming(self, name: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    def _worth_naming(self, name: str, chosen: dict[str, Any], model: Model) -> dict[str, Any]:
         """The decoder's first option, by which one speaks of it (τ, k), and what differs from the defaults: the panel's name stays short."""
-        if DECODERS[name].missing(self.model):
+        if DECODERS[name].missing(model):
             return chosen
-        defaults = DECODERS[name].defaults(self.model)
+        defaults = DECODERS[name].defaults(model)
         first = [option.name for option in fields(defaults)][:1]
         return {option: value for option, value in chosen.items() if option in first or value != getattr(defaults, option)}
 

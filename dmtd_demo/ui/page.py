@@ -1,8 +1,9 @@
 """The page: its layout and its wiring."""
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,13 @@ from dmtd_demo.chat import can_think
 from dmtd_demo.decoders import DECODERS, PanelSpec, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
+from dmtd_demo.residents import Residents
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui import controls, links, replay_file, stream
 from dmtd_demo.ui.chat import Chat, answered, instructed
 from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
-from dmtd_demo.ui.model_line import HEADER_SCRIPT, header
+from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lines
+from dmtd_demo.ui.models import ModelPicker
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
 from dmtd_demo.ui.stops import Stops
 from dmtd_demo.ui.tour import Tour
@@ -60,17 +63,22 @@ def default_panels(model: Model) -> list[PanelSpec]:
 
 
 class Page:
-    """The page of one model. Visitors share the model and the device; chats and stop flags are each visitor's own."""
+    """The page, which begins with one model. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    name: what the model was loaded by. anything: whether visitors may load any folder or hub id. threads: for models that they load."""
+
+    def __init__(self, model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None) -> None:
+        self.models = Residents(model, name, threads)
+        self.picker = ModelPicker(self.models, name, anything)
+        self.first = model
         self.stops = Stops()
         self.specs = default_panels(model)
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
-            gr.HTML(header(self.model), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
+            gr.HTML(header(self.first), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
             self.tour = Tour()
+            self.picker.build()
             with gr.Row(elem_id="ask"):
                 self.prompt = gr.Textbox(FIRST_PROMPT, lines=1, max_lines=6, show_label=False, container=False, elem_id="prompt",
                                          placeholder="Ask something, or go on with the chat")
@@ -84,7 +92,7 @@ class Page:
                 self._examples()
                 self._settings()
             with gr.Row(elem_id="panel-row"):
-                self.panels = [controls.PanelControls(self.model, index, spec, index < PANELS_SHOWN) for index, spec in enumerate(self.specs)]
+                self.panels = [controls.PanelControls(self.models, index, spec, index < PANELS_SHOWN) for index, spec in enumerate(self.specs)]
             hints = SETTING_HINTS | controls.option_hints()
             self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), replay_file.template(), elem_id="race")
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
@@ -103,7 +111,7 @@ class Page:
         with gr.Row(elem_id="settings"):
             with gr.Accordion("Presets", open=False, elem_id="presets", elem_classes="popover"):
                 with gr.Column(elem_id="preset-list"):
-                    self.presets = [(gr.Button(name, size="sm"), self._preset(panels, prompt)) for name, panels, prompt in PRESETS if self._can_run(panels)]
+                    self.presets = [self._preset(*preset) for preset in PRESETS]
                     self.link = gr.Button("Copy a link to this comparison", size="sm", elem_id="copy-link")
             self.count = controls.OpenNumber(PANELS_SHOWN, label="Panels", minimum=controls.FEWEST_PANELS, maximum=controls.MOST_PANELS, step=1,
                                              elem_id="panels", min_width=60)
@@ -117,13 +125,11 @@ class Page:
             with gr.Accordion("System", open=False, elem_id="system-prompt", elem_classes="popover"):
                 with gr.Column(elem_id="system-box"):
                     self.system = gr.Textbox("", lines=3, max_lines=8, label="System prompt", elem_id="system", placeholder="None")
-                    self.thinking = gr.Checkbox(False, label="Think before answering", visible=can_think(self.model.tokenizer), elem_id="thinking")
+                    self.thinking = gr.Checkbox(False, label="Think before answering", visible=can_think(self.first.tokenizer), elem_id="thinking")
 
-    def _can_run(self, panels: tuple[str, ...]) -> bool:
-        return not any(DECODERS[parse_panel(panel).decoder].missing(self.model) for panel in panels)
-
-    def _preset(self, panels: tuple[str, ...], prompt: str) -> links.Comparison:
-        return links.Comparison(prompt, tuple(map(parse_panel, panels)), None, Sampling())
+    def _preset(self, name: str, panels: tuple[str, ...], prompt: str) -> tuple[gr.Button, links.Comparison]:
+        comparison = links.Comparison(prompt, tuple(map(parse_panel, panels)), None, Sampling())
+        return gr.Button(name, size="sm", visible=_can_run(self.first, comparison.panels)), comparison
 
     def _wire(self, page: gr.Blocks) -> None:
         now: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -137,10 +143,18 @@ class Page:
         self.new_chat.click(self.start_over, [self.run_id, self.count], [self.view, self.chat], js="(id, count) => [window.dmtdRace.forget(), count]", **now)
         self.edit.click(self.edit_last, [self.how, self.prompt, self.chat], self.prompt, js="(how, prompt, chat) => [...window.dmtdRace.edit(prompt), chat]", **now)
         compared = [self.prompt, *settings, *(part for panel in self.panels for part in (panel.column, *panel.inputs, panel.sentence)), self.view]
+        keys = [panel.model for panel in self.panels]
         for button, comparison in self.presets:
-            button.click(partial(self.show_comparison, comparison), None, compared, **now)
-        self.tour.wire(self.model, [self.prompt, *settings], self.panels, compared, self.show_comparison, now)
-        page.load(self.open_link, None, compared, **now)
+            button.click(partial(self.show_comparison, comparison), keys, compared, **now)
+        self.tour.wire(self.models, [self.prompt, *settings], self.panels, compared, self.show_comparison, now)
+        line = gr.Textbox(visible=False)
+        controls_of = [part for panel in self.panels for part in (*panel.inputs, panel.sentence)]
+        adopted = [*controls_of, *(button for button, _ in self.presets), self.thinking, line]
+        show_lines: dict[str, Any] = {"fn": None, "inputs": line, "outputs": None, "js": SHOW_LINES, "show_progress": "hidden"}
+        self.picker.wire(now).success(self.adopt, [self.picker.arrived, *panel_inputs], adopted, **now).then(**show_lines)
+        for index, panel in enumerate(self.panels):
+            panel.model.input(partial(self.change_model, index), panel_inputs, [*panel.inputs, panel.sentence, line], **now).then(**show_lines)
+        page.load(self.arrive, panel_inputs, adopted, **now).then(**show_lines).then(self.open_link, keys, compared, **now)
         address = gr.Textbox(visible=False)
         self.link.click(self.address, [self.prompt, *settings, *panel_inputs], address, **now).success(
             None, address, None, js="(query) => { window.dmtdRace.copyLink(query); }", **now)
@@ -150,36 +164,64 @@ class Page:
     def race(self, request: gr.Request, run: str, how: str, prompt: str, chat: Chat, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any,
              system: str | None, thinking: bool, *panel_values: Any) -> Iterator[tuple[Any, Any]]:
         flag = self.stops.flag(request.session_hash, run)
-        try:
-            specs = self._chosen(count, list(panel_values))
-            sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
-            if how == "again" and not chat.prompt:
-                raise UserError("no prompt was asked yet that could be asked again")
-            if how == "tour":
-                chat = Chat()
-            conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how in ("edit", "again"))
-            question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens), thinking and can_think(self.model.tokenizer))
-        except UserError as error:
-            yield stream.refusal(run, str(error)), gr.skip()
-            return
-        running = stream.Stream(self.model, question, flag.stop.is_set)
-        for text in running.events():
-            yield text, gr.skip()
-        if running.answers and not flag.forget and how != "tour":
-            yield running.record.whole(), answered(conversations, running.answers)
+        with contextlib.ExitStack() as held:
+            try:
+                keys, specs = self._chosen(count, list(panel_values))
+                models = held.enter_context(self.models.using(keys))   # until the race is over
+                sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
+                if how == "again" and not chat.prompt:
+                    raise UserError("no prompt was asked yet that could be asked again")
+                if how == "tour":
+                    chat = Chat()
+                conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how in ("edit", "again"))
+                question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens),
+                                           thinking and any(can_think(model.tokenizer) for model in models))
+            except UserError as error:
+                yield stream.refusal(run, str(error)), gr.skip()
+                return
+            running = stream.Stream(models, question, flag.stop.is_set)
+            for text in running.events():
+                yield text, gr.skip()
+            if running.answers and not flag.forget and how != "tour":
+                yield running.record.whole(), answered(conversations, running.answers)
 
-    def _chosen(self, count: Any, values: list[Any]) -> list[PanelSpec]:
-        """The panels as the controls stand."""
+    def _chosen(self, count: Any, values: list[Any]) -> tuple[list[Any], list[PanelSpec]]:
+        """The models' keys and the panels as the controls stand."""
         if whole("Panels", count) not in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1):
             raise UserError(f"a race needs {controls.FEWEST_PANELS} to {controls.MOST_PANELS} panels; got {count}")
-        width = len(self.panels[0].inputs)
-        specs = [panel.spec(values[index * width:(index + 1) * width]) for index, panel in enumerate(self.panels[:count])]
-        for spec in specs:
-            if missing := DECODERS[spec.decoder].missing(self.model):
+        rows = self._rows(values)[:count]
+        keys = [panel.key(row) for panel, row in zip(self.panels, rows)]
+        specs = [panel.spec(row) for panel, row in zip(self.panels, rows)]
+        for key, spec in zip(keys, specs):
+            if missing := DECODERS[spec.decoder].missing(self.models.get(key)):
                 raise UserError(" ".join(missing))
-        return specs
+        return keys, specs
 
-    def show_comparison(self, comparison: links.Comparison) -> list[Any]:
+    def _rows(self, values: Sequence[Any]) -> list[list[Any]]:
+        """The values of each panel's inputs."""
+        width = len(self.panels[0].inputs)
+        return [list(values[index * width:(index + 1) * width]) for index in range(len(self.panels))]
+
+    def adopt(self, key: str | None, *values: Any) -> list[Any]:
+        """A model has come: all panels of this visitor use it."""
+        if not key:
+            return [gr.skip()] * (sum(len(panel.inputs) + 1 for panel in self.panels) + len(self.presets) + 2)
+        model = self.models.peek(key)
+        parts = [part for panel, row in zip(self.panels, self._rows(values)) for part in panel.show_model(key, row)]
+        return [*parts, *(gr.update(visible=_can_run(model, comparison.panels)) for _, comparison in self.presets), gr.update(visible=can_think(model.tokenizer)), model_lines([model] * len(self.panels))]
+
+    def arrive(self, *values: Any) -> list[Any]:
+        """A new visitor: the page was built for the model that was there at the start, which may have left, or be no longer the only one."""
+        keys, first = self.models.keys, self.panels[0].model.value
+        return self.adopt(None if keys == [first] else first if first in keys else keys[-1], *values)
+
+    def change_model(self, index: int, *values: Any) -> list[Any]:
+        """One panel gets another of the models in memory."""
+        rows = self._rows(values)
+        models = [self.models.peek(panel.key(row)) for panel, row in zip(self.panels, rows)]
+        return [*self.panels[index].show_model(self.panels[index].key(rows[index]), rows[index]), model_lines(models)]
+
+    def show_comparison(self, comparison: links.Comparison, *keys: Any) -> list[Any]:
         """Updates that put a comparison on the page; the race on screen stays where the number of panels does."""
         keep = gr.skip()
         sampling, panels = comparison.sampling, comparison.panels
@@ -187,25 +229,25 @@ class Page:
                     keep if comparison.system is None else comparison.system, keep if comparison.thinking is None else comparison.thinking]
         parts: list[Any] = []
         for index, panel in enumerate(self.panels):
-            parts += [gr.update(visible=index < len(panels)), *panel.show_spec(panels[index])] if index < len(panels) else [
+            parts += [gr.update(visible=index < len(panels)), *panel.show_spec(panels[index], keys[index])] if index < len(panels) else [
                 gr.update(visible=False) if panels else keep, *[keep] * (len(panel.inputs) + 1)]
         return [keep if comparison.prompt is None else comparison.prompt, *settings, *parts, stream.layout(len(panels)) if panels else keep]
 
-    def open_link(self, request: gr.Request) -> list[Any]:
+    def open_link(self, request: gr.Request, *keys: Any) -> list[Any]:
         """The comparison that the address of the page asks for, if it asks for one."""
         nothing = [gr.skip()] * (9 + sum(len(panel.inputs) + 2 for panel in self.panels))
         try:
-            comparison = links.comparison(str(request.query_params), self.model)
+            comparison = links.comparison(str(request.query_params), self.models.peek(keys[0]))
         except UserError as error:
             return [*nothing, stream.refusal("", f"The link cannot be opened: {error}.")]
-        return self.show_comparison(comparison) if comparison else [*nothing, gr.skip()]
+        return self.show_comparison(comparison, *keys) if comparison else [*nothing, gr.skip()]
 
     def address(self, prompt: str, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any, system: str, thinking: bool,
                 *panel_values: Any) -> str:
         """The query of a link to the controls as they stand; empty, and said so by the page, where they ask for no race."""
         try:
             sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
-            return links.query(prompt, self._chosen(count, list(panel_values)), whole("Max tokens", max_tokens), sampling, system, thinking)
+            return links.query(prompt, self._chosen(count, list(panel_values))[1], whole("Max tokens", max_tokens), sampling, system, thinking)
         except UserError:
             return ""
 
@@ -230,7 +272,12 @@ class Page:
     def leave(self, request: gr.Request) -> None:
         if request.session_hash:
             self.stops.drop(request.session_hash)
+            self.picker.jobs.drop(request.session_hash)
 
 
-def build(model: Model) -> gr.Blocks:
-    return Page(model).build()
+def _can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
+    return not any(DECODERS[panel.decoder].missing(model) for panel in panels)
+
+
+def build(model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None) -> gr.Blocks:
+    return Page(model, name, anything, threads).build()

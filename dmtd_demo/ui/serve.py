@@ -1,6 +1,7 @@
 """Open the page: everything that Gradio takes at launch."""
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 
@@ -9,6 +10,17 @@ import gradio as gr
 from dmtd_demo.errors import UserError
 from dmtd_demo.ui.assets import STYLE
 from dmtd_demo.ui.theme import theme
+
+
+def is_loopback(host: str | None = None) -> bool:
+    """Whether only this machine can reach the page, so that its visitors are whoever started it."""
+    if os.environ.get("SPACE_ID") or os.environ.get("GRADIO_SHARE", "").lower() in ("true", "1"):
+        return False
+    host = (host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
+    try:
+        return all(ipaddress.ip_address(str(found[4][0]).partition("%")[0]).is_loopback for found in socket.getaddrinfo(host, None))
+    except (OSError, ValueError):
+        return False
 
 
 def check_address(host: str | None = None, port: int | None = None) -> None:

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 from dmtd_demo import trace
 from dmtd_demo.decoders import DECODERS, PanelSpec
@@ -69,8 +69,8 @@ class Record:
 class Stream:
     """One race on its way to the page. `events` yields the string; afterwards `answers` has each panel's text, or is empty."""
 
-    def __init__(self, model: Model, question: Question, should_stop: Callable[[], bool]) -> None:
-        self.model = model
+    def __init__(self, models: Sequence[Model], question: Question, should_stop: Callable[[], bool]) -> None:
+        self.models = models
         self.question = question
         self.should_stop = should_stop
         self.record = Record(question.run)
@@ -87,13 +87,13 @@ class Stream:
 
     def _race(self) -> Iterator[str]:
         question = self.question
-        records = race(self.model, question.panels, question.conversations, question.sampling,
+        records = race(self.models, question.panels, question.conversations, question.sampling,
                        max_new_tokens=question.max_new_tokens, thinking=question.thinking, top=ALTERNATIVES, should_stop=self.should_stop)
         try:
             sent = 0.0
             for batch in records:
                 if not self.record.lines:   # only now is it known that nothing the visitor supplied is wrong
-                    self._say({"type": "page", "turns": question.conversations, "notes": notes(self.model, batch[0])})
+                    self._say({"type": "page", "turns": question.conversations, "notes": notes(self.models, batch[0])})
                 for record in batch:
                     self._take(record)
                 if time.monotonic() - sent >= EVENT_SECONDS:
@@ -146,13 +146,15 @@ def layout(panels: int, clear: bool = False) -> str:
     return record.whole()
 
 
-def notes(model: Model, header: dict) -> list[str]:
-    """What to warn about before the text comes, from the header of the race."""
+def notes(models: Sequence[Model], header: dict) -> list[str]:
+    """What to warn about before the text comes, from the header of the race over these models, one per panel."""
     warnings = []
-    if header.get("beyond_trained_length"):
-        prompt = max(panel["prompt_tokens"] for panel in header["panels"])
-        warnings.append(f"The conversation so far ({prompt} tokens) and up to {header['max_new_tokens']} new tokens are more than the {model.trained_length} tokens "
-                        f"that {model.name} was trained on: beyond them its text gets worse.")
-    if model.split is None and any("split" in DECODERS[panel["decoder"]].needs for panel in header["panels"]):
-        warnings.append(f"{model.name} was never trained to decode from its late layers alone: those tokens are fast, and poor.")
+    for model in dict.fromkeys(models):
+        panels = [panel for panel, own in zip(header["panels"], models) if own is model]
+        prompt = max(panel["prompt_tokens"] for panel in panels)
+        if model.trained_length and prompt + header["max_new_tokens"] > model.trained_length:
+            warnings.append(f"The conversation so far ({prompt} tokens) and up to {header['max_new_tokens']} new tokens are more than the {model.trained_length} tokens "
+                            f"that {model.name} was trained on: beyond them its text gets worse.")
+        if model.split is None and any("split" in DECODERS[panel["decoder"]].needs for panel in panels):
+            warnings.append(f"{model.name} was never trained to decode from its late layers alone: those tokens are fast, and poor.")
     return warnings

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.loading import Model
+from dmtd_demo.residents import Residents
 from dmtd_demo.ui import links
 from dmtd_demo.ui.controls import FEWEST_PANELS, MOST_PANELS, PanelControls
 
@@ -24,25 +24,27 @@ class Tour:
         self.query = gr.Textbox(visible=False)
         self.before = gr.State([])
 
-    def wire(self, model: Model, controls: list[gr.components.Component], panels: list[PanelControls], compared: list[Any], show_comparison: Callable[[links.Comparison], list[Any]], now: dict[str, Any]) -> None:
-        """controls: prompt and settings, the number of panels second. compared: what show_comparison updates, the race view last."""
+    def wire(self, models: Residents, controls: list[gr.components.Component], panels: list[PanelControls], compared: list[Any], show_comparison: Callable[..., list[Any]], now: dict[str, Any]) -> None:
+        """controls: prompt and settings, the number of panels second. compared: what show_comparison updates, the race view last.
+        Every race of the tour runs on the model that the page began with; where that has left the memory, the race says so."""
+        own_key = models.keys[0]
         inputs = [*controls, *(component for panel in panels for component in panel.inputs)]
 
         def comparison(query: str) -> list[Any]:
-            wanted = links.comparison(query, model)
+            wanted = links.comparison(query, models.peek(own_key))
             assert wanted is not None
-            return show_comparison(replace(wanted, system="", thinking=False))
+            return show_comparison(replace(wanted, system="", thinking=False), *[own_key] * MOST_PANELS)
 
         def restore(values: list[Any]) -> list[Any]:
             count, width, updates = values[1], len(panels[0].inputs), list(values[:len(controls)])
             for index, panel in enumerate(panels):
                 own = values[len(controls) + index * width:len(controls) + (index + 1) * width]
-                sentence, *options, shown_for = panel.show_options(own[0])
-                for update, value in zip(options, own[2:]):
+                sentence, *options, shown_for = panel.show_options(own[0], panel.key(own))
+                for update, value in zip(options, own[3:]):
                     if update.get("visible"):
                         update["value"] = value
                 shown = gr.update(visible=index < count) if count in range(FEWEST_PANELS, MOST_PANELS + 1) else gr.skip()
-                updates += [shown, own[0], shown_for, *options, sentence]
+                updates += [shown, own[0], shown_for, panel.key(own), *options, sentence]
             return [*updates, gr.skip()]
 
         self.begin.click(lambda *values: list(values), inputs, self.before, **now).success(None, None, None, js="() => { window.dmtdRace.tour.first(); }")

@@ -1,0 +1,84 @@
+"""A long piece of work of a visitor, in a thread of its own: how far it is, and a way to cancel it."""
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dmtd_demo.errors import Cancelled
+from dmtd_demo.progress import Progress
+
+LOOK_SECONDS = 0.15   # between two looks at how far it is
+
+
+class Job:
+    """state: what is being done, how much of it, and of how much; 0 in all: not known."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self.state: tuple[str, int, int] = ("", 0, 0)
+
+    def run(self, work: Callable[[Progress], Any], wait: bool) -> Iterator[tuple[str, int, int]]:
+        """Yields the state while the work goes on; returns what it returns, raises what it raises, and Cancelled where it was cancelled: once it has ended
+        where `wait`, else at once. Closing the generator cancels the work."""
+        ended: list[tuple[bool, Any]] = []
+
+        def whole() -> None:
+            try:
+                ended.append((True, work(self._told)))
+            except BaseException as error:   # it is raised below, where somebody waits for it
+                ended.append((False, error))
+
+        thread = threading.Thread(target=whole, daemon=True)
+        thread.start()
+        shown = None
+        try:
+            while thread.is_alive():
+                if self.cancelled.is_set() and not wait:
+                    raise Cancelled
+                if self.state != shown:
+                    shown = self.state
+                    yield shown
+                thread.join(LOOK_SECONDS)
+        finally:
+            if thread.is_alive():
+                self.cancelled.set()
+                if wait:
+                    thread.join()
+        good, value = ended[0]
+        if not good:
+            raise value
+        return value
+
+    def _told(self, stage: str, done: int, total: int) -> None:
+        self.state = (stage, done, total)
+        if self.cancelled.is_set():
+            raise Cancelled
+
+
+class Jobs:
+    """The latest job of each session."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Job] = {}
+
+    def new(self, session: str) -> Job:
+        """One job per visitor: an earlier one is cancelled."""
+        with self._lock:
+            earlier = self._jobs.get(session)
+            job = self._jobs[session] = Job()
+        if earlier:
+            earlier.cancelled.set()
+        return job
+
+    def latest(self, session: str) -> Job:
+        with self._lock:
+            return self._jobs.setdefault(session, Job())
+
+    def drop(self, session: str) -> None:
+        """The visitor has left."""
+        with self._lock:
+            job = self._jobs.pop(session, None)
+        if job:
+            job.cancelled.set()

@@ -1,0 +1,254 @@
+"""The model picker: what each model is and needs, loading with a progress bar and a cancel, what is in memory, and unloading."""
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dmtd_demo.availability import cached, describe, lacking, training, where
+from dmtd_demo.catalog import CATALOG, Entry
+from dmtd_demo.download import download
+from dmtd_demo.errors import Cancelled, UserError
+from dmtd_demo.loading import entry_of, find
+from dmtd_demo.memory import Sizes, amount
+from dmtd_demo.placement import QUANTIZATIONS
+from dmtd_demo.progress import Progress
+from dmtd_demo.residents import Arrival, Residents
+from dmtd_demo.ui.job import Job, Jobs
+
+OTHER = "another"   # the choice that the text field belongs to
+Wanted = tuple[str, str]   # name, quantization
+
+logger = logging.getLogger(__name__)
+
+
+class ModelPicker:
+    """first: what the app was started with. anything: whether visitors may name any folder or hub id, and not only choose from the list: only where they sit at this machine."""
+
+    def __init__(self, models: Residents, first: str, anything: bool) -> None:
+        self.models = models
+        self.names = [*CATALOG, *([first] if first not in CATALOG else [])]
+        self.first = first
+        self.anything = anything
+        self.jobs = Jobs()
+        self.device = models.get(models.keys[0]).device.partition(":")[0]
+
+    def build(self) -> None:
+        with gr.Accordion("Models", open=False, elem_id="models", elem_classes="popover") as self.popover:
+            with gr.Column(elem_id="model-box"):
+                with gr.Row(elem_id="model-columns"):
+                    with gr.Column(elem_id="model-left", min_width=200):
+                        choices = [(self._label(name), name) for name in self.names] + ([("Another: a folder or a hub id", OTHER)] if self.anything else [])
+                        self.choice = gr.Radio(choices, value=self.first, label="Model", elem_id="model-choice")
+                        if self.anything:
+                            self.other = gr.Textbox(placeholder="path/to/folder, or owner/name", label="Folder or hub id of a Qwen2 or Qwen3", show_label=False, container=False,
+                                                    max_lines=1, elem_id="model-other", visible=False)
+                    with gr.Column(elem_id="model-right", min_width=260):
+                        entry = self._entry(self.first)
+                        self.facts = gr.HTML(self._facts(entry), elem_id="model-facts")
+                        self.quantization = gr.Radio(elem_id="model-quantization", label="Quantization, and the memory that it takes to run", **self._quantizations(entry))
+                        self.reason = gr.HTML(self._reason(entry, None), elem_id="model-reason")
+                        with gr.Row(elem_id="model-buttons"):
+                            self.load = gr.Button("Load", variant="primary", size="sm", elem_id="model-load")
+                            self.cancel = gr.Button("Cancel", size="sm", elem_id="model-cancel")
+                        self.progress = gr.HTML("", elem_id="model-progress")
+                with gr.Row(elem_id="model-memory"):
+                    self.loaded = gr.Radio(label="In memory", elem_id="model-loaded", **self._loaded())
+                    self.unload = gr.Button("Unload", size="sm", elem_id="model-unload")
+            self.wanted = gr.State(None)
+            self.arrived = gr.State(None)
+
+    def wire(self, now: dict[str, Any]) -> gr.events.Dependency:
+        """Returns the event after which `arrived` may name a model that the panels are to use."""
+        looked = [self.facts, self.quantization, self.reason]
+        others = [self.other] if self.anything else []
+        self.choice.input(self.look, [self.choice, *others], [*looked, *others], **now)
+        if self.anything:
+            self.other.submit(self.look, [self.choice, self.other], [*looked, self.other], **now)
+            self.other.blur(self.look, [self.choice, self.other], [*looked, self.other], **now)
+        self.quantization.input(self.explain, [self.choice, self.quantization, *others], self.reason, **now)
+        self.popover.expand(self.refresh, None, self.loaded, **now)
+        self.cancel.click(self.request_cancel, None, None, **now)
+        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.unload.click(self.drop, self.loaded, [self.progress, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)
+        return self.load.click(self.prepare, [self.choice, self.quantization, *others], [self.progress, self.wanted], concurrency_limit=4, trigger_mode="once", **hidden).success(
+            self.bring, self.wanted, [self.progress, self.arrived, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)   # after the races that wait already
+
+    def look(self, choice: Any, other: Any = "") -> list[Any]:
+        """What the picker says about the chosen model."""
+        field = [gr.update(visible=choice == OTHER)] if self.anything else []
+        try:
+            name = self._name(choice, other)
+            entry = self._entry(name)
+            return [self._facts(entry), gr.update(**self._quantizations(entry)), self._reason(entry, None), *field]
+        except UserError as error:
+            words = "<p>A folder in Hugging Face format, or a hub id, of the Qwen2 or Qwen3 family.</p>" if choice == OTHER and not other else _complaint(error)
+            return [words, gr.skip(), "", *field]
+
+    def explain(self, choice: Any, quantization: Any, other: Any = "") -> str:
+        try:
+            return self._reason(self._entry(self._name(choice, other)), quantization)
+        except UserError as error:
+            return _complaint(error)
+
+    def refresh(self) -> Any:
+        """Other visitors load and unload too."""
+        return gr.update(**self._loaded())
+
+    def prepare(self, request: gr.Request, choice: Any, quantization: Any, other: Any = "") -> Iterator[tuple[Any, Wanted | None]]:
+        """Everything that needs no device: whether it may be, whether it fits, and the download."""
+        job = self.jobs.new(str(request.session_hash))
+        try:
+            if quantization not in QUANTIZATIONS:
+                raise UserError(f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
+            name = self._name(choice, other)
+            for state in job.run(lambda progress: self._fetch(name, quantization, progress), wait=False):
+                yield _bar(name, state), None
+            yield f'<p role="status">{escape(name)}: waiting for the device …</p>', (name, quantization)
+        except Cancelled:
+            yield self._cancelled(), None
+        except UserError as error:
+            yield _complaint(error), None
+        except Exception as error:   # the edge: a sentence for the visitor, the rest for the log
+            logger.exception("a model could not be prepared")
+            yield _complaint(error), None
+
+    def bring(self, wanted: Wanted | None, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
+        """The weights into memory. No race runs meanwhile."""
+        if not wanted:
+            yield gr.skip(), None, gr.skip()
+            return
+        name, quantization = wanted
+        job = self.jobs.latest(str(request.session_hash))
+        began = time.monotonic()
+        try:
+            if job.cancelled.is_set():   # while it waited
+                raise Cancelled
+            arrival: Arrival = yield from self._bars(name, job.run(lambda progress: self.models.load(name, quantization, progress), wait=True))
+            yield self._welcome(arrival, time.monotonic() - began), arrival.key, gr.update(**self._loaded(arrival.key))
+        except Cancelled:
+            yield self._cancelled(), None, gr.update(**self._loaded())
+        except UserError as error:
+            yield _complaint(error), None, gr.update(**self._loaded())
+        except Exception as error:
+            logger.exception("a model could not be loaded")
+            yield _complaint(error), None, gr.update(**self._loaded())
+
+    def _bars(self, name: str, states: Iterator[tuple[str, int, int]]) -> Iterator[tuple[Any, Any, Any]]:
+        """A bar for every state; returns what the work returned."""
+        while True:
+            try:
+                state = next(states)
+            except StopIteration as end:
+                return end.value
+            yield _bar(name, state), None, gr.skip()
+
+    def request_cancel(self, request: gr.Request) -> None:
+        self.jobs.latest(str(request.session_hash)).cancelled.set()
+
+    def drop(self, key: Any) -> tuple[str, Any]:
+        try:
+            before = self.models.get(key).memory
+            self.models.unload(key)
+            return f'<p role="status">{escape(str(key))} has left, and gave back {amount(before)}.</p>', gr.update(**self._loaded())
+        except UserError as error:
+            return _complaint(error), gr.update(**self._loaded())
+
+    def _name(self, choice: Any, other: Any) -> str:
+        """What the visitor asks for, where they may. Raises UserError."""
+        name = choice
+        if choice == OTHER and self.anything:
+            name = str(other or "").strip().strip("\"'")
+            if not name:
+                raise UserError("another model needs the path of a folder, or a hub id such as Qwen/Qwen3-0.6B; the field is empty")
+            return str(Path(name).expanduser()) if name.startswith("~") else name
+        if name not in self.names:
+            raise UserError(f"this page runs the models of its list ({', '.join(self.names)}); got {name!r}: start the app on your own machine for any other")
+        return name
+
+    def _entry(self, name: str) -> Entry:
+        return CATALOG[name] if name in CATALOG else entry_of(find(name))
+
+    def _fetch(self, name: str, quantization: str, progress: Progress) -> None:
+        progress("Looking at the model", 0, 0)
+        entry = self._entry(name)
+        self._plan(entry, quantization)   # what does not fit is not fetched
+        if not entry.is_local and not cached(entry.source):
+            download(entry.source, progress)
+
+    def _plan(self, entry: Entry, quantization: str | None) -> Any:
+        return self.models.plan(Sizes.of(entry.family, entry.shape), int(entry.shape["max_position_embeddings"]), quantization)
+
+    def _label(self, name: str) -> str:
+        if name not in CATALOG:
+            return Path(name).name
+        sizes = Sizes.of(CATALOG[name].family, CATALOG[name].shape)
+        return f"{name} · {_parameters(sizes.parameters)}"
+
+    def _facts(self, entry: Entry) -> str:
+        d = describe(entry, self.device)
+        facts = [f"<h3>{escape(d['label'])}</h3>", f"<p>{_parameters(d['parameters'])} parameters, {d['num_hidden_layers']} layers, {amount(d['bytes'])}, {escape(where(d))}.</p>",
+                 f"<p><b>Runs now:</b> {', '.join(d['decoders'])}.</p>"]
+        if d["missing"]:
+            commands = escape("\n".join([*training(d), f"python app.py --model {entry.source if entry.is_local else d['name']} --addons runs/{d['name']}/addons"]))
+            facts.append(f"<details><summary><b>Not yet:</b> {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for it yet. How to get them</summary><pre>{commands}</pre></details>")
+        return "".join(facts) + (f"<p>{escape(d['note'])}.</p>" if d["note"] else "")
+
+    def _quantizations(self, entry: Entry) -> dict[str, Any]:
+        d = describe(entry, self.device)
+        default = self._default(entry)
+        return {"value": default, "choices": [
+            (f"{name}{' (default)' if name == default else ''} · {amount(need)}{'' if name in d['fits'] else ', more than is free'}", name) for name, need in d["memory"].items()]}
+
+    def _default(self, entry: Entry) -> str:
+        try:
+            return self._plan(entry, None).quantization
+        except UserError:   # nothing fits; the sentence says so where it is asked for
+            return "nf4"
+
+    def _reason(self, entry: Entry, quantization: str | None) -> str:
+        try:
+            placement = self._plan(entry, quantization)
+        except UserError as error:
+            return _complaint(error)
+        default = self._default(entry)
+        begin = f"<b>{placement.quantization}, the default:</b>" if placement.quantization == default else f"<b>{placement.quantization}:</b> {QUANTIZATIONS[placement.quantization]};"
+        reasons = placement.reasons if placement.quantization != default else self._plan(entry, None).reasons
+        need = placement.need
+        return (f"<p>{begin} {escape('; '.join(reasons))}. {amount(need.weights)} for its weights + {amount(need.cache)} for the cache of a text + {amount(need.working)} to work in.</p>")
+
+    def _loaded(self, key: str | None = None) -> dict[str, Any]:
+        keys = self.models.keys
+        return {"choices": [(f"{key} · {amount(self.models.peek(key).memory)}", key) for key in keys], "value": key or (keys[-1] if keys else None)}
+
+    def _welcome(self, arrival: Arrival, seconds: float) -> str:
+        model = self.models.get(arrival.key)
+        words = f"{arrival.key} is loaded: its weights hold {amount(model.memory)}, {seconds:.1f} s." if arrival.fresh else f"{arrival.key} was in memory already, and is held once."
+        if arrival.left:
+            words += f" To make room, {', '.join(arrival.left)} left, least recently used."
+        return f'<p role="status">{escape(words)} All panels use it.</p>'
+
+    def _cancelled(self) -> str:
+        return f'<p role="status">Cancelled. In memory as before: {escape(", ".join(self.models.keys))}.</p>'
+
+
+def _bar(name: str, state: tuple[str, int, int]) -> str:
+    stage, done, total = state
+    if not total:
+        return f'<p role="status">{escape(name)}: {escape(stage or "Beginning")} …</p><progress aria-label="{escape(stage)}"></progress>'
+    much = f"{done} of {total} tensors" if stage == "Loading the weights" else f"{amount(done)} of {amount(total)}"
+    return f'<p>{escape(name)}: {escape(stage)}, {much}</p><progress value="{done}" max="{total}" aria-label="{escape(stage)}"></progress>'
+
+
+def _complaint(error: Exception) -> str:
+    words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return f'<p class="complaint" role="alert">{escape(words[:1].upper() + words[1:])}. The app goes on with the models it has.</p>'
+
+
+def _parameters(number: int) -> str:
+    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.0f} M"

@@ -1,0 +1,163 @@
+"""The model picker: what it says, loading with progress and cancel, panels on several models, and every way in which it can go wrong.
+
+The hub is a server of the test's own, and the app asks it through huggingface_hub itself.
+"""
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, wait_for
+from race_page import OVER, RacePage
+from test_hub import Hub
+
+DRIP = 4096   # bytes at a time that the slow hub sends
+
+
+class SlowHub(Hub):
+    slow = threading.Event()
+
+    def reply(self, code: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        if not (body and self.slow.is_set() and "safetensors" in self.path):
+            return super().reply(code, content, headers, body)
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for start in range(0, len(content), DRIP):
+            try:
+                self.wfile.write(content[start:start + DRIP])
+            except ConnectionError:
+                return   # it was cancelled
+            if self.slow.is_set():
+                time.sleep(0.3)   # a download that nobody waits for to the end
+
+
+@pytest.fixture(scope="module")
+def hub(model_folder: Path) -> Iterator[type[SlowHub]]:
+    handler = type("Handler", (SlowHub,), {"folder": model_folder})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    handler.address = f"http://127.0.0.1:{server.server_port}"
+    yield handler
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def models_url(chromium: object, hub: type[SlowHub], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("app")
+    log = folder / "app.log"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "app.py", "--no-browser", "--port", str(port)], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/", process, log)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def pick(visit: RacePage, name: str) -> None:
+    if not visit.page.locator("#model-load").is_visible():
+        visit.page.click("#models > button")
+    visit.page.locator("#model-choice label", has_text=name).first.click()
+
+
+def ask_for(visit: RacePage, other: str) -> None:
+    pick(visit, "Another")
+    visit.page.fill("#model-other textarea, #model-other input", other)
+    visit.page.click("#model-load")
+
+
+def told(visit: RacePage, words: str, seconds: float = 60) -> str:
+    visit.page.locator("#model-progress", has_text=words).wait_for(timeout=1000 * seconds)
+    return visit.page.locator("#model-progress").inner_text()
+
+
+def race(visit: RacePage) -> str:
+    if visit.page.locator("#model-load").is_visible():
+        visit.page.click("#models > button")
+    visit.set("#max-tokens", 12)
+    visit.ask("What is 47 + 38?")
+    return visit.wait_until(*OVER)
+
+
+def test_a_model_of_the_hub_with_progress_and_cancel(chromium: object, models_url: str, hub: type[SlowHub], screenshots: Path) -> None:
+    visit = RacePage(chromium, models_url)
+    hub.slow.set()
+    ask_for(visit, "me/tiny")
+    visit.page.wait_for_function("(() => { const bar = document.querySelector('#model-progress progress[max]'); return bar && bar.value > 0 && bar.value < bar.max; })()", timeout=60_000)
+    visit.page.screenshot(path=screenshots / "model-download.png")
+    visit.page.click("#model-cancel")
+    assert "classroom" in told(visit, "Cancelled", 5)
+    hub.slow.clear()
+    assert "classroom" in visit.page.locator("#model-lines").inner_text()
+    visit.page.click("#model-load")
+    assert "MiB" in told(visit, "me/tiny is loaded")
+    visit.page.locator("#model-lines", has_text="me/tiny").wait_for()
+    assert "CLP" in visit.page.locator(".panel-controls >> nth=2 >> .cannot").inner_text()   # it came without add-ons
+    visit.page.click("#models > button")
+    visit.set("#panels", 2)
+    visit.page.wait_for_selector("[data-panel='2']", state="detached")
+    assert race(visit) == "done"
+    assert sum(visit.origins(1).values()) == 12
+    visit.close()
+
+
+def test_classroom_quantized_and_beside_itself(chromium: object, models_url: str, screenshots: Path) -> None:
+    visit = RacePage(chromium, models_url, 1440, 900, "dark")
+    for quantization in ("nf4", "int8"):
+        pick(visit, "classroom")
+        visit.page.locator("#model-quantization label", has_text=quantization).first.click()
+        visit.page.wait_for_selector(f"#model-reason b:has-text('{quantization}')")
+        visit.page.click("#model-load")
+        told(visit, f"classroom · {quantization} is loaded")
+        visit.page.screenshot(path=screenshots / f"model-{quantization}.png")
+        visit.page.locator("#model-lines", has_text=f"quantized to {quantization}").wait_for()
+        assert race(visit) == "done"
+        assert set(visit.origins(2)) == {"full", "mtp"}
+    assert visit.page.locator("#panel-0-model input").input_value() == "classroom · int8"
+    visit.page.click("#panel-0-model input")
+    visit.page.get_by_role("option", name="classroom", exact=True).click()
+    visit.page.wait_for_function("document.querySelector('#model-lines').innerText.includes('Panel 1: ')")
+    assert race(visit) == "done"
+    visit.page.wait_for_timeout(400)
+    visit.page.screenshot(path=screenshots / "models-mixed.png")
+    assert visit.page.locator(".spec >> nth=0").inner_text() == "ar · classroom"
+    assert visit.page.locator(".spec >> nth=1").inner_text() == "dmtd:tau=4 · classroom int8"
+    visit.page.click("#models > button")
+    visit.page.locator("#model-loaded label", has_text="int8").click()
+    visit.page.click("#model-unload")
+    assert "gave back" in told(visit, "int8 has left")
+    assert race(visit) == "error" and "'classroom · int8' is not: load it" in visit.sentence
+    visit.close()
+
+
+def test_what_cannot_be_loaded_is_said_and_the_app_goes_on(chromium: object, models_url: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    visit = RacePage(chromium, models_url)
+    for other, words in (("me/gated", "is gated: accept its terms"), ("me/missing", "check the name"), ("", "the field is empty"), ("no such thing", "is none of them"), (str(tmp_path), "Qwen2 or Qwen3 family")):
+        ask_for(visit, other)
+        assert "goes on with the models it has" in told(visit, words)
+    pick(visit, "Qwen3-4B")
+    facts = visit.page.locator("#model-facts")
+    facts.locator("text=Not yet").wait_for()
+    assert "7.49 GiB, to be downloaded from Qwen/Qwen3-4B" in facts.inner_text()
+    assert "python -m dmtd_demo train clp --model Qwen3-4B" in (facts.text_content() or "")
+    assert visit.page.locator("#model-quantization label", has_text="nf4 (default)").count() == 1
+    assert race(visit) == "done"
+    visit.close()

@@ -153,10 +153,10 @@ def _read_card(folder: Path) -> dict:
         raise UserError(f"a folder of add-ons needs {CARD}; {folder} has none") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / CARD} needs to be JSON; reading it gave: {error}") from None
-    if not isinstance(card, dict) or not isinstance(card.get("addons"), dict) or not isinstance(card.get("hidden_size"), int):
+    if not isinstance(card, dict) or not isinstance(card.get("addons"), dict) or type(card.get("hidden_size")) is not int:
         raise UserError(f"{folder / CARD} needs the fields hidden_size (a number) and addons (an object)")
     for method, facts in card["addons"].items():
-        if not isinstance(facts, dict) or not isinstance(facts.get("k"), int) or not 1 <= facts["k"] <= 16:
+        if not isinstance(facts, dict) or type(facts.get("k")) is not int or not 1 <= facts["k"] <= 16:
             raise UserError(f"{folder / CARD}: {method} needs k, a whole number from 1 to 16; got {facts.get('k') if isinstance(facts, dict) else facts!r}")
     return card
 

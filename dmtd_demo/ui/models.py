@@ -19,7 +19,7 @@ from dmtd_demo.memory import Sizes, amount
 from dmtd_demo.placement import QUANTIZATIONS
 from dmtd_demo.progress import Progress
 from dmtd_demo.residents import Arrival, Residents
-from dmtd_demo.ui.job import Job, Jobs
+from dmtd_demo.ui.job import Jobs
 
 OTHER = "another"   # the choice that the text field belongs to
 Wanted = tuple[str, str]   # name, quantization

@@ -16,10 +16,10 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, wait_for
-from race_page import OVER, RacePage
 from test_hub import Hub
+
+from race_page import OVER, RacePage
 
 DRIP = 4096   # bytes at a time that the slow hub sends
 

@@ -23,15 +23,15 @@ ANSWER_SECONDS = 300
 
 
 @contextmanager
-def running_app(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its address and its process; its output is in `folder`/app.log."""
+def running_app(folder: Path, *options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Its address and its process; its output is in `folder`/app.log. environment: what differs from the tests' own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = folder / "app.log"
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, "app.py", "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
-                                   env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio")})
+                                   env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **environment})
     url = f"http://127.0.0.1:{port}/"
     try:
         _wait_for(url, process, log)

@@ -5,10 +5,6 @@ The hub is a server of the test's own, and the app asks it through huggingface_h
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +12,9 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, wait_for
 from test_hub import Hub
 
+from app_process import running_app
 from race_page import OVER, RacePage
 
 DRIP = 4096   # bytes at a time that the slow hub sends
@@ -55,20 +51,9 @@ def hub(model_folder: Path) -> Iterator[type[SlowHub]]:
 
 @pytest.fixture(scope="module")
 def models_url(chromium: object, hub: type[SlowHub], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("app")
-    log = folder / "app.log"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "app.py", "--no-browser", "--port", str(port)], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/", process, log)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        process.terminate()
-        process.wait(20)
+    with running_app(folder, HF_HUB_OFFLINE="0", HF_ENDPOINT=hub.address, HF_HOME=str(folder / "hub"), HF_HUB_DISABLE_XET="1") as (url, _):
+        yield url
 
 
 def pick(visit: RacePage, name: str) -> None:

@@ -22,7 +22,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--model", default="classroom", help="a model of the catalog (python -m dmtd_demo models), or a folder in Hugging Face format; default: %(default)s")
     parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single or int8; default: what suits the device and the model's size")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what suits its size")
-    parser.add_argument("--host", default=None, help="address to listen on; default: GRADIO_SERVER_NAME, else this machine only")
+    parser.add_argument("--host", default=None, help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only")
     parser.add_argument("--port", type=port, default=None, help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
@@ -33,13 +33,17 @@ def main() -> int:
     args = options()
     from dmtd_demo.errors import UserError  # after the options: --help and a mistyped option answer at once, without loading torch
     from dmtd_demo.loading import load
+    from dmtd_demo.ui.allowance import Allowance
     from dmtd_demo.ui.page import build
-    from dmtd_demo.ui.serve import check_address, is_loopback, serve
+    from dmtd_demo.ui.serve import check_address, is_loopback, opened, serve
     try:
         check_address(args.host, args.port)
-        anything = is_loopback(args.host) and not args.share
+        own = is_loopback(args.host) and not args.share
+        allowance = Allowance.of(public=not own)
+        if not own:
+            print(opened(args.host, args.share, allowance))
         model = load(args.model, quantization=args.quantization, threads=args.threads)
-        serve(build(model, args.model, anything, args.threads), host=args.host, port=args.port, browser=not args.no_browser, share=args.share)
+        serve(build(model, args.model, own, args.threads, allowance), host=args.host, port=args.port, browser=not args.no_browser, share=args.share)
     except UserError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

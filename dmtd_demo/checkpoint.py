@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from dmtd_demo.backbone import MODEL_TYPES
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.progress import Progress, no_progress
 
 CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
@@ -70,7 +70,9 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
                         norms[name] = tensor.float().numpy().tobytes()
                     done += tensor.numel() * tensor.element_size()
                     progress("Checking the weights", done, size)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise UserError(f"reading {path} ran out of memory: close what else runs here, or take a smaller model") from None
             raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
     return hashlib.sha256(b"".join(name.encode() + norms[name] for name in sorted(norms))).hexdigest()[:16]
 

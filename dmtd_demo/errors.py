@@ -1,4 +1,9 @@
 """Errors that the edge (command line, page) presents as one sentence."""
+from __future__ import annotations
+
+import errno
+
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")   # as PyTorch's CPU allocator, the system and CUDA say it
 
 
 class UserError(ValueError):
@@ -11,3 +16,10 @@ class ModelError(RuntimeError):
 
 class Cancelled(Exception):
     """Whoever asked for a piece of work wants it no longer."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of a CUDA device. (By name: this file is read before PyTorch is loaded.)"""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return not isinstance(error, UserError) and any(words in str(error) for words in NO_MEMORY)

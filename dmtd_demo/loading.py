@@ -18,7 +18,7 @@ from dmtd_demo.addons import Base, load_addons
 from dmtd_demo.backbone import Backbone, parameters
 from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.checkpoint import CLASSES
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.memory import Sizes, taken
 from dmtd_demo.placement import SMALL, Placement, place
 from dmtd_demo.progress import Progress, no_progress
@@ -134,7 +134,12 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
     folder = hub.fetch(found.source, hub.MODEL_FILES) if found.source else found.folder
     base = Base(found.source or found.name, hub.revision(folder), checkpoint.check_weights(folder, progress))
     make_room(placement)
-    module = _weights(folder, found.config, found.module, placement, progress=progress)
+    try:
+        module = _weights(folder, found.config, found.module, placement, progress=progress)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"loading {found.name} needs {placement.need}, and the memory ran out before that: close what else runs here, or take a smaller model or --quantization") from None
     model = _model(found.name, found.label, module, checkpoint.tokenizer(folder, found.config), found.raw, checkpoint.eos_ids(folder, found.raw), placement, base)
     model.folder = folder
     if found.note:
@@ -193,6 +198,8 @@ def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], place
                                            output_loading_info=True, device_map="auto" if placement.device == "auto" else {"": placement.device},
                                            quantization_config=_bitsandbytes(placement), state_dict=state)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"the weights in {folder} do not fit its config.json: {' '.join(str(error).split())[:300]}") from None
     finally:
         transformers_logging.set_tqdm_hook(previous)

@@ -1,6 +1,7 @@
 """What a Qwen takes in memory at each quantization, by its config alone, and what a machine has free."""
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def free(device: str) -> int:
         return sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
     if device != "cpu":
         return torch.cuda.mem_get_info(device)[0]
-    available = psutil.virtual_memory().available
+    available = min(psutil.virtual_memory().available, _address_space())
     try:   # cgroup v2
         root = Path("/sys/fs/cgroup")
         limit, used = int((root / "memory.max").read_text()), int((root / "memory.current").read_text())
@@ -92,6 +93,16 @@ def free(device: str) -> int:
         return min(available, max(limit - used + files, 0))
     except (OSError, ValueError, StopIteration):   # no container, or "max": no limit
         return available
+
+
+def _address_space() -> int:
+    """What a limit on this process (ulimit -v) leaves of it, in bytes."""
+    try:
+        import resource   # not on Windows
+    except ImportError:
+        return sys.maxsize
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(limit - psutil.Process().memory_info().vms, 0)
 
 
 def taken(module: nn.Module) -> int:

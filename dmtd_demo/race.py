@@ -16,7 +16,7 @@ from dmtd_demo import trace
 from dmtd_demo.chat import Message, TextStream, TokenText, encode_chat
 from dmtd_demo.decoders import DECODERS, Decoder, PanelSpec, Step, make_decoder
 from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.loading import Model, use_threads
 from dmtd_demo.machine import describe
 from dmtd_demo.sampling import Sampler, Sampling
@@ -56,7 +56,7 @@ class _Runner:
             if self.model.backbone.device.type == "cuda":
                 torch.cuda.synchronize(self.model.backbone.device)
         except Exception as error:   # one panel's failure is shown in that panel; the others go on
-            self.stop, self.message = "error", f"{self.decoder.name} failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
+            self.stop, self.message = "error", _failure(self.decoder.name, error)
             return None
         took = time.perf_counter() - started
         self.clock += took
@@ -85,6 +85,12 @@ class _Runner:
             "tokens": tokens, **({"lengths": [round(p, 4) for p in step.lengths]} if step.lengths else {})}
         self.records.append(record)
         return record
+
+
+def _failure(name: str, error: Exception) -> str:
+    if is_out_of_memory(error):
+        return f"{name} ran out of memory: fewer panels, fewer new tokens, a shorter conversation or a smaller model need less"
+    return f"{name} failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
 
 
 def race(model: Model | Sequence[Model], panels: Sequence[PanelSpec], conversations: Sequence[Sequence[Message]], sampling: Sampling = Sampling(), *, max_new_tokens: int = 256,
@@ -199,8 +205,12 @@ def _verdict(runner: _Runner, first: _Runner, audit: bool) -> Batch:
     ids = [t["id"] for t in tokens]
     agrees: list[bool] | None = None
     if audit and tokens and runner.stop != "error":
-        agrees = audit_ids(runner.model, runner.prompt_ids, ids)
-        records.append({"type": "audit", "panel": runner.index, "agrees": agrees})
+        try:
+            agrees = audit_ids(runner.model, runner.prompt_ids, ids)
+            records.append({"type": "audit", "panel": runner.index, "agrees": agrees})
+        except Exception as error:   # the text stands; only its check is missing
+            if not is_out_of_memory(error):
+                raise
     records.append({
         "type": "summary", "panel": runner.index, "stop": runner.stop, **({"message": runner.message} if runner.message else {}),
         **trace.statistics(runner.records, runner.model.layers),

@@ -16,6 +16,7 @@ from dmtd_demo.loading import Model
 from dmtd_demo.residents import Residents
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui import controls, links, replay_file, stream
+from dmtd_demo.ui.allowance import Allowance, Turnstile, address_of
 from dmtd_demo.ui.chat import Chat, answered, instructed
 from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lines
@@ -65,13 +66,14 @@ def default_panels(model: Model) -> list[PanelSpec]:
 class Page:
     """The page, which begins with one model. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
 
-    name: what the model was loaded by. anything: whether visitors may load any folder or hub id. threads: for models that they load."""
+    name: what the model was loaded by. anything: whether visitors may load any folder or hub id. threads: for models that they load. allowance: of each visitor."""
 
-    def __init__(self, model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None) -> None:
+    def __init__(self, model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None, allowance: Allowance = Allowance()) -> None:
         self.models = Residents(model, name, threads)
         self.picker = ModelPicker(self.models, name, anything)
         self.first = model
         self.stops = Stops()
+        self.turnstile = Turnstile(allowance)
         self.specs = default_panels(model)
 
     def build(self) -> gr.Blocks:
@@ -173,6 +175,8 @@ class Page:
                     raise UserError("no prompt was asked yet that could be asked again")
                 if how == "tour":
                     chat = Chat()
+                self.turnstile.allowance.check(prompt, whole("Max tokens", max_tokens), len(specs))
+                self.turnstile.enter(address_of(request))
                 conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how in ("edit", "again"))
                 question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens),
                                            thinking and any(can_think(model.tokenizer) for model in models))
@@ -279,5 +283,5 @@ def _can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
     return not any(DECODERS[panel.decoder].missing(model) for panel in panels)
 
 
-def build(model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None) -> gr.Blocks:
-    return Page(model, name, anything, threads).build()
+def build(model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None, allowance: Allowance = Allowance()) -> gr.Blocks:
+    return Page(model, name, anything, threads, allowance).build()

@@ -3,12 +3,18 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
+import threading
+from typing import Any, NoReturn
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from dmtd_demo.errors import UserError
+from dmtd_demo.ui.allowance import Allowance
 from dmtd_demo.ui.assets import STYLE
+from dmtd_demo.ui.headers import Headers
 from dmtd_demo.ui.theme import theme
 
 
@@ -39,10 +45,28 @@ def check_address(host: str | None = None, port: int | None = None) -> None:
         raise UserError(f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}") from None
 
 
+def opened(host: str | None, share: bool, allowance: Allowance) -> str:
+    """What whoever starts a page that others can reach has to know."""
+    where = "by everybody who has its link" if share else "by everybody who opens this Space" if os.environ.get("SPACE_ID") else f"at {host or os.environ.get('GRADIO_SERVER_NAME')} by everybody in the network"
+    limits = [f"{number:,} {what}" for what, number in (("characters of prompt", allowance.prompt_characters), ("new tokens a panel", allowance.new_tokens), ("panels", allowance.panels),
+                                                        ("races a minute for one address", allowance.races_per_minute)) if number]
+    return (f"This page can be reached {where}. They can race, load and unload the models of the list, one after another on this machine; no other folder or hub id. "
+            f"They cannot read or write files here. Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
+
+
+def end(*_: Any) -> NoReturn:
+    """A polite request to end is what Ctrl-C is: races stop at their next pass."""
+    raise KeyboardInterrupt
+
+
 def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, browser: bool = True, share: bool = False) -> None:
     """Serve the page until it is interrupted. host and port None leave the choice to Gradio's own environment."""
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")   # otherwise prompts are kept in the visitor's browser
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
     try:
-        page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[STYLE])
+        page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[STYLE],
+                    app_kwargs={"middleware": [Middleware(Headers)]}, max_file_size=1,   # the page takes no files: a race is opened in the browser
+                    ssr_mode=False)   # one server, one policy
     except OSError as error:
         raise UserError(f"the page needs a free port to listen on; {error}") from error

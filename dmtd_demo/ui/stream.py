@@ -15,7 +15,7 @@ from typing import Callable, Iterator, Sequence
 
 from dmtd_demo import trace
 from dmtd_demo.decoders import DECODERS, PanelSpec
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.loading import Model
 from dmtd_demo.race import race
 from dmtd_demo.sampling import Sampling
@@ -83,7 +83,8 @@ class Stream:
             yield self._end("error", str(error))
         except Exception as error:   # the edge: the visitor gets a sentence, the log the rest, and the app goes on
             logger.exception("a race failed")
-            yield self._end("error", f"The race failed: {type(error).__name__}: {error}")
+            yield self._end("error", "The race ran out of memory: fewer panels, fewer new tokens, a shorter conversation or a smaller model need less." if is_out_of_memory(error)
+                            else f"The race failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
     def _race(self) -> Iterator[str]:
         question = self.question

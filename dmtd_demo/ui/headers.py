@@ -1,0 +1,64 @@
+"""What the server says beside every answer: a Content-Security-Policy as strict as Gradio's page allows, so that text which slipped through as markup could still run nothing and reach nobody.
+
+Gradio builds its components' scripts from text ('unsafe-eval') and writes style attributes ('unsafe-inline' for styles). Its inline scripts are let in one by one, by their hashes.
+"""
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
+HUB = "https://huggingface.co https://*.huggingface.co"   # whose pages show a Space in a frame
+
+
+def policy(page: bytes) -> str:
+    """For this HTML page, whose inline scripts are the server's own."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(_as_parsed(script)).digest()).decode()}'" for script in INLINE.findall(page))
+    frames = f"'self' {HUB}" if os.environ.get("SPACE_ID") else "'self'"
+    return (f"default-src 'none'; script-src 'self' 'unsafe-eval' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+            f"manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'none'; frame-ancestors {frames}")
+
+
+def _as_parsed(script: bytes) -> bytes:
+    return script.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+class Headers:
+    """ASGI middleware. An HTML page is held until it is whole, because its policy names its scripts; everything else passes as it comes."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start: Message | None = None
+        body = b""
+
+        async def answer(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
+                if any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message["headers"]):
+                    start = message
+                else:
+                    await send(message)
+            elif start is None:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    start["headers"].append((b"content-security-policy", policy(body).encode()))
+                    await send(start)
+                    await send({"type": "http.response.body", "body": body})
+        await self.app(scope, receive, answer)

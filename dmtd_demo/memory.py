@@ -98,7 +98,7 @@ def free(device: str) -> int:
 def _address_space() -> int:
     """What a limit on this process (ulimit -v) leaves of it, in bytes."""
     try:
-        import resource   # not on Windows
+        import resource  # not on Windows
     except ImportError:
         return sys.maxsize
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)

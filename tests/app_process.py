@@ -38,7 +38,7 @@ def running_app(folder: Path, *options: str, **environment: str) -> Iterator[tup
         yield url, process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -78,9 +78,10 @@ class Visitor:
         return run
 
     def call(self, name: str, values: list[Any]) -> list[Any]:
-        """What another function of the page answers."""
+        """What another function of the page answers; Gradio's own complaint where it does not let the values pass."""
         self._send(self.functions[name], values)
-        return list(self.messages())[-1]["output"]["data"]
+        output = list(self.messages())[-1]["output"]
+        return output["data"] if "data" in output else [output["error"]]
 
     def stop(self, run: str) -> None:
         self._send(self.functions["request_stop"], [run])

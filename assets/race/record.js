@@ -3,6 +3,9 @@
 const RECORD_TYPES = ["header", "step", "audit", "end", "summary"];
 const MOST_PANELS = 4;
 const MOST_LAYERS = 1000;
+const MOST_RECORDS = 200_000;
+const MOST_TOKENS = 1_000_000;
+const MOST_DEPTH = 20;
 
 // The lines of a tape, with the conversations in the header, so that a file shows the same page again.
 function recordLines(tape) {
@@ -13,8 +16,10 @@ function recordLines(tape) {
 
 // The records of a race from the text of a file: JSON lines, or one JSON array. Throws an Error whose message says what was needed and what was got.
 function parseRecord(text) {
+  checkDepth(text);
   const lines = text.trim().startsWith("[") ? parseJson(text, 1) : text.split("\n").map((line, index) => (line.trim() ? parseJson(line, index + 1) : null));
   const records = lines.map((record, index) => [record, index + 1]).filter(([record]) => record !== null);
+  need(records.length <= MOST_RECORDS, `at most ${MOST_RECORDS} records`, records.length, MOST_RECORDS);
   const [header] = records.length ? records[0] : [null];
   need(header?.type === "header" && header.schema === 1, "to begin with the header of a race, schema 1", header, 1);
   need(Array.isArray(header.panels) && header.panels.length >= 1 && header.panels.length <= MOST_PANELS, `1 to ${MOST_PANELS} panels`, header.panels, 1);
@@ -22,6 +27,7 @@ function parseRecord(text) {
   need(Array.isArray(header.conversations ?? []) && (header.conversations ?? []).every((turns) => Array.isArray(turns) && turns.every((turn) => isText(turn?.role) && isText(turn?.content))),
     "conversations of messages with a role and a content", header.conversations, 1);
   const clocks = header.panels.map(() => 0);
+  let tokens = 0;
   for (const [record, line] of records.slice(1)) {
     need(RECORD_TYPES.slice(1).includes(record?.type), `one of the types ${RECORD_TYPES.slice(1).join(", ")}`, record?.type, line);
     need(Number.isInteger(record.panel) && record.panel in header.panels, "the number of one of its panels", record.panel, line);
@@ -34,6 +40,8 @@ function parseRecord(text) {
       "passes with a kind and runs of [first layer, last layer + 1, positions]", record.passes, line);
     need(!("lengths" in record) || (Array.isArray(record.lengths) && record.lengths.every(isNumber)), "lengths as a list of probabilities", record.lengths, line);
     need(Array.isArray(record.tokens), "a list of tokens", record.tokens, line);
+    tokens += record.tokens.length;
+    need(tokens <= MOST_TOKENS, `at most ${MOST_TOKENS} tokens`, tokens, line);
     for (const token of record.tokens) {
       need(isText(token?.text) && Number.isInteger(token.id) && Number.isInteger(token.span), "tokens with an id, a text and a span", token, line);
       need(Object.hasOwn(ORIGINS, token.origin), `an origin out of ${Object.keys(ORIGINS).join(", ")}`, token.origin, line);
@@ -50,6 +58,21 @@ function need(holds, what, got, line) {
   if (holds) return;
   const shown = got === undefined || got === null ? "nothing" : JSON.stringify(got);
   throw new Error(`The file of a race needs ${what}; got ${shown.length > 80 ? `${shown.slice(0, 80)} …` : shown} in line ${line}.`);
+}
+
+// Lists within lists without end are refused before anything walks down them.
+function checkDepth(text) {
+  let depth = 0, quoted = false, line = 1;
+  for (let at = 0; at < text.length; at++) {
+    const sign = text[at];
+    if (sign === "\n") line++;
+    if (quoted) {
+      if (sign === "\\") at++;
+      else if (sign === '"') quoted = false;
+    } else if (sign === '"') quoted = true;
+    else if (sign === "[" || sign === "{") need(++depth <= MOST_DEPTH, `at most ${MOST_DEPTH} lists within lists`, depth, line);
+    else if (sign === "]" || sign === "}") depth--;
+  }
 }
 
 function parseJson(text, line) {

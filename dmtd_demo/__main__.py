@@ -99,16 +99,24 @@ def build_parser() -> Parser:
     push.add_argument("--license", help="such as apache-2.0 (default: what addons.json says)")
     push.add_argument("--private", action="store_true", help="make the repository private")
 
-    train = commands.add_parser("train", help="train the embedded model and its add-ons; with --model, heads, clp, gate and adaptive for any Qwen")
-    train.add_argument("recipe", choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed"),
-                       help="classroom: the model; then, on it, heads, and with them clp and gate; head0; adaptive, and with it mixed")
+    train = commands.add_parser("train", help="train the embedded model and its add-ons; with --model, heads, clp, gate, adaptive and dmtd for any Qwen")
+    train.add_argument("recipe", choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed", "dmtd"),
+                       help="classroom: the model; then, on it, heads, and with them clp and gate; head0; adaptive, and with it mixed. dmtd: the layers of another model")
     train.add_argument("--output", default="runs/classroom", metavar="FOLDER", help="checkpoints, log and the model (default: runs/classroom)")
     train.add_argument("--tokens", type=float, help="how many tokens to see (default: the recipe's own)")
-    train.add_argument("--model", help="train the add-on for this model: a catalog name, a folder or a hub id; the result lies in OUTPUT/addons")
+    train.add_argument("--model", help="train for this model: a catalog name, a folder or a hub id; the result lies in OUTPUT/addons, of dmtd in OUTPUT/model")
     train.add_argument("--quantization", help="with --model: as in `generate`")
     train.add_argument("--dtype", help="with --model: as in `generate`")
-    train.add_argument("--data", metavar="FILE", help="with --model: JSON lines with messages (.jsonl) or plain text (default: the model's own answers to shipped prompts)")
+    train.add_argument("--data", metavar="FILE", help="with --model: JSON lines with messages (.jsonl), plain text, or hf:OWNER/NAME[:SPLIT], a data set of the hub (default: the model's own answers to shipped prompts)")
+    train.add_argument("--max-rows", type=int, default=20_000, help="with --model: texts of the data that are read at most (default: 20,000)")
     train.add_argument("--max-steps", type=int, help="with --model: updates (default: the recipe's own)")
+    train.add_argument("--learning-rate", type=float, help="with --model: the highest (default: the recipe's own)")
+    train.add_argument("--split", help="dmtd only: early and late layers, such as E0D8 (default: the checkpoint's, else two ninths of the layers are late)")
+    train.add_argument("--tau", default="2,3,4", metavar="2,3,4", help="dmtd only: cycle lengths, one drawn for each update (default: 2,3,4)")
+    train.add_argument("--lora", type=int, metavar="RANK", help="dmtd only: train LoRA adapters of this rank, by peft, in place of the layers; with --quantization nf4 this is QLoRA")
+    train.add_argument("--batch", type=int, default=16, help="dmtd only: rows of an update, over all processes (default: 16)")
+    train.add_argument("--gradient-accumulation", type=int, default=1, metavar="N", help="dmtd only: pass each update's rows in N parts: the same update in less memory (default: 1)")
+    train.add_argument("--gradient-checkpointing", action="store_true", help="dmtd only: compute activations twice instead of keeping them: less memory, a third more time")
     train.add_argument("--seed", type=int, default=0, help="(default: 0)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--start", metavar="FOLDER", help="classroom only: begin from the weights in this folder, in the schedule's later part")
@@ -122,12 +130,18 @@ def build_parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
-    from dmtd_demo.errors import UserError  # after --help, which needs no PyTorch
+    from dmtd_demo.errors import Interrupted, TrainingError, UserError  # after --help, which needs no PyTorch
     try:
         COMMANDS[options.command](options)
     except UserError as error:
         print(f"dmtd_demo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except TrainingError as error:
+        print(f"dmtd_demo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        print(f"dmtd_demo: {stop}", file=sys.stderr)
+        return 128 + stop.signal
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:   # the reader of our output has gone
@@ -332,11 +346,22 @@ def push(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     if options.model:
         from dmtd_demo.loading import load
-        from dmtd_demo.training.any_model import train_addon
-        model = load(options.model, quantization=options.quantization, dtype=options.dtype, device=options.device, threads=options.threads)
-        train_addon(options.recipe, model, Path(options.output), data=options.data, steps=options.max_steps, seed=options.seed, resume=options.resume,
-                    checkpoint_seconds=options.checkpoint_seconds)
+        from dmtd_demo.training.any_model import train_addon, train_dmtd
+        from dmtd_demo.training.loop import own_device
+        whole = options.recipe == "dmtd" and options.lora is None   # its weights are trained themselves
+        model = load(options.model, quantization=options.quantization or ("none" if whole else None), dtype=options.dtype or ("float32" if whole else None),
+                     device=own_device(options.device), threads=options.threads)
+        common = dict(data=options.data, steps=options.max_steps, seed=options.seed, resume=options.resume, checkpoint_seconds=options.checkpoint_seconds,
+                      rate=options.learning_rate, most=options.max_rows)
+        if options.recipe == "dmtd":
+            train_dmtd(model, Path(options.output), **common, split=options.split, taus=options.tau, lora=options.lora, batch=options.batch,
+                       pieces=options.gradient_accumulation, checkpointing=options.gradient_checkpointing)
+        else:
+            train_addon(options.recipe, model, Path(options.output), **common)
         return
+    if options.recipe == "dmtd":
+        from dmtd_demo.errors import UserError
+        raise UserError("train dmtd needs --model: a catalog name, a folder in Hugging Face format or a hub id (`train classroom` trains the embedded model for DMTD)")
     from dmtd_demo.training import run
     run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads,
                      options.checkpoint_seconds, options.compile, options.start, options.keep)

@@ -18,6 +18,18 @@ class Cancelled(Exception):
     """Whoever asked for a piece of work wants it no longer."""
 
 
+class TrainingError(RuntimeError):
+    """A training run cannot go on: the message says why, and what of it remains."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training run ended early because it was asked to by this signal, and is saved."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the machine or of a CUDA device. (By name: this file is read before PyTorch is loaded.)"""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or isinstance(error, OSError) and error.errno == errno.ENOMEM:

@@ -1,6 +1,7 @@
-"""`train heads|clp|gate|adaptive --model …`: add-ons for any Qwen, plain or quantized, by the one loop."""
+"""`train heads|clp|gate|adaptive|dmtd --model …`: add-ons for any Qwen, plain or quantized, and its own layers for DMTD, by the one loop."""
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,22 +13,66 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.memory import free, gib
 from dmtd_demo.split import Split
-from dmtd_demo.training import calibrate, features
-from dmtd_demo.training.corpus import read_rows
-from dmtd_demo.training.loop import train
+from dmtd_demo.training import calibrate, dmtd, features
+from dmtd_demo.training.corpus import ROWS, read_rows
+from dmtd_demo.training.data import Row
+from dmtd_demo.training.loop import processes, train
 
-STEPS = {"heads": 2000, "clp": 1000, "gate": 1000, "adaptive": 1000}
+STEPS = {"heads": 2000, "clp": 1000, "gate": 1000, "adaptive": 1000, "dmtd": 1000}
+BATCH = 16               # rows of an update of dmtd
 HELD_OUT = 10            # every tenth row calibrates the threshold instead of training
 ROOM = 2 ** 32           # bytes of hidden states at most
 
 
-def train_addon(name: str, model: Model, output: Path, *, data: str | None, steps: int | None, seed: int, resume: bool, checkpoint_seconds: float) -> None:
-    """Train one add-on in `output`; the result lies in `output`/addons, a folder of add-ons. Raises UserError."""
+def _checked(name: str, steps: int | None, rate: float | None) -> int:
+    """How many updates. Raises UserError."""
     if name not in STEPS:
         raise UserError(f"train {name} is for the embedded model; with --model it needs one of {', '.join(STEPS)}")
     steps = STEPS[name] if steps is None else steps
     if steps < 1:
         raise UserError(f"--max-steps needs a whole number, 1 or more; got {steps}")
+    if rate is not None and not rate > 0:
+        raise UserError(f"--learning-rate needs a number over 0; got {rate}")
+    return steps
+
+
+def _rows(model: Model, data: str | None, output: Path, most: int) -> list[Row]:
+    """Of several processes the first one reads, and lets the model answer, before the others."""
+    with processes(model.backbone.device).main_process_first():
+        return read_rows(model, data, output / "answers.jsonl", most)
+
+
+def _source(data: str | None) -> str:
+    """The data as a card names it."""
+    return "self-distillation on the shipped prompts" if data is None else data if data.startswith("hf:") else Path(data).name
+
+
+def train_dmtd(model: Model, output: Path, *, data: str | None, steps: int | None, seed: int, resume: bool, checkpoint_seconds: float, split: str | None = None,
+               taus: str = "2,3,4", lora: int | None = None, batch: int = BATCH, pieces: int = 1, checkpointing: bool = False, rate: float | None = None, most: int = ROWS) -> None:
+    """Train the layers for DMTD, or LoRA adapters, which are then merged; the result lies in `output`/model, a folder in Hugging Face format.
+
+    batch: rows of an update, over all processes; pieces: into how many each process cuts its rows of it. Raises UserError.
+    """
+    steps, cycles = _checked("dmtd", steps, rate), dmtd.parse_taus(taus)
+    own = model.split or Split.default(model.layers)
+    chosen = Split.parse(split, model.layers, own.head_input) if split else own
+    least = processes(model.backbone.device).num_processes * pieces
+    if pieces < 1 or batch < least:
+        raise UserError(f"--batch needs a row for every process and every --gradient-accumulation (1 or more); got {batch} rows for {least} pieces")
+    rows = _rows(model, data, output, most)
+    dmtd.prepare(model, lora, checkpointing, seed)
+    rate = rate or dmtd.RATE
+    settings = f"split {chosen}, tau {taus}, LoRA {lora}, quantization {model.quantization}, batch {batch}, seed {seed}, {len(rows)} rows of {_source(data)}"
+    print(f"dmtd: {settings}, learning rate {rate}")
+    recipe = dmtd.recipe(model, chosen, cycles, seed, rate, max(len(row.ids) for row in rows), settings)
+    train(recipe, lambda position: dmtd.draws(rows, batch, seed, position), None, output, steps=steps, resume=resume, device=model.backbone.device,
+          checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl", pieces=pieces)
+
+
+def train_addon(name: str, model: Model, output: Path, *, data: str | None, steps: int | None, seed: int, resume: bool, checkpoint_seconds: float,
+                rate: float | None = None, most: int = ROWS) -> None:
+    """Train one add-on in `output`; the result lies in `output`/addons, a folder of add-ons. Raises UserError."""
+    steps = _checked(name, steps, rate)
     backbone, split, folder = model.backbone, model.split or Split.default(model.layers), output / "addons"
     heads = None
     if name in ("clp", "gate"):
@@ -36,16 +81,17 @@ def train_addon(name: str, model: Model, output: Path, *, data: str | None, step
         if heads is None:
             raise UserError(f"training {name} needs MTP heads in {folder}: run `train heads --model … --output {output}` first")
         heads = heads.float()
-    rows = read_rows(model, data, output / "answers.jsonl")
+    rows = _rows(model, data, output, most)
     kept = rows[::HELD_OUT] if len(rows) > HELD_OUT else rows
     learned = [row for i, row in enumerate(rows) if i % HELD_OUT] if len(rows) > HELD_OUT else rows
     seen = features.collect(name, backbone, split, heads, learned, min(ROOM, free("cpu") // 4), seed)
     print(f"{name}: {len(seen.h):,} positions of {len(learned)} rows, {gib(seen.h.numel() * seen.h.element_size())}")
-    facts = {"data": Path(data).name if data else "self-distillation on the shipped prompts", "positions": len(seen.h), "steps": steps, "seed": seed}
+    facts = {"data": _source(data), "positions": len(seen.h), "steps": steps, "seed": seed}
     recipe = features.recipe(name, backbone, model.base, seed, heads.k if heads else 0, facts)
+    recipe = replace(recipe, learning_rate=rate or recipe.learning_rate)
     train(recipe, lambda position: seen.draws(name, seed, position), steps * features.DRAWN[name], output, resume=resume, device=backbone.device,
           checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl")
-    if not heads:
+    if not heads or not processes(backbone.device).is_main_process:
         return
     module = recipe.trainable
     read = (lambda h: module(h).softmax(-1)) if name == "clp" else (lambda h: module(h).sigmoid())

@@ -1,9 +1,11 @@
-"""Texts to train add-ons for any Qwen on: a JSON-lines file of messages, plain text, or the model's own answers to prompts that ship here."""
+"""Texts to train any Qwen on: a JSON-lines file of messages, plain text, a data set of the hub, or the model's own answers to prompts that ship here."""
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Iterable, Iterator, Sequence
 
 import torch
 from tqdm import tqdm
@@ -18,19 +20,26 @@ from dmtd_demo.training.data import Row
 PROMPTS = Path(__file__).with_name("prompts.txt")
 LONGEST = 1024       # tokens of a row; what is longer is cut
 ANSWER = 256         # tokens of an answer that the model writes itself
+ROWS = 20_000        # texts that are read at most
+SHARED = {"human": "user", "gpt": "assistant"}   # roles under their other names
 
 
-def read_rows(model: Model, data: str | None, own: Path) -> list[Row]:
-    """The rows of the file `data`. Where it has none for a conversation (the last message is the user's), and for the shipped prompts without a
-    file, the answer is the model's own greedy text (self-distillation; methods.md section 3), kept in the file `own`."""
+def read_rows(model: Model, data: str | None, own: Path, most: int = ROWS) -> list[Row]:
+    """The rows of the file `data`, or of the data set hf:NAME[:SPLIT], of which `most` texts are read. Where it has none for a conversation (the last message is
+    the user's), and for the shipped prompts without a file, the answer is the model's own greedy text (self-distillation; methods.md section 3), kept in the file `own`."""
+    if most < 1:
+        raise UserError(f"--max-rows needs a whole number, 1 or more; got {most}")
     if data is None:
         conversations = [[{"role": "user", "content": line}] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-        return answered(model, conversations, own)
-    try:
-        text = Path(data).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--data needs a readable file of JSON lines (.jsonl) or plain text; reading {data} gave: {error}") from None
-    rows, unanswered = _messages(model, data, text) if data.endswith(".jsonl") else (_plain(model, text), [])
+        return answered(model, conversations[:most], own)
+    if data.startswith("hf:"):
+        rows, unanswered = _messages(model, islice(_hub(data), most))
+    else:
+        try:
+            text = Path(data).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--data needs a readable file of JSON lines (.jsonl) or plain text, or hf:OWNER/NAME; reading {data} gave: {error}") from None
+        rows, unanswered = _messages(model, islice(_lines(data, text), most)) if data.endswith(".jsonl") else (_plain(model, text)[:most], [])
     if unanswered:
         rows += answered(model, unanswered, own)
     if not rows:
@@ -38,16 +47,49 @@ def read_rows(model: Model, data: str | None, own: Path) -> list[Row]:
     return rows
 
 
-def _messages(model: Model, data: str, text: str) -> tuple[list[Row], list[list[Message]]]:
-    rows, unanswered = [], []
+def _lines(data: str, text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
+        if line.strip():
+            try:
+                yield f"{data} line {number}", json.loads(line)
+            except ValueError:
+                yield f"{data} line {number}", line
+
+
+def _hub(data: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a data set as they come, without fetching all of it: a repository of the hub, or a folder of files that `datasets` reads."""
+    if not find_spec("datasets"):
+        raise UserError(f"--data {data} needs the package datasets, which is not installed: pip install datasets")
+    import datasets
+    name, _, part = data.removeprefix("hf:").partition(":")
+    try:
+        for number, row in enumerate(datasets.load_dataset(name, split=part or "train", streaming=True), 1):
+            turns = row.get("messages") or row.get("conversations")
+            if turns is None:
+                yield f"{data} row {number}", row.get("text", row)
+            else:
+                yield f"{data} row {number}", {"messages": [{"role": _role(turn), "content": turn.get("content", turn.get("value"))} for turn in turns]}
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:   # what it raises where there is no such repository, split or network
+        raise UserError(f"--data {data} cannot be read by datasets: {' '.join(str(error).split())[:300]}") from None
+
+
+def _role(turn: dict[str, Any]) -> Any:
+    name = turn.get("role", turn.get("from"))
+    return SHARED.get(name, name)
+
+
+def _messages(model: Model, found: Iterable[tuple[str, Any]]) -> tuple[list[Row], list[list[Message]]]:
+    """The rows of answered conversations and of texts, and the conversations that wait for an answer. found: where each stands, and itself."""
+    rows, unanswered = [], []
+    for where, value in found:
+        if isinstance(value, str) and where.startswith("hf:"):
+            rows += _plain(model, value)
             continue
         try:
-            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in json.loads(line)["messages"]]
+            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in value["messages"]]
             last = messages[-1]["role"]
-        except (ValueError, KeyError, TypeError, IndexError):
-            raise UserError(f"{data} line {number} needs to be a JSON object with messages, each with role and content; got {line[:80]!r}") from None
+        except (KeyError, TypeError, IndexError):
+            raise UserError(f"{where} needs to be a JSON object with messages, each with role and content{', or to have a text' if where.startswith('hf:') else ''}; got {str(value)[:80]!r}") from None
         if last != "assistant":
             unanswered.append(messages)
             continue
@@ -81,11 +123,13 @@ def answered(model: Model, conversations: Sequence[list[Message]], own: Path) ->
     own.parent.mkdir(parents=True, exist_ok=True)
     known = {}
     if own.exists():
-        for line in own.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):   # the last one may be cut short
-                entry = json.loads(line)
-                known[tuple(entry["prompt"])] = entry["answer"]
-    own.write_text("".join(json.dumps({"prompt": prompt, "answer": answer}) + "\n" for prompt, answer in known.items()))
+        text = own.read_text()
+        whole = text[:text.rfind("\n") + 1]   # the last line may be cut short
+        for line in whole.splitlines():
+            entry = json.loads(line)
+            known[tuple(entry["prompt"])] = entry["answer"]
+        if whole != text:
+            own.write_text(whole)
     rows = []
     with own.open("a") as file:
         for prompt in tqdm(prompts, desc="answers", unit="prompt", dynamic_ncols=True):

@@ -27,6 +27,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         return Batch(self.ids.to(device), self.targets.to(device), self.phase.to(device), self.tokens)
 
+    def piece(self, index: int, of: int) -> Batch:
+        """Every `of`-th row, from this index on."""
+        return Batch(self.ids[index::of], self.targets[index::of], self.phase[index::of], self.tokens)
+
 
 @dataclass(frozen=True)
 class Row:

@@ -39,6 +39,10 @@ class Features:
     def to(self, device: torch.device) -> Features:
         return Features(self.h.to(device), self.labels.to(device))
 
+    def piece(self, index: int, of: int) -> Features:
+        """Every `of`-th position, from this index on."""
+        return Features(self.h[index::of], self.labels[index::of])
+
     def draws(self, name: str, seed: int, position: Position) -> Iterator[Features]:
         """Positions at random, the same ones at each step whether or not the run was interrupted."""
         while True:
@@ -89,7 +93,8 @@ def recipe(name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: 
     def save(output: Path) -> None:
         save_addon(output / "addons", method, module, base, backbone.hidden_size, **more)
 
-    return Recipe(name, module, loss, save, learning_rate=rate, warm_up=0.05, decay=0.8, weight_decay=0.01 if name in ("heads", "gate") else 0.0)
+    counts = (lambda batch: (batch.labels != IGNORED).sum(0)) if name == "heads" else None   # the others are small, and weigh classes over the whole batch
+    return Recipe(name, module, loss, save, counts, learning_rate=rate, warm_up=0.05, decay=0.8, weight_decay=0.01 if name in ("heads", "gate") else 0.0)
 
 
 Loss = Callable[[Features, Progress], tuple[Tensor, dict[str, float]]]
@@ -100,15 +105,16 @@ def _heads(backbone: Backbone) -> tuple[nn.Module, Loss, float]:
 
     def loss(batch: Features, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         states = module(batch.h.float())
-        total, figures = states.new_zeros(()), {}
+        parts, figures = [], {}
         for i in range(1, K + 1):
             wanted = batch.labels[:, i - 1]
             known = wanted != IGNORED
+            parts.append(states.new_zeros(()))
             if known.any():
                 logits = backbone.logits(states[known, i - 1]).float()
-                total = total + FALL ** (i - 1) * F.cross_entropy(logits, wanted[known])
+                parts[-1] = FALL ** (i - 1) * F.cross_entropy(logits, wanted[known])
                 figures[f"acc{i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()
-        return total, figures
+        return torch.stack(parts), figures
 
     return module, loss, 1e-3
 

@@ -1,22 +1,30 @@
 """The one training loop. A recipe is a loss plus the trainable parameters; the loop does the rest."""
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import signal
+import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import Interrupted, TrainingError, UserError
 from dmtd_demo.training.data import Batch
 from dmtd_demo.training.muon import Muon
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -35,13 +43,16 @@ class Position:
 
 @dataclass(frozen=True)
 class Recipe:
-    """name: as on the command line. trainable: what is optimized. loss(batch, progress): a scalar and figures to show;
-    with repeats, batch is None for all but the first of them, and the loss is over what was seen.
-    save(output): writes the result in its final form; called at every checkpoint."""
+    """name: as on the command line. trainable: what is optimized, of it the parameters that require a gradient. loss(batch, progress): a scalar, or
+    parts that add up to it, [m], and figures to show; with repeats, batch is None for all but the first of them, and the loss is over what was seen.
+    save(output): writes the result in its final form; called at every checkpoint. counts(batch): over how many terms each part of the loss is a mean, a
+    number or [m], so that the pieces of a batch can be put together; without it nothing is divided, and each of several processes computes the whole batch."""
     name: str
     trainable: nn.Module
     loss: Callable[[Batch | None, Progress], tuple[Tensor, dict[str, float]]]
     save: Callable[[Path], None]
+    counts: Callable[[Batch], Tensor] | None = None
+    settings: str = ""           # what a resumed run must have in common with the one that it goes on
     learning_rate: float = 1e-3  # of AdamW
     muon_rate: float | None = None   # of Muon, for the matrices inside the layers; None: AdamW for everything
     warm_up: float = 0.02        # share of the run
@@ -49,20 +60,27 @@ class Recipe:
     weight_decay: float = 0.1
     repeats: int = 1             # updates for each batch: more where its features cost much and are remembered
     begin: float = 0.0           # share of the schedule that was run before, where training goes on from given weights
+    cosine: bool = False         # after the warm-up the rate falls along a cosine, in place of plateau and decay
 
-    def share(self, tokens: int, total: int) -> float:
-        """Where in the schedule a run of `total` tokens is when it has seen `tokens`."""
-        return self.begin + (1 - self.begin) * min(1.0, tokens / total)
+    def share(self, done: int, total: int) -> float:
+        """Where in the schedule a run of `total` tokens (or steps) is when `done` of them are."""
+        return self.begin + (1 - self.begin) * min(1.0, done / total)
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What is trained, by name."""
+        return [(name, p) for name, p in self.trainable.named_parameters() if p.requires_grad]
 
 
 def rate_factor(recipe: Recipe, share: float) -> float:
-    """Of the learning rate: linear warm-up, a plateau, then a linear fall to zero, so that a run can be made longer or shorter when resumed."""
+    """Of the learning rate: linear warm-up, a plateau, then a linear fall to zero, so that a run can be made longer or shorter when resumed; or a cosine."""
+    if recipe.cosine:
+        return min((share + 1e-4) / recipe.warm_up, 0.5 + 0.5 * math.cos(math.pi * max(0.0, share - recipe.warm_up) / (1 - recipe.warm_up)), 1.0)
     return max(0.0, min((share - recipe.begin + 1e-4) / recipe.warm_up, (1 - share) / recipe.decay, 1.0))
 
 
 def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers (after 133,000 tokens its loss was 2.9 where AdamW's was 4.4), AdamW for the rest."""
-    named = list(recipe.trainable.named_parameters())
+    named = recipe.parameters()
     matrices = [p for name, p in named if recipe.muon_rate and p.ndim == 2 and "embed" not in name]
     chosen = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in chosen]
@@ -78,82 +96,176 @@ def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
     return made
 
 
-def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens: int, output: Path, *, resume: bool = False,
-          device: torch.device = torch.device("cpu"), checkpoint_seconds: float = 300, keep: bool = False, log: Path | None = None,
-          on_checkpoint: Callable[[Progress], dict] | None = None) -> None:
-    """Train until `tokens` tokens were seen. Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved.
+def processes(device: torch.device) -> Accelerator:
+    """This process among those that `accelerate launch` started; alone without it. The others may wait long for what the first one prepares."""
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
 
-    keep: the result at every checkpoint stays, in `output`/kept/TOKENS, for curves over the run.
+
+def own_device(device: str | None) -> str | None:
+    """The device that is asked for; of several processes on a machine with CUDA devices each takes its own."""
+    if device is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true" else "cpu"
+    return device
+
+
+def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens: int | None, output: Path, *, steps: int | None = None, resume: bool = False,
+          device: torch.device = torch.device("cpu"), checkpoint_seconds: float = 300, keep: bool = False, log: Path | None = None,
+          on_checkpoint: Callable[[Progress], dict] | None = None, pieces: int = 1) -> None:
+    """Train until `tokens` tokens were seen, or for `steps` updates. Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved.
+
+    keep: the result at every checkpoint stays, in `output`/kept/TOKENS, for curves over the run. pieces: into how many each process cuts its share of a
+    batch, whose gradients are added up before the update (gradient accumulation). With several processes every one draws the whole batch and computes its
+    own rows of it. Raises TrainingError where the run cannot go on, and Interrupted after Ctrl-C or SIGTERM; the last checkpoint is whole then.
     """
+    workers = processes(device)
+    share = workers.num_processes * pieces if recipe.counts else 1
+    first = workers.process_index if recipe.counts else 0
+    total = tokens if steps is None else steps
     made = optimizers(recipe)
+    parameters = [p for _, p in recipe.parameters()]
     folder = output / "checkpoint"
-    progress = load_checkpoint(folder, recipe, made, tokens) if resume else Progress(0, 0, recipe.begin)
+    progress = load_checkpoint(folder, recipe, made) if resume else Progress(0, 0, recipe.begin)
+    done = progress.tokens if steps is None else progress.step
+    saved = progress.step if resume else None
+    progress = Progress(progress.step, progress.tokens, recipe.share(done, total))
     position = Position(progress)
     stream = batches(position)
-    bar = tqdm(total=tokens, initial=progress.tokens, unit="tok", unit_scale=True, desc=recipe.name, dynamic_ncols=True)
+    bar = tqdm(total=total, initial=done, unit="tok" if steps is None else "step", unit_scale=steps is None, desc=recipe.name, dynamic_ncols=True, disable=not workers.is_main_process)
     last_save = time.monotonic()
     smooth = math.nan
-    try:
-        while progress.tokens < tokens:
-            batch = next(stream).to(device)
+    with _signals() as caught, contextlib.closing(bar):
+        while done < total:
+            batch = next(stream)
             factor = rate_factor(recipe, progress.share)
             for group in (group for optimizer in made for group in optimizer.param_groups):
                 group["lr"] = group["base"] * factor
             for repeat in range(recipe.repeats):
-                loss, figures = recipe.loss(batch if repeat == 0 else None, progress)
-                if not torch.isfinite(loss):
-                    raise RuntimeError(f"training {recipe.name}: the loss is {loss.item()} at step {progress.step}; the last checkpoint in {folder} is whole, resume with a lower rate")
-                loss.backward()
-                nn.utils.clip_grad_norm_(recipe.trainable.parameters(), 1.0)
+                if share == 1:
+                    parts, figures = recipe.loss(batch.to(device) if repeat == 0 else None, progress)
+                    loss = parts.sum()
+                    loss.backward()
+                else:
+                    loss, figures = _in_pieces(recipe, batch, progress, device, range(first, share, workers.num_processes), share)
+                    if workers.num_processes > 1:
+                        loss = workers.reduce(loss, "sum")
+                        for p in parameters:
+                            p.grad = workers.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
+                norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+                if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                    what = "loss" if not torch.isfinite(loss) else "gradient"
+                    raise TrainingError(f"training {recipe.name}: the {what} is {(norm if what == 'gradient' else loss).item()} at step {progress.step}; {_left(folder, saved)}, with a lower rate")
                 for optimizer in made:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
             seen = progress.tokens + batch.tokens
-            progress = Progress(progress.step + 1, seen, recipe.share(seen, tokens))
+            done = seen if steps is None else progress.step + 1
+            progress = Progress(progress.step + 1, seen, recipe.share(done, total))
             position.progress = progress
             value = loss.item()
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
-            bar.update(batch.tokens)
-            bar.set_postfix(loss=f"{smooth:.3f}", **{k: f"{v:.3f}" for k, v in figures.items()}, refresh=False)
-            if time.monotonic() - last_save > checkpoint_seconds or progress.tokens >= tokens:
-                save_checkpoint(folder, recipe, made, progress)
-                recipe.save(output)
-                if keep:
-                    recipe.save(output / "kept" / str(progress.tokens))
-                line = {"step": progress.step, "tokens": progress.tokens, "loss": round(smooth, 4), **(on_checkpoint(progress) if on_checkpoint else {})}
-                bar.write(json.dumps(line))
-                if log:
-                    with log.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
+            bar.update(done - bar.n)
+            bar.set_postfix(loss=f"{smooth:.3f}", **{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in figures.items()}, refresh=False)
+            stop = bool(caught) if workers.num_processes == 1 else workers.reduce(torch.tensor(len(caught), device=device)).item() > 0
+            if workers.is_main_process and (time.monotonic() - last_save > checkpoint_seconds or done >= total or stop):
+                try:
+                    save_checkpoint(folder, recipe, made, progress)
+                    saved = progress.step
+                    recipe.save(output)
+                    if keep:
+                        recipe.save(output / "kept" / str(progress.tokens))
+                    line = {"step": progress.step, "tokens": progress.tokens, "loss": round(smooth, 4), **(on_checkpoint(progress) if on_checkpoint else {})}
+                    bar.write(json.dumps(line))
+                    if log:
+                        with log.open("a") as file:
+                            file.write(json.dumps(line) + "\n")
+                except (OSError, SafetensorError) as error:
+                    raise TrainingError(f"training {recipe.name}: {output} could not be written at step {progress.step} ({error}); free some space: {_left(folder, saved)}") from None
                 last_save = time.monotonic()
+            if stop and done < total:
+                raise Interrupted(f"training {recipe.name} was stopped after step {progress.step} and is saved: go on with --resume", caught[0] if caught else signal.SIGTERM)
+    workers.wait_for_everyone()
+
+
+def _in_pieces(recipe: Recipe, batch: Batch, progress: Progress, device: torch.device, mine: range, share: int) -> tuple[Tensor, dict[str, float]]:
+    """Forward and backward over these of the `share` pieces of a batch. Each is a mean over its own terms, and weighs as many as it has: what it adds to the loss
+    of the whole batch."""
+    whole = recipe.counts(batch).clamp(min=1).to(device)
+    total, sums = torch.zeros((), device=device), {}
+    for index in mine:
+        piece = batch.piece(index, share)
+        counts = recipe.counts(piece).to(device)
+        if counts.sum() == 0:
+            continue
+        parts, figures = recipe.loss(piece.to(device), progress)
+        loss = (parts * counts / whole).sum()
+        loss.backward()
+        total = total + loss.detach()
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0.0) + value / len(mine) if isinstance(value, float) else value
+    return total, sums
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM, once caught, are only noted, so that the step ends and a checkpoint is written; a second one ends the process as always."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():   # Python gives signals to the main thread alone
+        yield caught
+        return
+    before: dict[int, Any] = {}
+
+    def note(number: int, _: object) -> None:
+        caught.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield caught
     finally:
-        bar.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _left(folder: Path, saved: int | None) -> str:
+    """What remains of a run that failed."""
+    return f"the last checkpoint in {folder}, of step {saved}, is whole: go on with --resume" if saved is not None else "there is no checkpoint yet: start again"
 
 
 def save_checkpoint(folder: Path, recipe: Recipe, made: list[torch.optim.Optimizer], progress: Progress) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": p.detach() for name, p in recipe.trainable.named_parameters()}
-    for name, p in recipe.trainable.named_parameters():
+    tensors = {f"model.{name}": p.detach() for name, p in recipe.parameters()}
+    for name, p in recipe.parameters():
         for key, value in (item for optimizer in made for item in optimizer.state.get(p, {}).items()):
             tensors[f"{key}.{name}"] = value
     temporary = folder / f"{recipe.name}.part"
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(progress.step), "tokens": str(progress.tokens)})
-    temporary.rename(folder / f"{recipe.name}.safetensors")
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(progress.step), "tokens": str(progress.tokens), "settings": recipe.settings})
+        temporary.rename(folder / f"{recipe.name}.safetensors")
+    finally:
+        temporary.unlink(missing_ok=True)   # what did not fit on the disk
 
 
-def load_checkpoint(folder: Path, recipe: Recipe, made: list[torch.optim.Optimizer], tokens: int) -> Progress:
+def load_checkpoint(folder: Path, recipe: Recipe, made: list[torch.optim.Optimizer]) -> Progress:
     path = folder / f"{recipe.name}.safetensors"
     if not path.exists():
         raise UserError(f"--resume needs a checkpoint at {path}; there is none: start without --resume")
-    state = load_file(path)
-    with safe_open(path, "pt") as file:
-        facts = file.metadata()
+    try:
+        state = load_file(path)
+        with safe_open(path, "pt") as file:
+            facts = file.metadata()
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"--resume needs a whole checkpoint; reading {path} gave: {error}") from None
+    shapes = {f"model.{name}": p.shape for name, p in recipe.parameters()}
+    if facts.get("settings", "") != recipe.settings or shapes != {name: t.shape for name, t in state.items() if name.startswith("model.")}:
+        raise UserError(f"--resume needs the settings that the run began with{': ' if facts.get('settings') else ''}{facts.get('settings', '')}; got {recipe.settings or 'another model'}")
     owner = {id(p): optimizer for optimizer in made for group in optimizer.param_groups for p in group["params"]}
     with torch.no_grad():
-        for name, p in recipe.trainable.named_parameters():
+        for name, p in recipe.parameters():
             p.copy_(state[f"model.{name}"])
             entry = {key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer") if f"{key}.{name}" in state}
             if entry:
                 owner[id(p)].state[p] = {key: value.to(p.device) for key, value in entry.items()}
-    seen = int(facts["tokens"])
-    return Progress(int(facts["step"]), seen, recipe.share(seen, tokens))
+    return Progress(int(facts["step"]), int(facts["tokens"]), 0.0)

@@ -36,7 +36,7 @@ SETTINGS = dict(seed=0, resume=False, checkpoint_seconds=1e9, batch=4)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("data") / "data.jsonl"
-    path.write_text("".join(json.dumps({"messages": [{"role": "user", "content": f"What is {i} + 1?"}, {"role": "assistant", "content": f"{i} + 1 is {i + 1}."}]}) + "\n" for i in range(24)))
+    path.write_text("".join(json.dumps({"messages": [{"role": "user", "content": f"What is {i} + 1?"}, {"role": "assistant", "content": f"{i} + 1 is {i + 1}. " * 3}]}) + "\n" for i in range(24)))
     return str(path)
 
 
@@ -78,14 +78,14 @@ def test_what_is_trained_agrees_with_ar_and_runs_from_its_folder(model_folder, t
 
 def test_qlora_is_merged_into_the_weights_as_they_were_read(model_folder, tmp_path, data):
     pytest.importorskip("peft")
-    model = load(str(model_folder), quantization="nf4")
+    model = load(str(model_folder), quantization="nf4", dtype="float32")
     with pytest.raises(UserError, match="needs weights that are not quantized, or --lora RANK"):
         train_dmtd(model, tmp_path, data=data, steps=3, **SETTINGS)
     train_dmtd(model, tmp_path, data=data, steps=3, lora=4, rate=1e-2, **SETTINGS)
     ids = torch.tensor([[5, 17, 300, 42, 9]])
     with torch.no_grad():
         ours, merged = (m.backbone.module(ids).logits for m in (model, load(str(tmp_path / "model"), dtype="float32", quantization="none")))
-        plain = load(str(model_folder), quantization="nf4").backbone.module(ids).logits
+        plain = load(str(model_folder), quantization="nf4", dtype="float32").backbone.module(ids).logits
     assert torch.allclose(ours, merged, atol=1e-2) and not torch.allclose(ours, plain, atol=1e-1)
 
 
@@ -102,7 +102,7 @@ def start(work: Callable[[], int | None], errors: Path | None = None) -> multipr
     """In a process of its own; forked, so that it need not import everything again."""
     def run() -> None:
         if errors:
-            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            sys.stderr = errors.open("w", buffering=1)
         sys.exit(work())
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
@@ -161,7 +161,7 @@ def test_no_interruption_changes_the_result(model_folder, tmp_path, data):
 
     def ended(process: multiprocessing.Process) -> tuple[int, str]:
         process.join()
-        return process.exitcode, errors.read_text().splitlines()[-1]
+        return process.exitcode, errors.read_text().rpartition("\r")[2].strip().splitlines()[-1]
 
     killed = start(lambda: command(cut, "--checkpoint-seconds", "0"), errors)
     until_saved(killed, 2)
@@ -181,8 +181,8 @@ def test_no_interruption_changes_the_result(model_folder, tmp_path, data):
         code, line = ended(stopped)
         assert code == 128 + number and "was stopped after step" in line and "go on with --resume" in line
     assert json.loads((cut / "log.jsonl").read_text().splitlines()[-1])["step"] < 60
-    for folder, more in ((cut, ["--resume"]), (whole, [])):
-        assert ended(start(lambda: command(folder, *more), errors))[0] == 0
+    assert ended(start(lambda: command(cut, "--resume"), errors))[0] == 0
+    assert ended(start(lambda: command(whole), errors))[0] == 0
     assert alike(whole, cut, exact=True)
     assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
 
@@ -250,3 +250,26 @@ def test_another_runs_checkpoint_is_refused(model_folder, tmp_path, data):
 
 def test_it_needs_a_model(capsys):
     assert main(["train", "dmtd"]) == 2 and "train dmtd needs --model" in capsys.readouterr().err
+
+
+def test_a_data_set_of_the_hub_is_read_by_datasets(model_folder, tmp_path, data, monkeypatch):
+    """A folder in that library's format, which reads it as it reads a repository: chats in both common forms, plain texts, and what is neither."""
+    datasets = pytest.importorskip("datasets")
+    import pyarrow.parquet
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    lines = [json.loads(line) for line in Path(data).read_text().splitlines()]
+    shared = [{"conversations": [{"from": "human" if turn["role"] == "user" else "gpt", "value": turn["content"]} for turn in line["messages"]]} for line in lines]
+    for name, part, rows in (("chats", "train", lines), ("chats", "test", lines[:3]), ("shared", "train", shared), ("texts", "train", [{"text": "Once upon a time."}] * 5), ("other", "train", [{"number": 1}])):
+        (tmp_path / name).mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name / f"{part}-00000-of-00001.parquet")
+    model, own = load(str(model_folder)), tmp_path / "own.jsonl"
+    wanted = read_rows(model, data, own)
+    assert read_rows(model, f"hf:{tmp_path / 'chats'}", own) == read_rows(model, f"hf:{tmp_path / 'shared'}", own) == wanted
+    assert read_rows(model, f"hf:{tmp_path / 'chats'}:test", own) == wanted[:3] and read_rows(model, f"hf:{tmp_path / 'chats'}", own, most=2) == wanted[:2]
+    texts = read_rows(model, f"hf:{tmp_path / 'texts'}", own)
+    assert len(texts) == 5 and model.tokenizer.decode(texts[0].ids) == "Once upon a time." and not own.exists()
+    for name, word in (("other", "hf:.*other row 1 needs to be a JSON object with messages, .*, or to have a text; got"), ("chats:nothing", "cannot be read by datasets"), ("nowhere", "cannot be read by datasets")):
+        with pytest.raises(UserError, match=word):
+            read_rows(model, f"hf:{tmp_path / name}", own)
+    train_dmtd(model, tmp_path, data=f"hf:{tmp_path / 'chats'}", steps=1, **SETTINGS)
+    assert load(str(tmp_path / "model")).split == Split(4, 0, 1, "replace")

@@ -109,6 +109,7 @@ def build_parser() -> Parser:
     train.add_argument("--dtype", help="with --model: as in `generate`")
     train.add_argument("--data", metavar="FILE", help="with --model: JSON lines with messages (.jsonl), plain text, or hf:OWNER/NAME[:SPLIT], a data set of the hub (default: the model's own answers to shipped prompts)")
     train.add_argument("--max-rows", type=int, default=20_000, help="with --model: texts of the data that are read at most (default: 20,000)")
+    train.add_argument("--own-answers", action="store_true", help="with --model: the model's own answers in place of the data's last ones (self-distillation)")
     train.add_argument("--max-steps", type=int, help="with --model: updates (default: the recipe's own)")
     train.add_argument("--learning-rate", type=float, help="with --model: the highest (default: the recipe's own)")
     train.add_argument("--split", help="dmtd only: early and late layers, such as E0D8 (default: the checkpoint's, else two ninths of the layers are late)")
@@ -352,7 +353,7 @@ def train(options: argparse.Namespace) -> None:
         model = load(options.model, quantization=options.quantization or ("none" if whole else None), dtype=options.dtype or ("float32" if whole else None),
                      device=own_device(options.device), threads=options.threads)
         common = dict(data=options.data, steps=options.max_steps, seed=options.seed, resume=options.resume, checkpoint_seconds=options.checkpoint_seconds,
-                      rate=options.learning_rate, most=options.max_rows)
+                      rate=options.learning_rate, most=options.max_rows, distill=options.own_answers)
         if options.recipe == "dmtd":
             train_dmtd(model, Path(options.output), **common, split=options.split, taus=options.tau, lora=options.lora, batch=options.batch,
                        pieces=options.gradient_accumulation, checkpointing=options.gradient_checkpointing)

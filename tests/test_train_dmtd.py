@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -273,3 +274,18 @@ def test_a_data_set_of_the_hub_is_read_by_datasets(model_folder, tmp_path, data,
             read_rows(model, f"hf:{tmp_path / name}", own)
     train_dmtd(model, tmp_path, data=f"hf:{tmp_path / 'chats'}", steps=1, **SETTINGS)
     assert load(str(tmp_path / "model")).split == Split(4, 0, 1, "replace")
+
+
+def test_the_script_goes_from_a_model_to_addons(model_folder, tmp_path, data):
+    """On a tiny model; without a token nothing is published."""
+    root = Path(__file__).resolve().parent.parent
+    given = {"MODEL": model_folder, "DATA": data, "ROWS": 12, "HEADS_STEPS": 4, "CLP_STEPS": 3, "OUT": tmp_path / "out", "INSTALL": "no", "TO": "someone/addons", "HF_HOME": tmp_path / "hub",
+             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_TOKEN", "HUGGING_FACE"))} | {name: str(value) for name, value in given.items()}
+    done = subprocess.run(["bash", str(root / "scripts" / "train_addons.sh")], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("About 11 minutes by assumption: 10 to install and download, 1 for 12 answers at 40 tokens/s, 1 to train.")
+    assert "there is no token" in done.stdout and "--- clp: " in done.stdout
+    model = load(str(model_folder), addons=str(tmp_path / "out" / "addons"))
+    assert model.has("mtp_heads") and model.has("clp") and model.addon_facts["mtp_heads"]["data"] == "self-distillation on the prompts of data.jsonl"
+    assert model.addon_facts["clp"]["steps"] == 3 and len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 12

@@ -36,19 +36,21 @@ def _checked(name: str, steps: int | None, rate: float | None) -> int:
     return steps
 
 
-def _rows(model: Model, data: str | None, output: Path, most: int) -> list[Row]:
+def _rows(model: Model, data: str | None, output: Path, most: int, distill: bool) -> list[Row]:
     """Of several processes the first one reads, and lets the model answer, before the others."""
     with processes(model.backbone.device).main_process_first():
-        return read_rows(model, data, output / "answers.jsonl", most)
+        return read_rows(model, data, output / "answers.jsonl", most, distill)
 
 
-def _source(data: str | None) -> str:
+def _source(data: str | None, distill: bool) -> str:
     """The data as a card names it."""
-    return "self-distillation on the shipped prompts" if data is None else data if data.startswith("hf:") else Path(data).name
+    if data is None:
+        return "self-distillation on the shipped prompts"
+    return ("self-distillation on the prompts of " if distill else "") + (data if data.startswith("hf:") else Path(data).name)
 
 
 def train_dmtd(model: Model, output: Path, *, data: str | None, steps: int | None, seed: int, resume: bool, checkpoint_seconds: float, split: str | None = None,
-               taus: str = "2,3,4", lora: int | None = None, batch: int = BATCH, pieces: int = 1, checkpointing: bool = False, rate: float | None = None, most: int = ROWS) -> None:
+               taus: str = "2,3,4", lora: int | None = None, batch: int = BATCH, pieces: int = 1, checkpointing: bool = False, rate: float | None = None, most: int = ROWS, distill: bool = False) -> None:
     """Train the layers for DMTD, or LoRA adapters, which are then merged; the result lies in `output`/model, a folder in Hugging Face format.
 
     batch: rows of an update, over all processes; pieces: into how many each process cuts its rows of it. Raises UserError.
@@ -59,10 +61,10 @@ def train_dmtd(model: Model, output: Path, *, data: str | None, steps: int | Non
     least = processes(model.backbone.device).num_processes * pieces
     if pieces < 1 or batch < least:
         raise UserError(f"--batch needs a row for every process and every --gradient-accumulation (1 or more); got {batch} rows for {least} pieces")
-    rows = _rows(model, data, output, most)
+    rows = _rows(model, data, output, most, distill)
     dmtd.prepare(model, lora, checkpointing, seed)
     rate = rate or dmtd.RATE
-    settings = f"split {chosen}, tau {taus}, LoRA {lora}, quantization {model.quantization}, batch {batch}, seed {seed}, {len(rows)} rows of {_source(data)}"
+    settings = f"split {chosen}, tau {taus}, LoRA {lora}, quantization {model.quantization}, batch {batch}, seed {seed}, {len(rows)} rows of {_source(data, distill)}"
     print(f"dmtd: {settings}, learning rate {rate}")
     recipe = dmtd.recipe(model, chosen, cycles, seed, rate, max(len(row.ids) for row in rows), settings)
     train(recipe, lambda position: dmtd.draws(rows, batch, seed, position), None, output, steps=steps, resume=resume, device=model.backbone.device,
@@ -70,7 +72,7 @@ def train_dmtd(model: Model, output: Path, *, data: str | None, steps: int | Non
 
 
 def train_addon(name: str, model: Model, output: Path, *, data: str | None, steps: int | None, seed: int, resume: bool, checkpoint_seconds: float,
-                rate: float | None = None, most: int = ROWS) -> None:
+                rate: float | None = None, most: int = ROWS, distill: bool = False) -> None:
     """Train one add-on in `output`; the result lies in `output`/addons, a folder of add-ons. Raises UserError."""
     steps = _checked(name, steps, rate)
     backbone, split, folder = model.backbone, model.split or Split.default(model.layers), output / "addons"
@@ -81,12 +83,12 @@ def train_addon(name: str, model: Model, output: Path, *, data: str | None, step
         if heads is None:
             raise UserError(f"training {name} needs MTP heads in {folder}: run `train heads --model … --output {output}` first")
         heads = heads.float()
-    rows = _rows(model, data, output, most)
+    rows = _rows(model, data, output, most, distill)
     kept = rows[::HELD_OUT] if len(rows) > HELD_OUT else rows
     learned = [row for i, row in enumerate(rows) if i % HELD_OUT] if len(rows) > HELD_OUT else rows
     seen = features.collect(name, backbone, split, heads, learned, min(ROOM, free("cpu") // 4), seed)
     print(f"{name}: {len(seen.h):,} positions of {len(learned)} rows, {gib(seen.h.numel() * seen.h.element_size())}")
-    facts = {"data": _source(data), "positions": len(seen.h), "steps": steps, "seed": seed}
+    facts = {"data": _source(data, distill), "positions": len(seen.h), "steps": steps, "seed": seed}
     recipe = features.recipe(name, backbone, model.base, seed, heads.k if heads else 0, facts)
     recipe = replace(recipe, learning_rate=rate or recipe.learning_rate)
     train(recipe, lambda position: seen.draws(name, seed, position), steps * features.DRAWN[name], output, resume=resume, device=backbone.device,

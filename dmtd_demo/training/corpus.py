@@ -24,22 +24,23 @@ ROWS = 20_000        # texts that are read at most
 SHARED = {"human": "user", "gpt": "assistant"}   # roles under their other names
 
 
-def read_rows(model: Model, data: str | None, own: Path, most: int = ROWS) -> list[Row]:
+def read_rows(model: Model, data: str | None, own: Path, most: int = ROWS, distill: bool = False) -> list[Row]:
     """The rows of the file `data`, or of the data set hf:NAME[:SPLIT], of which `most` texts are read. Where it has none for a conversation (the last message is
-    the user's), and for the shipped prompts without a file, the answer is the model's own greedy text (self-distillation; methods.md section 3), kept in the file `own`."""
+    the user's), for every one with `distill`, and for the shipped prompts without a file, the answer is the model's own greedy text (self-distillation;
+    methods.md section 3), kept in the file `own`."""
     if most < 1:
         raise UserError(f"--max-rows needs a whole number, 1 or more; got {most}")
     if data is None:
         conversations = [[{"role": "user", "content": line}] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
         return answered(model, conversations[:most], own)
     if data.startswith("hf:"):
-        rows, unanswered = _messages(model, islice(_hub(data), most))
+        rows, unanswered = _messages(model, islice(_hub(data), most), distill)
     else:
         try:
             text = Path(data).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--data needs a readable file of JSON lines (.jsonl) or plain text, or hf:OWNER/NAME; reading {data} gave: {error}") from None
-        rows, unanswered = _messages(model, islice(_lines(data, text), most)) if data.endswith(".jsonl") else (_plain(model, text)[:most], [])
+        rows, unanswered = _messages(model, islice(_lines(data, text), most), distill) if data.endswith(".jsonl") else (_plain(model, text)[:most], [])
     if unanswered:
         rows += answered(model, unanswered, own)
     if not rows:
@@ -78,8 +79,8 @@ def _role(turn: dict[str, Any]) -> Any:
     return SHARED.get(name, name)
 
 
-def _messages(model: Model, found: Iterable[tuple[str, Any]]) -> tuple[list[Row], list[list[Message]]]:
-    """The rows of answered conversations and of texts, and the conversations that wait for an answer. found: where each stands, and itself."""
+def _messages(model: Model, found: Iterable[tuple[str, Any]], distill: bool) -> tuple[list[Row], list[list[Message]]]:
+    """The rows of answered conversations and of texts, and the conversations that wait for an answer, with `distill` all of them. found: where each stands, and itself."""
     rows, unanswered = [], []
     for where, value in found:
         if isinstance(value, str) and where.startswith("hf:"):
@@ -90,8 +91,8 @@ def _messages(model: Model, found: Iterable[tuple[str, Any]]) -> tuple[list[Row]
             last = messages[-1]["role"]
         except (KeyError, TypeError, IndexError):
             raise UserError(f"{where} needs to be a JSON object with messages, each with role and content{', or to have a text' if where.startswith('hf:') else ''}; got {str(value)[:80]!r}") from None
-        if last != "assistant":
-            unanswered.append(messages)
+        if last != "assistant" or distill and len(messages) > 1:
+            unanswered.append(messages if last != "assistant" else messages[:-1])
             continue
         prompt = encode_chat(model.tokenizer, messages[:-1])
         answer = model.tokenizer(messages[-1]["content"], add_special_tokens=False).input_ids + [model.tokenizer.eos_token_id]

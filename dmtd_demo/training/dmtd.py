@@ -13,6 +13,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmtd_demo.decoders.dmtd import MAX_TAU
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.memory import free, gib
@@ -22,7 +23,6 @@ from dmtd_demo.training.loop import Position, Progress, Recipe
 from dmtd_demo.training.masking import autocast, cyclical_heads, masked_hidden
 
 BLOCK = 16               # batches whose rows are sorted by length together, so that little of a batch is padding
-LONGEST_CYCLE = 16
 RATE = 1e-4
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 STATE = 12               # bytes that a trained parameter takes beside itself: its gradient and AdamW's two means, in float32
@@ -34,8 +34,8 @@ def parse_taus(text: str) -> tuple[int, ...]:
         taus = tuple(int(part) for part in text.split(","))
     except ValueError:
         taus = ()
-    if not taus or not all(1 <= tau <= LONGEST_CYCLE for tau in taus):
-        raise UserError(f"--tau needs cycle lengths from 1 to {LONGEST_CYCLE} with commas between, such as 2,3,4; got {text[:80]!r}")
+    if not taus or not all(1 <= tau <= MAX_TAU for tau in taus):
+        raise UserError(f"--tau needs cycle lengths from 1 to {MAX_TAU} with commas between, such as 2,3,4; got {text[:80]!r}")
     return taus
 
 

@@ -284,7 +284,7 @@ def test_the_script_goes_from_a_model_to_addons(model_folder, tmp_path, data):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_TOKEN", "HUGGING_FACE"))} | {name: str(value) for name, value in given.items()}
     done = subprocess.run(["bash", str(root / "scripts" / "train_addons.sh")], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("About 11 minutes by assumption: 10 to install and download, 1 for 12 answers at 40 tokens/s, 1 to train.")
+    assert done.stdout.startswith("About 12 minutes by assumption: 10 to install and download, 1 for 12 answers at 40 tokens/s, 1 to train.")
     assert "there is no token" in done.stdout and "--- clp: " in done.stdout
     model = load(str(model_folder), addons=str(tmp_path / "out" / "addons"))
     assert model.has("mtp_heads") and model.has("clp") and model.addon_facts["mtp_heads"]["data"] == "self-distillation on the prompts of data.jsonl"

@@ -8,10 +8,10 @@ class Charts {
     this.panels = panels;
     this.ready = false;
     this.figures = pictures ? [] : [
-      new LineFigure("chart-tps", `Tokens per second, over the last ${RATE_WINDOW} tokens`, "tokens per second of each panel over its own clock", this, panels, (panel) => panel.rate, "tokens/s"),
-      new SpanFigure("chart-span", "Span lengths: tokens that one full pass paid for", "how many spans of each length each panel had", this, panels),
-      new LineFigure("chart-race", "The race: tokens against time", "tokens of each panel against its own clock", this, panels, (panel) => panel.curve, "tokens"),
-      new TimeFigure("chart-time", "Where the time went", "seconds of each panel by the kind of pass", this, panels)];
+      new LineFigure("chart-tps", t("chart.tps", { tokens: RATE_WINDOW }), t("chart.tps.about"), this, panels, (panel) => panel.rate, t("unit.speed")),
+      new SpanFigure("chart-span", t("chart.span"), t("chart.span.about"), this, panels),
+      new LineFigure("chart-race", t("chart.race"), t("chart.race.about"), this, panels, (panel) => panel.curve, t("unit.tokens")),
+      new TimeFigure("chart-time", t("chart.time"), t("chart.time.about"), this, panels)];
     this.stale = new Set();
     const figures = pictures
       ? pictures.map((picture) => el("figure", {}, el("figcaption", {}, picture.caption), el("img", { src: picture.source, alt: picture.caption, style: `background: ${picture.paper}` })))
@@ -30,7 +30,7 @@ class Charts {
     const script = el("script", { src: source, async: true });
     script.onload = () => this.start();
     script.onerror = () => {
-      for (const { plot } of this.figures) plot.textContent = `The charts need Plotly's script, and ${source} could not be loaded.`;
+      for (const { plot } of this.figures) plot.textContent = t("chart.no_plotly", { source });
     };
     document.head.append(script);
   }
@@ -96,7 +96,7 @@ class Charts {
   }
 
   saver(figure, format) {
-    const button = el("button", { type: "button", "aria-label": `Save the chart as ${format.toUpperCase()}: ${figure.caption}` }, format.toUpperCase());
+    const button = el("button", { type: "button", "aria-label": t("chart.save", { format: format.toUpperCase(), caption: figure.caption }) }, format.toUpperCase());
     button.addEventListener("click", () => {
       if (!this.ready) return;
       while (this.stale.size) this.tick();

@@ -3,9 +3,7 @@
 // where the decoder records it: how probable each number of further tokens was held, and which was taken.
 
 const STACK = { width: 84, height: 168, most: 8 };   // of the drawing, in its own units; positions that have a column each
-const CYCLE_HINT = "The pass that ran last. Upwards its layers, to the right its positions, the newest last. Empty layers were left out; paler positions were taken along: "
-  + "those that a refill catches up on, or the tokens of the last span. Dots: MTP heads whose tokens were kept. Bars: how many more tokens the predictor held right.";
-const PASS_NAMES = { prefill: "prefill", full: "full pass", late: "late layers", verify: "checking pass" };
+const PASS_NAMES = { prefill: t("pass.prefill"), full: t("pass.full"), late: t("pass.late"), verify: t("pass.verify") };
 
 function svg(tag, attributes = {}, ...children) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -20,7 +18,7 @@ class Cycle {
     this.detail = el("span");
     this.stack = svg("svg", { viewBox: `0 0 ${STACK.width} ${STACK.height}`, "aria-hidden": "true" });
     this.lengths = svg("svg", { viewBox: "0 0 84 50", class: "lengths", "aria-hidden": "true" });
-    this.node = el("div", { class: "cycle", role: "img", "data-hint": CYCLE_HINT }, this.name, this.stack, this.detail, this.lengths);
+    this.node = el("div", { class: "cycle", role: "img", "data-hint": t("cycle.hint") }, this.name, this.stack, this.detail, this.lengths);
     this.clear();
   }
 
@@ -37,10 +35,10 @@ class Cycle {
     const pass = step.passes.at(-1);
     const heads = step.tokens.filter((token) => token.origin === "mtp").length;
     const most = Math.max(...pass.runs.map(([, , positions]) => positions)), newest = pass.runs.at(-1)[2];
-    const ran = pass.runs.map(([start, stop, positions]) => `layers ${start + 1} to ${stop} over ${plural(positions, "position")}`).join(", ");
+    const ran = pass.runs.map(([start, stop, positions]) => t("cycle.layers", { first: start + 1, last: stop, positions: plural(positions, "position") })).join(t("list.comma"));
     this.name.textContent = PASS_NAMES[pass.kind] || pass.kind;
-    this.detail.textContent = pass.kind === "prefill" ? plural(most, "position") : most > newest ? `refills ${most - newest}` : newest > 1 ? `reads ${newest}` : "";
-    this.node.setAttribute("aria-label", `The last pass, ${this.name.textContent}: ${ran}${heads ? `; ${plural(heads, "MTP head")} on top` : ""}.`);
+    this.detail.textContent = pass.kind === "prefill" ? plural(most, "position") : most > newest ? t("cycle.refills", { positions: most - newest }) : newest > 1 ? t("cycle.reads", { positions: newest }) : "";
+    this.node.setAttribute("aria-label", t(heads ? "cycle.pass_with_heads" : "cycle.pass", { pass: this.name.textContent, layers: ran, heads: plural(heads, "head") }));
     this.drawStack(pass, layers, most, heads);
     this.drawLengths(step.lengths, step.tokens.length - 1);
   }
@@ -69,6 +67,6 @@ class Cycle {
     this.lengths.replaceChildren(...given.flatMap((p, length) => [
       svg("rect", { x: length * wide + 2, y: 34 - 32 * p, width: wide - 4, height: 32 * p + 1, rx: 1.5, class: length === taken ? "taken" : "other" }),
       svg("text", { x: (length + 0.5) * wide, y: 47, "text-anchor": "middle" }, String(length))]));
-    if (given.length) this.node.setAttribute("aria-label", `${this.node.getAttribute("aria-label")} Held probable: ${given.map((p, length) => `${length} further: ${percent(p, 0)}`).join(", ")}; taken: ${taken}.`);
+    if (given.length) this.node.setAttribute("aria-label", t("cycle.lengths", { pass: this.node.getAttribute("aria-label"), lengths: given.map((p, length) => t("cycle.length", { length, share: percent(p, 0) })).join(t("list.comma")), taken }));
   }
 }

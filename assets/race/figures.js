@@ -9,7 +9,7 @@ class Figure {
     this.look = look;
     this.panels = panels;
     this.caption = caption;
-    this.plot = el("div", { id, class: "plot", role: "img", "aria-label": `Chart: ${description}` });
+    this.plot = el("div", { id, class: "plot", role: "img", "aria-label": t("chart.label", { description }) });
   }
 
   // Plotly draws tags: a name from a file stays text.
@@ -36,11 +36,11 @@ class LineFigure extends Figure {
   traces() {
     this.drawn = [];
     return this.names().map((name, i) => ({ type: "scatter", mode: "lines", name, x: [], y: [], line: { color: this.look.color(`--panel-${i}`), width: 2.5, dash: DASHES[i] },
-      hovertemplate: `%{y:.0f} ${this.unit} at %{x:.2f} s<extra>%{fullData.name}</extra>` }));
+      hovertemplate: `${t("chart.at", { value: "%{y:.0f}", unit: this.unit, seconds: "%{x:.2f}" })}<extra>%{fullData.name}</extra>` }));
   }
 
   layout() {
-    return this.look.layout("seconds on the panel's own clock", this.unit);
+    return this.look.layout(t("chart.seconds"), this.unit);
   }
 
   draw() {
@@ -68,11 +68,11 @@ class SpanFigure extends Figure {
 
   traces() {
     return this.names().map((name, i) => ({ type: "bar", name, x: [], y: [], width: this.width, offset: i * this.width - 0.4,
-      marker: this.look.marker(`--panel-${i}`, PATTERNS[i]), hovertemplate: "%{y} spans of %{x}<extra>%{fullData.name}</extra>" }));
+      marker: this.look.marker(`--panel-${i}`, PATTERNS[i]), hovertemplate: `${t("chart.spans_of", { count: "%{y}", length: "%{x}" })}<extra>%{fullData.name}</extra>` }));
   }
 
   layout() {
-    return this.look.layout("tokens in a span", "spans", { dtick: 1, tick0: 1, range: [0.4, 6.6] });
+    return this.look.layout(t("chart.tokens_in_span"), t("chart.spans"), { dtick: 1, tick0: 1, range: [0.4, 6.6] });
   }
 
   draw() {
@@ -90,8 +90,8 @@ class SpanFigure extends Figure {
 
 // Where the time of each panel went, as its clock measured it: by the kind of the passes. What an MTP head costs is in the pass that it belongs to.
 const TIMES = {
-  prefill: ["prefill", "--race-soft", "."], full: ["full passes", "--origin-full", ""], refill: ["full passes with refill", "--origin-full", "/"],
-  late: ["late layers alone", "--origin-late", ""], mtp: ["full passes with MTP heads", "--origin-mtp", ""], verify: ["passes that check a draft", "--origin-draft", "x"],
+  prefill: [t("time.prefill"), "--race-soft", "."], full: [t("time.full"), "--origin-full", ""], refill: [t("time.refill"), "--origin-full", "/"],
+  late: [t("time.late"), "--origin-late", ""], mtp: [t("time.mtp"), "--origin-mtp", ""], verify: [t("time.verify"), "--origin-draft", "x"],
 };
 
 // The key in TIMES of a step.
@@ -111,7 +111,7 @@ class TimeFigure extends Figure {
   }
 
   layout() {
-    const layout = this.look.layout("seconds on the panel's own clock", "");
+    const layout = this.look.layout(t("chart.seconds"), "");
     return { ...layout, barmode: "stack", bargap: 0.35, margin: { ...layout.margin, l: 20 }, yaxis: { ...layout.yaxis, automargin: true, title: {}, autorange: "reversed", type: "category" } };
   }
 

@@ -3,14 +3,13 @@
 
 // Where a token came from (docs: methods.md §1). Colours and underlines live in style.css, by [data-origin].
 const ORIGINS = {
-  full: { name: "full pass", hint: "The token went through all layers of the model, and the model's own LM head chose it." },
-  late: { name: "late layers", hint: "The token was made by a late-layer-only pass: the middle layers were left out, so it cost a fraction of a full pass." },
-  mtp: { name: "MTP head", hint: "The token was predicted by a small extra head from the same full pass that made the token before it: almost free." },
-  draft: { name: "verified draft", hint: "The token was guessed by a draft and then checked by a full pass of the model." },
-  remote: { name: "remote", hint: "The token came from a server elsewhere, which does not say how it was made." },
+  full: { name: t("origin.full.name"), hint: t("origin.full.hint") },
+  late: { name: t("origin.late.name"), hint: t("origin.late.hint") },
+  mtp: { name: t("origin.mtp.name"), hint: t("origin.mtp.hint") },
+  draft: { name: t("origin.draft.name"), hint: t("origin.draft.hint") },
+  remote: { name: t("origin.remote.name"), hint: t("origin.remote.hint") },
 };
 const ALWAYS_LISTED = ["full", "late", "mtp"];   // the legend names these three even before a token of theirs has come
-const AUDIT_HINT = "Given exactly the text before it, ordinary decoding (ar) would have chosen another token here. Checked after the race, outside every clock.";
 
 const NONE = "–";
 
@@ -29,7 +28,8 @@ const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits) : NONE);
 const percent = (value, digits = 1) => (isNumber(value) ? `${(100 * value).toFixed(digits)} %` : NONE);
 const ratio = (value) => (isNumber(value) ? `${value.toFixed(2)}×` : NONE);
-const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : noun.endsWith("pass") ? "es" : "s"}`;
+// noun: token, pass, position or head.
+const plural = (count, noun) => t(`count.${noun}.${count === 1 ? "one" : "more"}`, { count: count.toLocaleString("en") });
 
 function speed(value) {
   if (!isNumber(value)) return NONE;
@@ -63,7 +63,7 @@ function readable(text) {
   return text.replaceAll("\ufffd", "▯");
 }
 
-// The core's messages begin in lower case, as they stand after "app.py: "; names of decoders and options stay as they are.
+// The core's messages, which are in English, begin in lower case, as they stand after "app.py: "; names of decoders and options stay as they are.
 function sentence(text) {
   return /^(a|an|the|no|this) /.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
 }
@@ -83,7 +83,7 @@ async function copyText(text, button) {
   }
   const label = button.dataset.label || button.textContent;
   button.dataset.label = label;
-  button.textContent = copied ? "Copied" : "Not allowed";
+  button.textContent = copied ? t("copy.done") : t("copy.refused");
   clearTimeout(button.dataset.timer);
   button.dataset.timer = setTimeout(() => { button.textContent = label; }, 1500);
 }

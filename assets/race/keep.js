@@ -10,7 +10,7 @@ class Keep {
     this.tape = tape;
     this.template = template;
     this.pictures = pictures;
-    this.file = el("input", { type: "file", accept: ".jsonl,.json", class: "off-screen", tabindex: -1, "aria-label": "The file of a race" });
+    this.file = el("input", { type: "file", accept: ".jsonl,.json", class: "off-screen", tabindex: -1, "aria-label": t("keep.file") });
     this.file.addEventListener("change", () => this.read(open, say));
     const button = (name, hint, act) => {
       const node = el("button", { type: "button", "data-hint": hint }, name);
@@ -18,13 +18,13 @@ class Keep {
       return node;
     };
     const saves = [
-      button("Save as HTML replay", "One file that shows this race again in any browser, with replay, without network, model or server.", () => this.saveHtml()),
-      button("Save as JSON", "The whole record, one JSON object a line: what the command line writes with --json, and what this menu opens again.",
+      button(t("keep.html"), t("keep.html.hint"), () => this.saveHtml()),
+      button(t("keep.json"), t("keep.json.hint"),
         () => this.save("jsonl", "application/jsonl", recordLines(this.tape))),
-      button("Save as CSV", "A table with one row per token.", () => this.save("csv", "text/csv", recordTable(this.tape)))];
+      button(t("keep.csv"), t("keep.csv.hint"), () => this.save("csv", "text/csv", recordTable(this.tape)))];
     this.saves = template ? saves : saves.slice(1);
-    const opener = button("Open a race …", "A race saved as JSON, here or on the command line. It is replayed without the model.", () => this.file.click());
-    this.node = el("details", { class: "keep" }, el("summary", {}, "Keep"), el("div", { class: "menu" }, ...this.saves, opener), this.file);
+    const opener = button(t("keep.open"), t("keep.open.hint"), () => this.file.click());
+    this.node = el("details", { class: "keep" }, el("summary", {}, t("keep")), el("div", { class: "menu" }, ...this.saves, opener), this.file);
     this.node.addEventListener("toggle", () => this.saves.forEach((save) => { save.disabled = !this.tape.summaries.length; }));
     document.addEventListener("click", (event) => { if (!this.node.contains(event.target)) this.node.open = false; });
     this.node.addEventListener("keydown", (event) => {
@@ -54,7 +54,7 @@ class Keep {
     this.file.value = "";
     if (!file) return;
     try {
-      if (file.size > MOST_MEGABYTES * 2 ** 20) throw new Error(`The file of a race needs to be at most ${MOST_MEGABYTES} MB; got ${Math.round(file.size / 2 ** 20)} MB.`);
+      if (file.size > MOST_MEGABYTES * 2 ** 20) throw new Error(t("record.too_large", { most: MOST_MEGABYTES, got: Math.round(file.size / 2 ** 20) }));
       open(file.name, parseRecord(await file.text()));
     } catch (error) {
       say(error.message);

@@ -1,14 +1,14 @@
 // Keys of the whole page, and the dialog that lists them. None of them fires while somebody types, or with a modifier held.
 
 const KEYS = [
-  ["R", "run; in a file, replay from the start"],
-  ["Space", "pause, and play on"],
-  ["← →", "step back, step on; on a token: walk along the text"],
-  ["Enter", "on a token: pin it, with its whole span"],
-  ["P", "presenter mode: big type, controls away"],
-  ["F", "one panel fills the page; again: the next one"],
-  ["Esc", "end the tour, stop the race; otherwise let go of a token, of a panel, of presenter mode"],
-  ["?", "this list"],
+  ["R", t("keys.run")],
+  ["Space", t("keys.pause")],
+  ["← →", t("keys.arrows")],
+  ["Enter", t("keys.enter")],
+  ["P", t("keys.presenter")],
+  ["F", t("keys.fill")],
+  ["Esc", t("keys.escape")],
+  ["?", t("keys.help")],
 ];
 const TYPING = "textarea, select, [contenteditable=''], [contenteditable='true'], [role='combobox'], [role='listbox'], input:not([type='range'], [type='button'], [type='checkbox'], [type='radio'], [type='file'])";
 
@@ -16,9 +16,9 @@ class Keys {
   // acts: what each key does, by its name: run, pause, step(direction), escape, presenter, focus(node).
   constructor(acts) {
     this.acts = acts;
-    this.help = el("dialog", { class: "help", "aria-label": "Keys" }, el("h2", {}, "Keys"),
+    this.help = el("dialog", { class: "help", "aria-label": t("keys") }, el("h2", {}, t("keys")),
       el("dl", {}, ...KEYS.flatMap(([key, what]) => [el("dt", {}, ...key.split(" ").map((each) => el("kbd", {}, each))), el("dd", {}, what)])),
-      el("form", { method: "dialog" }, el("button", { type: "submit" }, "Close")));
+      el("form", { method: "dialog" }, el("button", { type: "submit" }, t("keys.close"))));
     document.body.append(this.help);
     document.addEventListener("keydown", (event) => this.press(event));
     // A button that was clicked with the mouse would take the next Space for itself.

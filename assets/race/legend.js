@@ -5,8 +5,8 @@ class Legend {
   constructor(root, panels) {
     this.root = root;
     this.panels = panels;
-    this.origins = el("div", { class: "legend", role: "group", "aria-label": "Origins of the tokens; press one to show only its tokens" });
-    this.spaces = el("button", { type: "button", class: "spaces", "aria-pressed": "false", "data-hint": "Show spaces as ·, line breaks as ⏎ and tabs as ⇥." }, "␣ white space");
+    this.origins = el("div", { class: "legend", role: "group", "aria-label": t("legend") });
+    this.spaces = el("button", { type: "button", class: "spaces", "aria-pressed": "false", "data-hint": t("legend.spaces.hint") }, `␣ ${t("legend.spaces")}`);
     this.node = el("div", { class: "reading" }, this.origins, this.spaces);
     this.origins.addEventListener("click", (event) => this.filter(event.target.closest("button")));
     this.spaces.addEventListener("click", () => this.showSpaces(!this.spaced));
@@ -22,7 +22,7 @@ class Legend {
     for (const panel of this.panels()) for (const [origin, count] of Object.entries(panel.origins)) counts[origin] = (counts[origin] || 0) + count;
     const differs = this.panels().reduce((sum, panel) => sum + panel.disagreements, 0);
     const items = [...new Set([...ALWAYS_LISTED, ...Object.keys(counts)])].map((key) => [key, ORIGINS[key]?.name || key, ORIGINS[key]?.hint || "", counts[key] || 0]);
-    if (differs) items.push(["differs", "not ar's choice", AUDIT_HINT, differs]);
+    if (differs) items.push(["differs", t("origin.differs.name"), t("origin.differs.hint"), differs]);
     const wanted = items.map(([key]) => key).join();
     if (this.origins.dataset.keys !== wanted) {   // the buttons stay while only counts change, so that they can be pressed
       this.origins.dataset.keys = wanted;

@@ -6,22 +6,22 @@ class Panel {
   constructor(index) {
     this.index = index;
     this.tps = el("b", { class: "tps" }, NONE);
-    this.ratio = el("span", { class: "ratio", "data-hint": "How many times as fast as panel 1, in the same race, so far." });
+    this.ratio = el("span", { class: "ratio", "data-hint": t("panel.ratio.hint") });
     this.spec = el("span", { class: "spec" }, "");
     this.history = el("div", { class: "history" });
-    this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": `Text of panel ${index + 1}` });
+    this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": t("panel.text", { panel: index + 1 }) });
     this.facts = el("p", { class: "facts" });
-    this.copy = el("button", { type: "button", class: "copy", "data-hint": "Copy the text of this panel, without any mark.", "aria-label": `Copy the text of panel ${index + 1}` }, "Copy");
-    this.fill = el("button", { type: "button", class: "fill", "aria-pressed": "false", "data-hint": "This panel alone fills the page; again: all panels (F).", "aria-label": `Panel ${index + 1} fills the page` }, icon(PATHS.fill));
+    this.copy = el("button", { type: "button", class: "copy", "data-hint": t("panel.copy.hint"), "aria-label": t("panel.copy_of", { panel: index + 1 }) }, t("panel.copy"));
+    this.fill = el("button", { type: "button", class: "fill", "aria-pressed": "false", "data-hint": t("panel.fill.hint"), "aria-label": t("panel.fill", { panel: index + 1 }) }, icon(PATHS.fill));
     this.copy.addEventListener("click", () => copyText(this.plainText, this.copy));
     this.thought = new Thought(this.text);
-    this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Panel ${index + 1}` }, this.history, this.thought.button, this.text);
+    this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("panel", { panel: index + 1 }) }, this.history, this.thought.button, this.text);
     this.cycle = new Cycle();
-    this.node = el("article", { class: "panel", style: `--panel: var(--panel-${index})`, "aria-label": `Panel ${index + 1}` },
+    this.node = el("article", { class: "panel", style: `--panel: var(--panel-${index})`, "aria-label": t("panel", { panel: index + 1 }) },
       el("header", { class: "panel-head" },
         el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
-        el("span", { class: "speed", "data-hint": "Tokens per second on this panel's own clock, prefill and first token left out." },
-          this.tps, el("span", { class: "unit" }, "tokens/s")), this.ratio),
+        el("span", { class: "speed", "data-hint": t("panel.speed.hint") },
+          this.tps, el("span", { class: "unit" }, t("unit.speed"))), this.ratio),
       el("div", { class: "panel-body" }, this.scroll, this.cycle.node), el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
     this.clear();
   }
@@ -220,9 +220,9 @@ class Panel {
     const base = baseline.tokensPerSecond;
     this.ratio.textContent = this === baseline || own === null || !base ? "" : ratio(own / base);
     const full = this.summary ? this.summary.full_passes : this.fullPasses;
-    const ends = { eos: "finished", length: "token limit", stopped: "stopped", error: "failed" };
+    const ends = { eos: t("end.eos"), length: t("end.length"), stopped: t("end.stopped"), error: t("end.error") };
     const facts = [plural(this.tokens.length, "token")];
-    if (this.tokens.length) facts.push(plural(full, "full pass"));
+    if (this.tokens.length) facts.push(plural(full, "pass"));
     if (this.tokens.length) facts.push(`${(this.ms / 1000).toFixed(2)} s`);
     if (this.summary) facts.push(ends[this.summary.stop] || this.summary.stop);
     if (this.summary?.message) facts.push(this.summary.message);

@@ -2,9 +2,9 @@
 
 const SPEEDS = [[0.25, "0.25×"], [0.5, "0.5×"], [1, "1×"]];
 const UNITS = {
-  token: ["token", "One token of the panel that comes next on the shared clock.", (moment) => moment.to > moment.from],
-  pass: ["pass", "One pass through the model, with all the tokens that it made.", (moment) => moment.endsPass],
-  cycle: ["cycle", "One cycle, or span: a full pass and all the tokens that come of it.", (moment) => moment.endsCycle],
+  token: [t("player.token"), t("player.token.hint"), (moment) => moment.to > moment.from],
+  pass: [t("player.pass"), t("player.pass.hint"), (moment) => moment.endsPass],
+  cycle: [t("player.cycle"), t("player.cycle.hint"), (moment) => moment.endsCycle],
 };
 
 class Player {
@@ -22,17 +22,17 @@ class Player {
       node.addEventListener("click", act);
       return node;
     };
-    this.toggle = button("Play", "", PATHS.play, () => this.playOrPause());
-    this.slider = el("input", { type: "range", min: 0, max: 0, step: 0.1, value: 0, "aria-label": "Time on the shared clock, in milliseconds" });
+    this.toggle = button(t("player.play"), "", PATHS.play, () => this.playOrPause());
+    this.slider = el("input", { type: "range", min: 0, max: 0, step: 0.1, value: 0, "aria-label": t("player.time") });
     this.slider.addEventListener("input", () => { this.playing = false; this.seekTime(Number(this.slider.value)); });
     this.time = el("span", { class: "time" });
     this.note = el("span", { class: "player-note" });
-    this.node = el("div", { class: "player", role: "group", "aria-label": "Replay", hidden: true },
-      button("To the start", "To the start of the race.", PATHS.start, () => { this.pause(); this.seek(0); }),
-      button("Step back", "Step back (left arrow).", PATHS.back, () => this.step(-1)), this.toggle,
-      button("Step on", "Step on (right arrow).", PATHS.on, () => this.step(1)),
-      this.choice("Step by", Object.entries(UNITS).map(([key, [name, hint]]) => [key, name, hint]), "unit"),
-      this.choice("Speed", SPEEDS.map(([value, name]) => [value, name, value === 1 ? "As fast as the race was." : `The race at ${name} its speed.`]), "speed"),
+    this.node = el("div", { class: "player", role: "group", "aria-label": t("player"), hidden: true },
+      button(t("player.start"), t("player.start.hint"), PATHS.start, () => { this.pause(); this.seek(0); }),
+      button(t("player.back"), t("player.back.hint"), PATHS.back, () => this.step(-1)), this.toggle,
+      button(t("player.on"), t("player.on.hint"), PATHS.on, () => this.step(1)),
+      this.choice(t("player.unit"), Object.entries(UNITS).map(([key, [name, hint]]) => [key, name, hint]), "unit"),
+      this.choice(t("player.speed"), SPEEDS.map(([value, name]) => [value, name, value === 1 ? t("player.speed.same") : t("player.speed.hint", { speed: name })]), "speed"),
       this.slider, this.time, this.note);
     this.clear();
   }
@@ -142,8 +142,8 @@ class Player {
   draw() {
     this.node.hidden = !this.tape.header;
     const moves = this.playing || (this.running && this.following);
-    this.toggle.setAttribute("aria-label", moves ? "Pause" : "Play");
-    this.toggle.dataset.hint = moves ? "Pause (Space). A running race goes on behind the page." : "Play the race from here, all panels on one clock (Space).";
+    this.toggle.setAttribute("aria-label", moves ? t("player.pause") : t("player.play"));
+    this.toggle.dataset.hint = moves ? t("player.pause.hint") : t("player.play.hint");
     this.toggle.replaceChildren(icon(moves ? PATHS.pause : PATHS.play));
     this.drawTime();
   }
@@ -152,8 +152,8 @@ class Player {
     const clock = this.following ? this.tape.duration : this.clock;
     this.slider.max = this.tape.duration;
     this.slider.value = clock;
-    this.slider.setAttribute("aria-valuetext", `${(clock / 1000).toFixed(2)} of ${(this.tape.duration / 1000).toFixed(2)} seconds`);
+    this.slider.setAttribute("aria-valuetext", t("player.at", { seconds: (clock / 1000).toFixed(2), all: (this.tape.duration / 1000).toFixed(2) }));
     this.time.textContent = `${(clock / 1000).toFixed(2)} / ${(this.tape.duration / 1000).toFixed(2)} s`;
-    this.note.textContent = this.following ? "" : this.running ? "paused: the race goes on behind" : this.at < this.tape.moments.length ? "replay" : "";
+    this.note.textContent = this.following ? "" : this.running ? t("player.behind") : this.at < this.tape.moments.length ? t("player.replay") : "";
   }
 }

@@ -5,7 +5,7 @@ class Presenter {
     this.grid = grid;
     this.panels = panels;
     this.focused = null;     // the index of the panel that fills the page
-    this.leave = el("button", { type: "button", class: "leave" }, "Leave presenter mode (P)");
+    this.leave = el("button", { type: "button", class: "leave" }, t("presenter.leave"));
     this.leave.addEventListener("click", () => this.toggle());
   }
 

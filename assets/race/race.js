@@ -1,14 +1,13 @@
 // The race view: takes the JSON lines of a race as they grow (dmtd_demo/ui/stream.py), reads only what is new, and draws it.
 // `element`, `props` and `watch` come from Gradio's HTML component.
 
-const READY = "Ready. Press Run: every token takes the colour of the computation that made it.";
-
 const DRAW_SHARE = 2;       // after a drawing that took t, leave the page alone for twice as long
 const MOST_WAIT_MS = 250;
 
 class RaceView {
   constructor(root) {
     this.root = root;
+    root.setAttribute("aria-label", t("race"));
     this.panels = [];
     this.run = "";           // the id of the race on screen: a new one starts from nothing
     this.taken = 0;          // lines of its record that have come
@@ -33,7 +32,7 @@ class RaceView {
     this.turn = new LastTurn(() => this.root.dataset.status === "running", (text) => { this.status.textContent = text; });
     this.starts = 0;         // how often Run was heard
     this.tour = new Tour(this);
-    this.setStatus("idle", READY);
+    this.setStatus("idle", t("race.ready"));
   }
 
   setStatus(state, text) {
@@ -117,7 +116,7 @@ class RaceView {
         if (record.panels !== this.panels.length || record.clear) {
           this.setPanelCount(record.panels);
           this.clear();
-          this.setStatus("idle", READY);
+          this.setStatus("idle", t("race.ready"));
         }
         if (record.clear) this.turn.began(false);
         break;
@@ -125,7 +124,7 @@ class RaceView {
         this.begin(record);
         if (!this.tour.on) this.turn.began(true);
         this.panels.forEach((each) => follow.add(each));
-        if (!this.stopping) this.setStatus("running", "Warming up …");
+        if (!this.stopping) this.setStatus("running", t("race.warming_up"));
         break;
       case "header":
         this.tape.add(record);
@@ -138,7 +137,7 @@ class RaceView {
       case "step":
         this.tape.add(record);
         if (this.player.following) panel.show(this.tape.panels[record.panel], this.tape.panels[record.panel].length);
-        if (this.stage !== "steps") this.setStage("steps", "Running …");
+        if (this.stage !== "steps") this.setStage("steps", t("race.running"));
         break;
       case "audit":
         this.tape.add(record);
@@ -148,7 +147,7 @@ class RaceView {
       case "summary":
         this.tape.add(record);
         if (panel.shown === this.tape.panels[record.panel].length) panel.finish(record);
-        if (record.type === "end" && this.panels.every((each) => this.tape.summaries[each.index])) this.setStage("audit", "Audit: asking ar about every token …");
+        if (record.type === "end" && this.panels.every((each) => this.tape.summaries[each.index])) this.setStage("audit", t("race.audit"));
         this.table.draw(this.panels, this.tape.summaries);
         break;
       case "refused":  // the race did not begin: what is on screen stays
@@ -163,23 +162,23 @@ class RaceView {
     this.clear();
     this.tape.add(page);
     page.turns.forEach((messages, index) => this.panels[index].showTurns(messages));
-    this.notes.replaceChildren(...page.notes.map((note) => el("p", { class: "note" }, note)));
+    this.notes.replaceChildren(...page.notes.map(({ text, values }) => el("p", { class: "note" }, t(text, values))));
   }
 
   // A race from a file, for replay: the records as parseRecord gives them. Nothing runs, and the chat stays as it was.
   open(name, records) {
-    if (this.root.dataset.status === "running") throw new Error("A file can be opened when no race is running; this one needs to be stopped first.");
+    if (this.root.dataset.status === "running") throw new Error(t("race.stop_first"));
     const [header] = records;
     this.begin({ type: "page", turns: header.conversations?.length === header.panels.length ? header.conversations : header.panels.map(() => [{ role: "user", content: String(header.prompt ?? "") }]), notes: [] });
     for (const record of records) this.take(record);
     const models = [...new Set(header.panels.map((panel) => [panel.model, panel.dtype].filter(isText).join(", ")))].join("; ");
-    this.setStatus("done", `A race from ${name}${models ? ` (${models})` : ""}. ${this.verdict("done")}`);
+    this.setStatus("done", t("race.from", { name: models ? `${name} (${models})` : name, verdict: this.verdict("done") }));
     this.drawAll();
     if (!document.querySelector("#panels")) return;
-    const close = el("button", { type: "button" }, "Close it");
+    const close = el("button", { type: "button" }, t("race.close_file"));
     close.addEventListener("click", () => this.leaveFile());
     document.documentElement.dataset.source = "file";   // the controls belong to no race on screen
-    this.notes.append(el("p", { class: "note" }, `This race comes from ${name}: the buttons below it play it again. `, close));
+    this.notes.append(el("p", { class: "note" }, t("race.from_file", { name }), " ", close));
   }
 
   // What is on screen, to be brought back later: by restore.
@@ -214,19 +213,19 @@ class RaceView {
   leaveFile() {
     this.setPanelCount(Number(document.querySelector("#panels input").value) || this.panels.length);
     this.clear();
-    this.setStatus("idle", READY);
+    this.setStatus("idle", t("race.ready"));
   }
 
   verdict(status) {
-    if (status === "stopped") return "Stopped.";
+    if (status === "stopped") return t("race.stopped");
     const [base, ...others] = this.tape.summaries.map((summary) => summary?.tokens_per_second);
-    const ratios = others.flatMap((own, index) => (own && base ? [`panel ${index + 2} ${ratio(own / base)}`] : []));
-    return ratios.length ? `Done. Against panel 1: ${ratios.join(", ")}.` : "Done.";
+    const ratios = others.flatMap((own, index) => (own && base ? [t("race.ratio", { panel: index + 2, ratio: ratio(own / base) })] : []));
+    return ratios.length ? t("race.done_against", { ratios: ratios.join(t("list.comma")) }) : t("race.done");
   }
 
   describeSampling(sampling) {
     const node = document.querySelector("#sampling-note");
-    if (node && sampling) node.textContent = sampling.temperature > 0 ? `sampled at temperature ${sampling.temperature}` : "greedy";
+    if (node && sampling) node.textContent = sampling.temperature > 0 ? t("baseline.sampled", { temperature: sampling.temperature }) : t("baseline.greedy");
   }
 
   drawAll() {
@@ -267,11 +266,11 @@ class RaceView {
 const view = new RaceView(element.querySelector(".race"));
 watch("value", () => view.update(props.value));
 view.update(props.value);
-if (props.record) view.open("this file", parseRecord(props.record));
+if (props.record) view.open(t("race.this_file"), parseRecord(props.record));
 
 // New chat clears what is on screen: asked first, before Gradio hears of the click. The button may come after this script: the document listens for it.
 document.addEventListener("click", (event) => {
-  if (event.target.closest?.("#new-chat") && view.tape.header && !window.confirm("Clear the conversation and the race on screen? \"Keep\" saves a race first.")) event.stopImmediatePropagation();
+  if (event.target.closest?.("#new-chat") && view.tape.header && !window.confirm(t("race.clear"))) event.stopImmediatePropagation();
 }, true);
 
 // The lists of presets and of sampling settings close when something else is clicked, and after a choice.
@@ -298,13 +297,13 @@ window.dmtdRace = {
   start() {
     if (view.root.dataset.status === "running") return [clicked, ""];   // Gradio drops a second Run itself
     clicked = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;   // randomUUID needs https or localhost
-    view.setStatus("running", "Waiting for the device …");
+    view.setStatus("running", t("race.waiting"));
     view.starts += 1;
     return [clicked, view.tour.on ? "tour" : view.turn.how()];
   },
   stop() {
     if (view.root.dataset.status === "running") {
-      view.status.textContent = "Stopping …";
+      view.status.textContent = t("race.stopping");
       view.stopping = true;
     }
     return clicked;
@@ -320,9 +319,9 @@ window.dmtdRace = {
   copyLink(query) {
     const button = document.querySelector("#copy-link");
     if (query) copyText(`${location.origin}${location.pathname}?${query}`, button);
-    else view.setStatus("error", "A link needs controls that a race could run with; press Run to see what is missing.");
+    else view.setStatus("error", t("race.no_link"));
   },
   failed() {   // Gradio has said why in its own message: the queue is full, the connection is lost
-    if (view.root.dataset.status === "running") view.setStatus("error", "The race did not run: the app is busy or cannot be reached. Please try again.");
+    if (view.root.dataset.status === "running") view.setStatus("error", t("race.busy"));
   },
 };

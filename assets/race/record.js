@@ -19,33 +19,33 @@ function parseRecord(text) {
   checkDepth(text);
   const lines = text.trim().startsWith("[") ? parseJson(text, 1) : text.split("\n").map((line, index) => (line.trim() ? parseJson(line, index + 1) : null));
   const records = lines.map((record, index) => [record, index + 1]).filter(([record]) => record !== null);
-  need(records.length <= MOST_RECORDS, `at most ${MOST_RECORDS} records`, records.length, MOST_RECORDS);
+  need(records.length <= MOST_RECORDS, t("record.most_records", { most: MOST_RECORDS }), records.length, MOST_RECORDS);
   const [header] = records.length ? records[0] : [null];
-  need(header?.type === "header" && header.schema === 1, "to begin with the header of a race, schema 1", header, 1);
-  need(Array.isArray(header.panels) && header.panels.length >= 1 && header.panels.length <= MOST_PANELS, `1 to ${MOST_PANELS} panels`, header.panels, 1);
-  header.panels.forEach((entry, index) => need(entry?.panel === index && isText(entry.spec) && isText(entry.decoder) && Number.isInteger(entry.layers ?? 1) && (entry.layers ?? 1) >= 1 && (entry.layers ?? 1) <= MOST_LAYERS, `the panel ${index}, its spec and its decoder`, entry, 1));
+  need(header?.type === "header" && header.schema === 1, t("record.header"), header, 1);
+  need(Array.isArray(header.panels) && header.panels.length >= 1 && header.panels.length <= MOST_PANELS, t("record.panels", { most: MOST_PANELS }), header.panels, 1);
+  header.panels.forEach((entry, index) => need(entry?.panel === index && isText(entry.spec) && isText(entry.decoder) && Number.isInteger(entry.layers ?? 1) && (entry.layers ?? 1) >= 1 && (entry.layers ?? 1) <= MOST_LAYERS, t("record.panel", { index }), entry, 1));
   need(Array.isArray(header.conversations ?? []) && (header.conversations ?? []).every((turns) => Array.isArray(turns) && turns.every((turn) => isText(turn?.role) && isText(turn?.content))),
-    "conversations of messages with a role and a content", header.conversations, 1);
+    t("record.conversations"), header.conversations, 1);
   const clocks = header.panels.map(() => 0);
   let tokens = 0;
   for (const [record, line] of records.slice(1)) {
-    need(RECORD_TYPES.slice(1).includes(record?.type), `one of the types ${RECORD_TYPES.slice(1).join(", ")}`, record?.type, line);
-    need(Number.isInteger(record.panel) && record.panel in header.panels, "the number of one of its panels", record.panel, line);
-    if (record.type === "audit") need(Array.isArray(record.agrees) && record.agrees.every((agree) => typeof agree === "boolean"), "a list of true and false", record.agrees, line);
-    if (record.type === "summary" || record.type === "end") need(isText(record.stop) && isNumber(record.tokens) && isNumber(record.full_passes), "a summary with stop, tokens and full_passes", record, line);
+    need(RECORD_TYPES.slice(1).includes(record?.type), t("record.types", { types: RECORD_TYPES.slice(1).join(", ") }), record?.type, line);
+    need(Number.isInteger(record.panel) && record.panel in header.panels, t("record.panel_number"), record.panel, line);
+    if (record.type === "audit") need(Array.isArray(record.agrees) && record.agrees.every((agree) => typeof agree === "boolean"), t("record.agrees"), record.agrees, line);
+    if (record.type === "summary" || record.type === "end") need(isText(record.stop) && isNumber(record.tokens) && isNumber(record.full_passes), t("record.summary"), record, line);
     if (record.type !== "step") continue;
-    need(isNumber(record.ms) && record.ms >= clocks[record.panel], "a clock that does not run backwards", record.ms, line);
+    need(isNumber(record.ms) && record.ms >= clocks[record.panel], t("record.clock"), record.ms, line);
     clocks[record.panel] = record.ms;
     need(Array.isArray(record.passes) && record.passes.every((pass) => isText(pass?.kind) && Array.isArray(pass.runs) && pass.runs.length && pass.runs.every(isRun)),
-      "passes with a kind and runs of [first layer, last layer + 1, positions]", record.passes, line);
-    need(!("lengths" in record) || (Array.isArray(record.lengths) && record.lengths.every(isNumber)), "lengths as a list of probabilities", record.lengths, line);
-    need(Array.isArray(record.tokens), "a list of tokens", record.tokens, line);
+      t("record.passes"), record.passes, line);
+    need(!("lengths" in record) || (Array.isArray(record.lengths) && record.lengths.every(isNumber)), t("record.lengths"), record.lengths, line);
+    need(Array.isArray(record.tokens), t("record.tokens"), record.tokens, line);
     tokens += record.tokens.length;
-    need(tokens <= MOST_TOKENS, `at most ${MOST_TOKENS} tokens`, tokens, line);
+    need(tokens <= MOST_TOKENS, t("record.most_tokens", { most: MOST_TOKENS }), tokens, line);
     for (const token of record.tokens) {
-      need(isText(token?.text) && Number.isInteger(token.id) && Number.isInteger(token.span), "tokens with an id, a text and a span", token, line);
-      need(Object.hasOwn(ORIGINS, token.origin), `an origin out of ${Object.keys(ORIGINS).join(", ")}`, token.origin, line);
-      need((token.top ?? []).every?.((each) => Array.isArray(each) && isText(each[1]) && isNumber(each[2])), "alternatives as [id, text, probability]", token.top, line);
+      need(isText(token?.text) && Number.isInteger(token.id) && Number.isInteger(token.span), t("record.token"), token, line);
+      need(Object.hasOwn(ORIGINS, token.origin), t("record.origin", { origins: Object.keys(ORIGINS).join(", ") }), token.origin, line);
+      need((token.top ?? []).every?.((each) => Array.isArray(each) && isText(each[1]) && isNumber(each[2])), t("record.alternatives"), token.top, line);
     }
   }
   return records.map(([record]) => record);
@@ -56,8 +56,8 @@ const isText = (value) => typeof value === "string";
 
 function need(holds, what, got, line) {
   if (holds) return;
-  const shown = got === undefined || got === null ? "nothing" : JSON.stringify(got);
-  throw new Error(`The file of a race needs ${what}; got ${shown.length > 80 ? `${shown.slice(0, 80)} …` : shown} in line ${line}.`);
+  const shown = got === undefined || got === null ? t("record.nothing") : JSON.stringify(got);
+  throw new Error(t("record.needs", { what, got: shown.length > 80 ? `${shown.slice(0, 80)} …` : shown, line }));
 }
 
 // Lists within lists without end are refused before anything walks down them.
@@ -70,7 +70,7 @@ function checkDepth(text) {
       if (sign === "\\") at++;
       else if (sign === '"') quoted = false;
     } else if (sign === '"') quoted = true;
-    else if (sign === "[" || sign === "{") need(++depth <= MOST_DEPTH, `at most ${MOST_DEPTH} lists within lists`, depth, line);
+    else if (sign === "[" || sign === "{") need(++depth <= MOST_DEPTH, t("record.depth", { most: MOST_DEPTH }), depth, line);
     else if (sign === "]" || sign === "}") depth--;
   }
 }
@@ -79,7 +79,7 @@ function parseJson(text, line) {
   try {
     return JSON.parse(text);
   } catch {
-    return need(false, "JSON, one record a line", text.trim().slice(0, 60), line);
+    return need(false, t("record.json"), text.trim().slice(0, 60), line);
   }
 }
 

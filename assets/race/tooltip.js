@@ -8,7 +8,7 @@ class Tooltip {
     this.panels = panels;
     this.onPin = onPin;      // called with the span of the pinned token, or null
     this.pinned = null;
-    this.hints = hints;      // element id (or its end, for the options of a panel) -> sentence
+    this.hints = hints;      // element id (or its end, for the options of a panel) -> key of the sentence
     this.box = el("div", { class: "race-tooltip", role: "tooltip", id: "race-tooltip", hidden: true });
     document.body.append(this.box);
     this.target = null;
@@ -41,7 +41,8 @@ class Tooltip {
   }
 
   hintOf(block) {
-    return this.hints[block.id] || this.hints[block.id.replace(/^panel-\d+-/, "")];
+    const key = this.hints[block.id] || this.hints[block.id.replace(/^panel-\d+-/, "")];
+    return key && t(key);
   }
 
   describe(node) {
@@ -50,13 +51,13 @@ class Tooltip {
     const token = panel.tokens[index];
     const origin = ORIGINS[token.origin] || { name: token.origin, hint: "" };
     const lines = [el("p", { class: "piece" }, this.pieceName(panel, token, index))];
-    const rows = [["made by", origin.name, token.origin], ["probability", isNumber(token.logprob) ? probability(token.logprob) : NONE],
-      ["token", `number ${index + 1}, id ${token.id}`], ["span", token.span ? `span ${token.span}, ${this.within(panel, index)}` : "the prefill's token"],
-      ["time", `${token.ms.toFixed(1)} ms, step ${token.step}`]];
-    if (token.agrees !== null) rows.push(["audit", token.agrees ? "ar would have chosen it too" : "ar would have chosen another token"]);
+    const rows = [[t("token.made_by"), origin.name, token.origin], [t("token.probability"), isNumber(token.logprob) ? probability(token.logprob) : NONE],
+      [t("token.token"), t("token.number", { number: index + 1, id: token.id })], [t("token.span"), token.span ? this.within(panel, index) : t("token.of_prefill")],
+      [t("token.time"), t("token.at", { ms: token.ms.toFixed(1), step: token.step })]];
+    if (token.agrees !== null) rows.push([t("token.audit"), token.agrees ? t("token.agrees") : t("token.differs")]);
     lines.push(el("dl", {}, ...rows.flatMap(([name, value, key]) => [el("dt", {}, name), el("dd", key ? { class: "origin-name", "data-key": key } : {}, value)])));
     if (token.top?.length) {
-      lines.push(el("ol", { class: "top", "aria-label": "The most probable tokens of the computation that made this one" }, ...token.top.map(([id, text, p]) =>
+      lines.push(el("ol", { class: "top", "aria-label": t("token.top") }, ...token.top.map(([id, text, p]) =>
         el("li", { class: id === token.id ? "chosen" : null }, el("code", {}, visible(text) || "∅"),
           el("span", { class: "track", "aria-hidden": "true" }, el("span", { style: `width: ${(100 * p).toFixed(2)}%` })), el("span", { class: "share" }, p >= 0.0005 ? percent(p) : "< 0.1 %")))));
     }
@@ -66,12 +67,12 @@ class Tooltip {
   pieceName(panel, token, index) {
     if (token.text !== "") return visible(token.text);
     const last = index === panel.tokens.length - 1;
-    return last && panel.summary?.stop === "eos" ? "end of the text" : "part of a character: its text comes with a later token";
+    return last && panel.summary?.stop === "eos" ? t("token.end") : t("token.part");
   }
 
   within(panel, index) {
-    const { first, length } = panel.spanAt(index);
-    return `token ${index - first + 1} of ${length}`;
+    const { span, first, length } = panel.spanAt(index);
+    return t("token.within", { span, number: index - first + 1, length });
   }
 
   show(target, lines) {
@@ -111,7 +112,7 @@ class Tooltip {
     const span = panel.spanAt(Number(node.dataset.index));
     for (let i = span.first; i < span.end; i += 1) panel.text.children[i].classList.add("together");
     node.classList.add("pinned");
-    this.show(node, [...this.describe(node), el("p", { class: "pin-note" }, "Pinned, with its whole span. Esc lets go.")]);
+    this.show(node, [...this.describe(node), el("p", { class: "pin-note" }, t("token.pinned"))]);
     this.pinned = node;
     this.onPin(span);
   }

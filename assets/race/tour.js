@@ -1,8 +1,8 @@
 // The guided tour: a card above the page. Every step puts its panels and its prompt into the page's own controls and presses Run; closing puts everything back.
-// What it needs of Python is in dmtd_demo/ui/tour.py; its texts are in tour_steps.js.
+// What it needs of Python is in dmtd_demo/ui/tour.py; its comparisons are in tour_steps.js, its texts in assets/texts.
 
 const TOUR_VALUES = {   // what a step's text may quote of a race on screen: {name panel}
-  tokens: (s) => plural(s.tokens, "token"), passes: (s) => plural(s.full_passes, "full pass"), "per-pass": (s) => fixed(s.tokens_per_full_pass, 2), plt: (s) => percent(s.plt, 0),
+  tokens: (s) => plural(s.tokens, "token"), passes: (s) => plural(s.full_passes, "pass"), "per-pass": (s) => fixed(s.tokens_per_full_pass, 2), plt: (s) => percent(s.plt, 0),
   ratio: (s, base) => (s.tokens_per_second && base?.tokens_per_second ? ratio(s.tokens_per_second / base.tokens_per_second) : NONE), audit: (s) => percent(s.audit_agreement),
   agreement: (s) => percent(s.agreement, 0), repetition: (s) => percent(s.repetition_ratio), parameters: (s) => big(s.extra_parameters),
 };
@@ -35,12 +35,12 @@ class Tour {
     this.title = el("h2", { id: "tour-title" });
     this.text = el("p", { id: "tour-text" });
     this.outcome = el("p", { class: "outcome", id: "tour-outcome" });
-    this.back = button("Back", "The step before.", () => this.go(this.at - 1));
-    this.next = button("Next", "The next step, with a race of its own.", () => (this.at + 1 < TOUR.length ? this.go(this.at + 1) : this.close()));
+    this.back = button(t("tour.back"), t("tour.back.hint"), () => this.go(this.at - 1));
+    this.next = button(t("tour.next"), t("tour.next.hint"), () => (this.at + 1 < TOUR.length ? this.go(this.at + 1) : this.close()));
     this.next.setAttribute("aria-describedby", "tour-title tour-text tour-outcome");
     this.next.classList.add("next");
     this.card = document.querySelector("#tour-card");
-    this.card.replaceChildren(el("div", { class: "tour-head" }, this.title, el("div", { class: "tour-buttons" }, this.back, this.next, button("Close", "End the tour: the page is again as it was (Esc).", () => this.close()))),
+    this.card.replaceChildren(el("div", { class: "tour-head" }, this.title, el("div", { class: "tour-buttons" }, this.back, this.next, button(t("tour.close"), t("tour.close.hint"), () => this.close()))),
       el("div", { class: "tour-body" }, this.text, this.outcome));
   }
 
@@ -89,13 +89,13 @@ class Tour {
 
   draw() {
     const step = TOUR[this.at], { summaries, header } = this.view.tape;
-    this.title.textContent = `${this.at + 1} of ${TOUR.length} · ${step.title}`;
-    this.text.textContent = step.text;
+    this.title.textContent = t("tour.title", { step: this.at + 1, steps: TOUR.length, title: t(`tour.${this.at + 1}.title`) });
+    this.text.textContent = t(`tour.${this.at + 1}.text`);
     const own = header?.prompt === step.prompt && header.panels.map((panel) => panel.spec).join() === step.panels.join();   // the visitor may have run something else
     const over = own && this.view.root.dataset.status === "done" && step.panels.every((_, panel) => summaries[panel]);
-    this.outcome.textContent = over ? step.then.replace(/\{([\w-]+) (\d)\}/g, (_, name, panel) => TOUR_VALUES[name](summaries[panel - 1], summaries[0])) : "…";
+    this.outcome.textContent = over ? t(`tour.${this.at + 1}.then`).replace(/\{([\w-]+) (\d)\}/g, (_, name, panel) => TOUR_VALUES[name](summaries[panel - 1], summaries[0])) : "…";
     this.back.disabled = this.at === 0;
-    this.next.textContent = this.at + 1 < TOUR.length ? "Next" : "Finish";
+    this.next.textContent = this.at + 1 < TOUR.length ? t("tour.next") : t("tour.finish");
   }
 
   async close() {

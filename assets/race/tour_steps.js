@@ -1,34 +1,14 @@
-// The texts of the guided tour, as JSON. prompt, panels, tokens: the race of the step. text: what to look at, shown as the race begins. then: after it;
-// {name panel} stands for a figure of that race (TOUR_VALUES in tour.js). tests/test_tour.py holds what the texts claim against the shipped weights.
+// The comparisons of the guided tour, as JSON: the race of each step. Its texts are tour.1.title and so on in assets/texts: text, what to look at, is shown as the race begins;
+// then, after it: {name panel} stands for a figure of that race (TOUR_VALUES in tour.js). tests/test_tour.py holds what the texts claim against the shipped weights.
 const TOUR = [
-  {"title": "Why decoding is slow", "prompt": "Why is decoding slow?", "panels": ["ar", "dmtd:tau=6"], "tokens": 100,
-   "text": "Panel 1 decodes as usual: every token takes a pass through all twelve layers, drawn beside the text, and the next pass cannot begin before that token is known. Panel 2 makes several tokens of one full pass.",
-   "then": "Panel 1 took {passes 1} for {tokens 1}, panel 2 {passes 2} for {tokens 2}: {ratio 2} as fast, on this machine. How that can work, and when it does not, is the rest of this tour."},
-  {"title": "What late layers still know", "prompt": "What is DMTD?", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 110,
-   "text": "Orange, dotted tokens were made by the last three layers alone; nine of twelve were left out. They read in their own cache what a full pass thought at the head of the cycle. The model was trained to do that.",
-   "then": "Agreement with panel 1: {agreement 2} at τ = 2, {agreement 3} at τ = 6, with {passes 3} in place of {passes 1}. A text that the model knows well, its late layers can finish by themselves. Point at a token to see how sure they were."},
-  {"title": "When DMTD breaks", "prompt": "What is temperature?", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 110,
-   "text": "Nobody checks a late token. The longer the cycle, the more of it rests on what one full pass knew several tokens ago. After the race look for ≠ in panel 3: there ar, given the same text, would have chosen another token.",
-   "then": "Of the late tokens at τ = 2, {audit 2} are ar's choice; at τ = 6, {audit 3}, {ratio 3} as fast as ar. Words lose pieces, and the text goes on from there: agreement with panel 1 ends at {agreement 2} and {agreement 3}."},
-  {"title": "Checked before it is written", "prompt": "What is temperature?", "panels": ["ar", "dmtd:tau=6", "dmtd-spec"], "tokens": 110,
-   "text": "The same question. Panel 3's late layers only draft; one pass of all layers over the drafts checks them, and what does not agree is thrown away. Dashed tokens were guessed first and confirmed then.",
-   "then": "Panel 3 wrote panel 1's text, agreement {agreement 3}, at {ratio 3}. Unchecked, panel 2 ran at {ratio 2}, with an agreement of {agreement 2}. The check is what the right text costs."},
-  {"title": "Why heads alone repeat themselves", "prompt": "Write about snail snail snail.", "panels": ["ar", "mtp-heads"], "tokens": 80,
-   "text": "MTP heads guess the tokens ahead from one hidden state, each without knowing what the others say. mtp-heads keeps every guess. The request makes no sense, and neither does the ordinary answer. But that one ends.",
-   "then": "Panel 1 ended after {tokens 1}. Panel 2 ran to the limit, and {repetition 2} of its 4-token sequences had been there before: neighbouring heads guess the same word, and the next pass reads the repetition as text to go on with."},
-  {"title": "What CLP decides", "prompt": "Tell me a story about Iris, a fox and a red lantern in the forest.", "panels": ["ar", "mtp-heads", "clp"], "tokens": 100,
-   "text": "Panel 3 has the same kind of heads, but the backbone makes the first token of every span, and CLP, one linear layer, says how many guesses to keep. The bars under its picture: how probable each number is, and which one it took.",
-   "then": "CLP kept spans of different lengths, {per-pass 3} tokens per full pass; {audit 3} of its heads' tokens are ar's choice. Heads alone: {per-pass 2}, and {audit 2}. The chart of span lengths below shows the difference."},
-  {"title": "CLP can be wrong, a check cannot", "prompt": "Tell me a story about Iris, a fox and a red lantern in the forest.", "panels": ["ar", "clp:threshold=0.5", "mtp-verified"], "tokens": 100,
-   "text": "What CLP lets through stays in the text, and here its caution is turned down to 0.5. mtp-verified lets heads draft as well, but the backbone's next pass checks every draft before it is emitted. Read both panels.",
-   "then": "clp: audit {audit 2}, agreement {agreement 2}, {ratio 2} as fast as ar. mtp-verified: agreement {agreement 3}, {ratio 3}. Every pass of the check is as wide as the draft, which costs little while decoding waits for memory."},
-  {"title": "Drafts from the text itself", "prompt": "Repeat these words: river, apple, lamp, candle, tiger", "panels": ["ar", "prompt-lookup"], "tokens": 40,
-   "text": "prompt-lookup has no heads and no training: where the last few tokens stood before, it takes what followed them there as a draft, and a pass of all layers checks it. It shines where an answer copies.",
-   "then": "{passes 2} in place of {passes 1}, the same text, {parameters 2} extra parameters. Ask for a story instead, and there is little to look up: try it, press Run."},
-  {"title": "Cycles as long as predicted", "prompt": "What is a KV cache?", "panels": ["ar", "dmtd:tau=4", "dmtd-adaptive"], "tokens": 130,
-   "text": "dmtd-adaptive asks a small predictor at the head of each cycle how many late tokens will be right. Sure text gets long cycles, hard text short ones; where the predictor is sure and wrong, nobody notices.",
-   "then": "Here it was too sure: {per-pass 3} tokens per full pass and an audit of {audit 3}, against {per-pass 2} and {audit 2} at a fixed τ = 4. Its caution says how sure it must be: move it up and press Run."},
-  {"title": "What it costs", "prompt": "What is quantization?", "panels": ["ar", "dmtd:tau=4", "clp"], "tokens": 110,
-   "text": "DMTD needs a model trained for it; heads, CLP and gates are trained on a frozen model. Neither is checked unless you pay for it. Quantization is another trade: smaller weights make every pass cheaper and round every number.",
-   "then": "dmtd adds {parameters 2} parameters, clp {parameters 3}. This model is too small to need quantization; python app.py --model Qwen2.5-1.5B-Instruct --quantization nf4 opens this page with one that gains by it."}
+  {"prompt": "Why is decoding slow?", "panels": ["ar", "dmtd:tau=6"], "tokens": 100},
+  {"prompt": "What is DMTD?", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 110},
+  {"prompt": "What is temperature?", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 110},
+  {"prompt": "What is temperature?", "panels": ["ar", "dmtd:tau=6", "dmtd-spec"], "tokens": 110},
+  {"prompt": "Write about snail snail snail.", "panels": ["ar", "mtp-heads"], "tokens": 80},
+  {"prompt": "Tell me a story about Iris, a fox and a red lantern in the forest.", "panels": ["ar", "mtp-heads", "clp"], "tokens": 100},
+  {"prompt": "Tell me a story about Iris, a fox and a red lantern in the forest.", "panels": ["ar", "clp:threshold=0.5", "mtp-verified"], "tokens": 100},
+  {"prompt": "Repeat these words: river, apple, lamp, candle, tiger", "panels": ["ar", "prompt-lookup"], "tokens": 40},
+  {"prompt": "What is a KV cache?", "panels": ["ar", "dmtd:tau=4", "dmtd-adaptive"], "tokens": 130},
+  {"prompt": "What is quantization?", "panels": ["ar", "dmtd:tau=4", "clp"], "tokens": 110}
 ];

@@ -8,18 +8,18 @@ function folded(name, text, kind) {
 
 // One message of the conversation so far.
 function turnNode({ role, content }) {
-  if (role === "system") return folded("System prompt", content, "turn system");
-  if (role === "user") return el("div", { class: "turn user" }, readable(content) || "(no text)");
+  if (role === "system") return folded(t("turn.system"), content, "turn system");
+  if (role === "user") return el("div", { class: "turn user" }, readable(content) || t("turn.empty"));
   const [whole, thought] = content.match(THOUGHT) || ["", ""];
   const said = readable(content.slice(whole.length));
-  return el("div", { class: "turn assistant" }, thought.trim() ? folded("Thought", thought, "thought-turn") : null, said || (whole ? null : "(no text)"));
+  return el("div", { class: "turn assistant" }, thought.trim() ? folded(t("turn.thought"), thought, "thought-turn") : null, said || (whole ? null : t("turn.empty")));
 }
 
 // What the model thinks before its answer, between <think> and </think>, where the answer begins with it. All of it stays among the tokens; folded, each token is a tick in its colour.
 class Thought {
   constructor(text) {
     this.text = text;        // the node that holds the tokens
-    this.button = el("button", { type: "button", class: "thought-toggle", "data-hint": "What the model thinks before it answers. Folded, every token is a tick in its colour." });
+    this.button = el("button", { type: "button", class: "thought-toggle", "data-hint": t("turn.thought.hint") });
     this.button.addEventListener("click", () => { this.chosen = !this.folded; this.draw(); });
     this.chosen = null;      // folded or not, where the reader has said so
     this.rewind();
@@ -52,7 +52,7 @@ class Thought {
     this.button.hidden = !this.count;
     this.text.classList.toggle("folded", this.folded);
     this.button.setAttribute("aria-expanded", String(!this.folded));
-    this.button.textContent = `${this.over ? "Thought" : "Thinking"}: ${plural(this.count, "token")}`;
+    this.button.textContent = t(this.over ? "turn.thought_of" : "turn.thinking", { tokens: plural(this.count, "token") });
   }
 }
 
@@ -84,7 +84,7 @@ class LastTurn {
     const back = this.kept;
     if (!this.editing) this.kept = text;
     this.setEditing(!this.editing);
-    this.say(this.editing ? "Run now replaces the last turn. “Edit last” again: it stays." : "The last turn stays as it is.");
+    this.say(this.editing ? t("turn.replaces") : t("turn.stays"));
     if (this.editing) document.querySelector("#prompt textarea").focus();
     return this.editing ? ["edit", text] : ["leave", back];
   }

@@ -12,9 +12,12 @@ from dmtd_demo.loading import load
 from dmtd_demo.race import race
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.links import comparison, query
+from dmtd_demo.ui.texts import ENGLISH, LANGUAGES
 
 RACE = Path(__file__).resolve().parents[1] / "assets" / "race"
 STEPS = json.loads((RACE / "tour_steps.js").read_text(encoding="utf-8").split("const TOUR = ")[1].rstrip().rstrip(";"))
+for number, step in enumerate(STEPS, 1):
+    step |= {part: ENGLISH[f"tour.{number}.{part}"] for part in ("title", "text", "then")}
 # what a step's text says of its panels' summaries
 CLAIMS = {
     "Why decoding is slow": lambda p: p[1]["full_passes"] * 4 < p[0]["full_passes"],
@@ -48,9 +51,11 @@ def test_what_a_step_says_is_what_comes_out(classroom, step):
     assert CLAIMS[step["title"]](summaries), [(s["text"], s["agreement"], s["audit_agreement"], s["repetition_ratio"], s["full_passes"]) for s in summaries]
 
 
-def test_figures_come_from_the_race():
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_figures_come_from_the_race(language):
     values = (RACE / "tour.js").read_text(encoding="utf-8").split("const TOUR_VALUES")[1].split("};")[0]
-    for step in STEPS:
-        assert not re.search(r"\d ?(×|%|tokens/s)", step["text"] + step["then"]), step["title"]   # none is typed in
-        for name, panel in re.findall(r"\{([\w-]+) (\d)\}", step["then"]):
+    for number, step in enumerate(STEPS, 1):
+        text, then = (LANGUAGES[language][f"tour.{number}.{part}"] for part in ("text", "then"))
+        assert not re.search(r"\d ?(×|%|tokens/s)", text + then), step["title"]   # none is typed in
+        for name, panel in re.findall(r"\{([\w-]+) (\d)\}", then):
             assert int(panel) <= len(step["panels"]) and re.search(rf'"?\b{name}"?: \(s', values), (name, panel)

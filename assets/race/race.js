@@ -263,6 +263,7 @@ class RaceView {
   }
 }
 
+document.title = t(props.record ? "replay.title" : "page.title");
 const view = new RaceView(element.querySelector(".race"));
 watch("value", () => view.update(props.value));
 view.update(props.value);

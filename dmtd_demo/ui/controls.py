@@ -14,6 +14,7 @@ from dmtd_demo.decoders import DECODERS, PanelSpec
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.residents import Residents
+from dmtd_demo.ui.texts import control, option_key
 
 MOST_PANELS = 4
 FEWEST_PANELS = 2
@@ -57,10 +58,10 @@ def kind_of(option: Field) -> str:
     return {int: "number", float: "slider"}.get(meta["kind"], "text")
 
 
-def settings_of(option: Field, value: Any) -> dict[str, Any]:
+def settings_of(decoder: str, option: Field, value: Any) -> dict[str, Any]:
     """What the component of an option shows for one decoder: label, range and default differ between decoders."""
     meta = option.metadata
-    return {"label": meta["label"], "value": value} | {name: meta[name] for name in ("minimum", "maximum", "step", "choices") if meta[name] is not None}
+    return {"label": control(option_key(decoder, option.name, "label")), "value": value} | {name: meta[name] for name in ("minimum", "maximum", "step", "choices") if meta[name] is not None}
 
 
 COMPONENTS = {"choice": gr.Dropdown, "text": gr.Textbox, "slider": OpenSlider, "number": OpenNumber}
@@ -73,7 +74,8 @@ def kinds() -> list[tuple[str, str]]:
 
 def decoder_choices(model: Model) -> list[tuple[str, str]]:
     """What the decoder list shows; one that the model cannot run stays in it, and says so."""
-    return [(f"{name} · {decoder.label}" + (" (not with this model)" if decoder.missing(model) else ""), name) for name, decoder in DECODERS.items()]
+    names = {name: (f"decoder.{name}.label", control("decoder.cannot", label=f"decoder.{name}.label")) for name in DECODERS}   # both from the start: control says why
+    return [(f"{name} · " + (names[name][1] if decoder.missing(model) else control(names[name][0])), name) for name, decoder in DECODERS.items()]
 
 
 class PanelControls:
@@ -86,8 +88,8 @@ class PanelControls:
         self.index = index
         with gr.Column(elem_id=f"panel-{index}-controls", elem_classes="panel-controls", visible=shown, min_width=220) as self.column:
             with gr.Row(elem_classes="panel-top"):
-                self.decoder = gr.Dropdown(decoder_choices(model), value=spec.decoder, label=f"Decoder of panel {index + 1}", show_label=False, container=False, elem_id=f"panel-{index}-decoder", filterable=True)
-                self.model = OpenDropdown([key], value=key, label=f"Model of panel {index + 1}", show_label=False, container=False, elem_id=f"panel-{index}-model",
+                self.decoder = gr.Dropdown(decoder_choices(model), value=spec.decoder, label=control("control.decoder", panel=index + 1), show_label=False, container=False, elem_id=f"panel-{index}-decoder", filterable=True)
+                self.model = OpenDropdown([key], value=key, label=control("control.model", panel=index + 1), show_label=False, container=False, elem_id=f"panel-{index}-model",
                                           elem_classes="panel-model", visible=False, filterable=False, min_width=80)
             self.sentence = gr.HTML(elem_classes="cannot", **self._sentence(spec.decoder, model))
             with gr.Row(elem_classes="decoder-options"):
@@ -101,8 +103,8 @@ class PanelControls:
         name, kind = key
         settings = self._settings(spec.decoder, model).get(key)
         if settings is None:
-            option = next(f for d in DECODERS.values() for f in fields(d.Options) if (f.name, kind_of(f)) == key)
-            settings = settings_of(option, None) | {"visible": False}
+            decoder, option = next((name, f) for name, d in DECODERS.items() for f in fields(d.Options) if (f.name, kind_of(f)) == key)
+            settings = settings_of(decoder, option, None) | {"visible": False}
         elif name in spec.options:
             settings["value"] = spec.options[name]
         return COMPONENTS[kind](elem_id=f"panel-{self.index}-opt-{name}", elem_classes=f"opt-{kind}", min_width=80, interactive=True, **settings)
@@ -113,7 +115,7 @@ class PanelControls:
         if decoder.missing(model):
             return {}
         defaults = decoder.defaults(model)
-        return {(option.name, kind_of(option)): settings_of(option, getattr(defaults, option.name)) for option in fields(decoder.Options)}
+        return {(option.name, kind_of(option)): settings_of(name, option, getattr(defaults, option.name)) for option in fields(decoder.Options)}
 
     def _sentence(self, name: str, model: Model) -> dict[str, Any]:
         missing = DECODERS[name].missing(model)
@@ -176,5 +178,5 @@ class PanelControls:
 
 
 def option_hints() -> dict[str, str]:
-    """What each option does, for the page's tooltips, by the end of its element id."""
-    return {f"opt-{option.name}": option.metadata["help"] for decoder in DECODERS.values() for option in fields(decoder.Options)}
+    """The key of what each option does, for the page's tooltips, by the end of its element id."""
+    return {f"opt-{option.name}": option_key(name, option.name, "help") for name, decoder in DECODERS.items() for option in fields(decoder.Options)}

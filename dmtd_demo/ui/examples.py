@@ -1,21 +1,21 @@
-"""Prompts and comparisons to begin with: what the buttons under the prompt box put on the page, and what stands there at the start."""
+"""Prompts and comparisons to begin with: what the buttons under the prompt box put on the page, and what stands there at the start. The prompts are in the language of the models."""
 from __future__ import annotations
 
-# (what the button says, the prompt). They fit the world that `classroom` was trained on; any chat model can answer them.
+# (the key of what the button says, the prompt). They fit the world that `classroom` was trained on; any chat model can answer them.
 EXAMPLES: tuple[tuple[str, str], ...] = (
-    ("A story", "Tell me a story about Iris, a fox and a red lantern in the forest."),
-    ("A sum", "What is 47 + 38?"),
-    ("Sorting", "Sort these words alphabetically: river, apple, lamp, candle, tiger"),
-    ("Python", "Write a Python function called double that returns twice a number."),
-    ("What is a KV cache?", "What is a KV cache?"),
-    ("What is DMTD?", "What is DMTD?"),
+    ("example.story", "Tell me a story about Iris, a fox and a red lantern in the forest."),
+    ("example.sum", "What is 47 + 38?"),
+    ("example.sorting", "Sort these words alphabetically: river, apple, lamp, candle, tiger"),
+    ("example.python", "Write a Python function called double that returns twice a number."),
+    ("example.cache", "What is a KV cache?"),
+    ("example.dmtd", "What is DMTD?"),
 )
 
-# (what the button says, the panels, the prompt): comparisons for a class. One that the model cannot run is not offered.
+# (the key of what the button says, the panels, the prompt): comparisons for a class. One that the model cannot run is not offered.
 PRESETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("How long may a cycle be?", ("ar", "dmtd:tau=2", "dmtd:tau=4", "dmtd:tau=6"), "What is DMTD?"),
-    ("MTP heads: alone, gated, with CLP", ("ar", "mtp-heads", "mtp-gate", "clp"), EXAMPLES[0][1]),
-    ("Checked drafts: the same text as ar", ("ar", "dmtd-spec", "mtp-verified", "prompt-lookup"), "Why is decoding slow?"),
-    ("Cycles of one length, or as predicted", ("ar", "dmtd:tau=4", "dmtd-adaptive", "mixed"), "What is a KV cache?"),
+    ("preset.cycle", ("ar", "dmtd:tau=2", "dmtd:tau=4", "dmtd:tau=6"), "What is DMTD?"),
+    ("preset.heads", ("ar", "mtp-heads", "mtp-gate", "clp"), EXAMPLES[0][1]),
+    ("preset.checked", ("ar", "dmtd-spec", "mtp-verified", "prompt-lookup"), "Why is decoding slow?"),
+    ("preset.predicted", ("ar", "dmtd:tau=4", "dmtd-adaptive", "mixed"), "What is a KV cache?"),
 )
 FIRST_PROMPT = EXAMPLES[0][1]

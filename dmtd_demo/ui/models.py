@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.availability import cached, describe, lacking, training, where
+from dmtd_demo.availability import cached, describe, lacking, training
 from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.download import download
 from dmtd_demo.errors import Cancelled, UserError
@@ -20,6 +20,7 @@ from dmtd_demo.placement import QUANTIZATIONS
 from dmtd_demo.progress import Progress
 from dmtd_demo.residents import Arrival, Residents
 from dmtd_demo.ui.job import Jobs
+from dmtd_demo.ui.texts import control, slot, span
 
 OTHER = "another"   # the choice that the text field belongs to
 Wanted = tuple[str, str]   # name, quantization
@@ -39,27 +40,27 @@ class ModelPicker:
         self.device = models.get(models.keys[0]).device.partition(":")[0]
 
     def build(self) -> None:
-        with gr.Accordion("Models", open=False, elem_id="models", elem_classes="popover") as self.popover:
+        with gr.Accordion(control("control.models"), open=False, elem_id="models", elem_classes="popover") as self.popover:
             with gr.Column(elem_id="model-box"):
                 with gr.Row(elem_id="model-columns"):
                     with gr.Column(elem_id="model-left", min_width=200):
-                        choices = [(self._label(name), name) for name in self.names] + ([("Another: a folder or a hub id", OTHER)] if self.anything else [])
-                        self.choice = gr.Radio(choices, value=self.first, label="Model", elem_id="model-choice")
+                        choices = [(self._label(name), name) for name in self.names] + ([(control("models.another"), OTHER)] if self.anything else [])
+                        self.choice = gr.Radio(choices, value=self.first, label=control("models.choice"), elem_id="model-choice")
                         if self.anything:
-                            self.other = gr.Textbox(placeholder="path/to/folder, or owner/name", label="Folder or hub id of a Qwen2 or Qwen3", show_label=False, container=False,
+                            self.other = gr.Textbox(placeholder=control("models.other.example"), label=control("models.other"), show_label=False, container=False,
                                                     max_lines=1, elem_id="model-other", visible=False)
                     with gr.Column(elem_id="model-right", min_width=260):
                         entry = self._entry(self.first)
                         self.facts = gr.HTML(self._facts(entry), elem_id="model-facts")
-                        self.quantization = gr.Radio(elem_id="model-quantization", label="Quantization, and the memory that it takes to run", **self._quantizations(entry))
+                        self.quantization = gr.Radio(elem_id="model-quantization", label=control("models.quantization"), **self._quantizations(entry))
                         self.reason = gr.HTML(self._reason(entry, None), elem_id="model-reason")
                         with gr.Row(elem_id="model-buttons"):
-                            self.load = gr.Button("Load", variant="primary", size="sm", elem_id="model-load")
-                            self.cancel = gr.Button("Cancel", size="sm", elem_id="model-cancel")
+                            self.load = gr.Button(control("models.load"), variant="primary", size="sm", elem_id="model-load")
+                            self.cancel = gr.Button(control("models.cancel"), size="sm", elem_id="model-cancel")
                         self.progress = gr.HTML("", elem_id="model-progress")
                 with gr.Row(elem_id="model-memory"):
-                    self.loaded = gr.Radio(label="In memory", elem_id="model-loaded", **self._loaded())
-                    self.unload = gr.Button("Unload", size="sm", elem_id="model-unload")
+                    self.loaded = gr.Radio(label=control("models.loaded"), elem_id="model-loaded", **self._loaded())
+                    self.unload = gr.Button(control("models.unload"), size="sm", elem_id="model-unload")
             self.wanted = gr.State(None)
             self.arrived = gr.State(None)
 
@@ -87,7 +88,7 @@ class ModelPicker:
             entry = self._entry(name)
             return [self._facts(entry), gr.update(**self._quantizations(entry)), self._reason(entry, None), *field]
         except UserError as error:
-            words = "<p>A folder in Hugging Face format, or a hub id, of the Qwen2 or Qwen3 family.</p>" if choice == OTHER and not other else _complaint(error)
+            words = f"<p>{span('models.other.hint')}</p>" if choice == OTHER and not other else _complaint(error)
             return [words, gr.skip(), "", *field]
 
     def explain(self, choice: Any, quantization: Any, other: Any = "") -> str:
@@ -109,7 +110,7 @@ class ModelPicker:
             name = self._name(choice, other)
             for state in job.run(lambda progress: self._fetch(name, quantization, progress), wait=False):
                 yield _bar(name, state), None
-            yield f'<p role="status">{escape(name)}: waiting for the device …</p>', (name, quantization)
+            yield f'<p role="status">{span("models.waiting", name=name)}</p>', (name, quantization)
         except Cancelled:
             yield self._cancelled(), None
         except UserError as error:
@@ -155,7 +156,7 @@ class ModelPicker:
         try:
             before = self.models.get(key).memory
             self.models.unload(key)
-            return f'<p role="status">{escape(str(key))} has left, and gave back {amount(before)}.</p>', gr.update(**self._loaded())
+            return f'<p role="status">{span("models.left", key=key, memory=amount(before))}</p>', gr.update(**self._loaded())
         except UserError as error:
             return _complaint(error), gr.update(**self._loaded())
 
@@ -192,18 +193,18 @@ class ModelPicker:
 
     def _facts(self, entry: Entry) -> str:
         d = describe(entry, self.device)
-        facts = [f"<h3>{escape(d['label'])}</h3>", f"<p>{_parameters(d['parameters'])} parameters, {d['num_hidden_layers']} layers, {amount(d['bytes'])}, {escape(where(d))}.</p>",
-                 f"<p><b>Runs now:</b> {', '.join(d['decoders'])}.</p>"]
+        facts = [f"<h3>{escape(d['label'])}</h3>", f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']))} {_where(d)}</p>",
+                 f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>"]
         if d["missing"]:
             commands = escape("\n".join([*training(d), f"python app.py --model {entry.source if entry.is_local else d['name']} --addons runs/{d['name']}/addons"]))
-            facts.append(f"<details><summary><b>Not yet:</b> {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for it yet. How to get them</summary><pre>{commands}</pre></details>")
+            facts.append(f"<details><summary><b>{span('models.not_yet')}</b> {span('models.lacking', decoders=', '.join(d['missing']), addons=', '.join(lacking(d)))}</summary><pre>{commands}</pre></details>")
         return "".join(facts) + (f"<p>{escape(d['note'])}.</p>" if d["note"] else "")
 
     def _quantizations(self, entry: Entry) -> dict[str, Any]:
         d = describe(entry, self.device)
         default = self._default(entry)
         return {"value": default, "choices": [
-            (f"{name}{' (default)' if name == default else ''} · {amount(need)}{'' if name in d['fits'] else ', more than is free'}", name) for name, need in d["memory"].items()]}
+            (_choice(name, amount(need), name == default, name in d["fits"]), name) for name, need in d["memory"].items()]}
 
     def _default(self, entry: Entry) -> str:
         try:
@@ -217,10 +218,12 @@ class ModelPicker:
         except UserError as error:
             return _complaint(error)
         default = self._default(entry)
-        begin = f"<b>{placement.quantization}, the default:</b>" if placement.quantization == default else f"<b>{placement.quantization}:</b> {QUANTIZATIONS[placement.quantization]};"
+        name = placement.quantization
+        begin = f"<b>{span('models.by_default', quantization=name)}</b>" if name == default else f"<b>{name}:</b> {span(f'quantization.{name}')};"
         reasons = placement.reasons if placement.quantization != default else self._plan(entry, None).reasons
         need = placement.need
-        return (f"<p>{begin} {escape('; '.join(reasons))}. {amount(need.weights)} for its weights + {amount(need.cache)} for the cache of a text + {amount(need.working)} to work in.</p>")
+        memory = span("models.memory", weights=amount(need.weights), cache=amount(need.cache), working=amount(need.working))
+        return f"<p>{begin} {escape('; '.join(reasons))}. {memory}</p>"
 
     def _loaded(self, key: str | None = None) -> dict[str, Any]:
         keys = self.models.keys
@@ -228,26 +231,50 @@ class ModelPicker:
 
     def _welcome(self, arrival: Arrival, seconds: float) -> str:
         model = self.models.get(arrival.key)
-        words = f"{arrival.key} is loaded: its weights hold {amount(model.memory)}, {seconds:.1f} s." if arrival.fresh else f"{arrival.key} was in memory already, and is held once."
+        words = [span("models.arrived", key=arrival.key, memory=amount(model.memory), seconds=f"{seconds:.1f}") if arrival.fresh else span("models.was_there", key=arrival.key)]
         if arrival.left:
-            words += f" To make room, {', '.join(arrival.left)} left, least recently used."
-        return f'<p role="status">{escape(words)} All panels use it.</p>'
+            words.append(span("models.made_room", keys=", ".join(arrival.left)))
+        return f'<p role="status">{" ".join([*words, span("models.used")])}</p>'
 
     def _cancelled(self) -> str:
-        return f'<p role="status">Cancelled. In memory as before: {escape(", ".join(self.models.keys))}.</p>'
+        return f'<p role="status">{span("models.cancelled", keys=", ".join(self.models.keys))}</p>'
 
 
 def _bar(name: str, state: tuple[str, int, int]) -> str:
     stage, done, total = state
     if not total:
-        return f'<p role="status">{escape(name)}: {escape(stage or "Beginning")} …</p><progress aria-label="{escape(stage)}"></progress>'
-    much = f"{done} of {total} tensors" if stage == "Loading the weights" else f"{amount(done)} of {amount(total)}"
-    return f'<p>{escape(name)}: {escape(stage)}, {much}</p><progress value="{done}" max="{total}" aria-label="{escape(stage)}"></progress>'
+        return f'<p role="status">{span("models.stage", name=name, stage=slot("stage", _stage(stage or "Beginning")))}</p><progress aria-label="{escape(stage)}"></progress>'
+    parts = {"done": done, "total": total} if stage == "Loading the weights" else {"done": amount(done), "total": amount(total)}
+    much = span("models.tensors" if stage == "Loading the weights" else "models.bytes", **parts)
+    return f'<p>{span("models.doing", name=name, stage=slot("stage", _stage(stage)), much=slot("much", much))}</p><progress value="{done}" max="{total}" aria-label="{escape(stage)}"></progress>'
 
 
 def _complaint(error: Exception) -> str:
     words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return f'<p class="complaint" role="alert">{escape(words[:1].upper() + words[1:])}. The app goes on with the models it has.</p>'
+    return f'<p class="complaint" role="alert">{escape(words[:1].upper() + words[1:])}. {span("models.goes_on")}</p>'
+
+
+# What the core says that it does -> key.
+STAGES = {"Beginning": "stage.begin", "Looking at the model": "stage.look", "Downloading": "stage.download", "Checking the weights": "stage.check", "Loading the weights": "stage.load"}
+
+
+def _stage(stage: str) -> str:
+    return span(STAGES[stage]) if stage in STAGES else escape(stage)
+
+
+def _where(described: dict[str, Any]) -> str:
+    """Where a model lies, as availability.where says it on the command line."""
+    source = described["source"]
+    if source == "assets":
+        return span("where.ships")
+    return span("where.folder" if Path(source).is_absolute() else "where.here" if described["here"] else "where.hub", source=source)
+
+
+def _choice(name: str, memory: str, default: bool, fits: bool) -> str:
+    """A quantization with the memory that it needs. What does not fit is not called the default: nothing fits then."""
+    if not fits:
+        return f"{name} · {memory} · {control('models.more_than_free')}"
+    return f"{name} {control('models.default')} · {memory}" if default else f"{name} · {memory}"
 
 
 def _parameters(number: int) -> str:

@@ -23,26 +23,15 @@ from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lin
 from dmtd_demo.ui.models import ModelPicker
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
 from dmtd_demo.ui.stops import Stops
+from dmtd_demo.ui.texts import control, english
 from dmtd_demo.ui.tour import Tour
 
-TITLE = "Multi-token decoding, side by side"
 PANELS_SHOWN = 3
 DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")   # the first four that the model can run; the fourth is hidden at first
 WAITING_VISITORS = 16
 CHAT_SECONDS = 6 * 3600   # a chat that nobody has touched for so long is dropped
 
-SETTING_HINTS = {
-    "panels": "How many decoders race side by side: 2 to 4.",
-    "max-tokens": "The most new tokens per panel. A text that ends by itself is shorter.",
-    "seed": "Every panel's random generator starts from this number. Without sampling (temperature 0) it changes nothing.",
-    "temperature": "0: always the most probable token (greedy). Higher: more surprising text.",
-    "top-k": "Sample only among the k most probable tokens. 0: off.",
-    "system": "What the model is told before the conversation. It counts from the next race on, and stays when a new chat begins.",
-    "thinking": "Let the model think in a text of its own before it answers. The tokens of the thought count and are drawn like all others.",
-    "regenerate": "Ask the last prompt again, with the controls as they stand now: the new answers take the place of the last ones. Greedy, or with the same seed, the same panels write the same texts.",
-    "edit-last": "Bring the last prompt back into the box; Run then replaces the last turn. Again: leave the turn as it is.",
-    "top-p": "Sample only among the most probable tokens whose probabilities add up to p. 1: off.",
-}
+EXPLAINED = ("panels", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking", "regenerate", "edit-last")   # by hint.<element id>
 
 
 def whole(name: str, value: Any) -> int:
@@ -77,25 +66,25 @@ class Page:
         self.specs = default_panels(model)
 
     def build(self) -> gr.Blocks:
-        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+        with gr.Blocks(title=english("page.title"), analytics_enabled=False, fill_width=True) as page:
             gr.HTML(header(self.first), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
             self.tour = Tour()
             self.picker.build()
             with gr.Row(elem_id="ask"):
                 self.prompt = gr.Textbox(FIRST_PROMPT, lines=1, max_lines=6, show_label=False, container=False, elem_id="prompt",
-                                         placeholder="Ask something, or go on with the chat")
+                                         placeholder=control("control.prompt"))
                 with gr.Row(elem_id="buttons"):
-                    self.run = gr.Button("Run", variant="primary", elem_id="run")
-                    self.stop = gr.Button("Stop", elem_id="stop")
-                    self.again = gr.Button("Regenerate", elem_id="regenerate", elem_classes="with-turn")
-                    self.edit = gr.Button("Edit last", elem_id="edit-last", elem_classes="with-turn")
-                    self.new_chat = gr.Button("New chat", elem_id="new-chat")
+                    self.run = gr.Button(control("control.run"), variant="primary", elem_id="run")
+                    self.stop = gr.Button(control("control.stop"), elem_id="stop")
+                    self.again = gr.Button(control("control.regenerate"), elem_id="regenerate", elem_classes="with-turn")
+                    self.edit = gr.Button(control("control.edit_last"), elem_id="edit-last", elem_classes="with-turn")
+                    self.new_chat = gr.Button(control("control.new_chat"), elem_id="new-chat")
             with gr.Row(elem_id="strip"):
                 self._examples()
                 self._settings()
             with gr.Row(elem_id="panel-row"):
                 self.panels = [controls.PanelControls(self.models, index, spec, index < PANELS_SHOWN) for index, spec in enumerate(self.specs)]
-            hints = SETTING_HINTS | controls.option_hints()
+            hints = {name: f"hint.{name}" for name in EXPLAINED} | controls.option_hints()
             self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), replay_file.template(), elem_id="race")
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
             self.run_id = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed
@@ -107,31 +96,31 @@ class Page:
     def _examples(self) -> None:
         with gr.Row(elem_id="examples"):
             for name, text in EXAMPLES:
-                gr.Button(name, size="sm").click(None, None, self.prompt, js=f"() => {json.dumps(text)}", show_progress="hidden")
+                gr.Button(control(name), size="sm").click(None, None, self.prompt, js=f"() => {json.dumps(text)}", show_progress="hidden")
 
     def _settings(self) -> None:
         with gr.Row(elem_id="settings"):
-            with gr.Accordion("Presets", open=False, elem_id="presets", elem_classes="popover"):
+            with gr.Accordion(control("control.presets"), open=False, elem_id="presets", elem_classes="popover"):
                 with gr.Column(elem_id="preset-list"):
                     self.presets = [self._preset(*preset) for preset in PRESETS]
-                    self.link = gr.Button("Copy a link to this comparison", size="sm", elem_id="copy-link")
-            self.count = controls.OpenNumber(PANELS_SHOWN, label="Panels", minimum=controls.FEWEST_PANELS, maximum=controls.MOST_PANELS, step=1,
+                    self.link = gr.Button(control("control.copy_link"), size="sm", elem_id="copy-link")
+            self.count = controls.OpenNumber(PANELS_SHOWN, label=control("control.panels"), minimum=controls.FEWEST_PANELS, maximum=controls.MOST_PANELS, step=1,
                                              elem_id="panels", min_width=60)
-            self.max_tokens = controls.OpenNumber(256, label="Max tokens", minimum=1, step=1, elem_id="max-tokens", min_width=60)
-            self.seed = controls.OpenNumber(0, label="Seed", minimum=0, step=1, elem_id="seed", min_width=60)
-            with gr.Accordion("Sampling", open=False, elem_id="sampling", elem_classes="popover"):
+            self.max_tokens = controls.OpenNumber(256, label=control("control.max_tokens"), minimum=1, step=1, elem_id="max-tokens", min_width=60)
+            self.seed = controls.OpenNumber(0, label=control("control.seed"), minimum=0, step=1, elem_id="seed", min_width=60)
+            with gr.Accordion(control("control.sampling"), open=False, elem_id="sampling", elem_classes="popover"):
                 with gr.Row(elem_id="sampling-row"):
-                    self.temperature = controls.OpenNumber(0, label="Temperature", minimum=0, step=0.1, elem_id="temperature", min_width=60)
-                    self.top_k = controls.OpenNumber(0, label="Top-k", minimum=0, step=1, elem_id="top-k", min_width=60)
-                    self.top_p = controls.OpenNumber(1, label="Top-p", minimum=0, maximum=1, step=0.05, elem_id="top-p", min_width=60)
-            with gr.Accordion("System", open=False, elem_id="system-prompt", elem_classes="popover"):
+                    self.temperature = controls.OpenNumber(0, label=control("control.temperature"), minimum=0, step=0.1, elem_id="temperature", min_width=60)
+                    self.top_k = controls.OpenNumber(0, label=control("control.top_k"), minimum=0, step=1, elem_id="top-k", min_width=60)
+                    self.top_p = controls.OpenNumber(1, label=control("control.top_p"), minimum=0, maximum=1, step=0.05, elem_id="top-p", min_width=60)
+            with gr.Accordion(control("control.system"), open=False, elem_id="system-prompt", elem_classes="popover"):
                 with gr.Column(elem_id="system-box"):
-                    self.system = gr.Textbox("", lines=3, max_lines=8, label="System prompt", elem_id="system", placeholder="None")
-                    self.thinking = gr.Checkbox(False, label="Think before answering", visible=can_think(self.first.tokenizer), elem_id="thinking")
+                    self.system = gr.Textbox("", lines=3, max_lines=8, label=control("control.system_prompt"), elem_id="system", placeholder=control("control.none"))
+                    self.thinking = gr.Checkbox(False, label=control("control.thinking"), visible=can_think(self.first.tokenizer), elem_id="thinking")
 
     def _preset(self, name: str, panels: tuple[str, ...], prompt: str) -> tuple[gr.Button, links.Comparison]:
         comparison = links.Comparison(prompt, tuple(map(parse_panel, panels)), None, Sampling())
-        return gr.Button(name, size="sm", visible=_can_run(self.first, comparison.panels)), comparison
+        return gr.Button(control(name), size="sm", visible=_can_run(self.first, comparison.panels)), comparison
 
     def _wire(self, page: gr.Blocks) -> None:
         now: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

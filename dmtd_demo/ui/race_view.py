@@ -12,7 +12,7 @@ from dmtd_demo.ui.assets import script
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 # No ${value} in the template: Gradio never touches what the script draws.
-TEMPLATE = '<section class="race" data-status="idle" aria-label="The race"></section>'
+TEMPLATE = '<section class="race" data-status="idle"></section>'
 
 
 def serve_plotly() -> str:
@@ -24,7 +24,7 @@ def serve_plotly() -> str:
 class RaceView(gr.HTML):
     """value: JSON lines; the first one, "layout" or "page", says what is shown, and has the id of the run.
 
-    hints: element id, or its end for the options of a panel -> what the control does. plotly: the address of Plotly's script.
+    hints: element id, or its end for the options of a panel -> key of what the control does. plotly: the address of Plotly's script.
     template: the HTML file that replays a race (replay_file.py).
     """
 

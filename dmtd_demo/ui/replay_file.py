@@ -8,6 +8,7 @@ import base64
 import hashlib
 
 from dmtd_demo.ui.assets import STYLE, script
+from dmtd_demo.ui.texts import english, label, span
 
 HOLE = "{{RECORD}}"   # as in assets/race/keep.js
 
@@ -21,10 +22,10 @@ const props = { ...JSON.parse(document.querySelector("#record").textContent), hi
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'sha256-{style_hash}'; img-src data:; base-uri 'none'; form-action 'none'">
-<title>A race of decoders</title><style>{style}</style></head>
-<body class="replay-file"><header class="page-head"><h1>Multi-token decoding, side by side</h1><p id="about"></p>
-<div class="switches"><button id="theme-switch" type="button" aria-label="Switch between light and dark">◐</button></div></header>
-<main><section class="race" data-status="idle" aria-label="The race"></section></main>
+<title>{title}</title><style>{style}</style></head>
+<body class="replay-file"><header class="page-head"><h1>{name}</h1><p id="about"></p>
+<div class="switches"><button id="theme-switch" type="button" {theme}>◐</button></div></header>
+<main><section class="race" data-status="idle"></section></main>
 <script type="application/json" id="record">{hole}</script>
 <script>{script}</script></body></html>
 """
@@ -37,7 +38,7 @@ def template() -> str:
     for text in (code, style):
         if "</s" in text.lower() or "<!--" in text:
             raise ValueError("what is inlined in the replay file must not hold the end of its own block")
-    return PAGE.format(script_hash=_hash(code), style_hash=_hash(style), style=style, script=code, hole=HOLE)
+    return PAGE.format(script_hash=_hash(code), style_hash=_hash(style), style=style, script=code, hole=HOLE, title=english("replay.title"), name=span("page.title"), theme=label("page.theme"))
 
 
 def _hash(text: str) -> str:

@@ -15,6 +15,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.ui.allowance import Allowance
 from dmtd_demo.ui.assets import STYLE
 from dmtd_demo.ui.headers import Headers
+from dmtd_demo.ui.texts import I18N
 from dmtd_demo.ui.theme import theme
 
 
@@ -65,7 +66,7 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, bro
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
     try:
-        page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[STYLE],
+        page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[STYLE], i18n=I18N,
                     app_kwargs={"middleware": [Middleware(Headers)]}, max_file_size=1,   # the page takes no files: a race is opened in the browser
                     ssr_mode=False)   # one server, one policy
     except OSError as error:

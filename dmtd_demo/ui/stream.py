@@ -147,15 +147,14 @@ def layout(panels: int, clear: bool = False) -> str:
     return record.whole()
 
 
-def notes(models: Sequence[Model], header: dict) -> list[str]:
-    """What to warn about before the text comes, from the header of the race over these models, one per panel."""
+def notes(models: Sequence[Model], header: dict) -> list[dict]:
+    """What to warn about before the text comes, as the key of the sentence and its values, from the header of the race over these models, one per panel."""
     warnings = []
     for model in dict.fromkeys(models):
         panels = [panel for panel, own in zip(header["panels"], models) if own is model]
         prompt = max(panel["prompt_tokens"] for panel in panels)
         if model.trained_length and prompt + header["max_new_tokens"] > model.trained_length:
-            warnings.append(f"The conversation so far ({prompt} tokens) and up to {header['max_new_tokens']} new tokens are more than the {model.trained_length} tokens "
-                            f"that {model.name} was trained on: beyond them its text gets worse.")
+            warnings.append({"text": "note.too_long", "values": {"prompt": prompt, "new": header["max_new_tokens"], "trained": model.trained_length, "model": model.name}})
         if model.split is None and any("split" in DECODERS[panel["decoder"]].needs for panel in panels):
-            warnings.append(f"{model.name} was never trained to decode from its late layers alone: those tokens are fast, and poor.")
+            warnings.append({"text": "note.not_trained", "values": {"model": model.name}})
     return warnings

@@ -13,13 +13,14 @@ import gradio as gr
 from dmtd_demo.residents import Residents
 from dmtd_demo.ui import links
 from dmtd_demo.ui.controls import FEWEST_PANELS, MOST_PANELS, PanelControls
+from dmtd_demo.ui.texts import label
 
 
 class Tour:
     """Made inside the page's layout, above everything that it speaks of."""
 
     def __init__(self) -> None:
-        gr.HTML('<section id="tour-card" aria-label="Guided tour" hidden></section>', elem_id="tour", apply_default_css=False)
+        gr.HTML(f'<section id="tour-card" {label("tour.label")} hidden></section>', elem_id="tour", apply_default_css=False)
         self.begin, self.show, self.end = (gr.Button(name, elem_id=f"tour-{name}", visible="hidden") for name in ("begin", "show", "end"))
         self.query = gr.Textbox(visible=False)
         self.before = gr.State([])

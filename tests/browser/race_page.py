@@ -11,8 +11,8 @@ LONG = "What is DMTD?"   # `classroom` answers it in about a hundred words
 
 
 class RacePage:
-    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 720, scheme: str = "light", ready: str = "idle") -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 720, scheme: str = "light", ready: str = "idle", locale: str = "en-US", charts: bool = True) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale)
         self.url = url
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -21,7 +21,8 @@ class RacePage:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(url)
         self.page.wait_for_selector(f"[data-status='{ready}']", timeout=1000 * END_SECONDS)
-        self.page.wait_for_selector("#chart-span .main-svg", state="attached", timeout=1000 * END_SECONDS)
+        if charts:
+            self.page.wait_for_selector("#chart-span .main-svg", state="attached", timeout=1000 * END_SECONDS)
 
     def close(self) -> None:
         """The visitor leaves. A page that complained, or asked anybody but the app for anything, has failed."""

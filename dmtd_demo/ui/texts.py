@@ -1,0 +1,91 @@
+"""The page's texts, by key and language: assets/texts, one file per language. The browser chooses the language, so Python names keys.
+
+What a decoder says of itself and of its options stays in its class, where the command line reads it too; translations have it as decoder.<name>.label,
+option.<option>.label and option.<option>.help, or option.<decoder>.<option>.label where decoders differ. Sentences that the core makes (errors, and reasons
+for a placement) are English in every language.
+"""
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from dmtd_demo.decoders import DECODERS
+
+FOLDER = Path(__file__).resolve().parents[2] / "assets" / "texts"
+
+
+def _of_decoders() -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, decoder in DECODERS.items():
+        texts[f"decoder.{name}.label"] = decoder.label
+        for option in fields(decoder.Options):
+            for part in ("label", "help"):
+                text = option.metadata[part]
+                if texts.setdefault(f"option.{option.name}.{part}", text) != text:
+                    texts[f"option.{name}.{option.name}.{part}"] = text
+    return texts
+
+
+LANGUAGES: dict[str, dict[str, str]] = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+ENGLISH = LANGUAGES["en"] = _of_decoders() | LANGUAGES["en"]
+# Gradio's part: texts with places to be filled come to it filled, by `control`.
+I18N = gr.I18n(**{language: {key: text for key, text in texts.items() if "{" not in text} for language, texts in LANGUAGES.items()})
+
+
+def option_key(decoder: str, option: str, part: str) -> str:
+    """The key of an option's label or help."""
+    own = f"option.{decoder}.{option}.{part}"
+    return own if own in ENGLISH else f"option.{option}.{part}"
+
+
+def english(key: str, **values: object) -> str:
+    return _filled(ENGLISH[key], values)
+
+
+def control(key: str, **values: str | int) -> str:
+    """A mark that Gradio's page replaces by the text, within a label, a placeholder, a button or a choice; one mark in a string. values: of texts, their keys, as long
+    as the page is built only: what is filled later has not been sent."""
+    if not values:
+        return str(I18N(key))
+    name = f"{key} {json.dumps(values)}".replace("{", "(").replace("}", ")").replace('"', "")
+    for language, texts in LANGUAGES.items():
+        text = {**ENGLISH, **texts}
+        I18N.translations[language][name] = _filled(text[key], {place: text.get(str(value), value) for place, value in values.items()})
+    return str(I18N(name))
+
+
+def span(key: str, attributes: str = "", **values: object) -> str:
+    """The text as HTML, which assets/race/texts.js translates. attributes: further ones of the element. A value that is HTML made by `span` or `slot` goes in as it is."""
+    slots = {name: value for name, value in values.items() if isinstance(value, Slot)}
+    plain = {name: str(value) for name, value in values.items() if name not in slots}
+    text = "".join(slots.get(part[1:-1]) or escape(_filled(part, plain)) for part in re.split(r"(\{\w+\})", ENGLISH[key]))
+    data = f' data-values="{escape(json.dumps(plain))}"' if plain else ""
+    return f'<span data-t="{key}"{data}{" " + attributes if attributes else ""}>{text}</span>'
+
+
+class Slot(str):
+    """HTML in a place of a text."""
+
+
+def slot(name: str, html: str) -> Slot:
+    """HTML for the place {name} of a span."""
+    return Slot(f'<span data-slot="{name}">{html}</span>')
+
+
+def hint(key: str) -> str:
+    """The attributes of an element that explains itself."""
+    return f'data-hint="{escape(ENGLISH[key])}" data-t-hint="{key}"'
+
+
+def label(key: str) -> str:
+    """The attributes of an element that has a name which is not on screen."""
+    return f'aria-label="{escape(ENGLISH[key])}" data-t-label="{key}"'
+
+
+def _filled(text: str, values: dict[str, object]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda place: str(values.get(place[1], place[0])), text)

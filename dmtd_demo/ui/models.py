@@ -20,7 +20,7 @@ from dmtd_demo.placement import QUANTIZATIONS
 from dmtd_demo.progress import Progress
 from dmtd_demo.residents import Arrival, Residents
 from dmtd_demo.ui.job import Jobs
-from dmtd_demo.ui.texts import control, slot, span
+from dmtd_demo.ui.texts import control, label, slot, span
 
 OTHER = "another"   # the choice that the text field belongs to
 Wanted = tuple[str, str]   # name, quantization
@@ -241,12 +241,13 @@ class ModelPicker:
 
 
 def _bar(name: str, state: tuple[str, int, int]) -> str:
-    stage, done, total = state
+    stage, done, total = state[0] or "Beginning", *state[1:]
+    names = label(STAGES[stage]) if stage in STAGES else f'aria-label="{escape(stage)}"'
     if not total:
-        return f'<p role="status">{span("models.stage", name=name, stage=slot("stage", _stage(stage or "Beginning")))}</p><progress aria-label="{escape(stage)}"></progress>'
+        return f'<p role="status">{span("models.stage", name=name, stage=slot("stage", _stage(stage)))}</p><progress {names}></progress>'
     parts = {"done": done, "total": total} if stage == "Loading the weights" else {"done": amount(done), "total": amount(total)}
     much = span("models.tensors" if stage == "Loading the weights" else "models.bytes", **parts)
-    return f'<p>{span("models.doing", name=name, stage=slot("stage", _stage(stage)), much=slot("much", much))}</p><progress value="{done}" max="{total}" aria-label="{escape(stage)}"></progress>'
+    return f'<p>{span("models.doing", name=name, stage=slot("stage", _stage(stage)), much=slot("much", much))}</p><progress value="{done}" max="{total}" {names}></progress>'
 
 
 def _complaint(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """The page's texts, by key and language: assets/texts, one file per language. The browser chooses the language, so Python names keys.
 
 What a decoder says of itself and of its options stays in its class, where the command line reads it too; translations have it as decoder.<name>.label,
-option.<option>.label and option.<option>.help, or option.<decoder>.<option>.label where decoders differ. Sentences that the core makes (errors, and reasons
-for a placement) are English in every language.
+option.<option>.label and option.<option>.help, or option.<decoder>.<option>.label where decoders differ. Sentences that the core makes (errors, what a model
+lacks, reasons for a placement) are English in every language.
 """
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def control(key: str, **values: str | int) -> str:
 
 
 def span(key: str, attributes: str = "", **values: object) -> str:
-    """The text as HTML, which assets/race/texts.js translates. attributes: further ones of the element. A value that is HTML made by `span` or `slot` goes in as it is."""
-    slots = {name: value for name, value in values.items() if isinstance(value, Slot)}
-    plain = {name: str(value) for name, value in values.items() if name not in slots}
-    text = "".join(slots.get(part[1:-1]) or escape(_filled(part, plain)) for part in re.split(r"(\{\w+\})", ENGLISH[key]))
+    """The text as HTML, which assets/race/texts.js translates. attributes: further ones of the element. A value made by `slot` goes in as it is."""
+    slots = {f"{{{name}}}": value for name, value in values.items() if isinstance(value, Slot)}
+    plain = {name: str(value) for name, value in values.items() if not isinstance(value, Slot)}
+    text = "".join(slots.get(part) or escape(_filled(part, plain)) for part in re.split(r"(\{\w+\})", ENGLISH[key]))
     data = f' data-values="{escape(json.dumps(plain))}"' if plain else ""
     return f'<span data-t="{key}"{data}{" " + attributes if attributes else ""}>{text}</span>'
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from race_page import END_SECONDS, OVER, RacePage, save
-
 from dmtd_demo.ui.texts import LANGUAGES
+from race_page import END_SECONDS, OVER, RacePage, save
 
 CHINESE = LANGUAGES["zh-CN"]
 ENGLISH_WORDS = r"[A-Za-z]{3,} [a-z]{3,} [a-z]{3,}"   # a sentence that was left untranslated; the name of a model stays
@@ -50,7 +49,7 @@ def test_a_chinese_browser_sees_chinese(chromium: object, app_url: str, screensh
     page.click("#models > button")
     has(visit, "#model-facts", CHINESE["models.runs"])
     has(visit, "#model-quantization label", f"none {CHINESE['models.default']}")
-    page.locator("#model-choice label", has_text="Qwen3-4B").click()
+    page.locator("#model-choice label", has_text="Qwen3-4B").first.click()
     has(visit, "#model-facts", "需从 Qwen/Qwen3-4B 下载。")
     page.screenshot(path=screenshots / "chinese-models.png")
     page.click("#models > button")

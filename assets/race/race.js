@@ -225,7 +225,10 @@ class RaceView {
 
   describeSampling(sampling) {
     const node = document.querySelector("#sampling-note");
-    if (node && sampling) node.textContent = sampling.temperature > 0 ? t("baseline.sampled", { temperature: sampling.temperature }) : t("baseline.greedy");
+    if (!node || !sampling) return;
+    node.dataset.t = sampling.temperature > 0 ? "baseline.sampled" : "baseline.greedy";
+    node.dataset.values = JSON.stringify({ temperature: sampling.temperature });
+    translate(node);
   }
 
   drawAll() {

@@ -30,9 +30,15 @@ function translate(root) {
 document.documentElement.lang = LANGUAGE;
 if (LANGUAGE !== "en") {
   translate(document.body);
-  new MutationObserver((changes) => {
+  // Gradio puts new English there, also into nodes that stay. The race's own texts come by t.
+  const watcher = new MutationObserver((changes) => {
     for (const { target, addedNodes } of changes) {
-      if (!target.closest?.(".race")) for (const node of addedNodes) if (node instanceof Element) translate(node);   // the race's own texts come by t
+      const node = target instanceof Element ? target : target.parentElement;
+      if (!node || node.closest(".race")) continue;
+      const own = node.closest("[data-t]");
+      for (const each of own ? [own] : addedNodes) if (each instanceof Element) translate(each);
     }
-  }).observe(document.body, { childList: true, subtree: true });
+    watcher.takeRecords();   // what was done here
+  });
+  watcher.observe(document.body, { childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["data-t", "data-values"] });
 }

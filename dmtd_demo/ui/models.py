@@ -193,7 +193,7 @@ class ModelPicker:
 
     def _facts(self, entry: Entry) -> str:
         d = describe(entry, self.device)
-        facts = [f"<h3>{escape(d['label'])}</h3>", f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']))} {_where(d)}</p>",
+        facts = [f"<h3>{escape(d['label'])}</h3>", f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']), where=slot('where', _where(d)))}</p>",
                  f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>"]
         if d["missing"]:
             commands = escape("\n".join([*training(d), f"python app.py --model {entry.source if entry.is_local else d['name']} --addons runs/{d['name']}/addons"]))

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from PIL import Image
 
 from dmtd_demo.catalog import ASSETS
 from dmtd_demo.decoders import DECODERS
@@ -57,3 +58,19 @@ def test_clp_and_the_gate_are_compared_at_many_thresholds():
     result = json.loads((ASSETS / "classroom" / "clp_and_gate.json").read_text(encoding="utf-8"))
     assert {row["decoder"] for row in result["rows"]} == {"ar", "clp", "mtp-gate"} and len(result["rows"]) >= 10
     assert summary_table(result) in (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8")
+
+
+def test_the_pictures_of_the_readme_are_there():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, most_bytes in (("assets/screenshot.png", 500_000), ("assets/race.webp", 1_500_000)):
+        assert f"]({name})" in readme and (ROOT / name).stat().st_size <= most_bytes
+    with Image.open(ROOT / "assets" / "screenshot.png") as page:
+        assert page.width == 1280 and page.height >= 720
+    with Image.open(ROOT / "assets" / "race.webp") as moving:
+        assert 800 <= moving.width <= 960 and moving.n_frames >= 30
+        durations = []
+        for frame in range(moving.n_frames):
+            moving.seek(frame)
+            moving.load()
+            durations.append(moving.info["duration"])
+        assert 6000 <= sum(durations) <= 8000

@@ -1,5 +1,5 @@
 // The race view: takes the JSON lines of a race as they grow (dmtd_demo/ui/stream.py), reads only what is new, and draws it.
-// `element`, `props` and `watch` come from Gradio's HTML component.
+// `element`, `props` and `watch` come from Gradio's HTML component; `given` is what never changes (dmtd_demo/ui/race_view.py).
 
 const DRAW_SHARE = 2;       // after a drawing that took t, leave the page alone for twice as long
 const MOST_WAIT_MS = 250;
@@ -21,11 +21,11 @@ class RaceView {
     this.player = new Player(this.tape, (counts, moved) => this.showUntil(counts, moved), () => this.presenter.focused);
     this.grid = el("div", { class: "panels" });
     this.table = new SummaryTable();
-    this.charts = new Charts(props.plotly, props.pictures, () => this.panels);
-    this.keep = new Keep(this.tape, props.template || "", () => this.pictures(), (name, records) => this.open(name, records), (text) => { this.status.textContent = text; });
+    this.charts = new Charts(given.plotly, given.pictures, () => this.panels);
+    this.keep = new Keep(this.tape, given.template || "", () => this.pictures(), (name, records) => this.open(name, records), (text) => { this.status.textContent = text; });
     this.legend.node.append(this.keep.node);
     root.replaceChildren(this.grid, this.player.node, el("div", { class: "bar" }, this.status, this.legend.node), this.notes, this.charts.node, this.table.node);
-    this.tooltip = new Tooltip(root, () => this.panels, props.hints || {}, (span) => this.charts.mark(span));
+    this.tooltip = new Tooltip(root, () => this.panels, given.hints || {}, (span) => this.charts.mark(span));
     this.presenter = new Presenter(this.grid, () => this.panels);
     this.status.after(this.presenter.leave);
     this.keys = new Keys({ presenter: () => this.presenter.toggle(), focus: (node) => this.presenter.next(node), run: () => this.runOrReplay(), pause: () => this.player.playOrPause(), step: (direction) => this.player.step(direction), escape: () => this.escape() });
@@ -266,11 +266,11 @@ class RaceView {
   }
 }
 
-document.title = t(props.record ? "replay.title" : "page.title");
+document.title = t(given.record ? "replay.title" : "page.title");
 const view = new RaceView(element.querySelector(".race"));
 watch("value", () => view.update(props.value));
 view.update(props.value);
-if (props.record) view.open(t("race.this_file"), parseRecord(props.record));
+if (given.record) view.open(t("race.this_file"), parseRecord(given.record));
 
 // New chat clears what is on screen: asked first, before Gradio hears of the click. The button may come after this script: the document listens for it.
 document.addEventListener("click", (event) => {

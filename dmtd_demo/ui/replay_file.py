@@ -16,7 +16,7 @@ START = """
 document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 document.querySelector("#theme-switch").addEventListener("click", () => document.documentElement.classList.toggle("dark"));
 const element = document.querySelector("main"), watch = () => {};
-const props = { ...JSON.parse(document.querySelector("#record").textContent), hints: {}, plotly: "", template: "" };
+const given = { ...JSON.parse(document.querySelector("#record").textContent), hints: {}, plotly: "", template: "" }, props = given;
 """
 
 PAGE = """<!doctype html>

@@ -22,8 +22,10 @@ from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.chat import Conversations
 
 EVENT_SECONDS = 0.05         # at most 20 events a second: what a page costs is their number, not their size
+LONG_EVENT_SECONDS = 0.1     # once a record is LONG: drawing a long text costs more
+LONG = 400                   # lines, one per step
 ALTERNATIVES = 5             # that every token records for its tooltip
-WINDOW = 64_000              # characters of the record that every string still has; at twice as many the older ones are dropped
+WINDOW = 64_000              # characters of the record that every string still has; at four times as many the older ones are dropped, and what is left is sent again
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class Record:
         self.tail += line + "\n"
 
     def window(self) -> str:
-        if len(self.tail) > 2 * WINDOW:
+        if len(self.tail) > 4 * WINDOW:
             while len(self.tail) > WINDOW and self.first < len(self.lines) - 1:
                 self.tail = self.tail[len(self.lines[self.first]) + 1:]
                 self.first += 1
@@ -97,7 +99,7 @@ class Stream:
                     self._say({"type": "page", "turns": question.conversations, "notes": notes(self.models, batch[0])})
                 for record in batch:
                     self._take(record)
-                if time.monotonic() - sent >= EVENT_SECONDS:
+                if time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS):
                     sent = time.monotonic()
                     yield self.record.window()
         finally:

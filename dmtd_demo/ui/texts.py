@@ -43,11 +43,11 @@ def option_key(decoder: str, option: str, part: str) -> str:
     return own if own in ENGLISH else f"option.{option}.{part}"
 
 
-def english(key: str, **values: object) -> str:
+def english(key: str, /, **values: object) -> str:
     return _filled(ENGLISH[key], values)
 
 
-def control(key: str, **values: str | int) -> str:
+def control(key: str, /, **values: str | int) -> str:
     """A mark that Gradio's page replaces by the text, within a label, a placeholder, a button or a choice; one mark in a string. values: of texts, their keys, as long
     as the page is built only: what is filled later has not been sent."""
     if not values:
@@ -59,7 +59,7 @@ def control(key: str, **values: str | int) -> str:
     return str(I18N(name))
 
 
-def span(key: str, attributes: str = "", **values: object) -> str:
+def span(key: str, attributes: str = "", /, **values: object) -> str:
     """The text as HTML, which assets/race/texts.js translates. attributes: further ones of the element. A value made by `slot` goes in as it is."""
     slots = {f"{{{name}}}": value for name, value in values.items() if isinstance(value, Slot)}
     plain = {name: str(value) for name, value in values.items() if not isinstance(value, Slot)}

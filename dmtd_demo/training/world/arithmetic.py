@@ -102,7 +102,7 @@ def sort_numbers(rng: random.Random) -> Example:
 
 FAMILIES: list[Family] = [
     Family("addition", addition, True, 1.5),
-    Family("subtraction", subtraction, True, 1.5),
-    Family("compare", compare, True, 4.0),
+    Family("subtraction", subtraction, True, 2.0),
+    Family("compare", compare, True, 5.0),
     Family("sort_numbers", sort_numbers, True, 4.0),
 ]

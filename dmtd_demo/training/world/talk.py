@@ -204,5 +204,5 @@ def functions(rng: random.Random) -> Example:
 
 FAMILIES: list[Family] = [
     Family("explain", explain, weight=1.5), Family("greeting", greeting, weight=0.4), Family("thanks", thanks, weight=0.3),
-    Family("unknown", unknown, weight=1.0), Family("functions", functions, compositional=True, weight=1.5),
+    Family("unknown", unknown, weight=1.0), Family("functions", functions, compositional=True, weight=4.0),
 ]

@@ -205,13 +205,13 @@ def sort_by_kind(rng: random.Random) -> Example:
 
 
 FAMILIES: list[Family] = [
-    Family("sort_words", sort_words, True, 3.0),
+    Family("sort_words", sort_words, True, 4.0),
     Family("reverse_words", reverse_words, True, 2.0),
     Family("repeat_words", repeat_words, True, 1.0),
-    Family("spell", spell, True, 2.0),
+    Family("spell", spell, True, 4.0),
     Family("count_words", count_words, True, 1.0),
     Family("pick", pick, True, 8.0),
-    Family("look_up", look_up, True, 7.0),
+    Family("look_up", look_up, True, 5.0),
     Family("first_letters", first_letters, True, 1.0),
     Family("plural_list", plural_list, True, 1.0),
     Family("sort_by_kind", sort_by_kind, True, 2.0),

@@ -164,9 +164,9 @@ class Page:
                     raise UserError("no prompt was asked yet that could be asked again")
                 if how == "tour":
                     chat = Chat()
-                self.turnstile.allowance.check(prompt, whole("Max tokens", max_tokens), len(specs))
-                self.turnstile.enter(address_of(request))
                 conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how in ("edit", "again"))
+                self.turnstile.allowance.check(conversations[0][-1]["content"], whole("Max tokens", max_tokens), len(specs))
+                self.turnstile.enter(address_of(request))
                 question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens),
                                            thinking and any(can_think(model.tokenizer) for model in models))
             except UserError as error:

@@ -65,10 +65,10 @@ def test_what_is_trained_agrees_with_ar_and_runs_from_its_folder(model_folder, t
     plain, model = load(str(model_folder)), load(str(model_folder))
     rows, split = read_rows(plain, data, tmp_path / "own.jsonl")[:6], Split(4, 0, 2, "replace")
     assert agreement(plain, rows) < 0.3 and correct(plain, split, rows) < 0.1
-    train_dmtd(model, tmp_path, data=data, steps=60, split="E0D2", taus="2,3", lora=lora, rate=1e-2, **{**SETTINGS, "batch": 8})
+    train_dmtd(model, tmp_path, data=data, steps=120, split="E0D2", taus="2,3", lora=lora, rate=1e-2, **{**SETTINGS, "batch": 8})
     made = load(str(tmp_path / "model"))
     assert made.split == split and made.tau == 3 and made.quantization == "none" and made.tokenizer.encode("What is 3?") == plain.tokenizer.encode("What is 3?")
-    assert agreement(made, rows) > 0.8 and correct(made, split, rows) > 0.5
+    assert agreement(made, rows) > 0.5 and correct(made, split, rows) > 0.6
     before, after = plain.backbone.module.state_dict(), made.backbone.module.state_dict()
     changed = {name for name, t in before.items() if not torch.equal(t, after[name])}
     assert changed and all(name.startswith("model.layers." if lora else ("model.layers.", "model.norm.")) for name in changed) and {name.split(".")[2] for name in changed} >= {"0", "1", "2", "3"}

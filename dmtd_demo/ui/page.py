@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.chat import can_think
+from dmtd_demo.chat import can_think, check_text
 from dmtd_demo.decoders import DECODERS, PanelSpec, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
@@ -165,7 +165,9 @@ class Page:
                 if how == "tour":
                     chat = Chat()
                 conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how in ("edit", "again"))
-                self.turnstile.allowance.check(conversations[0][-1]["content"], whole("Max tokens", max_tokens), len(specs))
+                asked = conversations[0][-1]["content"]
+                check_text(asked)
+                self.turnstile.allowance.check(asked, whole("Max tokens", max_tokens), len(specs))
                 self.turnstile.enter(address_of(request))
                 question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens),
                                            thinking and any(can_think(model.tokenizer) for model in models))

@@ -117,6 +117,20 @@ def escapes(folder: Path) -> list[str]:
     return ways
 
 
+def test_the_front_page_is_kept_for_each_address_and_is_the_same(public: tuple[str, Path]) -> None:
+    url, _ = public
+    def page(host: str, query: str = "") -> tuple[str, str]:
+        answer = httpx.get(url + query, headers={"x-forwarded-host": host})
+        assert answer.status_code == 200
+        return answer.text, answer.headers["content-security-policy"]
+    written = page("one.example")
+    assert page("one.example") == page("one.example", "?prompt=Hi") == written
+    assert "http://one.example" in written[0] and "http://other.example" in page("other.example")[0]
+    for number in range(20):   # more than are kept
+        assert f"http://n{number}.example" in page(f"n{number}.example")[0]
+    assert page("one.example") == written
+
+
 def test_no_file_is_read_through_the_file_routes(public: tuple[str, Path]) -> None:
     url, folder = public
     known = [SECRET, "Parse options, build the page", "num_thinking_layers", "root:x:", "GRADIO_TEMP_DIR", "--no-browser"]

@@ -37,5 +37,8 @@ class RaceView(gr.HTML):
     def postprocess(self, value: str | None) -> str | None:
         return value   # data for the script, never HTML: gr.HTML's own search for <script> tags in it would be for nothing
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")   # gr.HTML would search the script for an event of that name, a quarter of a second for each visitor
+
     def get_block_name(self) -> str:
         return "html"

@@ -129,7 +129,7 @@ def test_bad_input_gets_a_sentence_and_the_app_goes_on(visit: RacePage) -> None:
     ("laptop", 1280, 720, "light"), ("laptop-dark", 1440, 900, "dark"), ("projector", 1920, 1080, "light"), ("phone", 360, 740, "dark")])
 def test_it_fits_the_screen(chromium: object, app_url: str, screenshots: Path, name: str, width: int, height: int, scheme: str) -> None:
     visit = RacePage(chromium, app_url, width, height, scheme)
-    visit.set("#max-tokens", 100)
+    visit.set("#max-tokens", 48)
     visit.page.click("#run")   # what stands in the box from the start
     assert visit.wait_until(*OVER) == "done"
     visit.page.wait_for_timeout(600)

@@ -158,6 +158,7 @@ def test_the_rate_warms_up_stays_and_falls():
 
 def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
     monkeypatch.setattr("dmtd_demo.training.run.TOKENIZER_CONVERSATIONS", 2000)
+    monkeypatch.setattr("dmtd_demo.training.run.PROMPTS_PER_FAMILY", 1)
     monkeypatch.setattr("dmtd_demo.training.data.TOKENS_PER_BATCH", 512)
     facts = {"threshold": 0.8, "validation": {}}   # an untrained model answers nothing exactly
     monkeypatch.setattr("dmtd_demo.training.calibrate.spans", lambda *a: facts)

@@ -19,6 +19,7 @@ from dmtd_demo.training.tokenizer import train_tokenizer
 from dmtd_demo.training.world.mix import COMPOSITIONAL, held_out_examples, training_examples
 
 TOKENIZER_CONVERSATIONS = 40_000
+PROMPTS_PER_FAMILY = 6   # asked at every checkpoint
 
 
 def classroom_tokenizer(folder: Path, seed: int):
@@ -129,11 +130,11 @@ def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: 
 
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")   # every prompt has its own length
-def exact_match(model: Qwen3ForCausalLM, tokenizer, per_family: int = 6) -> dict:
+def exact_match(model: Qwen3ForCausalLM, tokenizer) -> dict:
     """Teacher-forced exact match by family on held-out prompts, every position a head: whether every answer token is the argmax.
     For greedy `ar` the two are the same, and this is one pass a prompt."""
     right: dict[str, list[bool]] = {}
-    for family, example in held_out_examples(0, per_family * len(COMPOSITIONAL)):
+    for family, example in held_out_examples(0, PROMPTS_PER_FAMILY * len(COMPOSITIONAL)):
         row = encode(tokenizer, example)
         ids = torch.tensor([row.ids], device=model.device)
         predicted = model(ids).logits[0, row.answer - 1 : -1].argmax(-1)

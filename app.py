@@ -21,7 +21,7 @@ def port(text: str) -> int:
 def options() -> argparse.Namespace:
     parser = Parser(description="Race multi-token decoders side by side, in the browser.")
     parser.add_argument("--model", default="classroom", help="a model of the catalog (python -m dmtd_demo models), or a folder in Hugging Face format; default: %(default)s")
-    parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single or int8; default: what suits the device and the model's size")
+    parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single, int8 or cpu-int8; default: what suits the device and the model's size")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what suits its size")
     parser.add_argument("--host", default=None, help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only")
     parser.add_argument("--port", type=port, default=None, help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on")

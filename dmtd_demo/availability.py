@@ -11,7 +11,7 @@ from dmtd_demo.addons import methods_in
 from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.memory import Need, Sizes, free, gib
-from dmtd_demo.placement import QUANTIZATIONS, default_dtype
+from dmtd_demo.placement import default_dtype, offered
 
 TRAINED = {"mtp_heads": "heads", "clp": "clp", "gate": "gate", "adaptive": "adaptive"}   # add-on: the recipe that makes it for any Qwen, in this order
 STORED = 2   # bytes a parameter in the published checkpoints: bfloat16
@@ -22,7 +22,7 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
     decoders: those that run now; missing: for each other one, which add-ons it lacks."""
     sizes = Sizes.of(entry.family, entry.shape)
     context = int(entry.shape["max_position_embeddings"])
-    memory = {name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total for name in QUANTIZATIONS}
+    memory = {name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total for name in offered(device)}
     room = free(device)
     have = {"split"} | _addons(entry)
     lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}

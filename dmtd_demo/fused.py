@@ -1,7 +1,7 @@
-"""A Qwen layer over dense weights in few operations: what one position costs on a CPU is mostly the number of them.
+"""A Qwen layer over dense or packed weights in few operations: what one position costs on a CPU is mostly the number of them.
 
 The fused matrices take the place of the layer's own, whose parameters become views of them: nothing is held twice, and transformers' module
-stays usable as it is. Quantized layers cannot be fused and run as transformers' own.
+stays usable as it is. Layers that bitsandbytes quantized cannot be fused and run as transformers' own.
 """
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmtd_demo.cache import KVCache
+from dmtd_demo.packed import PackedLinear, joined
 
 POSITIONS = 16   # up to so many at once; longer passes are bound by arithmetic
 
@@ -22,13 +23,13 @@ class LayerParts:
     index: int
     head_size: int
     eps: float
-    q: nn.Linear
-    k: nn.Linear
-    v: nn.Linear
-    o: nn.Linear
-    gate: nn.Linear
-    up: nn.Linear
-    down: nn.Linear
+    q: nn.Linear | PackedLinear
+    k: nn.Linear | PackedLinear
+    v: nn.Linear | PackedLinear
+    o: nn.Linear | PackedLinear
+    gate: nn.Linear | PackedLinear
+    up: nn.Linear | PackedLinear
+    down: nn.Linear | PackedLinear
     before_attention: Tensor
     before_mlp: Tensor
     q_norm: Tensor | None
@@ -36,9 +37,9 @@ class LayerParts:
 
 
 def can_fuse(parts: LayerParts) -> bool:
-    """Dense linears on one device, none of them wrapped by hooks."""
+    """Dense or packed linears on one device, none of them wrapped by hooks."""
     linears = (parts.q, parts.k, parts.v, parts.o, parts.gate, parts.up, parts.down)
-    return (all(type(linear) is nn.Linear and not hasattr(linear, "_hf_hook") for linear in linears)
+    return (type(parts.q) in (nn.Linear, PackedLinear) and all(type(linear) is type(parts.q) and not hasattr(linear, "_hf_hook") for linear in linears)
             and len({(linear.weight.device, linear.weight.dtype) for linear in linears}) == 1 and parts.o.bias is None and parts.gate.bias is None and parts.down.bias is None)
 
 
@@ -51,9 +52,13 @@ class FusedLayer:
         self.query_heads = parts.q.out_features // parts.head_size
         self.kv_heads = parts.k.out_features // parts.head_size
         self.group = self.query_heads // self.kv_heads
-        self.qkv, self.qkv_bias = _joined(parts.q, parts.k, parts.v)
-        self.gate_up, _ = _joined(parts.gate, parts.up)
-        self.o, self.down = parts.o.weight.t(), parts.down.weight.t()
+        self.packed = type(parts.q) is PackedLinear
+        if self.packed:
+            self.qkv, self.gate_up, self.o, self.down = joined(parts.q, parts.k, parts.v), joined(parts.gate, parts.up), parts.o, parts.down
+        else:
+            self.qkv, self.qkv_bias = _joined(parts.q, parts.k, parts.v)
+            self.gate_up, _ = _joined(parts.gate, parts.up)
+            self.o, self.down = parts.o.weight.t(), parts.down.weight.t()
         self.before_attention, self.before_mlp = parts.before_attention, parts.before_mlp
         self.qk_norm = None
         if parts.q_norm is not None and parts.k_norm is not None:   # one weight for each head's norm, queries first, [heads, head size]
@@ -64,7 +69,7 @@ class FusedLayer:
         positions = h.shape[0]
         rotated_heads = self.query_heads + self.kv_heads
         x = F.rms_norm(h, h.shape[-1:], self.before_attention, self.eps)
-        heads = F.linear(x, self.qkv, self.qkv_bias).view(positions, -1, self.head_size)
+        heads = (self.qkv(x) if self.packed else F.linear(x, self.qkv, self.qkv_bias)).view(positions, -1, self.head_size)
         qk = heads[:, :rotated_heads]
         if self.qk_norm is not None:
             qk = F.rms_norm(qk, qk.shape[-1:], None, self.eps) * self.qk_norm
@@ -75,10 +80,11 @@ class FusedLayer:
         queries = qk[:, :self.query_heads].view(positions, self.kv_heads, self.group, self.head_size).permute(1, 2, 0, 3).reshape(1, self.kv_heads, -1, self.head_size)
         seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         seen = seen.view(self.kv_heads, self.group, positions, self.head_size).permute(2, 0, 1, 3).reshape(positions, -1)
-        h = torch.addmm(h, seen, self.o)
+        h = h + self.o(seen) if self.packed else torch.addmm(h, seen, self.o)
         x = F.rms_norm(h, h.shape[-1:], self.before_mlp, self.eps)
-        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
-        return torch.addmm(h, F.silu(gate).mul_(up), self.down)
+        gate, up = (self.gate_up(x) if self.packed else F.linear(x, self.gate_up)).chunk(2, dim=-1)
+        inner = F.silu(gate).mul_(up)
+        return h + self.down(inner) if self.packed else torch.addmm(h, inner, self.down)
 
 
 def _joined(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:

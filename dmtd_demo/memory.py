@@ -17,11 +17,15 @@ WORKING = 0.25 * GIB   # activations, dequantized matrices, tables; and a twenti
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of parameters: of the matrices inside the layers, which quantization shrinks; their rows; all others. kv: cache entries of one token."""
+    """Numbers of parameters: of the matrices inside the layers, which quantization shrinks; their rows; all others. kv: cache entries of one token.
+    head: parameters of the LM head, which are among the others; vocabulary: its rows; tied: whether they are the embedding table's too."""
     matrices: int
     rows: int
     rest: int
     kv: int
+    head: int
+    vocabulary: int
+    tied: bool
 
     @property
     def parameters(self) -> int:
@@ -36,17 +40,19 @@ class Sizes:
         matrices = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * inner
         vectors = 2 * hidden + (queries + 2 * keys if family == "qwen2" else 2 * head)   # norms; Qwen2's biases, Qwen3's norms of queries and keys
         tables = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
-        return cls(layers * matrices, layers * (queries + 2 * keys + 2 * hidden + 2 * inner), layers * vectors + tables + hidden, 2 * layers * keys)
+        return cls(layers * matrices, layers * (queries + 2 * keys + 2 * hidden + 2 * inner), layers * vectors + tables + hidden, 2 * layers * keys,
+                   vocabulary * hidden, vocabulary, bool(config.get("tie_word_embeddings")))
 
 
 def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
     """bitsandbytes' formats. nf4: 4 bits and a float32 scale per 64 weights, or, quantized once more, a byte per 64 and a float32 per 256 of these;
-    int8: a byte, and a float32 scale per row."""
+    int8: a byte, and a float32 scale per row. cpu-int8: a byte, and a scale per row, for the LM head too, whose table stays for look-ups where it is tied."""
     matrices = {
         "none": sizes.matrices * itemsize,
         "nf4": sizes.matrices * (1 / 2 + 1 / 64 + 4 / (64 * 256)),
         "nf4-single": sizes.matrices * (1 / 2 + 4 / 64),
-        "int8": sizes.matrices + 4 * sizes.rows}[quantization]
+        "int8": sizes.matrices + 4 * sizes.rows,
+        "cpu-int8": sizes.matrices + itemsize * sizes.rows + sizes.head + itemsize * sizes.vocabulary - (0 if sizes.tied else sizes.head * itemsize)}[quantization]
     return int(matrices) + sizes.rest * itemsize
 
 
@@ -60,7 +66,10 @@ class Need:
     @classmethod
     def of(cls, sizes: Sizes, quantization: str, itemsize: int, context: int) -> Need:
         weights = weight_bytes(sizes, quantization, itemsize)
-        return cls(weights, sizes.kv * itemsize * min(TEXT, context), int(WORKING + weights / 20))
+        working = int(WORKING + weights / 20)
+        if quantization == "cpu-int8":   # the dense weights are loaded first
+            working = max(working, weight_bytes(sizes, "none", itemsize) + int(WORKING) - weights)
+        return cls(weights, sizes.kv * itemsize * min(TEXT, context), working)
 
     @property
     def total(self) -> int:

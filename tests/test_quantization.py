@@ -14,6 +14,7 @@ from dmtd_demo.decoders import DECODERS, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import CLASSES, Model, load, load_random
 from dmtd_demo.memory import Need, Sizes, free, gib, taken, weight_bytes
+from dmtd_demo.packed import PackedLinear
 from dmtd_demo.placement import QUANTIZATIONS, place
 from dmtd_demo.race import race_ids
 from tiny import tiny_model, tiny_module
@@ -36,14 +37,16 @@ def folder(request, tmp_path_factory):
 def plain(model: Model) -> Model:
     """The same model in float32, its matrices dequantized."""
     module = model.backbone.module
-    state = {name: t.float() for name, t in module.state_dict().items() if t.is_floating_point() and ".weight." not in name and not name.endswith("SCB")}
+    state = {name: t.float() for name, t in module.state_dict().items() if t.is_floating_point() and ".weight." not in name and not name.endswith(("SCB", ".scale"))}
     for name, part in module.named_modules():
         if isinstance(part, bitsandbytes.nn.Linear4bit):
             state[f"{name}.weight"] = bitsandbytes.functional.dequantize_4bit(part.weight.data, part.weight.quant_state).float()
         elif isinstance(part, bitsandbytes.nn.Linear8bitLt):
             state[f"{name}.weight"] = bitsandbytes.functional.int8_vectorwise_dequant(part.weight.data, part.weight.SCB)
-    fields = {k: v for k, v in module.config.to_dict().items() if k not in ("quantization_config", "dtype", "model_type", "transformers_version")}
-    copy = type(module)._from_config(type(module.config)(**fields), attn_implementation="sdpa").float()
+        elif isinstance(part, PackedLinear):
+            state[f"{name}.weight"] = part.weight.float() * part.scale.float()[:, None]
+    fields = {k: v for k, v in module.config.to_dict().items() if k not in ("tie_word_embeddings", "quantization_config", "dtype", "model_type", "transformers_version")}
+    copy = type(module)._from_config(type(module.config)(**fields, tie_word_embeddings=False), attn_implementation="sdpa").float()
     copy.load_state_dict(state)
     made = Model("plain", "plain", Backbone(copy.eval().requires_grad_(False)), None, None, None, frozenset(), None, "none", [])
     made.addons, made.addon_facts = model.addons, model.addon_facts
@@ -58,7 +61,7 @@ def tokens(model: Model, panel: str, top: int = 0) -> list[dict]:
 
 
 @pytest.mark.parametrize("quantization,dtype,margin", [
-    ("nf4", "float32", 0), ("nf4-single", "float32", 0), ("nf4", None, 0.3), ("int8", None, 0.3), ("none", "bfloat16", 0.3)])
+    ("nf4", "float32", 0), ("nf4-single", "float32", 0), ("nf4", None, 0.3), ("int8", None, 0.3), ("cpu-int8", "float32", 0), ("cpu-int8", None, 0.3), ("none", "bfloat16", 0.3)])
 def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantization, dtype, margin):
     """In float32 token for token; below, up to a token that the plain model holds as likely as its own, within `margin` of its log-probability."""
     model = load(str(folder), quantization=quantization, dtype=dtype)
@@ -102,7 +105,7 @@ def test_the_arithmetic_is_what_the_weights_take(folder, quantization):
     model = load(str(folder), quantization=quantization)
     config = model.backbone.config
     expected = weight_bytes(Sizes.of(config.model_type, config.to_dict()), quantization, model.backbone.dtype.itemsize)
-    tables = sum(b.numel() * b.element_size() for b in model.backbone.module.buffers())
+    tables = sum(b.numel() * b.element_size() for b in model.backbone.module.model.rotary_emb.buffers())
     # bitsandbytes rounds its scales of scales up to a whole block for each of these 28 small matrices
     assert 0 <= model.memory - expected - tables <= 28 * 4 * (quantization == "nf4")
 
@@ -149,6 +152,6 @@ def test_the_defaults_of_a_cpu(settings, quantization, dtype):
 
 
 def test_random_weights_can_be_quantized():
-    for quantization in ("nf4", "int8"):
+    for quantization in ("nf4", "int8", "cpu-int8"):
         model = load_random("classroom", quantization=quantization)
         assert model.quantization == quantization and model.parameters == 9_968_640 and len(tokens(model, "dmtd")) == NEW

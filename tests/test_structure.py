@@ -18,12 +18,12 @@ ALLOWED = {
     "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
     "training": {"backbone", "addons", "chat", "loading", "decoders", "memory", "sampling"},
-    "loading": {"addons", "backbone", "catalog", "checkpoint", "hub", "memory", "placement"},
+    "loading": {"addons", "backbone", "catalog", "checkpoint", "hub", "memory", "packed", "placement"},
     "residents": {"loading", "memory", "placement"}, "download": {"hub"},
     "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
     "availability": {"addons", "catalog", "decoders", "memory", "placement"},
     "placement": {"memory"}, "memory": set(),
-    "backbone": {"cache", "fused"}, "fused": {"cache"},
+    "backbone": {"cache", "fused"}, "fused": {"cache", "packed"}, "packed": set(),
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set(), "progress": set()}
 EVERYWHERE = {"errors", "split", "machine", "progress"}
 

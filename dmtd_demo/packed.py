@@ -33,7 +33,7 @@ class PackedLinear(nn.Module):
         for start in range(0, linear.out_features, ROWS):
             rows = linear.weight[start:start + ROWS].float()
             scale[start:start + ROWS] = (rows.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(scale.dtype).tiny)
-            weight[start:start + ROWS] = rows.div_(scale[start:start + ROWS, None].float()).round_().clamp_(-127, 127)
+            weight[start:start + ROWS] = rows.div(scale[start:start + ROWS, None].float()).round_().clamp_(-127, 127)
         return cls(weight, scale, linear.bias, shared)
 
     def dense(self) -> Tensor:

@@ -1,12 +1,15 @@
 // The live charts, drawn by Plotly: one after the other, one each tick, whatever the tokens do: drawing costs more than anything else on the page.
 
 const TICK_MS = 125;
+const CHART_SHARE = 6;      // while tokens come: after a chart that took t, no other for so many times t
 
 class Charts {
   // source: the address of Plotly's script; "" in an exported file, which has `pictures` of the charts instead: [{caption, source, paper}].
   constructor(source, pictures, panels) {
     this.panels = panels;
     this.ready = false;
+    this.nextDraw = 0;
+    this.racing = false;
     this.figures = pictures ? [] : [
       new LineFigure("chart-tps", t("chart.tps", { tokens: RATE_WINDOW }), t("chart.tps.about"), this, panels, (panel) => panel.rate, t("unit.speed")),
       new SpanFigure("chart-span", t("chart.span"), t("chart.span.about"), this, panels),
@@ -78,10 +81,16 @@ class Charts {
   }
 
   tick() {
+    if (!this.racing || performance.now() >= this.nextDraw) this.drawOne();
+  }
+
+  drawOne() {
     const [figure] = this.stale;
     if (!this.ready || !figure) return;
     this.stale.delete(figure);
+    const began = performance.now();
     figure.draw();
+    afterPaint(() => { this.nextDraw = performance.now() + CHART_SHARE * (performance.now() - began); });
   }
 
   // The pinned span, in the charts that have a place for it. null: none.
@@ -99,7 +108,7 @@ class Charts {
     const button = el("button", { type: "button", "aria-label": t("chart.save", { format: format.toUpperCase(), caption: figure.caption }) }, format.toUpperCase());
     button.addEventListener("click", () => {
       if (!this.ready) return;
-      while (this.stale.size) this.tick();
+      while (this.stale.size) this.drawOne();
       window.Plotly.downloadImage(this.whole(figure), { format, width: 960, height: 480, scale: format === "png" ? 2 : 1, filename: figure.plot.id });
     });
     return button;
@@ -108,7 +117,7 @@ class Charts {
   // The charts as they stand, for the exported file.
   async pictures() {
     if (!this.ready) return [];
-    while (this.stale.size) this.tick();
+    while (this.stale.size) this.drawOne();
     return Promise.all(this.figures.map(async ({ plot, caption }) => ({
       caption, paper: this.color("--race-paper"), source: await window.Plotly.toImage(plot, { format: "svg", width: plot.clientWidth, height: plot.clientHeight }) })));
   }

@@ -109,3 +109,8 @@ function icon(path) {
 function modelName(entry) {
   return [entry.model, entry.quantization === "none" ? "" : entry.quantization].filter(Boolean).join(" ");
 }
+
+// Once what was drawn is on screen.
+function afterPaint(then) {
+  requestAnimationFrame(() => setTimeout(then));
+}

@@ -1,8 +1,8 @@
 // The race view: takes the JSON lines of a race as they grow (dmtd_demo/ui/stream.py), reads only what is new, and draws it.
 // `element`, `props` and `watch` come from Gradio's HTML component; `given` is what never changes (dmtd_demo/ui/race_view.py).
 
-const DRAW_SHARE = 2;       // after a drawing that took t, leave the page alone for twice as long
-const MOST_WAIT_MS = 250;
+const DRAW_SHARE = 5;       // after a drawing that took t, its layout and paint included, leave the page alone for so many times t
+const MOST_WAIT_MS = 300;
 
 class RaceView {
   constructor(root) {
@@ -38,6 +38,7 @@ class RaceView {
   setStatus(state, text) {
     this.root.dataset.status = state;
     this.player.setRunning(state === "running");
+    this.charts.racing = state === "running";
     this.stopping = false;
     if (text) this.status.textContent = text;
     document.documentElement.dataset.race = state;   // lets the buttons outside this component show what they can do now
@@ -64,7 +65,8 @@ class RaceView {
     this.presenter.focus(this.presenter.focused);
   }
 
-  clear() {
+  // charts: whether they are emptied at once; a race that begins names its panels first.
+  clear(charts = true) {
     this.stage = "";
     delete document.documentElement.dataset.source;
     this.tooltip.unpin();
@@ -72,7 +74,7 @@ class RaceView {
     this.player.clear();
     this.panels.forEach((panel) => panel.clear());
     this.notes.replaceChildren();
-    this.charts.reset();
+    if (charts) this.charts.reset();
     this.table.draw(this.panels, this.tape.summaries);
     this.drawAll();
   }
@@ -106,7 +108,8 @@ class RaceView {
     if (this.player.following) this.drawAll();
     this.player.drawTime();
     for (const panel of follow) panel.scroll.scrollTop = panel.scroll.scrollHeight;
-    this.nextDraw = performance.now() + Math.min(MOST_WAIT_MS, DRAW_SHARE * (performance.now() - began));
+    this.nextDraw = performance.now() + MOST_WAIT_MS;
+    afterPaint(() => { this.nextDraw = performance.now() + Math.min(MOST_WAIT_MS, DRAW_SHARE * (performance.now() - began)); });
   }
 
   take(record, follow) {
@@ -159,7 +162,7 @@ class RaceView {
 
   begin(page) {
     this.setPanelCount(page.turns.length);
-    this.clear();
+    this.clear(false);
     this.tape.add(page);
     page.turns.forEach((messages, index) => this.panels[index].showTurns(messages));
     this.notes.replaceChildren(...page.notes.map(({ text, values }) => el("p", { class: "note" }, t(text, values))));

@@ -22,10 +22,10 @@ from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.chat import Conversations
 
 EVENT_SECONDS = 0.05         # at most 20 events a second: what a page costs is their number, not their size
-LONG_EVENT_SECONDS = 0.1     # once a record is LONG: drawing a long text costs more
+LONG_EVENT_SECONDS = 0.15    # once a record is LONG: drawing a long text costs more
 LONG = 400                   # lines, one per step
 ALTERNATIVES = 5             # that every token records for its tooltip
-WINDOW = 64_000              # characters of the record that every string still has; at four times as many the older ones are dropped, and what is left is sent again
+WINDOW = 100_000             # characters of the record that every string still has; at four times as many the older ones are dropped, and what is left is sent again
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ class Stream:
                     self._say({"type": "page", "turns": question.conversations, "notes": notes(self.models, batch[0])})
                 for record in batch:
                     self._take(record)
-                if time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS):
+                ended = any(record["type"] == "end" for record in batch)   # what comes next may be the audit, which takes its time
+                if ended or time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS):
                     sent = time.monotonic()
                     yield self.record.window()
         finally:

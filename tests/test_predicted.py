@@ -82,12 +82,13 @@ def test_predicted_cycles_equal_the_formula(name, early, head_input):
                 h = hidden(model, text + [t for t, _ in new], heads)
                 new.append((argmax(model, h)[0], "late"))
             if late and name == "mixed":
-                s = accepted_length(model.addons["mixed"].lengths(h).softmax(-1)[0].tolist(), 2, 0.5, "cumulative")
+                s = accepted_length(model.addons["mixed"].lengths(h).softmax(-1)[0].tolist(), 2, 0.3, "cumulative")
                 new += [(t, "mtp") for t in argmax(model, model.addons["mixed"].heads(h)[0])[:s]]
             cycles.add(len(new))
             wanted += new
             text += [t for t, _ in new]
-        assert pairs(steps_of(model, PanelSpec(name), prompt, NEW)) == wanted[:NEW]
+        options = {"threshold": 0.3} if name == "mixed" else {}   # of its MTP tokens alone
+        assert pairs(steps_of(model, PanelSpec(name, options), prompt, NEW)) == wanted[:NEW]
     assert len(cycles) > 2   # the predictor decides, and not always alike
 
 

@@ -3,12 +3,12 @@
 const TOUR = [
   {"prompt": "Why is decoding slow?", "panels": ["ar", "dmtd:tau=6"], "tokens": 100},
   {"prompt": "What is DMTD?", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 110},
-  {"prompt": "Tell me a story about Iris, an owl and a green hat in the forest.", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 110},
-  {"prompt": "Tell me a story about Iris, an owl and a green hat in the forest.", "panels": ["ar", "dmtd:tau=6", "dmtd-spec"], "tokens": 110},
-  {"prompt": "Write about dog dog dog dog dog.", "panels": ["ar", "mtp-heads"], "tokens": 80},
+  {"prompt": "Tell me a story about Iris, a fox and a red lantern in the harbour.", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 110},
+  {"prompt": "Tell me a story about Iris, a fox and a red lantern in the harbour.", "panels": ["ar", "dmtd:tau=6", "dmtd-spec"], "tokens": 110},
+  {"prompt": "Write cat cat cat cat cat cat.", "panels": ["ar", "mtp-heads"], "tokens": 80},
   {"prompt": "Tell me a story about Iris, a fox and a red lantern in the forest.", "panels": ["ar", "mtp-heads", "clp"], "tokens": 100},
   {"prompt": "Tell me a story about Iris, a fox and a red lantern in the forest.", "panels": ["ar", "clp:threshold=0.5", "mtp-verified"], "tokens": 100},
   {"prompt": "Repeat these words: river, apple, lamp, candle, tiger", "panels": ["ar", "prompt-lookup"], "tokens": 40},
-  {"prompt": "What is a KV cache?", "panels": ["ar", "dmtd:tau=4", "dmtd-adaptive"], "tokens": 130},
+  {"prompt": "What is an LLM?", "panels": ["ar", "dmtd:tau=4", "dmtd-adaptive"], "tokens": 130},
   {"prompt": "What is quantization?", "panels": ["ar", "dmtd:tau=4", "clp"], "tokens": 110}
 ];

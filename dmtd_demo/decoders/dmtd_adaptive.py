@@ -58,13 +58,13 @@ class AdaptiveCycles(Decoder):
             h = stack.last_hidden(out)
             token = Token.of(sampler.choose(model.backbone.logits(h))[0], "full")
             yield Step((token,), (Pass("full", runs),))
-            for _ in range(late_tokens(model, h, options)):
+            for _ in range(late_tokens(model, h, options.max, options.threshold)):
                 out, runs = stack.late_only(token.id)
                 token = Token.of(sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], "late")
                 yield Step((token,), (Pass("late", runs),))
 
 
-def late_tokens(model: Model, h: Tensor, options: AdaptiveOptions) -> int:
-    """How many late-layer-only passes follow a cycle head with the hidden state h, [1, hidden] after the final norm."""
+def late_tokens(model: Model, h: Tensor, longest: int, threshold: float) -> int:
+    """How many late-layer-only passes follow a cycle head with the hidden state h, [1, hidden] after the final norm; longest: tokens of a cycle."""
     probabilities = model.addons["adaptive"](h).float().softmax(-1)[0].tolist()
-    return accepted_length(probabilities, options.max - 1, options.threshold, "cumulative")
+    return accepted_length(probabilities, longest - 1, threshold, "cumulative")

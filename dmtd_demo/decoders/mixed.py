@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class Mixed(AdaptiveCycles):
-    """One text with all three origins. `max` counts the full and late tokens of a cycle; the MTP tokens come on top."""
+    """One text with all three origins. `max` counts the full and late tokens of a cycle, whose predictor is as cautious as its own default; the MTP tokens come
+    on top, and `threshold` is theirs."""
     name = "mixed"
     label = "DMTD, then MTP heads"
     needs = frozenset({"split", "adaptive", "mixed"})
@@ -36,7 +37,7 @@ class Mixed(AdaptiveCycles):
             token = Token.of(sampler.choose(backbone.logits(h))[0], "full")
             yield Step((token,), (Pass("full", runs),))
             unread = [token.id]
-            late = late_tokens(model, h, options)
+            late = late_tokens(model, h, options.max, model.addon_facts["adaptive"]["threshold"])
             for i in range(late):
                 out, runs = stack.late_only(unread[0])
                 h = stack.last_hidden(out)

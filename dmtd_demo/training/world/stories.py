@@ -330,5 +330,5 @@ def list_from(rng: random.Random) -> Example:
 
 FAMILIES: list[Family] = [
     Family("story", story, False, 1.5), Family("story_question", story_question, True, 5.0), Family("who_has", who_has, True, 5.0),
-    Family("where", where, True, 4.0), Family("rewrite", rewrite, True, 1.5), Family("poem", poem, False, 1.0), Family("list_from", list_from, True, 1.5),
+    Family("where", where, True, 4.0), Family("rewrite", rewrite, True, 4.0), Family("poem", poem, False, 1.0), Family("list_from", list_from, True, 1.5),
 ]

@@ -213,6 +213,6 @@ FAMILIES: list[Family] = [
     Family("pick", pick, True, 8.0),
     Family("look_up", look_up, True, 5.0),
     Family("first_letters", first_letters, True, 1.0),
-    Family("plural_list", plural_list, True, 1.0),
+    Family("plural_list", plural_list, True, 2.0),
     Family("sort_by_kind", sort_by_kind, True, 2.0),
 ]

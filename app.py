@@ -34,7 +34,7 @@ def main() -> int:
     args = options()
     from dmtd_demo.errors import UserError  # after the options: --help and a mistyped option answer at once, without loading torch
     from dmtd_demo.loading import load
-    from dmtd_demo.ui.allowance import Allowance
+    from dmtd_demo.ui.allowance import Allowance, may_train
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import check_address, is_loopback, opened, serve
     try:
@@ -42,9 +42,9 @@ def main() -> int:
         own = is_loopback(args.host) and not args.share
         allowance = Allowance.of(public=not own)
         if not own:
-            print(opened(args.host, args.share, allowance))
+            print(opened(args.host, args.share, allowance, may_train(own)))
         model = load(args.model, quantization=args.quantization, threads=args.threads)
-        serve(build(model, args.model, own, args.threads, allowance), host=args.host, port=args.port, browser=not args.no_browser, share=args.share)
+        serve(build(model, args.model, own, args.threads, allowance, may_train(own)), host=args.host, port=args.port, browser=not args.no_browser, share=args.share)
     except UserError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

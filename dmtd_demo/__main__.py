@@ -107,7 +107,8 @@ def build_parser() -> Parser:
     train.add_argument("--model", help="train for this model: a catalog name, a folder or a hub id; the result lies in OUTPUT/addons, of dmtd in OUTPUT/model")
     train.add_argument("--quantization", help="with --model: as in `generate`")
     train.add_argument("--dtype", help="with --model: as in `generate`")
-    train.add_argument("--data", metavar="FILE", help="with --model: JSON lines with messages (.jsonl), plain text, or hf:OWNER/NAME[:SPLIT], a data set of the hub (default: the model's own answers to shipped prompts)")
+    train.add_argument("--data", metavar="FILE", help="with --model: JSON lines with messages (.jsonl), plain text, hf:OWNER/NAME[:SPLIT], a data set of the hub, or world, "
+                       "the conversations that classroom learns from (default: the model's own answers to shipped prompts)")
     train.add_argument("--max-rows", type=int, default=20_000, help="with --model: texts of the data that are read at most (default: 20,000)")
     train.add_argument("--own-answers", action="store_true", help="with --model: the model's own answers in place of the data's last ones (self-distillation)")
     train.add_argument("--max-steps", type=int, help="with --model: updates (default: the recipe's own)")

@@ -101,6 +101,12 @@ def test_nothing_outside_the_list_is_loaded(public: tuple[str, Path]) -> None:
         assert "runs the models of its list" in answer[0] or "not in the list of choices" in answer[0], answer
 
 
+def test_nobody_can_train(public: tuple[str, Path]) -> None:
+    url, _ = public
+    functions = {each["api_name"] for each in httpx.get(f"{url}config", timeout=30).json()["dependencies"]}
+    assert "prepare" in functions and not functions & {"train", "put_back", "learned"}
+
+
 def test_the_start_says_what_is_open(public: tuple[str, Path]) -> None:
     said = (public[1] / "app.log").read_text()
     assert "can be reached at 0.0.0.0 by everybody" in said and "20 new tokens" in said and "no other folder or hub id" in said

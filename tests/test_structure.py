@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dmtd_demo"
 # what each part may import of the others, beside errors, split, machine and itself
 ALLOWED = {
-    "ui": {"race", "trace", "decoders", "loading", "catalog", "sampling", "chat", "backbone", "availability", "download", "memory", "placement", "residents"},
+    "ui": {"race", "trace", "addons", "training", "decoders", "loading", "catalog", "sampling", "chat", "backbone", "availability", "download", "memory", "placement", "residents"},
     "race": {"trace", "chat", "decoders", "loading", "sampling"},
     "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
     "drawing": {"trace"}, "report": set(), "projection": {"catalog"},

@@ -1,8 +1,10 @@
 """`train heads|clp|gate|adaptive|dmtd --model …`: add-ons for any Qwen, plain or quantized, and its own layers for DMTD, by the one loop."""
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Callable
 
 import torch
 
@@ -12,16 +14,29 @@ from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.memory import free, gib
+from dmtd_demo.progress import Progress as Told
+from dmtd_demo.progress import no_progress
 from dmtd_demo.split import Split
 from dmtd_demo.training import calibrate, dmtd, features
-from dmtd_demo.training.corpus import ROWS, read_rows
+from dmtd_demo.training.corpus import ROWS, WORLD, read_rows
 from dmtd_demo.training.data import Row
-from dmtd_demo.training.loop import processes, train
+from dmtd_demo.training.loop import Progress, processes, train
 
 STEPS = {"heads": 2000, "clp": 1000, "gate": 1000, "adaptive": 1000, "dmtd": 1000}
 BATCH = 16               # rows of an update of dmtd
 HELD_OUT = 10            # every tenth row calibrates the threshold instead of training
 ROOM = 2 ** 32           # bytes of hidden states at most
+LOOK_SECONDS = 0.5       # between two looks at the held-out rows of who watches
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What somebody who watches sees after an update. figures: of its batch, accuracies among them. confusion: of clp and adaptive over held-out rows, [true][predicted];
+    None between two looks."""
+    step: int
+    loss: float
+    figures: dict[str, Any]
+    confusion: list[list[int]] | None = None
 
 
 def _checked(name: str, steps: int | None, rate: float | None) -> int:
@@ -36,16 +51,18 @@ def _checked(name: str, steps: int | None, rate: float | None) -> int:
     return steps
 
 
-def _rows(model: Model, data: str | None, output: Path, most: int, distill: bool) -> list[Row]:
+def _rows(model: Model, data: str | None, output: Path, most: int, distill: bool, tell: Told = no_progress) -> list[Row]:
     """Of several processes the first one reads, and lets the model answer, before the others."""
     with processes(model.backbone.device).main_process_first():
-        return read_rows(model, data, output / "answers.jsonl", most, distill)
+        return read_rows(model, data, output / "answers.jsonl", most, distill, tell)
 
 
 def _source(data: str | None, distill: bool) -> str:
     """The data as a card names it."""
     if data is None:
         return "self-distillation on the shipped prompts"
+    if data == WORLD:
+        return "the conversations that classroom learns from"
     return ("self-distillation on the prompts of " if distill else "") + (data if data.startswith("hf:") else Path(data).name)
 
 
@@ -72,8 +89,9 @@ def train_dmtd(model: Model, output: Path, *, data: str | None, steps: int | Non
 
 
 def train_addon(name: str, model: Model, output: Path, *, data: str | None, steps: int | None, seed: int, resume: bool, checkpoint_seconds: float,
-                rate: float | None = None, most: int = ROWS, distill: bool = False) -> None:
-    """Train one add-on in `output`; the result lies in `output`/addons, a folder of add-ons. Raises UserError."""
+                rate: float | None = None, most: int = ROWS, distill: bool = False, tell: Told = no_progress, watch: Callable[[Moment], None] | None = None) -> None:
+    """Train one add-on in `output`; the result lies in `output`/addons, a folder of add-ons. tell: hears what is being done, and may
+    raise Cancelled. watch: sees every update. Raises UserError."""
     steps = _checked(name, steps, rate)
     backbone, split, folder = model.backbone, model.split or Split.default(model.layers), output / "addons"
     heads = None
@@ -83,23 +101,34 @@ def train_addon(name: str, model: Model, output: Path, *, data: str | None, step
         if heads is None:
             raise UserError(f"training {name} needs MTP heads in {folder}: run `train heads --model … --output {output}` first")
         heads = heads.float()
-    rows = _rows(model, data, output, most, distill)
+    rows = _rows(model, data, output, most, distill, tell)
     kept = rows[::HELD_OUT] if len(rows) > HELD_OUT else rows
     learned = [row for i, row in enumerate(rows) if i % HELD_OUT] if len(rows) > HELD_OUT else rows
-    seen = features.collect(name, backbone, split, heads, learned, min(ROOM, free("cpu") // 4), seed)
+    seen = features.collect(name, backbone, split, heads, learned, min(ROOM, free("cpu") // 4), seed, tell)
+    held = features.collect(name, backbone, split, heads, kept, ROOM, seed, tell) if watch and name in ("clp", "adaptive") else None
     print(f"{name}: {len(seen.h):,} positions of {len(learned)} rows, {gib(seen.h.numel() * seen.h.element_size())}")
     facts = {"data": _source(data, distill), "positions": len(seen.h), "steps": steps, "seed": seed}
     recipe = features.recipe(name, backbone, model.base, seed, heads.k if heads else 0, facts)
     recipe = replace(recipe, learning_rate=rate or recipe.learning_rate)
+    looked = 0.0
+
+    def after(progress: Progress, loss: float, figures: dict[str, Any]) -> None:
+        nonlocal looked
+        tell("Training", progress.step, steps)
+        if watch:
+            due = held is not None and (time.monotonic() - looked > LOOK_SECONDS or progress.step == steps)
+            looked = time.monotonic() if due else looked
+            watch(Moment(progress.step, loss, figures, features.confusion(recipe.trainable, held) if due else None))
+
     train(recipe, lambda position: seen.draws(name, seed, position), steps * features.DRAWN[name], output, resume=resume, device=backbone.device,
-          checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl")
+          checkpoint_seconds=checkpoint_seconds, log=output / "log.jsonl", watch=after)
     if not heads or not processes(backbone.device).is_main_process:
         return
     module = recipe.trainable
     read = (lambda h: module(h).softmax(-1)) if name == "clp" else (lambda h: module(h).sigmoid())
     accept = (lambda p, k, t: accepted_length(p, k, t, "cumulative")) if name == "clp" else open_gates
     try:
-        found = calibrate.spans(backbone, split, heads, kept, read, accept)
+        found = calibrate.spans(backbone, split, heads, kept, read, accept, tell)
     except RuntimeError as error:   # texts that the model would not have written itself
         print(f"{name}: {error}")
         return

@@ -11,6 +11,7 @@ from dmtd_demo.addons import MTPHeads
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.loading import Model
+from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler
 from dmtd_demo.split import Split
 from dmtd_demo.training.data import Row, encode
@@ -35,7 +36,7 @@ def validation_rows(tokenizer: Any, count: int) -> list[Row]:
 
 @torch.no_grad()
 def spans(backbone: Backbone, split: Split, heads: MTPHeads, rows: Sequence[Row], probabilities_of: Callable[[torch.Tensor], torch.Tensor],
-          accept: Callable[[Sequence[float], int, float], int]) -> dict[str, Any]:
+          accept: Callable[[Sequence[float], int, float], int], tell: Progress = no_progress) -> dict[str, Any]:
     """The most generous threshold of `clp` or `mtp-gate` that keeps exact match and audit agreement.
 
     Along `ar`'s own text the hidden states are the same, whatever the threshold, up to the first wrong token: so one pass over each prompt that `ar`
@@ -47,7 +48,8 @@ def spans(backbone: Backbone, split: Split, heads: MTPHeads, rows: Sequence[Row]
     wrong = {t: 0 for t in THRESHOLDS}
     lengths = {t: [0, 0] for t in THRESHOLDS}
     right = 0
-    for row in tqdm(rows, desc="calibrate", unit="prompt"):
+    for number, row in enumerate(tqdm(rows, desc="calibrate", unit="prompt")):
+        tell("Choosing the threshold", number, len(rows))
         ids = torch.tensor([row.ids], device=backbone.device)
         h = frozen_hidden(backbone, split, ids, exact=True)
         if not bool((backbone.logits(h[0, row.answer - 1:-1]).argmax(-1) == ids[0, row.answer:]).all()):

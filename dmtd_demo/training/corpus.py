@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import random
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -14,25 +15,31 @@ from dmtd_demo.chat import Message, encode_chat
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
+from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler
-from dmtd_demo.training.data import Row
+from dmtd_demo.training.data import Row, encode
+from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
 LONGEST = 1024       # tokens of a row; what is longer is cut
 ANSWER = 256         # tokens of an answer that the model writes itself
 ROWS = 20_000        # texts that are read at most
+WORLD = "world"      # the data that `classroom` itself learned from, in place of a file
 SHARED = {"human": "user", "gpt": "assistant"}   # roles under their other names
 
 
-def read_rows(model: Model, data: str | None, own: Path, most: int = ROWS, distill: bool = False) -> list[Row]:
-    """The rows of the file `data`, or of the data set hf:NAME[:SPLIT], of which `most` texts are read. Where it has none for a conversation (the last message is
+def read_rows(model: Model, data: str | None, own: Path, most: int = ROWS, distill: bool = False, tell: Progress = no_progress) -> list[Row]:
+    """The rows of the file `data`, of the data set hf:NAME[:SPLIT], or of `world`, the conversations that `classroom` learns from, of which `most` texts are read. Where it has none for a conversation (the last message is
     the user's), for every one with `distill`, and for the shipped prompts without a file, the answer is the model's own greedy text (self-distillation;
     methods.md section 3), kept in the file `own`."""
     if most < 1:
         raise UserError(f"--max-rows needs a whole number, 1 or more; got {most}")
     if data is None:
         conversations = [[{"role": "user", "content": line}] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-        return answered(model, conversations[:most], own)
+        return answered(model, conversations[:most], own, tell)
+    if data == WORLD:
+        rng = random.Random("add-ons")
+        return [encode(model.tokenizer, draw(COMPOSITIONAL[i % len(COMPOSITIONAL)], rng, wanted=False)) for i in range(most)]
     if data.startswith("hf:"):
         rows, unanswered = _messages(model, islice(_hub(data), most), distill)
     else:
@@ -42,7 +49,7 @@ def read_rows(model: Model, data: str | None, own: Path, most: int = ROWS, disti
             raise UserError(f"--data needs a readable file of JSON lines (.jsonl) or plain text, or hf:OWNER/NAME; reading {data} gave: {error}") from None
         rows, unanswered = _messages(model, islice(_lines(data, text), most), distill) if data.endswith(".jsonl") else (_plain(model, text)[:most], [])
     if unanswered:
-        rows += answered(model, unanswered, own)
+        rows += answered(model, unanswered, own, tell)
     if not rows:
         raise UserError(f"--data needs at least one conversation or text; {data} has none")
     return rows
@@ -118,7 +125,7 @@ def _row(prompt: list[int], answer: list[int], longest: int) -> Row:
 
 
 @torch.inference_mode()
-def answered(model: Model, conversations: Sequence[list[Message]], own: Path) -> list[Row]:
+def answered(model: Model, conversations: Sequence[list[Message]], own: Path, tell: Progress = no_progress) -> list[Row]:
     """The model's greedy answers by `ar`, written to the file as they come: an interrupted run goes on where it was."""
     prompts = [encode_chat(model.tokenizer, conversation) for conversation in conversations]
     own.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +140,8 @@ def answered(model: Model, conversations: Sequence[list[Message]], own: Path) ->
             own.write_text(whole)
     rows = []
     with own.open("a") as file:
-        for prompt in tqdm(prompts, desc="answers", unit="prompt", dynamic_ncols=True):
+        for number, prompt in enumerate(tqdm(prompts, desc="answers", unit="prompt", dynamic_ncols=True)):
+            tell("The model's own answers", number, len(prompts))
             if len(prompt) + ANSWER >= model.context:
                 continue
             if tuple(prompt) not in known:

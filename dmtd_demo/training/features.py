@@ -14,6 +14,8 @@ from tqdm import tqdm
 from dmtd_demo.addons import Base, CollocationLengthPredictor, MTPHeads, SpanGate, save_addon
 from dmtd_demo.backbone import Backbone
 from dmtd_demo.errors import UserError
+from dmtd_demo.progress import Progress as Told
+from dmtd_demo.progress import no_progress
 from dmtd_demo.split import Split
 from dmtd_demo.training.clp import CAREFUL, length_loss, prefix_length, right_guesses
 from dmtd_demo.training.cycles import LONGEST, late_prefix, random_cycles
@@ -52,12 +54,13 @@ class Features:
 
 
 @torch.no_grad()
-def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None, rows: Sequence[Row], room: int, seed: int) -> Features:
+def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None, rows: Sequence[Row], room: int, seed: int, tell: Told = no_progress) -> Features:
     """One pass over each row, until its hidden states fill `room` bytes; kept on the CPU in the backbone's dtype."""
     rng = random.Random(f"cycles:{seed}")
     kept: list[tuple[Tensor, Tensor]] = []
     size = 0
-    for row in tqdm(rows, desc="hidden states", unit="row", dynamic_ncols=True):
+    for number, row in enumerate(tqdm(rows, desc="hidden states", unit="row", dynamic_ncols=True)):
+        tell("Hidden states", number, len(rows))
         batch = collate([row], len(row.ids), 0).to(backbone.device)
         everywhere = torch.ones_like(batch.ids, dtype=torch.bool)
         h = masked_hidden(backbone, split, batch.ids, everywhere)
@@ -80,6 +83,14 @@ def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None,
     if not len(h):
         raise UserError(f"training {name} needs longer answers: none of the {len(rows)} rows has a position to learn from")
     return Features(h, labels)
+
+
+@torch.no_grad()
+def confusion(predictor: CollocationLengthPredictor, seen: Features) -> list[list[int]]:
+    """How often each length was predicted (columns) where each was right (rows), 0..k."""
+    n = predictor.k + 1
+    said = torch.cat([predictor(h.float().to(predictor.linear.weight.device)).argmax(-1).cpu() for h in seen.h.split(DRAWN["clp"])])
+    return torch.bincount(seen.labels * n + said, minlength=n * n).view(n, n).tolist()
 
 
 def recipe(name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: dict[str, object]) -> Recipe:

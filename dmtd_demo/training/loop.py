@@ -111,12 +111,13 @@ def own_device(device: str | None) -> str | None:
 
 def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens: int | None, output: Path, *, steps: int | None = None, resume: bool = False,
           device: torch.device = torch.device("cpu"), checkpoint_seconds: float = 300, keep: bool = False, log: Path | None = None,
-          on_checkpoint: Callable[[Progress], dict] | None = None, pieces: int = 1) -> None:
+          on_checkpoint: Callable[[Progress], dict] | None = None, pieces: int = 1, watch: Callable[[Progress, float, dict[str, Any]], None] | None = None) -> None:
     """Train until `tokens` tokens were seen, or for `steps` updates. Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved.
 
     keep: the result at every checkpoint stays, in `output`/kept/TOKENS, for curves over the run. pieces: into how many each process cuts its share of a
     batch, whose gradients are added up before the update (gradient accumulation). With several processes every one draws the whole batch and computes its
-    own rows of it. Raises TrainingError where the run cannot go on, and Interrupted after Ctrl-C or SIGTERM; the last checkpoint is whole then.
+    own rows of it. watch: gets the loss and the figures of each update, and may raise Cancelled: nothing is saved then. Raises TrainingError where the run
+    cannot go on, and Interrupted after Ctrl-C or SIGTERM; the last checkpoint is whole then.
     """
     workers = processes(device)
     share = workers.num_processes * pieces if recipe.counts else 1
@@ -165,6 +166,8 @@ def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens
             value = loss.item()
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             bar.update(done - bar.n)
+            if watch:
+                watch(progress, value, figures)
             bar.set_postfix(loss=f"{smooth:.3f}", **{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in figures.items()}, refresh=False)
             stop = bool(caught) if workers.num_processes == 1 else workers.reduce(torch.tensor(len(caught), device=device)).item() > 0
             if workers.is_main_process and (time.monotonic() - last_save > checkpoint_seconds or done >= total or stop):

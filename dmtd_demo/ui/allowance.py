@@ -48,6 +48,14 @@ class Allowance:
 PUBLIC = Allowance(prompt_characters=20_000, new_tokens=1024, panels=MOST_PANELS, races_per_minute=60)
 
 
+def may_train(own: bool) -> bool:
+    """Whether visitors may train add-ons: where they sit at this machine, and elsewhere with DMTD_TRAIN=1. Raises UserError."""
+    text = os.environ.get("DMTD_TRAIN", "").strip()
+    if text not in ("", "0", "1"):
+        raise UserError(f"DMTD_TRAIN needs 1 where visitors may train add-ons, or 0 where they may not; got {text!r}")
+    return text == "1" if text else own
+
+
 class Turnstile:
     """Counts the races of every address over the last minute. clock: seconds."""
     MOST_ADDRESSES = 10_000   # beyond them, those that have been quiet for a minute are forgotten

@@ -143,11 +143,14 @@ class PanelControls:
 
     def show_model(self, key: Any, values: list[Any]) -> list[Any]:
         """The same for the panel as these values of `inputs` have it, on the model of another key."""
+        return self.show_spec(self.spec_or_default(values), key)
+
+    def spec_or_default(self, values: list[Any]) -> PanelSpec:
+        """The panel as these values of `inputs` have it; where they are half-typed, its options start anew."""
         try:
-            spec = self.spec(values)
-        except UserError:   # half-typed: the options start anew
-            spec = PanelSpec(values[0] if values[0] in DECODERS else "ar")
-        return self.show_spec(spec, key)
+            return self.spec(values)
+        except UserError:
+            return PanelSpec(values[0] if values[0] in DECODERS else "ar")
 
     @property
     def inputs(self) -> list[gr.components.Component]:

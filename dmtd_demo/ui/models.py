@@ -88,14 +88,14 @@ class ModelPicker:
             entry = self._entry(name)
             return [self._facts(entry), gr.update(**self._quantizations(entry)), self._reason(entry, None), *field]
         except UserError as error:
-            words = f"<p>{span('models.other.hint')}</p>" if choice == OTHER and not other else _complaint(error)
+            words = f"<p>{span('models.other.hint')}</p>" if choice == OTHER and not other else complaint(error)
             return [words, gr.skip(), "", *field]
 
     def explain(self, choice: Any, quantization: Any, other: Any = "") -> str:
         try:
             return self._reason(self._entry(self._name(choice, other)), quantization)
         except UserError as error:
-            return _complaint(error)
+            return complaint(error)
 
     def refresh(self) -> Any:
         """Other visitors load and unload too."""
@@ -114,10 +114,10 @@ class ModelPicker:
         except Cancelled:
             yield self._cancelled(), None
         except UserError as error:
-            yield _complaint(error), None
+            yield complaint(error), None
         except Exception as error:   # the edge: a sentence for the visitor, the rest for the log
             logger.exception("a model could not be prepared")
-            yield _complaint(error), None
+            yield complaint(error), None
 
     def bring(self, wanted: Wanted | None, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
         """The weights into memory. No race runs meanwhile."""
@@ -135,10 +135,10 @@ class ModelPicker:
         except Cancelled:
             yield self._cancelled(), None, gr.update(**self._loaded())
         except UserError as error:
-            yield _complaint(error), None, gr.update(**self._loaded())
+            yield complaint(error), None, gr.update(**self._loaded())
         except Exception as error:
             logger.exception("a model could not be loaded")
-            yield _complaint(error), None, gr.update(**self._loaded())
+            yield complaint(error), None, gr.update(**self._loaded())
 
     def _bars(self, name: str, states: Iterator[tuple[str, int, int]]) -> Iterator[tuple[Any, Any, Any]]:
         """A bar for every state; returns what the work returned."""
@@ -158,7 +158,7 @@ class ModelPicker:
             self.models.unload(key)
             return f'<p role="status">{span("models.left", key=key, memory=amount(before))}</p>', gr.update(**self._loaded())
         except UserError as error:
-            return _complaint(error), gr.update(**self._loaded())
+            return complaint(error), gr.update(**self._loaded())
 
     def _name(self, choice: Any, other: Any) -> str:
         """What the visitor asks for, where they may. Raises UserError."""
@@ -216,7 +216,7 @@ class ModelPicker:
         try:
             placement = self._plan(entry, quantization)
         except UserError as error:
-            return _complaint(error)
+            return complaint(error)
         default = self._default(entry)
         name = placement.quantization
         begin = f"<b>{span('models.by_default', quantization=name)}</b>" if name == default else f"<b>{name}:</b> {span(f'quantization.{name}')};"
@@ -250,7 +250,7 @@ def _bar(name: str, state: tuple[str, int, int]) -> str:
     return f'<p>{span("models.doing", name=name, stage=slot("stage", _stage(stage)), much=slot("much", much))}</p><progress value="{done}" max="{total}" {names}></progress>'
 
 
-def _complaint(error: Exception) -> str:
+def complaint(error: Exception) -> str:
     words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return f'<p class="complaint" role="alert">{escape(words[:1].upper() + words[1:])}. {span("models.goes_on")}</p>'
 

@@ -25,6 +25,7 @@ from dmtd_demo.ui.race_view import RaceView, serve_plotly
 from dmtd_demo.ui.stops import Stops
 from dmtd_demo.ui.texts import control, english
 from dmtd_demo.ui.tour import Tour
+from dmtd_demo.ui.training import TrainingPart
 
 PANELS_SHOWN = 3
 DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")   # the first four that the model can run; the fourth is hidden at first
@@ -55,11 +56,13 @@ def default_panels(model: Model) -> list[PanelSpec]:
 class Page:
     """The page, which begins with one model. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
 
-    name: what the model was loaded by. anything: whether visitors may load any folder or hub id. threads: for models that they load. allowance: of each visitor."""
+    name: what the model was loaded by. anything: whether visitors may load any folder or hub id. threads: for models that they load. allowance: of each visitor. train: whether they may
+    train add-ons."""
 
-    def __init__(self, model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None, allowance: Allowance = Allowance()) -> None:
+    def __init__(self, model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None, allowance: Allowance = Allowance(), train: bool = False) -> None:
         self.models = Residents(model, name, threads)
         self.picker = ModelPicker(self.models, name, anything)
+        self.training = TrainingPart(self.models) if train else None
         self.first = model
         self.stops = Stops()
         self.turnstile = Turnstile(allowance)
@@ -86,6 +89,8 @@ class Page:
                 self.panels = [controls.PanelControls(self.models, index, spec, index < PANELS_SHOWN) for index, spec in enumerate(self.specs)]
             hints = {name: f"hint.{name}" for name in EXPLAINED} | controls.option_hints()
             self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), replay_file.template(), elem_id="race")
+            if self.training:
+                self.training.build()
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
             self.run_id = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed
             self.how = gr.Textbox(visible=False)      # likewise: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the conversation
@@ -143,6 +148,9 @@ class Page:
         adopted = [*controls_of, *(button for button, _ in self.presets), self.thinking, line]
         show_lines: dict[str, Any] = {"fn": None, "inputs": line, "outputs": None, "js": SHOW_LINES, "show_progress": "hidden"}
         self.picker.wire(now).success(self.adopt, [self.picker.arrived, *panel_inputs], adopted, **now).then(**show_lines)
+        if self.training:
+            for trained in self.training.wire(now):
+                trained.success(self.learned, [self.training.arrived, *panel_inputs], [*controls_of, *(button for button, _ in self.presets)], **now)
         for index, panel in enumerate(self.panels):
             panel.model.input(partial(self.change_model, index), panel_inputs, [*panel.inputs, panel.sentence, line], **now).then(**show_lines)
         page.load(self.arrive, panel_inputs, adopted, **now).then(**show_lines).then(self.open_link, keys, compared, **now)
@@ -204,6 +212,17 @@ class Page:
         model = self.models.peek(key)
         parts = [part for panel, row in zip(self.panels, self._rows(values)) for part in panel.show_model(key, row)]
         return [*parts, *(gr.update(visible=_can_run(model, comparison.panels)) for _, comparison in self.presets), gr.update(visible=can_think(model.tokenizer)), model_lines([model] * len(self.panels))]
+
+    def learned(self, key: str | None, *values: Any) -> list[Any]:
+        """A model has other add-ons: the panels on it take their default thresholds, and decoders that it could not run before can be chosen."""
+        parts: list[Any] = []
+        for panel, row in zip(self.panels, self._rows(values)):
+            if key is None or panel.key(row) != key:
+                parts += [gr.skip()] * (len(panel.inputs) + 1)
+                continue
+            spec = panel.spec_or_default(row)
+            parts += panel.show_spec(PanelSpec(spec.decoder, {name: value for name, value in spec.options.items() if name != "threshold"}), key)
+        return [*parts, *(gr.skip() if key is None else gr.update(visible=_can_run(self.models.peek(key), comparison.panels)) for _, comparison in self.presets)]
 
     def arrive(self, *values: Any) -> list[Any]:
         """A new visitor: the page was built for the model that was there at the start, which may have left, or be no longer the only one."""
@@ -268,11 +287,13 @@ class Page:
         if request.session_hash:
             self.stops.drop(request.session_hash)
             self.picker.jobs.drop(request.session_hash)
+            if self.training:
+                self.training.jobs.drop(request.session_hash)
 
 
 def _can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
     return not any(DECODERS[panel.decoder].missing(model) for panel in panels)
 
 
-def build(model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None, allowance: Allowance = Allowance()) -> gr.Blocks:
-    return Page(model, name, anything, threads, allowance).build()
+def build(model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None, allowance: Allowance = Allowance(), train: bool = False) -> gr.Blocks:
+    return Page(model, name, anything, threads, allowance, train).build()

@@ -18,6 +18,8 @@ from dmtd_demo.ui.headers import Headers
 from dmtd_demo.ui.texts import I18N
 from dmtd_demo.ui.theme import theme
 
+TRAINING = "They can train add-ons, which are written under runs/ and keep the machine from everybody else meanwhile; other files they cannot read or write here."
+
 
 def is_loopback(host: str | None = None) -> bool:
     """Whether only this machine can reach the page, so that its visitors are whoever started it."""
@@ -46,13 +48,13 @@ def check_address(host: str | None = None, port: int | None = None) -> None:
         raise UserError(f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}") from None
 
 
-def opened(host: str | None, share: bool, allowance: Allowance) -> str:
+def opened(host: str | None, share: bool, allowance: Allowance, train: bool = False) -> str:
     """What whoever starts a page that others can reach has to know."""
     where = "by everybody who has its link" if share else "by everybody who opens this Space" if os.environ.get("SPACE_ID") else f"at {host or os.environ.get('GRADIO_SERVER_NAME')} by everybody in the network"
     limits = [f"{number:,} {what}" for what, number in (("characters of prompt", allowance.prompt_characters), ("new tokens a panel", allowance.new_tokens), ("panels", allowance.panels),
                                                         ("races a minute for one address", allowance.races_per_minute)) if number]
     return (f"This page can be reached {where}. They can race, load and unload the models of the list, one after another on this machine; no other folder or hub id. "
-            f"They cannot read or write files here. Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
+            f"{TRAINING if train else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
 
 
 def end(*_: Any) -> NoReturn:

@@ -1,0 +1,204 @@
+"""The part "Train add-ons": pick a model, an add-on and how much to learn from, watch it learn, and use the result in the panels at once. Only for
+visitors who sit at this machine, or where the operator allows it."""
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dmtd_demo.addons import load_addons
+from dmtd_demo.errors import Cancelled, UserError
+from dmtd_demo.loading import Model
+from dmtd_demo.progress import Progress
+from dmtd_demo.residents import Residents
+from dmtd_demo.training.any_model import Moment, train_addon
+from dmtd_demo.training.corpus import WORLD
+from dmtd_demo.training.features import METHODS
+from dmtd_demo.ui.job import Jobs
+from dmtd_demo.ui.models import complaint
+from dmtd_demo.ui.texts import control, label, slot, span
+
+STEPS = {"clp": 300, "heads": 400, "gate": 300, "adaptive": 300}   # updates: after them the small ones learn little more
+FEWEST_ROWS, MOST_ROWS, ROWS = 20, 2000, 400
+LOOK_SECONDS = 0.4      # between two drawings
+POINTS = 120            # of a curve, at most
+OUTPUT = Path("runs")   # under which the results lie
+
+# What the core says that it does -> key.
+STAGES = {"": "stage.begin", "The model's own answers": "train.stage.answers", "Hidden states": "train.stage.features", "Training": "train.stage.steps",
+          "Choosing the threshold": "train.stage.threshold"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Curves:
+    """What has been seen of one training."""
+    loss: list[tuple[int, float]] = field(default_factory=list)
+    right: dict[str, list[tuple[int, float]]] = field(default_factory=dict)   # accuracies by name
+    confusion: list[list[int]] | None = None
+
+    def see(self, moment: Moment) -> None:
+        self.loss.append((moment.step, moment.loss))
+        for name, value in moment.figures.items():
+            if name.startswith("acc"):
+                self.right.setdefault(name, []).append((moment.step, value))
+        self.confusion = moment.confusion or self.confusion
+
+
+class TrainingPart:
+    def __init__(self, models: Residents) -> None:
+        self.models = models
+        self.jobs = Jobs()
+        self.folders: dict[str, Path] = {}                      # by model, since its own add-ons were last put back
+        self.earlier: dict[str, tuple[dict, dict]] = {}         # by model: the add-ons and facts that it came with
+
+    def build(self) -> None:
+        with gr.Accordion(control("train.title"), open=False, elem_id="train") as self.part:
+            with gr.Row(elem_id="train-columns"):
+                with gr.Column(elem_id="train-left", min_width=240):
+                    gr.HTML(f"<p>{span('train.about')}</p>")
+                    self.model = gr.Radio(label=control("train.model"), elem_id="train-model", **self._models())
+                    self.addon = gr.Radio([(control(f"train.addon.{name}"), name) for name in STEPS], value="clp", label=control("train.addon"), elem_id="train-addon")
+                    self.rows = gr.Slider(FEWEST_ROWS, MOST_ROWS, ROWS, step=20, label=control("train.rows"), elem_id="train-rows")
+                    with gr.Row(elem_id="train-buttons"):
+                        self.start = gr.Button(control("train.start"), variant="primary", size="sm", elem_id="train-start")
+                        self.cancel = gr.Button(control("models.cancel"), size="sm", elem_id="train-cancel")
+                        self.back = gr.Button(control("train.back"), size="sm", elem_id="train-back")
+                with gr.Column(elem_id="train-right", min_width=300):
+                    self.progress = gr.HTML("", elem_id="train-progress")
+                    self.figures = gr.HTML("", elem_id="train-figures")
+            self.arrived = gr.State(None)
+
+    def wire(self, now: dict[str, Any]) -> list[gr.events.Dependency]:
+        """Returns the events after which `arrived` may name a model whose add-ons are others now."""
+        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_id": "device", "concurrency_limit": 1}   # no race runs meanwhile
+        self.part.expand(lambda: gr.update(**self._models()), None, self.model, **now)
+        self.cancel.click(self.request_cancel, None, None, **now)
+        return [self.start.click(self.train, [self.model, self.addon, self.rows], [self.progress, self.figures, self.arrived], trigger_mode="once", **hidden),
+                self.back.click(self.put_back, self.model, [self.progress, self.arrived], **hidden)]
+
+    def train(self, request: gr.Request, key: Any, name: Any, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
+        job = self.jobs.new(str(request.session_hash))
+        curves = Curves()
+        try:
+            if name not in STEPS:
+                raise UserError(f"training needs one of the add-ons {', '.join(STEPS)}; got {name!r}")
+            if isinstance(rows, bool) or not isinstance(rows, int) or not FEWEST_ROWS <= rows <= MOST_ROWS:
+                raise UserError(f"training needs {FEWEST_ROWS} to {MOST_ROWS} conversations; got {rows!r}")
+            with self.models.using([key]) as (model,):
+                began = time.monotonic()
+                yield from self._shown(name, job.run(lambda progress: self._train(key, model, name, rows, progress, curves), wait=True), curves)
+                folder = self.folders[key] / "addons"
+                words = span("train.done", addon=name, seconds=f"{time.monotonic() - began:.0f}", threshold=_threshold(model, name), folder=slot("folder", f"<code>{escape(str(folder))}</code>"))
+                yield f'<p role="status">{words}</p>', picture(curves), key
+        except Cancelled:
+            yield f'<p role="status">{span("train.cancelled")}</p>', gr.skip(), None
+        except UserError as error:
+            yield complaint(error), gr.skip(), None
+        except Exception as error:   # the edge: a sentence for the visitor, the rest for the log
+            logger.exception("an add-on could not be trained")
+            yield complaint(error), gr.skip(), None
+
+    def _train(self, key: str, model: Model, name: str, rows: int, progress: Progress, curves: Curves) -> None:
+        """In a folder of this model's own, then into the model: other add-ons of it stay."""
+        if key not in self.folders:
+            self.folders[key] = OUTPUT / f"{model.name}-page-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = self.folders[key]
+        train_addon(name, model, folder, data=WORLD if model.base.name == "classroom" else None, steps=STEPS[name], seed=0, resume=False, checkpoint_seconds=3600,
+                    most=rows, tell=progress, watch=curves.see)
+        modules, facts = load_addons(folder / "addons", model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, model.base)
+        self.earlier.setdefault(key, (dict(model.addons), dict(model.addon_facts)))
+        method = METHODS[name]
+        model.addons[method], model.addon_facts[method] = modules[method], facts[method]
+
+    def _shown(self, name: str, states: Iterator[tuple[str, int, int]], curves: Curves) -> Iterator[tuple[Any, Any, Any]]:
+        """What the page shows of each state, and how long the stage will still take."""
+        shown, stage, began = 0.0, None, 0.0
+        for now, done, total in states:
+            if now != stage:
+                stage, began = now, time.monotonic()
+            elif time.monotonic() - shown < LOOK_SECONDS:
+                continue
+            shown = time.monotonic()
+            left = (shown - began) * (total - done) / done if done else None
+            yield _bar(name, stage, done, total, left), picture(curves), None
+
+    def request_cancel(self, request: gr.Request) -> None:
+        self.jobs.latest(str(request.session_hash)).cancelled.set()
+
+    def put_back(self, key: Any) -> tuple[Any, Any]:
+        """The add-ons that the model came with."""
+        try:
+            model = self.models.get(key)
+            if key not in self.earlier:
+                raise UserError(f"{key} has the add-ons that it came with")
+            addons, facts = self.earlier.pop(key)
+            for mine, its in ((model.addons, addons), (model.addon_facts, facts)):
+                mine.clear()
+                mine.update(its)
+            self.folders.pop(key, None)
+            return f'<p role="status">{span("train.put_back", key=key)}</p>', key
+        except UserError as error:
+            return complaint(error), None
+
+    def _models(self) -> dict[str, Any]:
+        keys = self.models.keys
+        return {"choices": keys, "value": keys[-1] if keys else None}
+
+
+def _threshold(model: Model, name: str) -> str:
+    threshold = model.addon_facts[METHODS[name]].get("threshold")
+    return "–" if threshold is None else str(threshold)
+
+
+def _bar(name: str, stage: str, done: int, total: int, left: float | None) -> str:
+    key = STAGES.get(stage, "stage.begin")
+    much = slot("much", f"{done:,} / {total:,}") if total else ""
+    rest = "" if left is None else f" · {span('train.left', seconds=f'{left:.0f}')}"
+    value = f'value="{done}" max="{total}"' if total else ""
+    return f'<p role="status">{span("train.doing", addon=name, stage=slot("stage", span(key)), much=much)}{rest}</p><progress {value} {label(key)}></progress>'
+
+
+def picture(curves: Curves) -> str:
+    """The loss, the accuracies and the confusion matrix, as HTML."""
+    if not curves.loss:
+        return ""
+    curved = [_curve("train.loss", {"": curves.loss}, max(value for _, value in curves.loss))]
+    if curves.right:
+        curved.append(_curve("train.right" if len(curves.right) == 1 else "train.right_heads", {name.removeprefix("acc"): points for name, points in curves.right.items()}, 1.0))
+    matrix = _matrix(curves.confusion) if curves.confusion else ""
+    return f'<div class="train-pictures"><div>{"".join(curved)}</div>{matrix}</div>'
+
+
+def _curve(key: str, series: dict[str, Sequence[tuple[int, float]]], top: float) -> str:
+    """Lines from 0 to `top` over the updates; beside each its last value."""
+    last = max(points[-1][0] for points in series.values())
+    lines, ends = [], []
+    for index, (name, points) in enumerate(series.items()):
+        every = -(-len(points) // POINTS)
+        shown = [*points[:-1:every], points[-1]]
+        path = " ".join(f"{300 * step / last:.1f},{100 - 100 * min(value, top) / (top or 1):.1f}" for step, value in shown)
+        lines.append(f'<polyline points="{path}" class="line-{index}"/>')
+        ends.append(f'<b class="line-{index}">{escape(name)}{" " if name else ""}{points[-1][1]:.3f}</b>')
+    return (f'<figure><figcaption>{span(key)} {" ".join(ends)}</figcaption><svg viewBox="0 0 300 100" preserveAspectRatio="none" aria-hidden="true">{"".join(lines)}</svg>'
+            f'<div class="axis"><span>0–{top:.2g}</span><span>{span("train.updates", number=last)}</span></div></figure>')
+
+
+def _matrix(counts: list[list[int]]) -> str:
+    """Rows: how many tokens were right; columns: how many it said. Each row's shares in per cent."""
+    heads = "".join(f'<th scope="col">{length}</th>' for length in range(len(counts)))
+    rows = []
+    for true, row in enumerate(counts):
+        whole = sum(row)
+        cells = "".join(f'<td style="--share:{count / max(whole, 1):.3f}"{" class=right" if said == true else ""}>{f"{100 * count / whole:.0f}" if whole else "–"}</td>' for said, count in enumerate(row))
+        rows.append(f'<tr><th scope="row">{true}</th>{cells}<td class="whole">{whole:,}</td></tr>')
+    return (f'<figure><figcaption>{span("train.matrix")}</figcaption><table><thead><tr><td></td>{heads}<td class="whole">{span("train.positions")}</td></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+            f'<p class="axis">{span("train.matrix.about")}</p></figure>')

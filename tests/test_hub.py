@@ -32,7 +32,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
-        name = next(p for i, p in enumerate(parts) if parts[i - 1] == "me")
+        name = next((p for i, p in enumerate(parts) if parts[i - 1] == "me"), "missing")
         if name in ANSWERS:
             code, word = ANSWERS[name]
             return self.reply(code, b"", {"X-Error-Code": word} if word else {}, body)

@@ -15,7 +15,7 @@ import pytest
 from test_hub import Hub
 
 from app_process import running_app
-from race_page import OVER, RacePage
+from race_page import END_SECONDS, OVER, RacePage
 
 DRIP = 4096   # bytes at a time that the slow hub sends
 
@@ -85,7 +85,7 @@ def test_a_model_of_the_hub_with_progress_and_cancel(chromium: object, models_ur
     visit = RacePage(chromium, models_url)
     hub.slow.set()
     ask_for(visit, "me/tiny")
-    visit.page.wait_for_function("(() => { const bar = document.querySelector('#model-progress progress[max]'); return bar && bar.value > 0 && bar.value < bar.max; })()", timeout=60_000)
+    visit.page.wait_for_function("(() => { const bar = document.querySelector('#model-progress progress[max]'); return bar && bar.value > 0 && bar.value < bar.max; })()", timeout=1000 * END_SECONDS)
     visit.page.screenshot(path=screenshots / "model-download.png")
     visit.page.click("#model-cancel")
     assert "classroom" in told(visit, "Cancelled", 20)   # the whole download would take minutes

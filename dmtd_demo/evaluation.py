@@ -33,7 +33,7 @@ def held_out_tasks(seed: int, count: int) -> list[Task]:
 def read_tasks(path: str, count: int) -> list[Task]:
     """JSON lines with `answer`, and `prompt` or `messages`; `family` is optional."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--data needs a readable JSON-lines file; reading {path} gave: {error}") from None
     tasks: list[Task] = []

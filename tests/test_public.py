@@ -132,9 +132,16 @@ def test_the_front_page_is_kept_for_each_address_and_is_the_same(public: tuple[s
     written = page("one.example")
     assert page("one.example") == page("one.example", "?prompt=Hi") == written
     assert "http://one.example" in written[0] and "http://other.example" in page("other.example")[0]
-    for number in range(20):   # more than are kept
+    for number in range(40):   # more than are kept
         assert f"http://n{number}.example" in page(f"n{number}.example")[0]
     assert page("one.example") == written
+
+
+def test_the_config_is_kept_and_is_the_front_pages(public: tuple[str, Path]) -> None:
+    url, _ = public
+    first, again = (httpx.get(f"{url}config") for _ in range(2))
+    assert first.json() == again.json() and first.headers["content-type"].startswith("application/json")
+    assert {component["id"] for component in first.json()["components"]} and "content-security-policy" not in first.headers
 
 
 def test_no_file_is_read_through_the_file_routes(public: tuple[str, Path]) -> None:

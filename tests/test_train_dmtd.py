@@ -143,6 +143,21 @@ def test_two_processes_make_the_update_of_one(model_folder, tmp_path, data, name
         assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "pieces"), abs=2e-4)
 
 
+def test_accelerates_mixed_precision_is_taken(model_folder, tmp_path, data, monkeypatch):
+    def run(precision: str) -> list[float]:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+        folder = tmp_path / precision
+        train_dmtd(load(str(model_folder)), folder, data=data, steps=2, seed=0, resume=False, checkpoint_seconds=0.0, rate=1e-3, batch=4)
+        assert all(t.dtype == torch.float32 for name, t in load_file(folder / "checkpoint" / "dmtd.safetensors").items() if name.startswith("model."))   # the weights themselves are not rounded
+        return losses(folder)
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)   # the same everywhere
+    plain, mixed = run("no"), run("bf16")
+    assert mixed != plain and mixed == pytest.approx(plain, rel=0.02)
+    with pytest.raises(UserError, match="bf16, or no; got fp16"):
+        run("fp16")
+
+
 def test_no_interruption_changes_the_result(model_folder, tmp_path, data):
     """Killed, out of disk, with a rate that makes NaN, asked to stop: each a clear end with a whole checkpoint; then it ends as the run that nothing befell."""
     whole, cut, errors = tmp_path / "whole", tmp_path / "cut", tmp_path / "errors"

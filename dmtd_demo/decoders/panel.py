@@ -49,6 +49,8 @@ def make_panel(name: str, pairs: list[tuple[str, str]], decoders: dict[str, type
             raise UserError(f"the option {key}= is reserved for panels on another model, which this version does not run; got {key}={value}")
         if key not in known:
             raise UserError(f"{name} has {'the options ' + ', '.join(known) if known else 'no options'}; got {key!r}")
+        if '"' in value:
+            raise UserError(f"the option {key} cannot hold a double quote; got {value!r}")
         if key in options:
             raise UserError(f"{name}: the option {key} is given twice")
         options[key] = _converted(key, value, known[key])

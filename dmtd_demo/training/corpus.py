@@ -56,7 +56,7 @@ def read_rows(model: Model, data: str | None, own: Path, most: int = ROWS, disti
 
 
 def _lines(data: str, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield f"{data} line {number}", json.loads(line)

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import torch
 from torch import Tensor
 
 from dmtd_demo.backbone import Backbone
+from dmtd_demo.errors import UserError
 from dmtd_demo.split import Split
 
 
@@ -25,8 +27,12 @@ def cyclical_heads(phase: Tensor, tau: int | Tensor) -> Tensor:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device has instructions for it; a CPU without them is many times slower in bfloat16 than in float32."""
-    fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    """bfloat16 where `accelerate launch --mixed_precision bf16` asks for it, and else where the device has instructions for it: a CPU without them is many times
+    slower in bfloat16 than in float32. Raises UserError for other precisions, which would need their gradients scaled."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", "bf16"):
+        raise UserError(f"training needs the mixed precision bf16, or no; got {asked}")
+    fast = asked == "bf16" or device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 

@@ -32,18 +32,21 @@ def _as_parsed(script: bytes) -> bytes:
     return script.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def _front_page(scope: Scope) -> tuple[Any, ...] | None:
-    """What the front page is a function of, None for everything else: what a link says after its question mark is read in the browser, but for what Gradio's own routes read."""
-    if (scope["method"], scope["path"]) != ("GET", "/") or any(name in scope["query_string"] for name in (b"deep_link", b"all_endpoints")):
+KEPT = ("/", "/config")   # the front page, and what it says as data for visitors without a browser
+
+
+def _kept_by(scope: Scope) -> tuple[Any, ...] | None:
+    """What an answer that is kept is a function of, None for everything else: what a link says after its question mark is read in the browser, but for what Gradio's own routes read."""
+    if scope["method"] != "GET" or scope["path"] not in KEPT or any(name in scope["query_string"] for name in (b"deep_link", b"all_endpoints", b"page=")):
         return None
     asked = sorted((name, value) for name, value in scope["headers"] if name == b"host" or name.startswith((b"x-forwarded", b"x-gradio", b"x-direct")))
-    return (scope["scheme"], scope.get("root_path", ""), *asked)
+    return (scope["path"], scope["scheme"], scope.get("root_path", ""), *asked)
 
 
 class Headers:
-    """ASGI middleware. An HTML page is held until it is whole, because its policy names its scripts; everything else passes as it comes. The front page is kept: it is
-    the same for every visitor, and Gradio takes a tenth of a second to write it."""
-    MOST_KEPT = 16   # by the addresses under which the page is known; whoever invents more waits for Gradio
+    """ASGI middleware. An HTML page is held until it is whole, because its policy names its scripts; everything else passes as it comes. The front page and its
+    config are kept: they are the same for every visitor, and Gradio takes a tenth of a second to write them."""
+    MOST_KEPT = 32   # by the addresses under which the page is known; whoever invents more waits for Gradio
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self.app = app
@@ -53,20 +56,21 @@ class Headers:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        key = _front_page(scope)
+        key = _kept_by(scope)
         if key in self._kept:
             start, body = self._kept[key]
             await send({**start, "headers": list(start["headers"])})   # those around this one change it
             await send({"type": "http.response.body", "body": body})
             return
         start: Message | None = None
-        body = b""
+        html, body = False, b""
 
         async def answer(message: Message) -> None:
-            nonlocal start, body
+            nonlocal start, html, body
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
-                if any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message["headers"]):
+                html = any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message["headers"])
+                if html or key:
                     start = message
                 else:
                     await send(message)
@@ -75,7 +79,8 @@ class Headers:
             else:
                 body += message.get("body", b"")
                 if not message.get("more_body"):
-                    start["headers"].append((b"content-security-policy", policy(body).encode()))
+                    if html:
+                        start["headers"].append((b"content-security-policy", policy(body).encode()))
                     if key and start["status"] == 200 and len(self._kept) < self.MOST_KEPT:
                         self._kept[key] = {**start, "headers": list(start["headers"])}, body
                     await send(start)

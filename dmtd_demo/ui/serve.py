@@ -9,12 +9,14 @@ import threading
 from typing import Any, NoReturn
 
 import gradio as gr
+from gradio import routes
 from starlette.middleware import Middleware
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.ui.allowance import Allowance
 from dmtd_demo.ui.assets import STYLE
 from dmtd_demo.ui.headers import Headers
+from dmtd_demo.ui.sessions import SESSIONS, Sessions
 from dmtd_demo.ui.texts import I18N
 from dmtd_demo.ui.theme import theme
 
@@ -67,9 +69,11 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, bro
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")   # otherwise prompts are kept in the visitor's browser
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
+    routes.StateHolder = Sessions
     try:
         page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[STYLE], i18n=I18N,
                     app_kwargs={"middleware": [Middleware(Headers)]}, max_file_size=1,   # the page takes no files: a race is opened in the browser
-                    ssr_mode=False)   # one server, one policy
+                    ssr_mode=False,   # one server, one policy
+                    state_session_capacity=SESSIONS)
     except OSError as error:
         raise UserError(f"the page needs a free port to listen on; {error}") from error

@@ -12,6 +12,7 @@ from dmtd_demo.addons import CollocationLengthPredictor, load_addons
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model, load
 from dmtd_demo.residents import Residents
+from dmtd_demo.training import features
 from dmtd_demo.training.features import Features, confusion
 from dmtd_demo.ui import training
 from dmtd_demo.ui.allowance import may_train
@@ -49,6 +50,10 @@ def test_clp_learns_and_the_model_uses_it(part: TrainingPart, classroom: Model, 
     modules, facts = load_addons(folder, classroom.backbone.hidden_size, torch.float32, classroom.backbone.device, classroom.base)
     assert torch.equal(modules["clp"].linear.weight, classroom.addons["clp"].linear.weight) and facts["clp"] == classroom.addon_facts["clp"]
     assert folder.is_relative_to(tmp_path) and facts["clp"]["data"] == "the conversations that classroom learns from"
+    elsewhere = load("classroom", addons=str(folder))   # as the page says: what the panels use here, all of it
+    assert elsewhere.addon_facts == classroom.addon_facts and elsewhere.addons.keys() == before.keys()
+    for name, module in elsewhere.addons.items():
+        assert all(torch.equal(its, classroom.addons[name].state_dict()[part]) for part, its in module.state_dict().items())
 
     words, key = part.put_back("classroom")
     assert key == "classroom" and classroom.addons == before
@@ -62,13 +67,35 @@ def test_heads_show_the_accuracy_of_each(part: TrainingPart, classroom: Model):
     assert picture.count("<polyline") == 5 and [name for name in re.findall(r'class="line-\d">(\d) ', picture)] == ["1", "2", "3", "4"]
 
 
-def test_cancel_leaves_the_model_as_it_was(part: TrainingPart, classroom: Model):
+def test_clp_learns_from_the_heads_in_memory(part: TrainingPart, classroom: Model, monkeypatch: pytest.MonkeyPatch):
+    """Whatever was trained before: other heads, put back since; or for the model of this name before it was loaded again."""
+    read = []
+    collect = features.collect
+    monkeypatch.setattr(features, "collect", lambda name, backbone, split, heads, *more: (read.append(heads), collect(name, backbone, split, heads, *more))[1])
+
+    def heads_read(model: Model) -> bool:
+        read.clear()
+        assert list(part.train(VISITOR, "classroom", "clp", 20))[-1][2] == "classroom"
+        return torch.equal(read[0].weight, model.addons["mtp_heads"].weight)
+
+    assert list(part.train(VISITOR, "classroom", "heads", 20))[-1][2] == "classroom"
+    assert heads_read(classroom)
+    part.put_back("classroom")
+    assert heads_read(classroom)
+
+    again = load("classroom")
+    part.models._held["classroom"].model = again   # unloaded and loaded again
+    assert "came with" in part.put_back("classroom")[0]
+    assert heads_read(again)
+
+
+def test_cancel_leaves_the_model_as_it_was(part: TrainingPart, classroom: Model, tmp_path: Path):
     before = dict(classroom.addons)
     running = part.train(VISITOR, "classroom", "clp", 2000)
     next(running)
     part.request_cancel(VISITOR)
     assert "train.cancelled" in list(running)[-1][0]
-    assert classroom.addons == before
+    assert classroom.addons == before and not list(tmp_path.iterdir())
     part.models.get("classroom")
     assert part.models._held["classroom"].users == 0
 

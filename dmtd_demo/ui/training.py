@@ -3,6 +3,8 @@ visitors who sit at this machine, or where the operator allows it."""
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +12,11 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 
-from dmtd_demo.addons import load_addons
+from dmtd_demo.addons import load_addons, save_addon
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.progress import Progress
@@ -57,8 +60,7 @@ class TrainingPart:
     def __init__(self, models: Residents) -> None:
         self.models = models
         self.jobs = Jobs()
-        self.folders: dict[str, Path] = {}                      # by model, since its own add-ons were last put back
-        self.earlier: dict[str, tuple[dict, dict]] = {}         # by model: the add-ons and facts that it came with
+        self.earlier: WeakKeyDictionary[Model, tuple[dict, dict]] = WeakKeyDictionary()   # the add-ons and facts that it came with
 
     def build(self) -> None:
         with gr.Accordion(control("train.title"), open=False, elem_id="train") as self.part:
@@ -94,10 +96,9 @@ class TrainingPart:
             if isinstance(rows, bool) or not isinstance(rows, int) or not FEWEST_ROWS <= rows <= MOST_ROWS:
                 raise UserError(f"training needs {FEWEST_ROWS} to {MOST_ROWS} conversations; got {rows!r}")
             with self.models.using([key]) as (model,):
-                began = time.monotonic()
-                yield from self._shown(name, job.run(lambda progress: self._train(key, model, name, rows, progress, curves), wait=True), curves)
-                folder = self.folders[key] / "addons"
-                words = span("train.done", addon=name, seconds=f"{time.monotonic() - began:.0f}", threshold=_threshold(model, name), folder=slot("folder", f"<code>{escape(str(folder))}</code>"))
+                began, output = time.monotonic(), _fresh(model, name)
+                yield from self._shown(name, job.run(lambda progress: self._train(model, name, rows, output, progress, curves), wait=True), curves)
+                words = span("train.done", addon=name, seconds=f"{time.monotonic() - began:.0f}", threshold=_threshold(model, name), folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"))
                 yield f'<p role="status">{words}</p>', picture(curves), key
         except Cancelled:
             yield f'<p role="status">{span("train.cancelled")}</p>', gr.skip(), None
@@ -107,17 +108,23 @@ class TrainingPart:
             logger.exception("an add-on could not be trained")
             yield complaint(error), gr.skip(), None
 
-    def _train(self, key: str, model: Model, name: str, rows: int, progress: Progress, curves: Curves) -> None:
-        """In a folder of this model's own, then into the model: other add-ons of it stay."""
-        if key not in self.folders:
-            self.folders[key] = OUTPUT / f"{model.name}-page-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = self.folders[key]
-        train_addon(name, model, folder, data=WORLD if model.base.name == "classroom" else None, steps=STEPS[name], seed=0, resume=False, checkpoint_seconds=3600,
+    def _train(self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves) -> None:
+        """In `output`, then into the model. `output`/addons has the model's other add-ons too, so that it gives elsewhere what the panels use here."""
+        try:
+            self._learn(model, name, rows, output, progress, curves)
+        except BaseException:
+            shutil.rmtree(output, ignore_errors=True)
+            raise
+
+    def _learn(self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves) -> None:
+        train_addon(name, model, output, data=WORLD if model.base.name == "classroom" else None, steps=STEPS[name], seed=0, resume=False, checkpoint_seconds=3600,
                     most=rows, tell=progress, watch=curves.see)
-        modules, facts = load_addons(folder / "addons", model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, model.base)
-        self.earlier.setdefault(key, (dict(model.addons), dict(model.addon_facts)))
-        method = METHODS[name]
+        folder, method, size = output / "addons", METHODS[name], model.backbone.hidden_size
+        modules, facts = load_addons(folder, size, model.backbone.dtype, model.backbone.device, model.base)
+        self.earlier.setdefault(model, (dict(model.addons), dict(model.addon_facts)))
         model.addons[method], model.addon_facts[method] = modules[method], facts[method]
+        for other in model.addons.keys() - {method}:
+            save_addon(folder, other, model.addons[other], model.base, size, **model.addon_facts[other])
 
     def _shown(self, name: str, states: Iterator[tuple[str, int, int]], curves: Curves) -> Iterator[tuple[Any, Any, Any]]:
         """What the page shows of each state, and how long the stage will still take."""
@@ -138,13 +145,12 @@ class TrainingPart:
         """The add-ons that the model came with."""
         try:
             model = self.models.get(key)
-            if key not in self.earlier:
+            if model not in self.earlier:
                 raise UserError(f"{key} has the add-ons that it came with")
-            addons, facts = self.earlier.pop(key)
+            addons, facts = self.earlier.pop(model)
             for mine, its in ((model.addons, addons), (model.addon_facts, facts)):
                 mine.clear()
                 mine.update(its)
-            self.folders.pop(key, None)
             return f'<p role="status">{span("train.put_back", key=key)}</p>', key
         except UserError as error:
             return complaint(error), None
@@ -152,6 +158,12 @@ class TrainingPart:
     def _models(self) -> dict[str, Any]:
         keys = self.models.keys
         return {"choices": keys, "value": keys[-1] if keys else None}
+
+
+def _fresh(model: Model, name: str) -> Path:
+    """A folder for one training; a hub id gives the last part of its name."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{model.name.rpartition('/')[2]}-{name}-{datetime.now():%Y%m%d-%H%M%S}-", dir=OUTPUT))
 
 
 def _threshold(model: Model, name: str) -> str:

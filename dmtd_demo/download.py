@@ -69,7 +69,12 @@ class Bar(tqdm):
     def update(self, n: float | None = 1) -> None:
         with self.lock:
             self.n += n or 0
-            if self.counts_bytes:
+        self.refresh()
+
+    def refresh(self, *args: Any, **settings: Any) -> None:
+        """Also where a file has begun, whose size is in the total from now on."""
+        if self.counts_bytes:
+            with self.lock:
                 _say(done=int(self.n), total=int(self.total or 0))
 
 

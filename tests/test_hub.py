@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from dmtd_demo import hub
 from dmtd_demo.decoders import parse_panel
+from dmtd_demo.download import download
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
 from dmtd_demo.race import race_ids
@@ -64,7 +66,7 @@ def server(model_folder, monkeypatch, tmp_path):
     handler = type("Handler", (Hub,), {"folder": model_folder})
     served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=served.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{served.server_port}"
+    address = handler.address = f"http://127.0.0.1:{served.server_port}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -98,3 +100,44 @@ def test_what_the_disk_has_no_room_for_is_not_fetched(server):
     with pytest.raises(UserError, match="me/tiny needs 1,073,741,824.* GiB of disk; .* has .* to spare"):
         load("me/tiny")
     assert not list(Path(hub.constants.HF_HUB_CACHE).rglob("model.safetensors"))
+
+
+def test_a_file_that_has_begun_counts_before_its_first_bytes(server, monkeypatch, tmp_path):
+    """The weights begin when all else is there, and nothing comes of them yet: the bar has to stand in between, not at its end."""
+    files = [path for path in server.folder.rglob("*") if path.suffix in (".json", ".txt", ".jinja", ".safetensors")]
+    size, others = sum(path.stat().st_size for path in files), {path.name for path in files if path.suffix != ".safetensors"}
+    begun, sent, ended = set(), threading.Event(), threading.Event()
+    whole = Hub.reply
+
+    def reply(self, code, content, headers, body):
+        name = self.path.rpartition("/")[2]
+        if not (body and name.endswith(".safetensors")):
+            whole(self, code, content, headers, body)
+            if body and name in others:
+                begun.add(name)
+            if begun == others:
+                sent.set()
+            return
+        sent.wait(60)
+        time.sleep(1)   # until the others are written and told of
+        self.send_response(code)
+        for header, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(header, value)
+        self.end_headers()
+        ended.wait(60)
+        self.wfile.write(content)
+
+    monkeypatch.setattr(server, "reply", reply)
+    for name, value in {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}.items():
+        monkeypatch.setenv(name, value)
+    told = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        told.append((done, total))
+        if 0 < done < total == size:
+            ended.set()
+
+    threading.Timer(30, ended.set).start()
+    download("me/tiny", progress)
+    assert any(0 < done < total == size for done, total in told), told[-5:]
+    assert told[-1] == (size, size)

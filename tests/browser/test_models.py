@@ -65,16 +65,10 @@ def pick(visit: RacePage, name: str) -> None:
 def ask_for(visit: RacePage, other: str) -> None:
     pick(visit, "Another")
     visit.page.fill("#model-other textarea, #model-other input", other)
-    before = visit.page.locator("#model-progress").inner_text()
-    for _ in range(4):   # what is said of the model as the field is left may move the button away under the mouse
-        visit.page.click("#model-load")
-        for _ in range(50):
-            if visit.page.locator("#model-progress").inner_text() != before:
-                return
-            visit.page.wait_for_timeout(200)
+    visit.page.click("#model-load")
 
 
-def half_way(visit: RacePage, seconds: int = 45) -> bool:
+def half_way(visit: RacePage, seconds: int = 60) -> bool:
     """Whether a bar stands between its ends, within so long."""
     for _ in range(5 * seconds):
         if visit.page.evaluate("(() => { const bar = document.querySelector('#model-progress progress[max]'); return bar && bar.value > 0 && bar.value < bar.max; })()"):
@@ -99,12 +93,8 @@ def race(visit: RacePage) -> str:
 def test_a_model_of_the_hub_with_progress_and_cancel(chromium: object, models_url: str, hub: type[SlowHub], screenshots: Path) -> None:
     visit = RacePage(chromium, models_url)
     hub.slow.set()
-    for _ in range(2):   # on a slow machine the first click has been seen to lead nowhere
-        ask_for(visit, "me/tiny")
-        if half_way(visit):
-            break
-    else:
-        pytest.fail(visit.page.locator("#model-progress").inner_text())
+    ask_for(visit, "me/tiny")
+    assert half_way(visit), visit.page.locator("#model-progress").inner_text()
     visit.page.screenshot(path=screenshots / "model-download.png")
     visit.page.click("#model-cancel")
     assert "classroom" in told(visit, "Cancelled", 20)   # the whole download would take minutes

@@ -99,7 +99,7 @@ def build_parser() -> Parser:
     push.add_argument("--license", help="such as apache-2.0 (default: what addons.json says)")
     push.add_argument("--private", action="store_true", help="make the repository private")
 
-    train = commands.add_parser("train", help="train the embedded model and its add-ons; with --model, heads, clp, gate, adaptive and dmtd for any Qwen")
+    train = commands.add_parser("train", help="train the embedded model and its add-ons; with --model, heads, head0, clp, gate, adaptive and dmtd for any Qwen")
     train.add_argument("recipe", choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed", "dmtd"),
                        help="classroom: the model; then, on it, heads, and with them clp and gate; head0; adaptive, and with it mixed. dmtd: the layers of another model")
     train.add_argument("--output", default="runs/classroom", metavar="FOLDER", help="checkpoints, log and the model (default: runs/classroom)")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.memory import Need, Sizes, free, gib
 from dmtd_demo.placement import default_dtype, offered
+from dmtd_demo.projection import DEVICES, Shape, training_seconds
+from dmtd_demo.training.any_model import STEPS
+from dmtd_demo.training.corpus import ANSWER, PROMPTS
+from dmtd_demo.training.features import DRAWN
 
-TRAINED = {"mtp_heads": "heads", "clp": "clp", "gate": "gate", "adaptive": "adaptive"}   # add-on: the recipe that makes it for any Qwen, in this order
+TRAINED = {"mtp_heads": "heads", "clp": "clp", "gate": "gate", "head0": "head0", "adaptive": "adaptive"}   # add-on: the recipe that makes it for any Qwen, in this order
+RENTED = DEVICES["a10g"]   # the GPU for which the time of training is estimated
 STORED = 2   # bytes a parameter in the published checkpoints: bfloat16
 
 
@@ -49,7 +55,9 @@ def lines(described: dict[str, Any]) -> list[str]:
     if d["missing"]:
         words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for this model yet")
         words += [f"    {command}" for command in training(d)]
-        words.append(f"    then run it with --addons runs/{d['name']}/addons")
+        words.append(f"    about {minutes(d)} minutes on an {RENTED.label}, by estimate; then run it with --addons runs/{d['name']}/addons")
+        if untaught(d):
+            words.append(f"    {', '.join(untaught(d))}: no recipe trains it for this model; classroom has it")
     return words + ([f"  {d['note']}"] if d["note"] else [])
 
 
@@ -62,6 +70,18 @@ def training(described: dict[str, Any]) -> list[str]:
     """The commands that train those that can be trained for any Qwen, in order."""
     model = described["source"] if Path(described["source"]).is_absolute() else described["name"]
     return [f"python -m dmtd_demo train {recipe} --model {model} --output runs/{described['name']}" for addon, recipe in TRAINED.items() if addon in lacking(described)]
+
+
+def minutes(described: dict[str, Any]) -> int:
+    """How long these commands take on a rented GPU, by estimate from bytes and operations."""
+    recipes = [recipe for addon, recipe in TRAINED.items() if addon in lacking(described)]
+    texts = len(PROMPTS.read_text(encoding="utf-8").splitlines())
+    return math.ceil(training_seconds(Shape.of_fields(described), RENTED, texts, ANSWER, {recipe: STEPS[recipe] for recipe in recipes}, DRAWN) / 60)
+
+
+def untaught(described: dict[str, Any]) -> list[str]:
+    """The decoders whose add-ons no recipe trains for any Qwen."""
+    return [name for name, lack in described["missing"].items() if not set(lack) <= set(TRAINED)]
 
 
 def _addons(entry: Entry) -> set[str]:

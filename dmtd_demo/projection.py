@@ -6,7 +6,7 @@ for each layer; then the LM head, in the same way (a roofline; Williams, Waterma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Iterable
+from typing import Any, Iterable, Mapping
 
 from dmtd_demo.catalog import CATALOG
 from dmtd_demo.errors import UserError
@@ -35,6 +35,7 @@ DEVICES = {
     "h200": Device("NVIDIA H200", 4800e9, 989e12, 5e-6),
 }
 REACHED = 0.8         # of bandwidth and operations, by well-written kernels
+EAGER = 0.4           # of the same, by PyTorch's own kernels one after another, as in training
 WEIGHT_BYTES = {"none": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}   # a weight; NF4 has a scale for each 64
 _LARGER: dict[str, tuple[int, int, int, int, int]] = {   # hidden, intermediate, layers, heads, kv heads; head size 128, untied, not in the catalog
     "Qwen2.5-14B": (5120, 13824, 48, 40, 8), "Qwen2.5-32B": (5120, 27648, 64, 40, 8), "Qwen2.5-72B": (8192, 29568, 80, 64, 8),
@@ -58,11 +59,19 @@ class Shape:
             hidden, intermediate, layers, heads, kv_heads = _LARGER[name]
             vocabulary, head_dim = 152064 if name.startswith("Qwen2.5") else 151936, 128
         elif name in CATALOG:
-            shape = CATALOG[name].shape
-            hidden, intermediate, layers, heads, kv_heads, vocabulary, head_dim = (
-                int(shape[key]) for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "head_dim"))
+            return cls.of_fields(CATALOG[name].shape)
         else:
             raise UserError(f"project needs one of the models {', '.join(MODELS)}; got {name!r}")
+        return cls._of(hidden, intermediate, layers, heads, kv_heads, vocabulary, head_dim)
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Shape:
+        """By the names that a config has."""
+        return cls._of(*(int(fields[key]) for key in (
+            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "head_dim")))
+
+    @classmethod
+    def _of(cls, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int, head_dim: int) -> Shape:
         query, kv = heads * head_dim, kv_heads * head_dim
         return cls(2 * hidden * (query + kv) + 3 * hidden * intermediate, vocabulary * hidden, layers, hidden, query, kv)
 
@@ -133,6 +142,16 @@ def project(name: str, device: str, *, quantization: str = "none", batch: int = 
     rows = [{"panel": panel, "tokens_per_second": round(tokens / seconds, 2), "over_ar": round(tokens / seconds * ar, 3)} for panel, (seconds, tokens) in costs.items()]
     return {"model": name, "device": device, "device_label": DEVICES[device].label, "quantization": quantization, "batch": batch, "context": context, "split": str(parts), "k": k,
             "span": span, "reached": reached, "rows": rows, "published": published()}
+
+
+def training_seconds(shape: Shape, device: Device, texts: int, answer: int, updates: Mapping[str, int], positions: Mapping[str, int], k: int = 4) -> float:
+    """Add-ons on a frozen backbone in bfloat16: the model answers `texts` prompts of `answer` tokens, one at a time, each recipe passes the answers once, and
+    makes its updates of so many positions. Of the updates only heads count, which read the whole vocabulary: forward, and twice that back."""
+    setting = Setting(shape, device, reached=EAGER)
+    answers = texts * answer * setting.seconds([(shape.layers, 1)])
+    passes = len(updates) * texts * setting.seconds([(shape.layers, answer)], answer)
+    work = sum(updates[name] * positions[name] * heads * 3 * 2 * (shape.head + shape.hidden ** 2) for name, heads in (("heads", k), ("head0", 1)) if name in updates)
+    return answers + passes + work / device.operations / EAGER
 
 
 def published() -> list[dict[str, Any]]:

@@ -70,6 +70,7 @@ def test_features_are_the_formulas_states_and_labels():
     seen = features.collect("heads", model.backbone, Split(4, 0, 1), None, [row], 10 ** 9, 0)
     assert torch.allclose(seen.h, h[start:19], atol=1e-4)
     assert seen.labels.tolist() == [[ids[n + 1 + i] if n + 1 + i < 20 else -100 for i in range(1, 5)] for n in range(start, 19)]
+    assert features.collect("head0", model.backbone, Split(4, 0, 1), None, [row], 10 ** 9, 0).labels.tolist() == [[ids[n + 1]] for n in range(start, 19)]
     greedy, guessed = module.lm_head(h).argmax(-1).tolist(), module.lm_head(heads(h)).argmax(-1).tolist()
     right = [[n + i >= 19 or guessed[n][i - 1] == greedy[n + i] for i in range(1, 5)] for n in range(start, 19)]
     assert features.collect("gate", model.backbone, Split(4, 0, 1), heads, [row], 10 ** 9, 0).labels.tolist() == right
@@ -84,7 +85,7 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
     before = {name: t.clone() for name, t in model.backbone.module.state_dict().items()}
     with pytest.raises(UserError, match="training clp needs MTP heads in .*: run `train heads --model"):
         train_addon("clp", model, tmp_path / "out", **{**SETTINGS, "data": data})
-    for name, steps in (("heads", 800), ("clp", 60), ("gate", 20), ("adaptive", 20)):
+    for name, steps in (("heads", 800), ("head0", 60), ("clp", 60), ("gate", 20), ("adaptive", 20)):
         train_addon(name, model, tmp_path / "out", **{**SETTINGS, "data": data, "steps": steps})
     assert all(torch.equal(t, before[name]) for name, t in model.backbone.module.state_dict().items())
     rows = read_rows(model, data, tmp_path / "x")[::10]   # those that were not trained on
@@ -95,7 +96,7 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
     assert (guessed == seen.labels)[known].float().mean() > 0.3   # of some 600 tokens
     card = json.loads((tmp_path / "out" / "addons" / "addons.json").read_text())
     assert card["base_fingerprint"] == model.base.fingerprint and card["addons"]["mtp_heads"]["data"] == "data.jsonl"
-    for panel in ("clp:threshold=0", "mtp-gate:threshold=0", "mtp-verified", "dmtd-adaptive:threshold=0"):
+    for panel in ("clp:threshold=0", "mtp-gate:threshold=0", "mtp-verified", "mtp-heads", "dmtd-adaptive:threshold=0"):
         records = [r for batch in race_ids(model, [parse_panel(panel)], [rows[0].ids[:20]], max_new_tokens=12, ignore_eos=True) for r in batch]
         assert records[-1]["stop"] == "length"
 
@@ -128,7 +129,7 @@ def test_a_killed_run_goes_on_bit_for_bit(model_folder, tmp_path, data):
 
 
 @pytest.mark.parametrize("name,lines,more,word", [
-    ("head0", [said("a", "b")], {}, "with --model it needs one of heads, clp, gate, adaptive"), ("heads", [{"prompt": "x"}], {}, "line 1 needs to be a JSON object with messages"),
+    ("mixed", [said("a", "b")], {}, "with --model it needs one of heads, head0, clp, gate, adaptive"), ("heads", [{"prompt": "x"}], {}, "line 1 needs to be a JSON object with messages"),
     ("heads", [], {}, "at least one conversation"), ("heads", [said("a", "b")], {"steps": 0}, "--max-steps needs"), ("heads", None, {"data": "nowhere.jsonl"}, "nowhere.jsonl")])
 def test_bad_input_is_a_sentence(model_folder, tmp_path, name, lines, more, word):
     given = {} if lines is None else {"data": write(tmp_path / "d.jsonl", lines)}

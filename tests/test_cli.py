@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -75,8 +76,9 @@ def test_models_says_what_each_takes_and_can_do(run):
     assert qwen["memory"]["nf4"] < qwen["memory"]["nf4-single"] < qwen["memory"]["int8"] < qwen["memory"]["none"]
     code, out, _ = run("models")
     assert code == 0 and "clp, gate, head0, mixed, mtp_heads published for this model yet" in out and "ships with the app" in out
+    assert len(re.findall(r"about [1-9]\d* minutes on an NVIDIA A10G, by estimate", out)) == len(CATALOG) - 1
     commands = [shlex.split(line)[3:] for line in out.splitlines() if "dmtd_demo train" in line]
-    assert len(commands) == 4 * (len(CATALOG) - 1) and all(build_parser().parse_args(words).model in CATALOG for words in commands)
+    assert len(commands) == 5 * (len(CATALOG) - 1) and all(build_parser().parse_args(words).model in CATALOG for words in commands)
 
 
 FOLDER = "<folder>"

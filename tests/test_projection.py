@@ -7,7 +7,7 @@ from dmtd_demo.backbone import parameters
 from dmtd_demo.catalog import CATALOG
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
-from dmtd_demo.projection import MODELS, REACHED, Device, Setting, Shape, cycle_seconds, project
+from dmtd_demo.projection import EAGER, MODELS, REACHED, Device, Setting, Shape, cycle_seconds, project, training_seconds
 from dmtd_demo.split import Split
 
 MEMORY_ONLY = Device("all memory, no arithmetic, no fixed cost", 1e9, float("inf"), 0.0)
@@ -40,6 +40,20 @@ def test_every_model_has_an_estimate(model):
     rows = {row["panel"]: row for row in project(model, "l40s", quantization="nf4")["rows"]}
     assert rows["ar"]["over_ar"] == 1.0 and all(row["tokens_per_second"] > 0 for row in rows.values())
     assert rows["dmtd:tau=2"]["over_ar"] < rows["dmtd:tau=6"]["over_ar"]
+
+
+def test_training_takes_answers_passes_and_the_updates_of_heads():
+    """64 answers of 256 tokens, each a read of every weight; then 3 x 64 passes of 256 positions; the updates of heads alone, three times their forward operations."""
+    shape = Shape.of("Qwen3-4B")
+    weights = 36 * shape.layer + shape.head
+    updates, positions = {"heads": 2000, "clp": 1000, "adaptive": 1000}, {"heads": 256, "clp": 2048, "adaptive": 2048}
+    device = Device("all memory", 1e12, float("inf"), 0.0)
+    cache = 36 * 2 * 2 * shape.kv_size * 1024
+    assert training_seconds(shape, device, 64, 256, updates, positions) == pytest.approx((64 * 256 + 3 * 64) * (2 * weights + cache) / 1e12 / EAGER)
+    device = Device("all arithmetic", float("inf"), 1e12, 0.0)
+    forward = 2 * weights + 36 * 2 * 2 * shape.query_size * 1024
+    heads = 2000 * 256 * 4 * 2 * (shape.head + shape.hidden ** 2)
+    assert training_seconds(shape, device, 64, 256, updates, positions) == pytest.approx((4 * 64 * 256 * forward + 3 * heads) / 1e12 / EAGER)
 
 
 def test_published_figures_stand_beside_their_estimates():

@@ -21,7 +21,7 @@ ALLOWED = {
     "loading": {"addons", "backbone", "catalog", "checkpoint", "hub", "memory", "packed", "placement"},
     "residents": {"loading", "memory", "placement"}, "download": {"hub"},
     "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
-    "availability": {"addons", "catalog", "decoders", "memory", "placement"},
+    "availability": {"addons", "catalog", "decoders", "memory", "placement", "projection", "training"},
     "placement": {"memory"}, "memory": set(),
     "backbone": {"cache", "fused"}, "fused": {"cache", "packed"}, "packed": set(),
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set(), "progress": set()}

@@ -1,4 +1,4 @@
-"""`train heads|clp|gate|adaptive|dmtd --model …`: add-ons for any Qwen, plain or quantized, and its own layers for DMTD, by the one loop."""
+"""`train heads|head0|clp|gate|adaptive|dmtd --model …`: add-ons for any Qwen, plain or quantized, and its own layers for DMTD, by the one loop."""
 from __future__ import annotations
 
 import time
@@ -22,7 +22,7 @@ from dmtd_demo.training.corpus import ROWS, WORLD, read_rows
 from dmtd_demo.training.data import Row
 from dmtd_demo.training.loop import Progress, processes, train
 
-STEPS = {"heads": 2000, "clp": 1000, "gate": 1000, "adaptive": 1000, "dmtd": 1000}
+STEPS = {"heads": 2000, "head0": 2000, "clp": 1000, "gate": 1000, "adaptive": 1000, "dmtd": 1000}
 BATCH = 16               # rows of an update of dmtd
 HELD_OUT = 10            # every tenth row calibrates the threshold instead of training
 ROOM = 2 ** 32           # bytes of hidden states at most

@@ -24,8 +24,8 @@ from dmtd_demo.training.heads import FALL, K, shifted
 from dmtd_demo.training.loop import Position, Progress, Recipe
 from dmtd_demo.training.masking import masked_hidden
 
-DRAWN = {"heads": 256, "clp": 2048, "gate": 2048, "adaptive": 2048}   # positions of an update; heads read the whole vocabulary at each
-METHODS = {"heads": "mtp_heads", "clp": "clp", "gate": "gate", "adaptive": "adaptive"}
+DRAWN = {"heads": 256, "head0": 256, "clp": 2048, "gate": 2048, "adaptive": 2048}   # positions of an update; heads read the whole vocabulary at each
+METHODS = {"heads": "mtp_heads", "head0": "head0", "clp": "clp", "gate": "gate", "adaptive": "adaptive"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None,
         read = (batch.phase >= -1) & (batch.targets != IGNORED)
         if name == "heads":
             labels = torch.stack([shifted(batch.targets, i) for i in range(1, K + 1)], dim=-1)
+        elif name == "head0":
+            labels = batch.targets[..., None]
         elif name == "adaptive":
             at_head, whole = random_cycles(rng, batch.phase)
             greedy = backbone.logits(h).argmax(-1)
@@ -97,34 +99,35 @@ def recipe(name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: 
     """facts: what the card says of the data. k: of the MTP heads that clp and gate choose from."""
     torch.manual_seed(seed)
     module, loss, rate = {
-        "heads": lambda: _heads(backbone), "clp": lambda: _lengths(backbone, k), "gate": lambda: _gate(backbone, k), "adaptive": lambda: _lengths(backbone, LONGEST - 1)}[name]()
+        "heads": lambda: _heads(backbone, K, 1), "head0": lambda: _heads(backbone, 1, 0), "clp": lambda: _lengths(backbone, k), "gate": lambda: _gate(backbone, k), "adaptive": lambda: _lengths(backbone, LONGEST - 1)}[name]()
     method = METHODS[name]
-    more = facts if name == "heads" else {"threshold": CAREFUL, **facts}
+    more = facts if isinstance(module, MTPHeads) else {"threshold": CAREFUL, **facts}
 
     def save(output: Path) -> None:
         save_addon(output / "addons", method, module, base, backbone.hidden_size, **more)
 
-    counts = (lambda batch: (batch.labels != IGNORED).sum(0)) if name == "heads" else None   # the others are small, and weigh classes over the whole batch
-    return Recipe(name, module, loss, save, counts, learning_rate=rate, warm_up=0.05, decay=0.8, weight_decay=0.01 if name in ("heads", "gate") else 0.0)
+    counts = (lambda batch: (batch.labels != IGNORED).sum(0)) if isinstance(module, MTPHeads) else None   # the others are small, and weigh classes over the whole batch
+    return Recipe(name, module, loss, save, counts, learning_rate=rate, warm_up=0.05, decay=0.8, weight_decay=0.01 if name in ("heads", "head0", "gate") else 0.0)
 
 
 Loss = Callable[[Features, Progress], tuple[Tensor, dict[str, float]]]
 
 
-def _heads(backbone: Backbone) -> tuple[nn.Module, Loss, float]:
-    module = MTPHeads(backbone.hidden_size, K).to(backbone.device)
+def _heads(backbone: Backbone, k: int, first: int) -> tuple[nn.Module, Loss, float]:
+    """k heads, of which the first is head `first` of the literature: 1 beside the LM head, 0 in its place."""
+    module = MTPHeads(backbone.hidden_size, k).to(backbone.device)
 
     def loss(batch: Features, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         states = module(batch.h.float())
         parts, figures = [], {}
-        for i in range(1, K + 1):
-            wanted = batch.labels[:, i - 1]
+        for i in range(k):
+            wanted = batch.labels[:, i]
             known = wanted != IGNORED
             parts.append(states.new_zeros(()))
             if known.any():
-                logits = backbone.logits(states[known, i - 1]).float()
-                parts[-1] = FALL ** (i - 1) * F.cross_entropy(logits, wanted[known])
-                figures[f"acc{i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()
+                logits = backbone.logits(states[known, i]).float()
+                parts[-1] = FALL ** i * F.cross_entropy(logits, wanted[known])
+                figures[f"acc{first + i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()
         return torch.stack(parts), figures
 
     return module, loss, 1e-3

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.availability import cached, describe, lacking, training
+from dmtd_demo.availability import RENTED, cached, describe, lacking, minutes, training, untaught
 from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.download import download
 from dmtd_demo.errors import Cancelled, UserError
@@ -196,8 +196,10 @@ class ModelPicker:
         facts = [f"<h3>{escape(d['label'])}</h3>", f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']), where=slot('where', _where(d)))}</p>",
                  f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>"]
         if d["missing"]:
+            none = f" {span('models.untaught', decoders=', '.join(untaught(d)))}" if untaught(d) else ""
             commands = escape("\n".join([*training(d), f"python app.py --model {entry.source if entry.is_local else d['name']} --addons runs/{d['name']}/addons"]))
-            facts.append(f"<details><summary><b>{span('models.not_yet')}</b> {span('models.lacking', decoders=', '.join(d['missing']), addons=', '.join(lacking(d)))}</summary><pre>{commands}</pre></details>")
+            facts.append(f"<details><summary><b>{span('models.not_yet')}</b> {span('models.lacking', decoders=', '.join(d['missing']), addons=', '.join(lacking(d)))}</summary><pre>{commands}</pre>"
+                         f"<p>{span('models.minutes', minutes=minutes(d), device=RENTED.label)}{none}</p></details>")
         return "".join(facts) + (f"<p>{escape(d['note'])}.</p>" if d["note"] else "")
 
     def _quantizations(self, entry: Entry) -> dict[str, Any]:

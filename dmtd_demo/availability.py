@@ -25,7 +25,8 @@ STORED = 2   # bytes a parameter in the published checkpoints: bfloat16
 
 def describe(entry: Entry, device: str) -> dict[str, Any]:
     """Plain data. bytes: what the checkpoint is to download; memory: bytes to run it, by quantization, `fits` those that are free on the device now;
-    decoders: those that run now; missing: for each other one, which add-ons it lacks."""
+    decoders: those that run now; missing: for each other one, which add-ons it lacks; published: the hub id
+    of add-ons that will be fetched with the model."""
     sizes = Sizes.of(entry.family, entry.shape)
     context = int(entry.shape["max_position_embeddings"])
     memory = {name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total for name in offered(device)}
@@ -34,7 +35,8 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
     lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}
     return {"name": entry.name, "label": entry.label, "source": "assets" if entry.name in CATALOG and entry.is_local else entry.source, "family": entry.family, "here": entry.is_local or cached(entry.source),
             "parameters": sizes.parameters, "bytes": sizes.parameters * STORED, "memory": memory, "fits": [name for name, need in memory.items() if need <= room],
-            "decoders": [name for name, lack in lacks.items() if not lack], "missing": {name: lack for name, lack in lacks.items() if lack}, "note": entry.note, **entry.shape}
+            "decoders": [name for name, lack in lacks.items() if not lack], "missing": {name: lack for name, lack in lacks.items() if lack}, "note": entry.note,
+            "published": entry.addons if entry.addons and not cached_addons(entry.addons) else None, **entry.shape}
 
 
 def where(described: dict[str, Any]) -> str:
@@ -52,7 +54,9 @@ def lines(described: dict[str, Any]) -> list[str]:
     words = [f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, {gib(d['bytes'])}, {where(d)}",
              "  memory: " + ", ".join(f"{name} {gib(need)}{'' if name in d['fits'] else ' (more than is free)'}" for name, need in d["memory"].items()),
              "  runs now: " + ", ".join(d["decoders"])]
-    if d["missing"]:
+    if d["missing"] and d["published"]:
+        words.append(f"  not yet: {', '.join(d['missing'])}: the add-ons published for it, {d['published']}, will be fetched with it")
+    elif d["missing"]:
         words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for this model yet")
         words += [f"    {command}" for command in training(d)]
         words.append(f"    about {minutes(d)} minutes on an {RENTED.label}, by estimate; then run it with --addons runs/{d['name']}/addons")
@@ -90,8 +94,14 @@ def _addons(entry: Entry) -> set[str]:
         return methods_in(Path(entry.source) / "addons")
     if entry.addons is None:
         return set()
-    path = try_to_load_from_cache(entry.addons, "addons.json")
-    return methods_in(Path(path).parent) if isinstance(path, str) else set()
+    path = cached_addons(entry.addons)
+    return methods_in(path.parent) if path else set()
+
+
+def cached_addons(source: str) -> Path | None:
+    """The card of add-ons of the hub that lie in the local cache."""
+    path = try_to_load_from_cache(source, "addons.json")
+    return Path(path) if isinstance(path, str) else None
 
 
 def cached(source: str) -> bool:

@@ -15,6 +15,7 @@ from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.progress import Progress, no_progress
 
 CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+SAMPLE = 64   # values of each tensor that the fingerprint is made from
 # by a part of their model type: the Qwen variants whose layers are others
 VARIANTS = {"moe": "a mixture of experts", "vl": "a model of images and text", "omni": "a model of sound, images and text", "audio": "a model of sound and text",
             "next": "with linear attention", "qwen3_5": "with linear attention"}
@@ -53,11 +54,12 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
 
 
 def check_weights(folder: Path, progress: Progress = no_progress) -> str:
-    """Read every weight once: whole files, finite values. progress hears of bytes. Returns a fingerprint of the checkpoint: a hash of all its norms, which no quantization changes."""
+    """Read every weight once: whole files, finite values. progress hears of bytes. Returns a fingerprint of the checkpoint, whatever it is quantized to later: a hash
+    of the first values of every tensor; not of the LM head, which a tied model's files may hold or not."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"the model in {folder} needs its weights in safetensors files; none are there")
-    norms: dict[str, bytes] = {}
+    samples: dict[str, bytes] = {}
     done, size = 0, sum(path.stat().st_size for path in files)
     for path in files:
         try:
@@ -66,15 +68,15 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
                     tensor = file.get_tensor(name)
                     if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, torch.aminmax(tensor))):
                         raise UserError(f"weights need to be finite; the tensor {name} in {path} holds NaN or infinity: the file is damaged or its training failed, fetch it again or take another")
-                    if name.endswith("norm.weight"):
-                        norms[name] = tensor.float().numpy().tobytes()
+                    if name != "lm_head.weight":
+                        samples[name] = tensor.flatten()[:SAMPLE].float().numpy().tobytes()
                     done += tensor.numel() * tensor.element_size()
                     progress("Checking the weights", done, size)
         except (SafetensorError, OSError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise UserError(f"reading {path} ran out of memory: close what else runs here, or take a smaller model") from None
             raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
-    return hashlib.sha256(b"".join(name.encode() + norms[name] for name in sorted(norms))).hexdigest()[:16]
+    return hashlib.sha256(b"".join(name.encode() + samples[name] for name in sorted(samples))).hexdigest()[:16]
 
 
 def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:

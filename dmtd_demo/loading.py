@@ -80,7 +80,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Found:
-    """A model by its config.json alone. source: the hub id that it has to be fetched from; None where all of it lies in the folder."""
+    """A model by its config.json alone. source: the hub id that it has to be fetched from; None where all of it lies in the folder. addons: the hub id of those
+    that are published for it."""
     name: str
     label: str
     folder: Path
@@ -89,6 +90,7 @@ class Found:
     raw: dict[str, Any]
     config: Any
     module: type[PreTrainedModel]
+    addons: str | None = None
 
     @property
     def sizes(self) -> Sizes:
@@ -115,7 +117,7 @@ def find(name: str) -> Found:
         folder = hub.fetch(source, ["config.json"])
     raw = checkpoint.read_json(folder / "config.json", f"the folder {folder} is no model: it")
     config, module = checkpoint.config_of(raw, folder)
-    return Found(entry.name if entry else source or folder.name, entry.label if entry else source or str(folder), folder, source, entry.note if entry else "", raw, config, module)
+    return Found(entry.name if entry else source or folder.name, entry.label if entry else source or str(folder), folder, source, entry.note if entry else "", raw, config, module, entry.addons if entry else None)
 
 
 def entry_of(found: Found) -> Entry:
@@ -148,11 +150,21 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
     _threads(model, threads)
     own = folder / "addons"
     if addons:
-        given = hub.fetch(addons, hub.ADDON_FILES) if hub.is_id(addons) and not Path(addons).exists() else Path(addons)
-        model.addons, model.addon_facts = load_addons(given, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, base)
+        _take_addons(model, addons)
     elif own.is_dir():   # they came with these weights
         model.addons, model.addon_facts = load_addons(own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device)
+    elif found.addons:
+        try:
+            _take_addons(model, found.addons)
+        except UserError as error:
+            model.reasons.append(f"without the add-ons that are published for it: {error}")
     return model
+
+
+def _take_addons(model: Model, addons: str) -> None:
+    """Those of a folder or a hub id. Raises UserError where they are not made for this model."""
+    folder = hub.fetch(addons, hub.ADDON_FILES) if hub.is_id(addons) and not Path(addons).exists() else Path(addons)
+    model.addons, model.addon_facts = load_addons(folder, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, model.base)
 
 
 def load_random(name: str, *, dtype: str | None = None, device: str | None = None, threads: int | None = None, quantization: str | None = None) -> Model:

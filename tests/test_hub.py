@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import huggingface_hub.constants
 import pytest
 
 from dmtd_demo import hub
+from dmtd_demo.addons import MTPHeads, save_addon
+from dmtd_demo.availability import describe, lines
+from dmtd_demo.catalog import CATALOG
 from dmtd_demo.decoders import parse_panel
 from dmtd_demo.download import download
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import load
+from dmtd_demo.loading import entry_of, find, load
 from dmtd_demo.race import race_ids
 
 COMMIT = "1" * 40
@@ -93,6 +97,19 @@ def test_a_model_and_addons_of_the_hub(server, model_folder):
     texts = [[t["id"] for batch in race_ids(m, [parse_panel("dmtd")], [[1, 2, 3]], max_new_tokens=8, audit=False) for r in batch if r["type"] == "step" for t in r["tokens"]]
              for m in (model, load(str(model_folder)))]
     assert texts[0] == texts[1]
+
+
+def test_add_ons_that_are_published_for_a_model_come_with_it(server, model_folder, tmp_path, monkeypatch):
+    plain = load("me/tiny")
+    assert not plain.addons
+    save_addon(tmp_path / "published", "mtp_heads", MTPHeads(plain.backbone.hidden_size, 4), plain.base, plain.backbone.hidden_size)
+    entry = replace(entry_of(find("me/tiny")), name="tiny")
+    for addons, has, words in ((str(tmp_path / "published"), True, ""), ("me/missing", False, "without the add-ons that are published for it: me/missing is neither"), (None, False, "")):
+        monkeypatch.setitem(CATALOG, "tiny", replace(entry, addons=addons))
+        model = load("tiny")
+        assert model.has("mtp_heads") == has and words in " ".join(model.reasons)
+    [said] = [line for line in lines(describe(replace(entry, addons="me/addons"), "cpu")) if "not yet" in line]
+    assert "the add-ons published for it, me/addons, will be fetched with it" in said
 
 
 def test_what_the_disk_has_no_room_for_is_not_fetched(server):

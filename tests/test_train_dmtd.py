@@ -69,6 +69,7 @@ def test_what_is_trained_agrees_with_ar_and_runs_from_its_folder(model_folder, t
     made = load(str(tmp_path / "model"))
     assert made.split == split and made.tau == 3 and made.quantization == "none" and made.tokenizer.encode("What is 3?") == plain.tokenizer.encode("What is 3?")
     assert agreement(made, rows) > 0.5 and correct(made, split, rows) > 0.6
+    assert made.base.fingerprint != plain.base.fingerprint   # add-ons of the one are not for the other
     before, after = plain.backbone.module.state_dict(), made.backbone.module.state_dict()
     changed = {name for name, t in before.items() if not torch.equal(t, after[name])}
     assert changed and all(name.startswith("model.layers." if lora else ("model.layers.", "model.norm.")) for name in changed) and {name.split(".")[2] for name in changed} >= {"0", "1", "2", "3"}

@@ -195,7 +195,9 @@ class ModelPicker:
         d = describe(entry, self.device)
         facts = [f"<h3>{escape(d['label'])}</h3>", f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']), where=slot('where', _where(d)))}</p>",
                  f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>"]
-        if d["missing"]:
+        if d["missing"] and d["published"]:
+            facts.append(f"<p><b>{span('models.not_yet')}</b> {span('models.published', decoders=', '.join(d['missing']), addons=d['published'])}</p>")
+        elif d["missing"]:
             none = f" {span('models.untaught', decoders=', '.join(untaught(d)))}" if untaught(d) else ""
             commands = escape("\n".join([*training(d), f"python app.py --model {entry.source if entry.is_local else d['name']} --addons runs/{d['name']}/addons"]))
             facts.append(f"<details><summary><b>{span('models.not_yet')}</b> {span('models.lacking', decoders=', '.join(d['missing']), addons=', '.join(lacking(d)))}</summary><pre>{commands}</pre>"

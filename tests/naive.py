@@ -38,6 +38,13 @@ def dmtd(module, prompt: list[int], tau: int, early: int, late: int, head_input:
     return ids[len(prompt):]
 
 
+def dmtd_would_go_on(module, prompt: list[int], written: list[int], tau: int, early: int, late: int, head_input: str) -> list[int]:
+    """What `dmtd` writes after each beginning of `written`, in one pass: a position's state depends on none after it. Equal to `written` where `dmtd` is."""
+    ids = [*prompt, *written[:-1]]
+    heads = [i < len(prompt) or (i - len(prompt)) % tau == 0 for i in range(len(ids))]
+    return module.lm_head(hidden(module, ids, heads, early, late, head_input)[len(prompt) - 1:]).argmax(-1).tolist()
+
+
 def clp(module, addons, prompt: list[int], k: int, threshold: float, new: int) -> list[list[int]]:
     """Greedy CLP, one list per step: P(length >= s) >= threshold by a sum over the classes, largest such s."""
     heads, predictor = addons["mtp_heads"], addons["clp"]

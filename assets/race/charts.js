@@ -21,7 +21,9 @@ class Charts {
       : this.figures.map((figure) => el("figure", {}, el("figcaption", {}, figure.caption, el("span", { class: "saves" }, this.saver(figure, "png"), this.saver(figure, "svg"))), figure.plot));
     this.node = el("div", { class: "charts" }, ...figures);
     if (pictures) return;
-    this.load(source);
+    const load = () => this.load(source);   // a second of work on a laptop: after the page has come to rest
+    if (window.requestIdleCallback) window.requestIdleCallback(load, { timeout: 3000 });
+    else setTimeout(load, 500);
     setInterval(() => this.tick(), TICK_MS);
     // Gradio and the page's own button switch between light and dark with a class.
     const observer = new MutationObserver(() => this.reset());

@@ -1,7 +1,7 @@
 // The live charts, drawn by Plotly: one after the other, one each tick, whatever the tokens do: drawing costs more than anything else on the page.
 
 const TICK_MS = 125;
-const CHART_SHARE = 6;      // while tokens come: after a chart that took t, no other for so many times t
+const CHART_SHARE = 9;      // while tokens come: after a chart that took t, no other for so many times t
 
 class Charts {
   // source: the address of Plotly's script; "" in an exported file, which has `pictures` of the charts instead: [{caption, source, paper}].

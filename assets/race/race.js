@@ -3,6 +3,7 @@
 
 const DRAW_SHARE = 5;       // after a drawing that took t, its layout and paint included, leave the page alone for so many times t
 const MOST_WAIT_MS = 300;
+const RECEIPT_MS = 500;
 
 class RaceView {
   constructor(root) {
@@ -13,6 +14,7 @@ class RaceView {
     this.taken = 0;          // lines of its record that have come
     this.waiting = [];       // those of them that are not drawn yet
     this.nextDraw = 0;
+    this.nextReceipt = 0;
     this.forgotten = "";     // the id of a race that a new chat has left behind
     this.status = el("p", { class: "status", role: "status", "aria-live": "polite" });
     this.notes = el("div", { class: "notes" });
@@ -91,8 +93,13 @@ class RaceView {
     }
     lines.pop();   // what follows the last line's end
     if (first > this.taken) return;   // events were missed: the last one has everything
+    if (first + lines.length <= this.taken) return;   // the whole record once more
     this.waiting.push(...lines.slice(this.taken - first));
     this.taken = Math.max(this.taken, first + lines.length);
+    if (performance.now() > this.nextReceipt && this.root.dataset.status === "running") {   // the server may drop from the string what has come
+      this.nextReceipt = performance.now() + RECEIPT_MS;
+      document.querySelector("#take")?.click();
+    }
     // Drawing costs layout and paint: on a slow machine it happens less often than events come, never later than the end.
     const over = this.waiting.some((line) => /^\{"type": ?"(over|refused|layout|page)"/.test(line));
     const delay = over ? 0 : this.nextDraw - performance.now();
@@ -298,12 +305,20 @@ document.addEventListener("keydown", (event) => {
   toggle.focus();
 }, true);
 
+// A race is over on the page a moment before Gradio takes the next one, which it would drop: it is asked for again then.
+let unsettled = false, early = null;
+const hasten = (button) => { if (button && unsettled && view.root.dataset.status !== "running") early = button; };
+document.addEventListener("click", (event) => hasten(event.target.closest?.("#run, #regenerate")), true);
+document.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#prompt")) hasten(document.querySelector("#run")); }, true);
+
 // What the buttons outside of this component call (the js= of their listeners in page.py).
 let clicked = "";   // the id of the race that was asked for last: Stop names it, also while it waits for the device
 window.dmtdRace = {
   start() {
     if (view.root.dataset.status === "running") return [clicked, ""];   // Gradio drops a second Run itself
     clicked = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;   // randomUUID needs https or localhost
+    unsettled = true;
+    early = null;
     view.setStatus("running", t("race.waiting"));
     view.starts += 1;
     return [clicked, view.tour.on ? "tour" : view.turn.how()];
@@ -319,6 +334,7 @@ window.dmtdRace = {
     view.forgotten = clicked;
     return clicked;
   },
+  taken: () => [view.run, view.taken],
   tour: view.tour,
   edit: (text) => view.turn.toggle(text),
   presenter: () => view.presenter.toggle(),
@@ -327,6 +343,10 @@ window.dmtdRace = {
     const button = document.querySelector("#copy-link");
     if (query) copyText(`${location.origin}${location.pathname}?${query}`, button);
     else view.setStatus("error", t("race.no_link"));
+  },
+  settled() {   // Gradio would hear another Run now
+    unsettled = false;
+    early?.click();
   },
   failed() {   // Gradio has said why in its own message: the queue is full, the connection is lost
     if (view.root.dataset.status === "running") view.setStatus("error", t("race.busy"));

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from dmtd_demo.ui.training import TrainingPart
 PANELS_SHOWN = 3
 DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")   # the first four that the model can run; the fourth is hidden at first
 WAITING_VISITORS = 16
+LAST_EVENT_SECONDS = 0.1   # between the end of a race and its whole record
 CHAT_SECONDS = 6 * 3600   # a chat that nobody has touched for so long is dropped
 
 EXPLAINED = ("panels", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking", "regenerate", "edit-last")   # by hint.<element id>
@@ -70,7 +72,7 @@ class Page:
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title=english("page.title"), analytics_enabled=False, fill_width=True) as page:
-            gr.HTML(header(self.first), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
+            head = gr.HTML(header(self.first), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
             self.tour = Tour()
             self.picker.build()
             with gr.Row(elem_id="ask"):
@@ -93,8 +95,12 @@ class Page:
                 self.training.build()
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
             self.run_id = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed
+            self.lines_taken = gr.Number(visible=False, precision=0)
+            self.take = gr.Button("", elem_id="take")   # the page's script presses it
             self.how = gr.Textbox(visible=False)      # likewise: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the conversation
             self._wire(page)
+            for event in page.fns.values():   # Gradio's page else goes through the outputs of all events so far at each event of a race, to mark them as waiting: 14 ms on a laptop
+                event.show_progress_on = [head]
         page.queue(max_size=WAITING_VISITORS)
         return page
 
@@ -134,8 +140,10 @@ class Page:
         racing = gr.on([self.run.click, self.prompt.submit, self.again.click], self.race, [self.run_id, self.how, self.prompt, self.chat, *settings, *panel_inputs], [self.view, self.chat],
                        js="(id, how, ...rest) => [...window.dmtdRace.start(), ...rest]", concurrency_id="device", concurrency_limit=1, trigger_mode="once",
                        show_progress="hidden", api_visibility="private")
-        racing.failure(None, None, None, js="() => { window.dmtdRace.failed(); }")
+        racing.success(None, None, None, js="() => { window.dmtdRace.settled(); }")
+        racing.failure(None, None, None, js="() => { window.dmtdRace.failed(); window.dmtdRace.settled(); }")
         self.stop.click(self.request_stop, self.run_id, None, js="() => window.dmtdRace.stop()", **now)
+        self.take.click(self.note_taken, [self.run_id, self.lines_taken], None, js="() => window.dmtdRace.taken()", **now)
         self.new_chat.click(self.start_over, [self.run_id, self.count], [self.view, self.chat], js="(id, count) => [window.dmtdRace.forget(), count]", **now)
         self.edit.click(self.edit_last, [self.how, self.prompt, self.chat], self.prompt, js="(how, prompt, chat) => [...window.dmtdRace.edit(prompt), chat]", **now)
         compared = [self.prompt, *settings, *(part for panel in self.panels for part in (panel.column, *panel.inputs, panel.sentence)), self.view]
@@ -153,7 +161,7 @@ class Page:
                 trained.success(self.learned, [self.training.arrived, *panel_inputs], [*controls_of, *(button for button, _ in self.presets)], **now)
         for index, panel in enumerate(self.panels):
             panel.model.input(partial(self.change_model, index), panel_inputs, [*panel.inputs, panel.sentence, line], **now).then(**show_lines)
-        page.load(self.arrive, panel_inputs, adopted, **now).then(**show_lines).then(self.open_link, keys, compared, **now)
+        page.load(self.arrive, None, adopted, **now).then(**show_lines).then(self.open_link, keys, compared, **now)
         address = gr.Textbox(visible=False)
         self.link.click(self.address, [self.prompt, *settings, *panel_inputs], address, **now).success(
             None, address, None, js="(query) => { window.dmtdRace.copyLink(query); }", **now)
@@ -182,11 +190,12 @@ class Page:
             except UserError as error:
                 yield stream.refusal(run, str(error)), gr.skip()
                 return
-            running = stream.Stream(models, question, flag.stop.is_set)
+            running = stream.Stream(models, question, flag.stop.is_set, lambda: flag.taken)
             for text in running.events():
                 yield text, gr.skip()
-            if running.answers and not flag.forget and how != "tour":
-                yield running.record.whole(), answered(conversations, running.answers)
+            time.sleep(LAST_EVENT_SECONDS)   # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
+            kept = running.answers and not flag.forget and how != "tour"
+            yield running.record.whole(), answered(conversations, running.answers) if kept else gr.skip()
 
     def _chosen(self, count: Any, values: list[Any]) -> tuple[list[Any], list[PanelSpec]]:
         """The models' keys and the panels as the controls stand."""
@@ -224,10 +233,11 @@ class Page:
             parts += panel.show_spec(PanelSpec(spec.decoder, {name: value for name, value in spec.options.items() if name != "threshold"}), key)
         return [*parts, *(gr.skip() if key is None else gr.update(visible=_can_run(self.models.peek(key), comparison.panels)) for _, comparison in self.presets)]
 
-    def arrive(self, *values: Any) -> list[Any]:
+    def arrive(self) -> list[Any]:
         """A new visitor: the page was built for the model that was there at the start, which may have left, or be no longer the only one."""
         keys, first = self.models.keys, self.panels[0].model.value
-        return self.adopt(None if keys == [first] else first if first in keys else keys[-1], *values)
+        built = [component.value for panel in self.panels for component in panel.inputs]   # not asked of the page: it goes through the inputs of every event that has ended at each event of a race
+        return self.adopt(None if keys == [first] else first if first in keys else keys[-1], *built)
 
     def change_model(self, index: int, *values: Any) -> list[Any]:
         """One panel gets another of the models in memory."""
@@ -267,6 +277,10 @@ class Page:
 
     def request_stop(self, run: str, request: gr.Request) -> None:
         self.stops.flag(request.session_hash, run).stop.set()
+
+    def note_taken(self, run: str, lines: Any, request: gr.Request) -> None:
+        if isinstance(lines, int):
+            self.stops.take(str(request.session_hash), run, lines)
 
     def start_over(self, run: str, count: Any, request: gr.Request) -> tuple[str, Chat]:
         flag = self.stops.flag(request.session_hash, run)

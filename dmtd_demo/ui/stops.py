@@ -1,4 +1,4 @@
-"""Stop: one flag per visitor, which the race asks before every pass."""
+"""What the page says to a race that runs: to stop, which it asks before every pass, and how much of its record has come."""
 from __future__ import annotations
 
 import threading
@@ -10,6 +10,7 @@ class Flag:
     run: str                                                     # the id that the page gave this race when Run was pressed
     stop: threading.Event = field(default_factory=threading.Event)
     forget: bool = False                                         # a new chat has begun: the answers are not kept
+    taken: int = 0                                               # lines of its record that the page has
 
 
 class Stops:
@@ -26,6 +27,13 @@ class Stops:
             if flag is None or flag.run != run:
                 flag = self._flags[session] = Flag(run)
             return flag
+
+    def take(self, session: str, run: str, lines: int) -> None:
+        """The page has so many lines of this race, if it is the session's latest."""
+        with self._lock:
+            flag = self._flags.get(session)
+            if flag is not None and flag.run == run:
+                flag.taken = max(flag.taken, lines)
 
     def drop(self, session: str) -> None:
         """The visitor has left: a race of theirs ends at its next pass."""

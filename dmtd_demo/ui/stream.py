@@ -1,9 +1,9 @@
 """A race as Gradio wants it: a generator of one string that grows, so that each event carries no more than its new end.
 
 The string is JSON lines for assets/race/race.js. Its first line names the run and says which line of the record comes next; the record is
-a "page" line, the race's own records as they are, and an "over" line. What the page has long read is dropped from the string now and then,
-because Gradio's page compares the whole of it at every event (2,000 tokens in three panels: 19 s for 10 s of work). The last string has
-the whole record again: a tab in the background may have missed events, and reads it there.
+a "page" line, the race's own records as they are, and an "over" line. Gradio's page compares the whole string at every event (2,000 tokens
+in three panels: 19 s for 10 s of work), so what the page says that it has is dropped from it now and then. It has to say so: where it lags,
+it sees only the last of the events that came meanwhile. When the race is over, its whole record comes once more, for readers without that script.
 """
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.chat import Conversations
 
 EVENT_SECONDS = 0.05         # at most 20 events a second: what a page costs is their number, not their size
-LONG_EVENT_SECONDS = 0.15    # once a record is LONG: drawing a long text costs more
+LONG_EVENT_SECONDS = 0.2    # once a record is LONG: drawing a long text costs more
 LONG = 400                   # lines, one per step
 ALTERNATIVES = 5             # that every token records for its tooltip
-WINDOW = 100_000             # characters of the record that every string still has; at four times as many the older ones are dropped, and what is left is sent again
+READ = 60_000                # characters that the page has: from so many on they are dropped, and what is left is sent again
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +54,11 @@ class Record:
         self.lines.append(line)
         self.tail += line + "\n"
 
-    def window(self) -> str:
-        if len(self.tail) > 4 * WINDOW:
-            while len(self.tail) > WINDOW and self.first < len(self.lines) - 1:
-                self.tail = self.tail[len(self.lines[self.first]) + 1:]
-                self.first += 1
+    def window(self, taken: int) -> str:
+        """taken: lines of the record that the page has."""
+        read = sum(len(line) + 1 for line in self.lines[self.first:taken])
+        if read > READ:
+            self.first, self.tail = min(taken, len(self.lines)), self.tail[read:]
         return self._from(self.first) + self.tail
 
     def whole(self) -> str:
@@ -69,12 +69,13 @@ class Record:
 
 
 class Stream:
-    """One race on its way to the page. `events` yields the string; afterwards `answers` has each panel's text, or is empty."""
+    """One race on its way to the page. `events` yields the string; afterwards `record` is whole, and `answers` has each panel's text, or is empty."""
 
-    def __init__(self, models: Sequence[Model], question: Question, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, models: Sequence[Model], question: Question, should_stop: Callable[[], bool], taken: Callable[[], int]) -> None:
         self.models = models
         self.question = question
         self.should_stop = should_stop
+        self.taken = taken
         self.record = Record(question.run)
         self.summaries: dict[int, dict] = {}
 
@@ -102,7 +103,7 @@ class Stream:
                 ended = any(record["type"] == "end" for record in batch)   # what comes next may be the audit, which takes its time
                 if ended or time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS):
                     sent = time.monotonic()
-                    yield self.record.window()
+                    yield self.record.window(self.taken())
         finally:
             records.close()   # a closed tab ends the race here too
         yield self._end(self.status)
@@ -118,7 +119,7 @@ class Stream:
     def _end(self, status: str, message: str = "") -> str:
         # Before the first record there is no race to end: the page keeps what it shows and adds the sentence.
         self._say({"type": "over" if self.record.lines else "refused", "status": status, "message": message})
-        return self.record.whole()
+        return self.record.window(self.taken())
 
     @property
     def status(self) -> str:

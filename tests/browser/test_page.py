@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from race_page import LONG, OVER, RacePage
+from race_page import END_SECONDS, LONG, OVER, RacePage
 
 
 def test_a_race(visit: RacePage, screenshots: Path) -> None:
@@ -93,6 +93,19 @@ def test_a_chat_goes_on_until_a_new_one(visit: RacePage) -> None:
     visit.ask("Hello")
     visit.wait_until("done")
     assert turns.count() == 1
+
+
+def test_run_at_the_very_end_of_a_race_is_not_lost(visit: RacePage) -> None:
+    visit.set("#max-tokens", 60)
+    visit.page.evaluate("""() => {
+      const race = document.querySelector("[data-status]");
+      window.ends = 0;
+      new MutationObserver(() => { if (race.dataset.status === "done" && ++window.ends === 1) document.querySelector("#run").click(); }).observe(race, { attributeFilter: ["data-status"] });
+    }""")
+    visit.ask(LONG)
+    visit.page.wait_for_function("window.ends === 2", timeout=1000 * END_SECONDS)
+    assert visit.page.locator(".panel >> nth=0 >> .turn").count() == 3   # the prompt again, in the same chat
+    assert visit.status == "done"
 
 
 def test_each_decoder_has_its_own_options(visit: RacePage) -> None:

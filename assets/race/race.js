@@ -311,6 +311,9 @@ const hasten = (button) => { if (button && unsettled && view.root.dataset.status
 document.addEventListener("click", (event) => hasten(event.target.closest?.("#run, #regenerate")), true);
 document.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#prompt")) hasten(document.querySelector("#run")); }, true);
 
+// As the field of another model is left, what is said of it moves the button away under the mouse: a press on it counts wherever it is let go.
+document.addEventListener("pointerdown", (event) => event.target.closest?.("#model-load")?.setPointerCapture(event.pointerId));
+
 // What the buttons outside of this component call (the js= of their listeners in page.py).
 let clicked = "";   // the id of the race that was asked for last: Stop names it, also while it waits for the device
 window.dmtdRace = {

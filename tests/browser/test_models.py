@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from test_hub import Hub
 
-from app_process import running_app
+from app_process import ROOT, running_app
 from race_page import OVER, RacePage
 
 DRIP = 4096   # bytes at a time that the slow hub sends
@@ -109,6 +109,20 @@ def test_a_model_of_the_hub_with_progress_and_cancel(chromium: object, models_ur
     visit.page.wait_for_selector("[data-panel='2']", state="detached")
     assert race(visit) == "done"
     assert sum(visit.origins(1).values()) == 12
+    visit.close()
+
+
+def test_a_press_on_load_counts_though_the_button_moves(chromium: object, models_url: str) -> None:
+    """What is said of the model as its field is left pushes the button down before the mouse is let go."""
+    visit = RacePage(chromium, models_url)
+    pick(visit, "Another")
+    visit.page.fill("#model-other textarea, #model-other input", str(ROOT / "assets" / "classroom"))
+    before = visit.page.locator("#model-load").bounding_box()
+    visit.page.mouse.move(before["x"] + 20, before["y"] + 8)
+    visit.page.mouse.down()
+    visit.page.wait_for_function("top => document.querySelector('#model-load').getBoundingClientRect().top > top + 20", arg=before["y"])
+    visit.page.mouse.up()
+    told(visit, "classroom")
     visit.close()
 
 

@@ -32,6 +32,12 @@ def ids_of(model: Model, panel: str, question: str, new: int) -> list[int]:
     return [token["id"] for record in records_of(model, panel, question, new) if record["type"] == "step" for token in record["tokens"]]
 
 
+def test_its_addons_say_what_they_are(classroom: Model):
+    card = json.loads((FOLDER / "addons" / "addons.json").read_text(encoding="utf-8"))
+    assert card["base_model"] == "classroom" and card["base_fingerprint"] == classroom.base.fingerprint and card["license"] == "apache-2.0" and card["hidden_size"] == classroom.backbone.hidden_size
+    assert card["addons"].keys() == classroom.addons.keys() and all(facts["data"] and facts["k"] for facts in card["addons"].values())
+
+
 def test_its_files_are_small_and_have_a_card():
     sizes = [path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()]
     assert max(sizes) < 10_000_000 and sum(sizes) < 40_000_000

@@ -1,6 +1,7 @@
 """The loop and the recipes, on a few tokens."""
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -14,6 +15,7 @@ from dmtd_demo.loading import load
 from dmtd_demo.sampling import Sampler
 from dmtd_demo.split import Split
 from dmtd_demo.training import calibrate, clp, curves, cycles, heads, masking
+from dmtd_demo.training.corpus import WORLD_NAME
 from dmtd_demo.training.data import IGNORED, Batch, Row, collate, encode
 from dmtd_demo.training.loop import Progress, Recipe, rate_factor
 from dmtd_demo.training.run import train_recipe
@@ -172,6 +174,8 @@ def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
     model = load(str(tmp_path / "model"))
     assert model.split == Split(12, 0, 3, "replace") and model.tau == 4 and model.context == 8192 and model.trained_length == 512
     assert all(not decoder.missing(model) for decoder in DECODERS.values()) and model.addon_facts["clp"]["threshold"] == 0.8
+    card = json.loads((tmp_path / "model" / "addons" / "addons.json").read_text())
+    assert card["base_fingerprint"] == model.base.fingerprint and all(facts["data"] == WORLD_NAME for facts in card["addons"].values())
     assert max(p.stat().st_size for p in (tmp_path / "model").rglob("*")) < 10_000_000
     log = (tmp_path / "log.jsonl").read_text().splitlines()
     assert len(log) == 2

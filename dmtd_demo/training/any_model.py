@@ -18,7 +18,7 @@ from dmtd_demo.progress import Progress as Told
 from dmtd_demo.progress import no_progress
 from dmtd_demo.split import Split
 from dmtd_demo.training import calibrate, dmtd, features
-from dmtd_demo.training.corpus import ROWS, WORLD, read_rows
+from dmtd_demo.training.corpus import ROWS, WORLD, WORLD_NAME, read_rows
 from dmtd_demo.training.data import Row
 from dmtd_demo.training.loop import Progress, processes, train
 
@@ -62,7 +62,7 @@ def _source(data: str | None, distill: bool) -> str:
     if data is None:
         return "self-distillation on the shipped prompts"
     if data == WORLD:
-        return "the conversations that classroom learns from"
+        return WORLD_NAME
     return ("self-distillation on the prompts of " if distill else "") + (data if data.startswith("hf:") else Path(data).name)
 
 

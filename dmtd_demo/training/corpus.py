@@ -25,6 +25,7 @@ LONGEST = 1024       # tokens of a row; what is longer is cut
 ANSWER = 256         # tokens of an answer that the model writes itself
 ROWS = 20_000        # texts that are read at most
 WORLD = "world"      # the data that `classroom` itself learned from, in place of a file
+WORLD_NAME = "the conversations that classroom learns from"   # on cards
 SHARED = {"human": "user", "gpt": "assistant"}   # roles under their other names
 
 

@@ -6,14 +6,16 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from dmtd_demo.addons import CollocationLengthPredictor, LateHeads, MTPHeads, save_addon
+from dmtd_demo.addons import Base, CollocationLengthPredictor, LateHeads, MTPHeads, save_addon
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model, load
 from dmtd_demo.split import Split
 from dmtd_demo.training import calibrate, classroom, clp, cycles, heads
+from dmtd_demo.training.corpus import WORLD_NAME
 from dmtd_demo.training.data import batches, encode
+from dmtd_demo.training.features import METHODS
 from dmtd_demo.training.loop import Position, Recipe, train
 from dmtd_demo.training.tokenizer import train_tokenizer
 from dmtd_demo.training.world.mix import COMPOSITIONAL, held_out_examples, training_examples
@@ -66,6 +68,7 @@ def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, d
     train(addon_recipe(name, model, folder, seed), stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds)
     stored = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())   # as it is stored, and so as it will run
     split, addons = stored.split or Split.default(stored.layers), stored.addons
+    facts: dict[str, object] = {}
     if name in ("clp", "gate"):
         rows = calibrate.validation_rows(stored.tokenizer, calibrate.PROMPTS)
     if name == "clp":
@@ -74,10 +77,10 @@ def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, d
         facts = calibrate.spans(stored.backbone, split, addons["mtp_heads"], rows, lambda h: addons["gate"](h).sigmoid(), open_gates)
     elif name in ("adaptive", "mixed"):
         facts = calibrate.cycles(stored, {"adaptive": "dmtd-adaptive"}.get(name, name))
-    else:
-        return
-    save_addon(folder / "addons", name, addons[name], classroom.NAME, stored.backbone.hidden_size, **facts)
-    print(f"{name}: default threshold {facts['threshold']}, {facts['validation']}")
+    method = METHODS.get(name, name)
+    save_addon(folder / "addons", method, addons[method], Base(classroom.NAME, None, stored.base.fingerprint), stored.backbone.hidden_size, data=WORLD_NAME, **facts)
+    if facts:
+        print(f"{name}: default threshold {facts['threshold']}, {facts['validation']}")
 
 
 def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:

@@ -8,7 +8,12 @@ from race_page import LONG, OVER, RacePage
 sync_playwright = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core: pip install -r requirements-dev.txt")
 
 
+AT_REST = "() => document.getAnimations().every(each => each.playState !== 'running' || each.effect.getComputedTiming().endTime === Infinity)"
+
+
 def violations(visit: RacePage, state: str) -> list[str]:
+    """Serious and critical ones, of the page at rest: what is just fading in has too little contrast for a moment."""
+    visit.page.wait_for_function(AT_REST)
     found = sync_playwright.Axe().run(visit.page, options={"resultTypes": ["violations"]}).response["violations"]
     return [f"{state}: {each['id']} ({each['impact']}) {node['target']}" for each in found if each["impact"] in ("serious", "critical") for node in each["nodes"]]
 

@@ -6,6 +6,13 @@ import os
 import sys
 from typing import NoReturn
 
+if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
+    os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")   # that belief is this thread's alone, where transformers would load weights by others
+    try:
+        import spaces  # noqa: F401 - before torch, which it makes believe that a GPU is there
+    except ImportError:
+        sys.exit("app.py: a ZeroGPU Space (SPACES_ZERO_GPU) needs the package spaces: pip install spaces")
+
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -20,20 +27,26 @@ def port(text: str) -> int:
 
 def options() -> argparse.Namespace:
     parser = Parser(description="Race multi-token decoders side by side, in the browser.")
-    parser.add_argument("--model", default="classroom", help="a model of the catalog (python -m dmtd_demo models), or a folder in Hugging Face format; default: %(default)s")
+    parser.add_argument("--model", action="append", help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, or a hub id; again for more of them; "
+                        "default: DMTD_MODELS, names with commas between them, else classroom")
     parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single, int8 or cpu-int8; default: what suits the device and the model's size")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what suits its size")
     parser.add_argument("--host", default=None, help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only")
     parser.add_argument("--port", type=port, default=None, help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on")
-    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    place.add_argument("--window", action="store_true", help="open the page in a window of its own; closing it ends the server")
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.model = args.model or [name.strip() for name in os.environ.get("DMTD_MODELS", "").split(",") if name.strip()] or ["classroom"]
+    return args
 
 
 def main() -> int:
     args = options()
     from dmtd_demo.errors import UserError  # after the options: --help and a mistyped option answer at once, without loading torch
     from dmtd_demo.loading import load
+    from dmtd_demo.residents import Residents
     from dmtd_demo.ui.allowance import Allowance, may_train
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import check_address, is_loopback, opened, serve
@@ -43,8 +56,11 @@ def main() -> int:
         allowance = Allowance.of(public=not own)
         if not own:
             print(opened(args.host, args.share, allowance, may_train(own)))
-        model = load(args.model, quantization=args.quantization, threads=args.threads)
-        serve(build(model, args.model, own, args.threads, allowance, may_train(own)), host=args.host, port=args.port, browser=not args.no_browser, share=args.share)
+        first, *more = args.model
+        models = Residents(load(first, quantization=args.quantization, threads=args.threads), first, args.threads)
+        for name in more:
+            models.load(name, args.quantization)
+        serve(build(models, own, allowance, may_train(own)), host=args.host, port=args.port, browser=not args.no_browser, share=args.share, own_window=args.window)
     except UserError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

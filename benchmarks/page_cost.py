@@ -40,6 +40,7 @@ from dmtd_demo.decoders import DECODERS, Decoder, Options, Pass, Step, Token
 from dmtd_demo.decoders.base import option
 from dmtd_demo.loading import Model, load
 from dmtd_demo.machine import describe
+from dmtd_demo.residents import Residents
 from dmtd_demo.sampling import Sampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +139,7 @@ def serve_page(port: int, rate: float, report: Connection) -> None:
     audit, race.audit_ids = race.audit_ids, timed
     DECODERS[Scripted.name] = Scripted
     PACE.rate, PACE.report = rate, report
-    serve(build(load("classroom")), port=port, browser=False)
+    serve(build(Residents(load("classroom"))), port=port, browser=False)
 
 
 # Tells the console when the last token is drawn, and when the race is over; both after the page has painted them.

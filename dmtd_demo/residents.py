@@ -51,9 +51,9 @@ class Arrival:
 
 
 class Residents:
-    """first: the model that is there from the start, which was loaded by `name`. threads: CPU threads for those that come; None: what suits each."""
+    """first: the model that came first, which was loaded by `name`. threads: CPU threads for those that come; None: what suits each."""
 
-    def __init__(self, first: Model, name: str, threads: int | None = None) -> None:
+    def __init__(self, first: Model, name: str = "classroom", threads: int | None = None) -> None:
         self._lock = threading.Lock()      # of the fields; held for moments
         self._loading = threading.Lock()   # one model is loaded at a time
         self._clock = itertools.count()
@@ -66,6 +66,12 @@ class Residents:
         """In the order in which they came."""
         with self._lock:
             return list(self._held)
+
+    @property
+    def names(self) -> list[str]:
+        """What they were loaded by, in the same order."""
+        with self._lock:
+            return [resident.name for resident in self._held.values()]
 
     def get(self, key: object) -> Model:
         """Raises UserError where it is not in memory."""

@@ -22,15 +22,19 @@ START_SECONDS = 180
 ANSWER_SECONDS = 300
 
 
-@contextmanager
-def running_app(folder: Path, *options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its address and its process; its output is in `folder`/app.log. environment: what differs from the tests' own."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running_app(folder: Path, *options: str, script: str = "app.py", **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Its address and its process; its output is in `folder`/app.log. environment: what differs from the tests' own."""
+    port = free_port()
     log = folder / "app.log"
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "app.py", "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+        process = subprocess.Popen([sys.executable, script, "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
                                    env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **environment})
     url = f"http://127.0.0.1:{port}/"
     try:
@@ -90,14 +94,15 @@ class Visitor:
         self.http.post(f"{self.url}/gradio_api/queue/join", json={
             "data": values, "fn_index": function["id"], "session_hash": self.session, "event_data": None, "trigger_id": None}).raise_for_status()
 
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What the queue sends, until the race is over."""
+    def messages(self, ends: int = 1) -> Iterator[dict[str, Any]]:
+        """What the queue sends, until the race is over. ends: of how many events; whoever leaves earlier ends the race."""
         with self.http.stream("GET", f"{self.url}/gradio_api/queue/data", params={"session_hash": self.session}) as events:
             for line in events.iter_lines():
                 if line.startswith("data:"):
                     message = json.loads(line[5:])
                     yield message
-                    if message["msg"] in ("process_completed", "close_stream"):
+                    ends -= message["msg"] == "process_completed"
+                    if not ends or message["msg"] == "close_stream":
                         return
 
     def lines(self) -> list[dict[str, Any]]:

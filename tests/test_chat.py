@@ -68,14 +68,15 @@ THINKING = """{%- for message in messages %}{{- '<|im_start|>' + message.role + 
 
 def test_the_thinking_switch_is_the_templates(model_folder):
     from dmtd_demo.loading import load
+    from dmtd_demo.residents import Residents
     from dmtd_demo.ui.links import comparison
     from dmtd_demo.ui.page import Page
     model = load(str(model_folder))
-    plain = Page(model)
+    plain = Page(Residents(model))
     plain.build()
     assert not can_think(model.tokenizer) and not plain.thinking.visible
     model.tokenizer.chat_template = THINKING
-    page = Page(model)
+    page = Page(Residents(model))
     page.build()
     assert can_think(model.tokenizer) and page.thinking.visible
     assert comparison("thinking=1", model).thinking is True

@@ -26,6 +26,7 @@ from dmtd_demo.decoders import DECODERS, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model, load
 from dmtd_demo.race import race
+from dmtd_demo.residents import Residents
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui import links
 from dmtd_demo.ui.chat import Chat
@@ -62,7 +63,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def page(model: Model) -> Page:
-    page = Page(model)
+    page = Page(Residents(model))
     page.build()
     return page
 

@@ -5,6 +5,7 @@ import pytest
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
+from dmtd_demo.residents import Residents
 from dmtd_demo.ui.models import OTHER
 from dmtd_demo.ui.page import Page
 from dmtd_demo.ui.serve import is_loopback
@@ -24,7 +25,7 @@ def test_the_environment_counts_too(monkeypatch):
 
 
 def test_others_get_the_list_and_nothing_else(model_folder):
-    page = Page(load("classroom"))
+    page = Page(Residents(load("classroom")))
     page.build()
     assert not hasattr(page.picker, "other") and OTHER not in [value for _, value in page.picker.choice.choices]
     for choice, other in ((OTHER, str(model_folder)), (str(model_folder), ""), ("someone/some-qwen", ""), ("../assets/classroom", ""), (None, ""), (["classroom"], "")):
@@ -34,7 +35,7 @@ def test_others_get_the_list_and_nothing_else(model_folder):
 
 
 def test_the_model_that_the_app_began_with_stays_in_the_list(model_folder):
-    page = Page(load(str(model_folder)), str(model_folder))
+    page = Page(Residents(load(str(model_folder)), str(model_folder)))
     page.build()
     assert page.picker._name(str(model_folder), "") == str(model_folder)
     assert "gate" in page.picker.look(str(model_folder))[0] and str(model_folder) in page.picker.look(str(model_folder))[0]

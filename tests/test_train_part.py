@@ -116,7 +116,7 @@ def test_gate_without_heads_says_what_is_missing(part: TrainingPart, classroom: 
 
 def test_a_page_for_others_has_no_training(classroom: Model):
     for allowed in (False, True):
-        page = Page(classroom, train=allowed).build()
+        page = Page(Residents(classroom), train=allowed).build()
         assert any(getattr(block, "elem_id", None) == "train" for block in page.blocks.values()) == allowed
         assert any(getattr(fn.fn, "__self__", None).__class__ is TrainingPart for fn in page.fns.values()) == allowed
 

@@ -7,6 +7,12 @@ const TOUR_VALUES = {   // what a step's text may quote of a race on screen: {na
   agreement: (s) => percent(s.agreement, 0), repetition: (s) => percent(s.repetition_ratio), parameters: (s) => big(s.extra_parameters),
 };
 
+// Whether a panel of a race is what this text asks for. The page may name more of its options.
+function asks(spec, panel) {
+  const [name, options] = spec.split(":");
+  return panel.decoder === name && (options ? options.split(",") : []).every((option) => String(panel.options[option.split("=")[0]]) === option.split("=")[1]);
+}
+
 class Tour {
   // view: the race view.
   constructor(view) {
@@ -91,7 +97,7 @@ class Tour {
     const step = TOUR[this.at], { summaries, header } = this.view.tape;
     this.title.textContent = t("tour.title", { step: this.at + 1, steps: TOUR.length, title: t(`tour.${this.at + 1}.title`) });
     this.text.textContent = t(`tour.${this.at + 1}.text`);
-    const own = header?.prompt === step.prompt && header.panels.map((panel) => panel.spec).join() === step.panels.join();   // the visitor may have run something else
+    const own = header?.prompt === step.prompt && header.panels.length === step.panels.length && header.panels.every((panel, index) => asks(step.panels[index], panel));   // the visitor may have run something else
     const over = own && this.view.root.dataset.status === "done" && step.panels.every((_, panel) => summaries[panel]);
     this.outcome.textContent = over ? t(`tour.${this.at + 1}.then`).replace(/\{([\w-]+) (\d)\}/g, (_, name, panel) => TOUR_VALUES[name](summaries[panel - 1], summaries[0])) : "…";
     this.back.disabled = this.at === 0;

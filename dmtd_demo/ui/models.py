@@ -29,13 +29,15 @@ logger = logging.getLogger(__name__)
 
 
 class ModelPicker:
-    """first: what the app was started with. anything: whether visitors may name any folder or hub id, and not only choose from the list: only where they sit at this machine."""
+    """anything: whether visitors may name any folder or hub id, and not only choose from the list: only where they sit at this machine. fixed: whether the models that are in memory
+    now are all that there will be."""
 
-    def __init__(self, models: Residents, first: str, anything: bool) -> None:
+    def __init__(self, models: Residents, anything: bool = False, fixed: bool = False) -> None:
         self.models = models
-        self.names = [*CATALOG, *([first] if first not in CATALOG else [])]
-        self.first = first
-        self.anything = anything
+        self.names = list(dict.fromkeys([*CATALOG, *models.names]))
+        self.first = models.names[0]
+        self.anything = anything and not fixed
+        self.fixed = fixed
         self.jobs = Jobs()
         self.device = models.get(models.keys[0]).device.partition(":")[0]
 
@@ -54,13 +56,15 @@ class ModelPicker:
                         self.facts = gr.HTML(self._facts(entry), elem_id="model-facts")
                         self.quantization = gr.Radio(elem_id="model-quantization", label=control("models.quantization"), **self._quantizations(entry))
                         self.reason = gr.HTML(self._reason(entry, None), elem_id="model-reason")
-                        with gr.Row(elem_id="model-buttons"):
+                        if self.fixed:
+                            gr.HTML(f"<p>{span('models.fixed')}</p>", elem_id="model-fixed")
+                        with gr.Row(elem_id="model-buttons", visible=not self.fixed):
                             self.load = gr.Button(control("models.load"), variant="primary", size="sm", elem_id="model-load")
                             self.cancel = gr.Button(control("models.cancel"), size="sm", elem_id="model-cancel")
                         self.progress = gr.HTML("", elem_id="model-progress")
                 with gr.Row(elem_id="model-memory"):
                     self.loaded = gr.Radio(label=control("models.loaded"), elem_id="model-loaded", **self._loaded())
-                    self.unload = gr.Button(control("models.unload"), size="sm", elem_id="model-unload")
+                    self.unload = gr.Button(control("models.unload"), size="sm", elem_id="model-unload", visible=not self.fixed)
             self.wanted = gr.State(None)
             self.arrived = gr.State(None)
 
@@ -105,6 +109,7 @@ class ModelPicker:
         """Everything that needs no device: whether it may be, whether it fits, and the download."""
         job = self.jobs.new(str(request.session_hash))
         try:
+            self._check_fixed()
             if quantization not in QUANTIZATIONS:
                 raise UserError(f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
             name = self._name(choice, other)
@@ -154,11 +159,16 @@ class ModelPicker:
 
     def drop(self, key: Any) -> tuple[str, Any]:
         try:
+            self._check_fixed()
             before = self.models.get(key).memory
             self.models.unload(key)
             return f'<p role="status">{span("models.left", key=key, memory=amount(before))}</p>', gr.update(**self._loaded())
         except UserError as error:
             return complaint(error), gr.update(**self._loaded())
+
+    def _check_fixed(self) -> None:
+        if self.fixed:
+            raise UserError(f"the models of this page are fixed ({', '.join(self.models.keys)}): start the app on your own machine for any other")
 
     def _name(self, choice: Any, other: Any) -> str:
         """What the visitor asks for, where they may. Raises UserError."""

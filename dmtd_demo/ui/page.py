@@ -14,9 +14,10 @@ from dmtd_demo.chat import can_think, check_text
 from dmtd_demo.decoders import DECODERS, PanelSpec, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
+from dmtd_demo.race import race
 from dmtd_demo.residents import Residents
 from dmtd_demo.sampling import Sampling
-from dmtd_demo.ui import controls, links, replay_file, stream
+from dmtd_demo.ui import controls, links, replay_file, stream, zero
 from dmtd_demo.ui.allowance import Allowance, Turnstile, address_of
 from dmtd_demo.ui.chat import Chat, answered, instructed
 from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
@@ -56,16 +57,17 @@ def default_panels(model: Model) -> list[PanelSpec]:
 
 
 class Page:
-    """The page, which begins with one model. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
+    """The page. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
 
-    name: what the model was loaded by. anything: whether visitors may load any folder or hub id. threads: for models that they load. allowance: of each visitor. train: whether they may
-    train add-ons."""
+    models: those that are there at the start. anything: whether visitors may load any folder or hub id. allowance: of each visitor. train: whether they may train add-ons."""
 
-    def __init__(self, model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None, allowance: Allowance = Allowance(), train: bool = False) -> None:
-        self.models = Residents(model, name, threads)
-        self.picker = ModelPicker(self.models, name, anything)
-        self.training = TrainingPart(self.models) if train else None
-        self.first = model
+    def __init__(self, models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False) -> None:
+        self.models = models
+        lent = zero.on_zero_gpu()
+        self.racing = zero.Lent(models).race if lent else race
+        self.picker = ModelPicker(self.models, anything, fixed=lent)
+        self.training = TrainingPart(self.models) if train and not lent else None
+        self.first = model = models.get(models.keys[0])
         self.stops = Stops()
         self.turnstile = Turnstile(allowance)
         self.specs = default_panels(model)
@@ -190,7 +192,7 @@ class Page:
             except UserError as error:
                 yield stream.refusal(run, str(error)), gr.skip()
                 return
-            running = stream.Stream(models, question, flag.stop.is_set, lambda: flag.taken)
+            running = stream.Stream(models, question, flag.stop.is_set, lambda: flag.taken, self.racing)
             for text in running.events():
                 yield text, gr.skip()
             time.sleep(LAST_EVENT_SECONDS)   # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
@@ -309,5 +311,5 @@ def _can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
     return not any(DECODERS[panel.decoder].missing(model) for panel in panels)
 
 
-def build(model: Model, name: str = "classroom", anything: bool = False, threads: int | None = None, allowance: Allowance = Allowance(), train: bool = False) -> gr.Blocks:
-    return Page(model, name, anything, threads, allowance, train).build()
+def build(models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False) -> gr.Blocks:
+    return Page(models, anything, allowance, train).build()

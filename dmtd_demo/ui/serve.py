@@ -13,12 +13,14 @@ from gradio import routes
 from starlette.middleware import Middleware
 
 from dmtd_demo.errors import UserError
+from dmtd_demo.ui import window
 from dmtd_demo.ui.allowance import Allowance
-from dmtd_demo.ui.assets import STYLE
+from dmtd_demo.ui.assets import ICON, STYLE
 from dmtd_demo.ui.headers import Headers
 from dmtd_demo.ui.sessions import SESSIONS, Sessions
 from dmtd_demo.ui.texts import I18N
 from dmtd_demo.ui.theme import theme
+from dmtd_demo.ui.zero import on_zero_gpu
 
 TRAINING = "They can train add-ons, which are written under runs/ and keep the machine from everybody else meanwhile; other files they cannot read or write here."
 
@@ -55,8 +57,9 @@ def opened(host: str | None, share: bool, allowance: Allowance, train: bool = Fa
     where = "by everybody who has its link" if share else "by everybody who opens this Space" if os.environ.get("SPACE_ID") else f"at {host or os.environ.get('GRADIO_SERVER_NAME')} by everybody in the network"
     limits = [f"{number:,} {what}" for what, number in (("characters of prompt", allowance.prompt_characters), ("new tokens a panel", allowance.new_tokens), ("panels", allowance.panels),
                                                         ("races a minute for one address", allowance.races_per_minute)) if number]
-    return (f"This page can be reached {where}. They can race, load and unload the models of the list, one after another on this machine; no other folder or hub id. "
-            f"{TRAINING if train else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
+    what = "race the models that are in memory, each race on a GPU that is lent for it" if on_zero_gpu() else "race, load and unload the models of the list, one after another on this machine"
+    return (f"This page can be reached {where}. They can {what}; no other folder or hub id. "
+            f"{TRAINING if train and not on_zero_gpu() else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
 
 
 def end(*_: Any) -> NoReturn:
@@ -64,16 +67,28 @@ def end(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, browser: bool = True, share: bool = False) -> None:
-    """Serve the page until it is interrupted. host and port None leave the choice to Gradio's own environment."""
+def _until_closed(page: gr.Blocks) -> None:
+    try:
+        window.show(page.local_url, page.title)
+    except KeyboardInterrupt:
+        print("Interrupted: the server ends.")
+    finally:
+        page.close()
+
+
+def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, browser: bool = True, share: bool = False, own_window: bool = False) -> None:
+    """Serve the page until it is interrupted, or until its own window is closed. host and port None leave the choice to Gradio's own environment."""
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")   # otherwise prompts are kept in the visitor's browser
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
     routes.StateHolder = Sessions
     try:
-        page.launch(server_name=host, server_port=port, inbrowser=browser, share=share or None, footer_links=[], theme=theme(), css_paths=[STYLE], i18n=I18N,
+        page.launch(server_name=host, server_port=port, inbrowser=browser and not own_window, share=share or None, pwa=True, favicon_path=ICON, prevent_thread_lock=own_window,
+                    footer_links=[], theme=theme(), css_paths=[STYLE], i18n=I18N,
                     app_kwargs={"middleware": [Middleware(Headers)]}, max_file_size=1,   # the page takes no files: a race is opened in the browser
                     ssr_mode=False,   # one server, one policy
                     state_session_capacity=SESSIONS)
+        if own_window:
+            _until_closed(page)
     except OSError as error:
         raise UserError(f"the page needs a free port to listen on; {error}") from error

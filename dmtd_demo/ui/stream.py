@@ -17,7 +17,7 @@ from dmtd_demo import trace
 from dmtd_demo.decoders import DECODERS, PanelSpec
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.loading import Model
-from dmtd_demo.race import race
+from dmtd_demo.race import Batch, race
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.chat import Conversations
 
@@ -71,8 +71,10 @@ class Record:
 class Stream:
     """One race on its way to the page. `events` yields the string; afterwards `record` is whole, and `answers` has each panel's text, or is empty."""
 
-    def __init__(self, models: Sequence[Model], question: Question, should_stop: Callable[[], bool], taken: Callable[[], int]) -> None:
+    def __init__(self, models: Sequence[Model], question: Question, should_stop: Callable[[], bool], taken: Callable[[], int],
+                 racing: Callable[..., Iterator[Batch]] = race) -> None:
         self.models = models
+        self.racing = racing
         self.question = question
         self.should_stop = should_stop
         self.taken = taken
@@ -91,8 +93,8 @@ class Stream:
 
     def _race(self) -> Iterator[str]:
         question = self.question
-        records = race(self.models, question.panels, question.conversations, question.sampling,
-                       max_new_tokens=question.max_new_tokens, thinking=question.thinking, top=ALTERNATIVES, should_stop=self.should_stop)
+        records = self.racing(self.models, question.panels, question.conversations, question.sampling,
+                              max_new_tokens=question.max_new_tokens, thinking=question.thinking, top=ALTERNATIVES, should_stop=self.should_stop)
         try:
             sent = 0.0
             for batch in records:

@@ -14,9 +14,10 @@ import pytest
 from app_process import running_app
 from race_page import RacePage
 
+NO_NETWORK = Path(__file__).resolve().parents[1] / "no_network"   # a sitecustomize
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# No sandbox: CI runs as root. The rest keeps the browser from calling home, so that any outside request is the page's own.
-ARGUMENTS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-default-apps")
+# No sandbox: CI runs as root. The rest cuts the browser off from everything but this machine, and keeps it from calling home, so that any outside request is the page's own.
+ARGUMENTS = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-default-apps")
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +34,12 @@ def chromium() -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def app_url(chromium: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_app(tmp_path_factory.mktemp("app"), "--model", os.environ.get("DMTD_BROWSER_MODEL", "classroom")) as (url, _):
+    """An app without a network: no outside address can be reached, and none may be asked for, whatever the tests do on its page."""
+    folder = tmp_path_factory.mktemp("app")
+    with running_app(folder, "--model", os.environ.get("DMTD_BROWSER_MODEL", "classroom"), PYTHONPATH=str(NO_NETWORK)) as (url, _):
         yield url
+    asked = [line for line in (folder / "app.log").read_text().splitlines() if line.startswith("OUTSIDE ADDRESS:")]
+    assert not asked, asked
 
 
 @pytest.fixture

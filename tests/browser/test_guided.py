@@ -53,3 +53,13 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
     visit.ask("And again")
     visit.page.wait_for_function("document.querySelectorAll('.turn.user').length === 4")   # two panels: the conversation goes on where it was
     assert visit.wait_until(*OVER) == "done"
+
+
+def test_the_whole_tour_needs_no_network(visit: RacePage) -> None:
+    """The app and the browser of these tests are cut off from every outside address, and asking for one fails the test."""
+    visit.page.click("#tour-switch")
+    for step in range(1, 11):
+        visit.page.wait_for_function(f"document.querySelector('#tour-title').textContent.includes('{step} of 10') && {SAID}", timeout=1000 * END_SECONDS)
+        assert visit.status == "done"
+        visit.page.get_by_role("button", name="Next" if step < 10 else "Finish", exact=True).click()
+    assert visit.page.locator("#tour-card").is_hidden()

@@ -1,0 +1,128 @@
+"""The app as Hugging Face Spaces run it: the front matter, a CPU Space, and ZeroGPU by the real package `spaces`."""
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+
+from app_process import ROOT, Visitor, running_app
+
+# What hub-docs, "Spaces configuration reference", lists; `hardware` and `suggested_storage` are read for duplicated Spaces alone.
+KEYS = {"title", "emoji", "colorFrom", "colorTo", "sdk", "python_version", "sdk_version", "suggested_hardware", "suggested_storage", "app_file", "app_build_command", "app_port", "base_path",
+        "fullWidth", "header", "short_description", "models", "datasets", "tags", "thumbnail", "pinned", "hf_oauth", "hf_oauth_expiration_minutes", "hf_oauth_scopes", "hf_oauth_authorized_org",
+        "disable_embedding", "startup_duration_timeout", "custom_headers", "preload_from_hub", "license"}
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+
+
+def front_matter(readme: str) -> dict:
+    return yaml.safe_load(readme.split("---\n")[1])
+
+
+def test_the_hub_accepts_the_front_matter() -> None:
+    facts = front_matter((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert set(facts) <= KEYS, set(facts) - KEYS
+    assert facts["sdk"] == "gradio" and {facts["colorFrom"], facts["colorTo"]} <= COLOURS and len(facts["short_description"]) <= 60
+    assert facts["python_version"] in ("3.10", "3.12") and (ROOT / facts["app_file"]).is_file()   # the two that ZeroGPU has
+    lower = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("gradio"))
+    assert [int(part) for part in facts["sdk_version"].split(".")][:2] >= [int(part) for part in lower.split(">=")[1].split(",")[0].split(".")]
+
+
+class Device(BaseHTTPRequestHandler):
+    """The API of the machine that lends GPUs, as the package `spaces` calls it."""
+    asked: list[tuple[str, dict[str, list[str]]]]
+    refusal: dict | None = None
+
+    def do_POST(self) -> None:
+        url = urlsplit(self.path)
+        self.asked.append((url.path, parse_qs(url.query)))
+        refused = url.path == "/schedule" and type(self).refusal is not None
+        body = json.dumps(type(self).refusal if refused else {"idle": False, "nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": "t"} if url.path == "/schedule" else {}).encode()
+        self.send_response(429 if refused else 200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def zero(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, type[Device]]]:
+    pytest.importorskip("spaces", reason="needs the package spaces: pip install -r requirements-dev.txt")
+    folder = tmp_path_factory.mktemp("zero")
+    (folder / "cgroup").write_text("0::/space\n")
+    device = type("OneDevice", (Device,), {"asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), device)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": f"http://127.0.0.1:{server.server_port}", "ZEROGPU_OFFLOAD_DIR": str(folder / "tensors"),
+                   "ZEROGPU_PROC_SELF_CGROUP_PATH": str(folder / "cgroup"), "SPACE_ID": "somebody/dmtd-demo", "SYSTEM": "spaces", "DMTD_MODELS": "classroom"}
+    with running_app(folder, script="tests/zero_machine.py", **environment) as (url, _):
+        yield url, device
+    server.shutdown()
+    said = (folder / "app.log").read_text()
+    assert said.count("Traceback") == said.count("Exception ignored in: <function BaseEventLoop.__del__"), said   # which the fork's end says of the loop that it does not own
+
+
+def test_a_race_on_a_lent_gpu(zero: tuple[str, type[Device]]) -> None:
+    url, device = zero
+    visitor = Visitor(url)
+    visitor.ask("What is 47 + 38?", max_tokens=60)
+    lines = visitor.lines()
+    assert lines[-1] == {"type": "over", "status": "done", "message": ""}
+    summaries = [line for line in lines if line["type"] == "summary"]
+    assert len(summaries) == 3 and all("85" in summary["text"] for summary in summaries)
+    assert {token["origin"] for line in lines if line["type"] == "step" for token in line["tokens"]} == {"full", "late", "mtp"}
+    schedule = [query for path, query in device.asked if path == "/schedule"][-1]
+    assert schedule["durationSeconds"] == [str(round(15 + 3 * 60 * 12 * 0.0015))]   # from the request: three panels of 60 tokens through 12 layers
+    assert [path for path, _ in device.asked if path in ("/startup-report", "/allow")] and device.asked[-1][0] == "/release"
+
+
+def test_stop_reaches_the_other_process(zero: tuple[str, type[Device]]) -> None:
+    visitor = Visitor(zero[0])
+    run = visitor.ask("Tell me a story about a sailor.", max_tokens=900)
+    stopped, ends = False, []
+    for message in visitor.messages(ends=2):   # of the stop, and of the race
+        if message["msg"] == "process_generating" and not stopped:
+            visitor.stop(run)
+            stopped = True
+        elif message["msg"] == "process_completed":
+            ends.append(message["output"]["data"])
+    assert json.loads(max(ends, key=len)[0].splitlines()[-1])["status"] == "stopped"
+
+
+def test_what_the_space_refuses_is_said_in_its_words(zero: tuple[str, type[Device]]) -> None:
+    url, device = zero
+    device.refusal = {"left": 3, "wait": 3600}
+    try:
+        visitor = Visitor(url)
+        visitor.ask("Hello")
+        last = visitor.lines()[-1]
+    finally:
+        device.refusal = None
+    assert last["type"] == "refused" and "quota" in last["message"].lower() and "<" not in last["message"]
+
+
+def test_nothing_is_loaded_unloaded_or_trained_there(zero: tuple[str, type[Device]]) -> None:
+    visitor = Visitor(zero[0])
+    assert "fixed" in visitor.call("prepare", ["Qwen2.5-0.5B-Instruct", "nf4"])[0]
+    assert "fixed" in visitor.call("drop", ["classroom"])[0]
+    config = visitor.http.get(f"{visitor.url}/config").json()
+    parts = {component["props"].get("elem_id"): component["props"] for component in config["components"]}
+    assert "train" not in parts and "model-other" not in parts and not parts["model-unload"]["visible"] and not parts["model-buttons"]["visible"]
+
+
+def test_a_cpu_space_says_what_it_opens_and_limits(tmp_path: Path) -> None:
+    with running_app(tmp_path, SPACE_ID="somebody/dmtd-demo", SYSTEM="spaces") as (url, _):
+        visitor = Visitor(url)
+        visitor.ask("What is 20 + 22?", max_tokens=20)
+        assert visitor.lines()[-1]["status"] == "done"
+        visitor.ask("Hello", max_tokens=5000)
+        assert "1,024 new tokens" in visitor.lines()[-1]["message"]
+    assert "by everybody who opens this Space" in (tmp_path / "app.log").read_text()

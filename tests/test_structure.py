@@ -61,7 +61,10 @@ import sys
 for name in ("gradio", "plotly", "bitsandbytes"):
     sys.modules[name] = None
 sys.path.insert(0, {str(ROOT)!r})
+import dmtd_demo
+assert "torch" not in sys.modules
 import dmtd_demo.race, dmtd_demo.evaluation, dmtd_demo.bench, dmtd_demo.training.run, dmtd_demo.__main__
+dmtd_demo.compare   # a notebook needs neither the page nor, before it draws, its charts
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

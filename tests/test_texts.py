@@ -11,7 +11,8 @@ import pytest
 
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.ui.assets import script
-from dmtd_demo.ui.texts import ENGLISH, FOLDER, I18N, LANGUAGES, control, slot, span
+from dmtd_demo.ui.i18n import I18N, control
+from dmtd_demo.ui.texts import ENGLISH, FOLDER, LANGUAGES, slot, span
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "assets" / "race").glob("*.js"))

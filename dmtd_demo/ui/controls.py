@@ -14,7 +14,8 @@ from dmtd_demo.decoders import DECODERS, PanelSpec
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.residents import Residents
-from dmtd_demo.ui.texts import control, option_key
+from dmtd_demo.ui.i18n import control
+from dmtd_demo.ui.texts import option_key
 
 MOST_PANELS = 4
 FEWEST_PANELS = 2

@@ -19,8 +19,9 @@ from dmtd_demo.memory import Sizes, amount
 from dmtd_demo.placement import QUANTIZATIONS
 from dmtd_demo.progress import Progress
 from dmtd_demo.residents import Arrival, Residents
+from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.job import Jobs
-from dmtd_demo.ui.texts import control, label, slot, span
+from dmtd_demo.ui.texts import label, slot, span
 
 OTHER = "another"   # the choice that the text field belongs to
 Wanted = tuple[str, str]   # name, quantization

@@ -21,11 +21,12 @@ from dmtd_demo.ui import controls, links, replay_file, stream, zero
 from dmtd_demo.ui.allowance import Allowance, Turnstile, address_of
 from dmtd_demo.ui.chat import Chat, answered, instructed
 from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
+from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lines
 from dmtd_demo.ui.models import ModelPicker
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
 from dmtd_demo.ui.stops import Stops
-from dmtd_demo.ui.texts import control, english
+from dmtd_demo.ui.texts import english
 from dmtd_demo.ui.tour import Tour
 from dmtd_demo.ui.training import TrainingPart
 

@@ -17,8 +17,8 @@ from dmtd_demo.ui import window
 from dmtd_demo.ui.allowance import Allowance
 from dmtd_demo.ui.assets import ICON, STYLE
 from dmtd_demo.ui.headers import Headers
+from dmtd_demo.ui.i18n import I18N
 from dmtd_demo.ui.sessions import SESSIONS, Sessions
-from dmtd_demo.ui.texts import I18N
 from dmtd_demo.ui.theme import theme
 from dmtd_demo.ui.zero import on_zero_gpu
 

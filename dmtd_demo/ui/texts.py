@@ -12,8 +12,6 @@ from dataclasses import fields
 from html import escape
 from pathlib import Path
 
-import gradio as gr
-
 from dmtd_demo.decoders import DECODERS
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "texts"
@@ -33,8 +31,6 @@ def _of_decoders() -> dict[str, str]:
 
 LANGUAGES: dict[str, dict[str, str]] = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 ENGLISH = LANGUAGES["en"] = _of_decoders() | LANGUAGES["en"]
-# Gradio's part: texts with places to be filled come to it filled, by `control`.
-I18N = gr.I18n(**{language: {key: text for key, text in texts.items() if "{" not in text} for language, texts in LANGUAGES.items()})
 
 
 def option_key(decoder: str, option: str, part: str) -> str:
@@ -44,26 +40,14 @@ def option_key(decoder: str, option: str, part: str) -> str:
 
 
 def english(key: str, /, **values: object) -> str:
-    return _filled(ENGLISH[key], values)
-
-
-def control(key: str, /, **values: str | int) -> str:
-    """A mark that Gradio's page replaces by the text, within a label, a placeholder, a button or a choice; one mark in a string. values: of texts, their keys, as long
-    as the page is built only: what is filled later has not been sent."""
-    if not values:
-        return str(I18N(key))
-    name = f"{key} {json.dumps(values)}".replace("{", "(").replace("}", ")").replace('"', "")
-    for language, texts in LANGUAGES.items():
-        text = {**ENGLISH, **texts}
-        I18N.translations[language][name] = _filled(text[key], {place: text.get(str(value), value) for place, value in values.items()})
-    return str(I18N(name))
+    return filled(ENGLISH[key], values)
 
 
 def span(key: str, attributes: str = "", /, **values: object) -> str:
     """The text as HTML, which assets/race/texts.js translates. attributes: further ones of the element. A value made by `slot` goes in as it is."""
     slots = {f"{{{name}}}": value for name, value in values.items() if isinstance(value, Slot)}
     plain = {name: str(value) for name, value in values.items() if not isinstance(value, Slot)}
-    text = "".join(slots.get(part) or escape(_filled(part, plain)) for part in re.split(r"(\{\w+\})", ENGLISH[key]))
+    text = "".join(slots.get(part) or escape(filled(part, plain)) for part in re.split(r"(\{\w+\})", ENGLISH[key]))
     data = f' data-values="{escape(json.dumps(plain))}"' if plain else ""
     return f'<span data-t="{key}"{data}{" " + attributes if attributes else ""}>{text}</span>'
 
@@ -87,5 +71,5 @@ def label(key: str) -> str:
     return f'aria-label="{escape(ENGLISH[key])}" data-t-label="{key}"'
 
 
-def _filled(text: str, values: dict[str, object]) -> str:
+def filled(text: str, values: dict[str, object]) -> str:
     return re.sub(r"\{(\w+)\}", lambda place: str(values.get(place[1], place[0])), text)

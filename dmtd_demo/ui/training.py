@@ -24,9 +24,10 @@ from dmtd_demo.residents import Residents
 from dmtd_demo.training.any_model import Moment, train_addon
 from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
+from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.job import Jobs
 from dmtd_demo.ui.models import complaint
-from dmtd_demo.ui.texts import control, label, slot, span
+from dmtd_demo.ui.texts import label, slot, span
 
 STEPS = {"clp": 300, "heads": 400, "gate": 300, "adaptive": 300}   # updates: after them the small ones learn little more
 FEWEST_ROWS, MOST_ROWS, ROWS = 20, 2000, 400

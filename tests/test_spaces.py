@@ -2,7 +2,14 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from app_process import ROOT, Visitor, running_app
+from app_process import ROOT, Visitor, free_port, running_app
 
 # What hub-docs, "Spaces configuration reference", lists; `hardware` and `suggested_storage` are read for duplicated Spaces alone.
 KEYS = {"title", "emoji", "colorFrom", "colorTo", "sdk", "python_version", "sdk_version", "suggested_hardware", "suggested_storage", "app_file", "app_build_command", "app_port", "base_path",
@@ -31,6 +38,95 @@ def test_the_hub_accepts_the_front_matter() -> None:
     assert facts["python_version"] in ("3.10", "3.12") and (ROOT / facts["app_file"]).is_file()   # the two that ZeroGPU has
     lower = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("gradio"))
     assert [int(part) for part in facts["sdk_version"].split(".")][:2] >= [int(part) for part in lower.split(">=")[1].split(",")[0].split(".")]
+
+
+def published(monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[dict[str, bytes], list[tuple[str, dict]]]:
+    """The files that would go to the hub, by path, and what else the hub is asked for."""
+    script = runpy.run_path(str(ROOT / "scripts" / "publish_space.py"))
+    files: dict[str, bytes] = {}
+    asked: list[tuple[str, dict]] = []
+
+    class Hub:
+        def __getattr__(self, name: str):
+            return lambda *args, **settings: asked.append((name, {"args": args, **settings}))
+
+        def upload_folder(self, *, folder_path: Path, **settings: object) -> None:
+            files.update({path.relative_to(folder_path).as_posix(): path.read_bytes() for path in folder_path.rglob("*") if path.is_file()})
+    monkeypatch.setitem(script["publish"].__globals__, "HfApi", Hub)
+    monkeypatch.setattr(sys, "argv", ["publish_space.py", *options])
+    assert script["main"]() == 0
+    return files, asked
+
+
+def test_a_space_is_published_with_requirements_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    files, asked = published(monkeypatch, "you/demo", "--zero", "--models", "classroom,Qwen3-4B")
+    facts = front_matter(files["README.md"].decode())
+    assert facts["preload_from_hub"] == facts["models"] == ["Qwen/Qwen3-4B"] and set(facts) <= KEYS
+    assert "torch==2.11.0" in files["requirements.txt"].decode().splitlines() and {"app.py", "dmtd_demo/ui/zero.py", "assets/icon.svg"} <= set(files)
+    assert not [path for path in files if "__pycache__" in path or path.startswith(("tests", "runs", ".git"))] and max(map(len, files.values())) < 10 * 2 ** 20
+    assert ("add_space_variable", {"args": ("you/demo", "DMTD_MODELS", "classroom,Qwen3-4B")}) in asked
+    files, asked = published(monkeypatch, "you/demo")
+    assert "preload_from_hub" not in front_matter(files["README.md"].decode())
+    assert files["requirements.txt"].decode() == "--extra-index-url https://download.pytorch.org/whl/cpu\n" + (ROOT / "requirements.txt").read_text()
+
+
+def docker_steps() -> list[tuple[str, str]]:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line and not line.startswith("#")]   # type: ignore[misc]
+
+
+def test_the_dockerfile_names_what_is_there_and_runs_as_nobody_special() -> None:
+    steps = docker_steps()
+    names = [name for name, _ in steps]
+    assert names[0] == "FROM" and names.index("USER") < names.index("COPY") and "HEALTHCHECK" in names and names[-1] == "CMD"
+    copied = [source for name, rest in steps if name == "COPY" for source in rest.split()[1:-1]]
+    assert all((ROOT / source).exists() for source in copied) and {"app.py", "dmtd_demo", "assets", "requirements.txt"} <= set(copied)
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(copied) <= kept
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_dockerfile_make_an_app_that_answers(tmp_path: Path) -> None:
+    """There is no engine to build it: its steps, in an empty directory that stands for /home/user, and a fresh environment."""
+    home, app = tmp_path / "user", tmp_path / "user" / "app"
+    app.mkdir(parents=True)
+    index = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True).stdout.strip() or "https://pypi.org/simple"
+    environment = {"PATH": os.environ["PATH"], "TORCH_INDEX": index, "LANG": "C.UTF-8"}
+    running: list[str] = []
+    health = ""
+    for name, rest in docker_steps():
+        rest = rest.replace("/home/user", str(home))
+        if name == "ENV":
+            for pair in shlex.split(rest):
+                key, value = pair.split("=", 1)
+                environment[key] = value.replace("$PATH", environment["PATH"])
+        elif name == "RUN" and "useradd" not in rest:
+            subprocess.run(rest, shell=True, check=True, cwd=app, env=environment, stdout=subprocess.DEVNULL)
+        elif name == "COPY":
+            *sources, target = rest.split()[1:]
+            for source in sources:
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, app / target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(ROOT / source, app / target)
+        elif name == "HEALTHCHECK":
+            health = rest.split("CMD ", 1)[1]
+        elif name == "CMD":
+            running = json.loads(rest)
+    port = str(free_port())
+    environment["GRADIO_SERVER_PORT"] = port
+    process = subprocess.Popen(running, cwd=app, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while subprocess.run(health.replace("7860", port), shell=True, env=environment, stderr=subprocess.DEVNULL).returncode and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(1)
+        visitor = Visitor(f"http://127.0.0.1:{port}/")
+        visitor.ask("What is 20 + 22?", max_tokens=20)
+        assert visitor.lines()[-1]["status"] == "done"
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 class Device(BaseHTTPRequestHandler):

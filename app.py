@@ -30,7 +30,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--model", action="append", help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, or a hub id; again for more of them; "
                         "default: DMTD_MODELS, names with commas between them, else classroom")
     parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single, int8 or cpu-int8; default: what suits the device and the model's size")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what suits its size")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what a decode step is fastest with, measured as it is loaded")
     parser.add_argument("--host", default=None, help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only")
     parser.add_argument("--port", type=port, default=None, help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on")
     place = parser.add_mutually_exclusive_group()

@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     model.add_argument("--quantization", help="none, nf4, nf4-single (its scales not quantized again) int8, or cpu-int8 (PyTorch's own, LM head too) (default: by device and size)")
     model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device and size)")
     model.add_argument("--addons", metavar="FOLDER", help="add-ons to use instead of the model's own: a folder, or a hub id")
-    model.add_argument("--threads", type=int, help="CPU threads (default: 1 for tiny models, else PyTorch's own)")
+    model.add_argument("--threads", type=int, help="CPU threads (default: what a decode step is fastest with, measured as the model is loaded)")
     model.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
     run = Parser(add_help=False)
@@ -347,12 +347,12 @@ def push(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     if options.model:
-        from dmtd_demo.loading import load
+        from dmtd_demo.loading import THREADS, load
         from dmtd_demo.training.any_model import train_addon, train_dmtd
         from dmtd_demo.training.loop import own_device
         whole = options.recipe == "dmtd" and options.lora is None   # its weights are trained themselves
         model = load(options.model, quantization=options.quantization or ("none" if whole else None), dtype=options.dtype or ("float32" if whole else None),
-                     device=own_device(options.device), threads=options.threads)
+                     device=own_device(options.device), threads=options.threads or THREADS)
         common = dict(data=options.data, steps=options.max_steps, seed=options.seed, resume=options.resume, checkpoint_seconds=options.checkpoint_seconds,
                       rate=options.learning_rate, most=options.max_rows, distill=options.own_answers)
         if options.recipe == "dmtd":

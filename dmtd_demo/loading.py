@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import logging
+import statistics
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,11 +23,14 @@ from dmtd_demo.checkpoint import CLASSES
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.memory import Sizes, taken
 from dmtd_demo.packed import pack
-from dmtd_demo.placement import SMALL, Placement, place
+from dmtd_demo.placement import Placement, place
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.split import Split
 
 THREADS = torch.get_num_threads()   # PyTorch's own choice for this machine
+STEPS, STEP_SECONDS = 7, 2.0        # of each thread count, at most, and the time after which fewer are enough
+HOPELESS = 3                        # times as slow as the best: tried no more
+WORTH = 1.2                         # how many times as fast more threads have to be: a core that brings less is better left to the browser and to others
 
 
 @dataclass(eq=False)
@@ -254,13 +259,38 @@ def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
 
 
 def _threads(model: Model, threads: int | None) -> None:
+    """What was asked for, or on a CPU what a decode step is fastest with. Raises UserError."""
     if threads is not None and not 1 <= threads <= 1024:
         raise UserError(f"threads needs a whole number from 1 to 1024; got {threads}")
-    small = model.device == "cpu" and model.parameters < SMALL
-    model.threads = threads or (1 if small else THREADS)
+    if threads is None and model.device == "cpu" and THREADS > 1:
+        steps = _step_seconds(model, sorted({1, *(2 ** power for power in range(1, THREADS.bit_length())), THREADS}))
+        fewest = min(count for count, seconds in steps.items() if seconds <= min(steps.values()) * WORTH)
+        model.reasons.append(f"{fewest} thread{'s' if fewest > 1 else ''}: of a decode step's times, measured as the model came: " + ", ".join(f"{count} took {1000 * seconds:.1f} ms" for count, seconds in steps.items()))
+        threads = fewest
+    model.threads = threads or THREADS
     use_threads(model)
-    if threads is None and small:
-        model.reasons.append("1 thread: for matrices this small, handing work to a second thread costs more than it saves")
+
+
+def _step_seconds(model: Model, counts: list[int]) -> dict[int, float]:
+    """By the number of threads, the median time of one position through all layers and the LM head: in alternation, because others use the machine too."""
+    backbone = model.backbone
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    began = time.perf_counter()
+    with torch.enable_grad():   # so by the plain modules: what has been fused stays so, and whoever trains this model needs them as they are. None of them asks for a gradient
+        cache = backbone.new_cache()
+        for turn in range(STEPS + 1):
+            best = min(map(statistics.median, times.values())) if turn > 1 else None
+            for count in counts:
+                if best and statistics.median(times[count]) > HOPELESS * best:
+                    continue
+                torch.set_num_threads(count)
+                started = time.perf_counter()
+                backbone.logits(backbone.final_norm(backbone.run_layers(backbone.embed([0]), 0, backbone.layers, cache)))
+                if turn:   # the first is for warming up
+                    times[count].append(time.perf_counter() - started)
+            if turn and time.perf_counter() - began > STEP_SECONDS:
+                break
+    return {count: statistics.median(each) for count, each in times.items()}
 
 
 def use_threads(model: Model) -> None:

@@ -1,4 +1,4 @@
-"""python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | models | push | train"""
+"""python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | results | models | push | train"""
 from __future__ import annotations
 
 import argparse
@@ -89,6 +89,8 @@ def build_parser() -> Parser:
 
     report = commands.add_parser("report", help="what `eval --json` printed, as Markdown tables")
     report.add_argument("file", metavar="FILE.json")
+    results = commands.add_parser("results", help="docs/results.md: every stored figure of a model beside the papers' own")
+    results.add_argument("folder", nargs="?", help="where what `eval` and `curves` printed is stored; default: classroom's")
 
     models = commands.add_parser("models", help="the models that can be picked")
     models.add_argument("--json", action="store_true", help="one JSON object")
@@ -287,6 +289,12 @@ def report(options: argparse.Namespace) -> None:
         raise UserError(f"report needs a file that `eval --json` printed; reading {options.file} gave: {' '.join(str(error).split())[:200]}") from None
 
 
+def results(options: argparse.Namespace) -> None:
+    from dmtd_demo.catalog import CATALOG
+    from dmtd_demo.results import page
+    print(page(Path(options.folder or CATALOG["classroom"].source)), end="")
+
+
 def bench(options: argparse.Namespace) -> None:
     from dmtd_demo.bench import bench as run
     from dmtd_demo.errors import UserError
@@ -369,7 +377,7 @@ def train(options: argparse.Namespace) -> None:
                      options.checkpoint_seconds, options.compile, options.start, options.keep)
 
 
-COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "project": project, "draw": draw, "report": report, "models": models,
+COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "project": project, "draw": draw, "report": report, "results": results, "models": models,
             "push": push, "train": train}
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def summary_table(result: dict[str, Any]) -> str:
                 cell += f" [{_bare(name, interval[0])}, {_bare(name, interval[1])}]"
             cells.append(cell)
         lines.append([f"`{row['panel']}`", *cells])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def family_table(result: dict[str, Any]) -> str:
@@ -30,7 +30,7 @@ def family_table(result: dict[str, Any]) -> str:
     lines = [["family", *(f"`{row['panel']}`" for row in rows)], ["---"] * (len(rows) + 1)]
     for family in rows[0]["exact_match_by_family"]:
         lines.append([family, *(f"{row['exact_match_by_family'][family] * 100:.0f}" for row in rows)])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def curve_tables(result: dict[str, Any]) -> str:
@@ -43,11 +43,15 @@ def curve_tables(result: dict[str, Any]) -> str:
     over = [["tokens", *(f"τ = {tau}" for tau in taus), *(f"head {i + 1}" for i in range(len(heads["head"])))]]
     over.append(["---"] * len(over[0]))
     over += [[name, *(f"{share * 100:.1f}" for share in [*at["exact_match"].values(), *at["heads"]])] for name, at in stages]
-    return _markdown(lines) + "\n" + _markdown(over)
+    return markdown(lines) + "\n" + markdown(over)
 
 
-def _markdown(lines: list[list[str]]) -> str:
+def markdown(lines: list[list[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share * 100:.1f} %"
 
 
 def _bare(name: str, value: float) -> str:

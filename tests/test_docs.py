@@ -12,7 +12,9 @@ from PIL import Image
 
 from dmtd_demo.catalog import ASSETS
 from dmtd_demo.decoders import DECODERS
+from dmtd_demo.errors import UserError
 from dmtd_demo.report import curve_tables, family_table, summary_table
+from dmtd_demo.results import page
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ASSETS / "classroom" / "results.json"
@@ -30,7 +32,7 @@ def test_the_readme_begins_as_a_space_needs_it():
     assert set(facts) <= SPACES_KEYS and facts["sdk"] == "gradio" and {facts["colorFrom"], facts["colorTo"]} <= SPACES_COLOURS
     assert (ROOT / facts["app_file"]).is_file() and len(facts["short_description"]) <= 60 and len(facts["emoji"]) <= 2
     wanted, = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("gradio")]
-    assert wanted.specifier.contains(facts["sdk_version"])
+    assert wanted.specifier.contains(facts["sdk_version"]) and facts["python_version"] in ("3.10", "3.12")   # the two that ZeroGPU has
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -52,6 +54,15 @@ def test_the_tables_are_those_of_the_stored_result():
 def test_the_curves_are_the_stored_ones():
     result = json.loads((ASSETS / "classroom" / "curves.json").read_text(encoding="utf-8"))
     assert result["over_training"] and curve_tables(result) in (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_results_is_the_stored_ones(tmp_path):
+    text = page(ASSETS / "classroom")
+    assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    quantized = json.loads((ASSETS / "classroom" / "quantized.json").read_text(encoding="utf-8"))
+    assert [result["quantization"] for result in quantized] == ["none", "nf4", "int8", "cpu-int8"] and all(result["prompts"] >= 100 for result in quantized)
+    with pytest.raises(UserError, match="results.json gave"):
+        page(tmp_path)
 
 
 def test_clp_and_the_gate_are_compared_at_many_thresholds():

@@ -13,7 +13,7 @@ ALLOWED = {
     "ui": {"race", "trace", "addons", "training", "decoders", "loading", "catalog", "sampling", "chat", "backbone", "availability", "download", "memory", "placement", "residents"},
     "race": {"trace", "chat", "decoders", "loading", "sampling"},
     "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
-    "drawing": {"trace"}, "report": set(), "projection": {"catalog"},
+    "drawing": {"trace"}, "report": set(), "results": {"report"}, "projection": {"catalog"},
     "bench": {"chat", "decoders", "limits", "loading", "race", "sampling"},
     "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone

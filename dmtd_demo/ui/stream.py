@@ -103,7 +103,8 @@ class Stream:
                 for record in batch:
                     self._take(record)
                 ended = any(record["type"] == "end" for record in batch)   # what comes next may be the audit, which takes its time
-                if ended or time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS):
+                last = len(self.summaries) == len(question.panels)   # the end of the race comes at once, with this
+                if not last and (ended or time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS)):
                     sent = time.monotonic()
                     yield self.record.window(self.taken())
         finally:

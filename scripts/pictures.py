@@ -59,7 +59,7 @@ def main() -> None:
     if path is None:
         sys.exit(f"pictures: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH")
     with tempfile.TemporaryDirectory() as folder, running_app(Path(folder)) as (url, _), sync_playwright() as playwright:
-        visit = RacePage(playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS)), url)
+        visit = RacePage(playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS)), url, charts=True)
         visit.race(args.prompt, args.max_tokens)
         made = set().union(*(visit.origins(panel) for panel in range(3)))
         if not {"full", "late", "mtp"} <= made:

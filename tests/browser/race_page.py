@@ -11,7 +11,7 @@ LONG = "What is DMTD?"   # `classroom` answers it in about a hundred words
 
 
 class RacePage:
-    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 720, scheme: str = "light", ready: str = "idle", locale: str = "en-US", charts: bool = True) -> None:
+    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 720, scheme: str = "light", ready: str = "idle", locale: str = "en-US", charts: bool = False) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale)
         self.url = url
         self.complaints: list[str] = []
@@ -22,7 +22,11 @@ class RacePage:
         self.page.goto(url)
         self.page.wait_for_selector(f"[data-status='{ready}']", timeout=1000 * END_SECONDS)
         if charts:
-            self.page.wait_for_selector("#chart-span .main-svg", state="attached", timeout=1000 * END_SECONDS)
+            self.wait_for_charts()
+
+    def wait_for_charts(self) -> None:
+        """They come when the page has come to rest, two seconds after everything else; only tests that look at them wait for them."""
+        self.page.wait_for_selector("#chart-span .main-svg", state="attached", timeout=1000 * END_SECONDS)
 
     def close(self) -> None:
         """The visitor leaves. A page that complained, or asked anybody but the app for anything, has failed."""
@@ -69,6 +73,7 @@ class RacePage:
         return counts
 
     def chart(self, name: str) -> list[dict[str, list[float]]]:
+        self.wait_for_charts()
         return self.page.evaluate("id => document.getElementById(id).data.map(trace => ({x: [...trace.x], y: [...trace.y]}))", name)
 
     def table(self) -> list[dict[str, str]]:

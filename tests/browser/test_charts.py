@@ -9,6 +9,7 @@ from race_page import LONG, OVER, RacePage
 
 
 def test_tokens_against_time_and_where_the_time_went(visit: RacePage, tmp_path: Path) -> None:
+    visit.wait_for_charts()
     visit.race(tokens=40)
     visit.page.wait_for_timeout(1500)
     totals = [sum(visit.origins(panel).values()) for panel in range(3)]
@@ -35,6 +36,7 @@ def test_tokens_against_time_and_where_the_time_went(visit: RacePage, tmp_path: 
 
 
 def test_the_charts_are_live(visit: RacePage) -> None:
+    visit.wait_for_charts()
     visit.page.click("#sampling > button")
     visit.set("#temperature", 50)   # noise, which hardly ever ends by itself
     visit.set("#max-tokens", 2000)

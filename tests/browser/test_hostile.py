@@ -60,6 +60,7 @@ def hostile_race() -> str:
 
 @pytest.mark.parametrize("name", ["race.jsonl", "<img src=x onerror=window.pwned=1>.jsonl"])
 def test_a_file_and_its_replay_stay_text(visit: RacePage, chromium: object, tmp_path: Path, name: str) -> None:
+    visit.wait_for_charts()
     visit.page.set_input_files(".keep input", files=[{"name": name, "mimeType": "", "buffer": hostile_race().encode()}])
     assert visit.wait_until("done", "error", "stopped")
     assert visit.page.locator("[data-panel='0'] [data-origin]").count() == len(PAYLOADS)

@@ -23,6 +23,7 @@ def texts(page: object) -> list[str]:
 
 
 def test_a_race_is_saved_and_opens_again(visit: RacePage, chromium: object, app_url: str, tmp_path: Path) -> None:
+    visit.wait_for_charts()
     shown = short_race(visit, NASTY)
     table = visit.table()
     record = save(visit, "Save as JSON", tmp_path)

@@ -56,7 +56,7 @@ def test_a_chinese_browser_sees_chinese(chromium: object, app_url: str, screensh
 
     path = save(visit, CHINESE["keep.html"], tmp_path)
     for locale, title, status in (("zh-CN", CHINESE["page.title"], "完成。"), ("en-GB", LANGUAGES["en"]["page.title"], "Done.")):   # the file has all languages
-        replay = RacePage(chromium, path.as_uri(), locale=locale, ready="done", charts=False)
+        replay = RacePage(chromium, path.as_uri(), locale=locale, ready="done")
         assert replay.page.locator("h1").inner_text() == title and status in replay.sentence
         replay.close()
     visit.close()

@@ -10,6 +10,7 @@ from race_page import END_SECONDS, LONG, OVER, RacePage
 
 
 def test_a_race(visit: RacePage, screenshots: Path) -> None:
+    visit.wait_for_charts()
     visit.set("#max-tokens", 80)
     visit.ask(LONG)
     visit.wait_for_tokens()
@@ -141,7 +142,7 @@ def test_bad_input_gets_a_sentence_and_the_app_goes_on(visit: RacePage) -> None:
 @pytest.mark.parametrize(("name", "width", "height", "scheme"), [
     ("laptop", 1280, 720, "light"), ("laptop-dark", 1440, 900, "dark"), ("projector", 1920, 1080, "light"), ("phone", 360, 740, "dark")])
 def test_it_fits_the_screen(chromium: object, app_url: str, screenshots: Path, name: str, width: int, height: int, scheme: str) -> None:
-    visit = RacePage(chromium, app_url, width, height, scheme)
+    visit = RacePage(chromium, app_url, width, height, scheme, charts=True)
     visit.set("#max-tokens", 48)
     visit.page.click("#run")   # what stands in the box from the start
     assert visit.wait_until(*OVER) == "done"

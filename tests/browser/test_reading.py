@@ -34,6 +34,7 @@ def test_a_token_explains_itself(visit: RacePage) -> None:
 
 
 def test_a_click_pins_a_token_and_shows_its_span(visit: RacePage) -> None:
+    visit.wait_for_charts()
     short_race(visit)
     together = visit.page.locator(".together")
     visit.page.click("[data-panel='1'] [data-origin='late'] >> nth=4")

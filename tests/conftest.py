@@ -6,13 +6,14 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import pytest
 import torch
-from transformers import GenerationConfig
 
-from tiny import tiny_module
+torch.set_num_threads(1)   # before the package asks how many there are: with two, a process that a test forks would wait for the second for ever
 
-torch.set_num_threads(1)
+import pytest  # noqa: E402
+from transformers import GenerationConfig  # noqa: E402
+
+from tiny import tiny_module  # noqa: E402
 
 FAMILIES = [("qwen2", True), ("qwen2", False), ("qwen3", True), ("qwen3", False)]
 

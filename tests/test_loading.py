@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dmtd_demo import loading
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load, load_random
 from dmtd_demo.split import Split
@@ -31,7 +32,7 @@ def test_a_folder_is_a_model(model_folder):
     model = load(str(model_folder))
     assert model.layers == 4 and model.context == 512 and model.dtype == "float32" and model.device == "cpu" and model.split is None
     assert model.tokenizer is not None and model.eos_ids == {model.tokenizer.eos_token_id}
-    assert len(model.reasons) == 3
+    assert len(model.reasons) == 2   # of the device and the dtype: with one thread there is nothing to choose
 
 
 def test_a_qwen2_folder_too(tmp_path):
@@ -112,3 +113,18 @@ def test_random_weights_have_the_shape():
     assert model.parameters == 9_968_640 and model.tokenizer is None
     with pytest.raises(UserError, match="one of classroom"):
         load_random("nothing")
+
+
+@pytest.mark.parametrize("milliseconds,chosen", [({1: 10, 2: 9, 4: 9.5}, 1), ({1: 10, 2: 6, 4: 5.5}, 2), ({1: 10, 2: 470, 4: 900}, 1), ({1: 40, 2: 21, 4: 11}, 4)])
+def test_more_threads_have_to_be_worth_it(model_folder, monkeypatch, milliseconds, chosen):
+    monkeypatch.setattr(loading, "THREADS", 4)
+    monkeypatch.setattr(loading, "_step_seconds", lambda model, counts: {count: milliseconds[count] / 1000 for count in counts})
+    monkeypatch.setattr(loading.torch, "set_num_threads", lambda threads: None)
+    model = load(str(model_folder))
+    assert model.threads == chosen and f"{chosen} thread" in model.reasons[-1] and f"1 took {milliseconds[1]:.1f} ms" in model.reasons[-1]
+    assert load(str(model_folder), threads=3).threads == 3
+
+
+def test_the_steps_that_are_timed_leave_the_model_as_it_is(model_folder):
+    model = load(str(model_folder))
+    assert set(loading._step_seconds(model, [1])) == {1} and "_fused" not in vars(model.backbone)

@@ -127,6 +127,7 @@ def build_parser() -> Parser:
     train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     train.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own)")
     train.add_argument("--compile", action="store_true", help="classroom only: compile its layers, a third faster; needs a C++ compiler")
+    train.add_argument("--vanilla", action="store_true", help="classroom only: no cycles, every token from a full pass: the twin to compare with")
     train.add_argument("--keep", action="store_true", help="classroom only: keep the model of every checkpoint, in OUTPUT/kept")
     train.add_argument("--checkpoint-seconds", type=float, default=300, help="between checkpoints (default: 300)")
     return parser
@@ -374,7 +375,7 @@ def train(options: argparse.Namespace) -> None:
         raise UserError("train dmtd needs --model: a catalog name, a folder in Hugging Face format or a hub id (`train classroom` trains the embedded model for DMTD)")
     from dmtd_demo.training import run
     run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads,
-                     options.checkpoint_seconds, options.compile, options.start, options.keep)
+                     options.checkpoint_seconds, options.compile, options.start, options.keep, options.vanilla)
 
 
 COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "project": project, "draw": draw, "report": report, "results": results, "models": models,

@@ -29,6 +29,7 @@ SHARD_SIZE = "9MB"
 AR_SHARE = 0.28                     # of the run: `ar` alone, until copying from the prompt has formed
 VARIED = 0.15                       # share of the rows whose cycles change their length within the text, for `dmtd-adaptive` and `mixed`
 TAUS = {1: 0.1, 2: 0.3, 3: 0.3, 4: 0.2, 5: 0.03, 6: 0.07}   # drawn for each row: a whole batch of one tau makes noisy updates
+VANILLA = "classroom-vanilla"       # the same recipe with every position a head: what the DMTD paper compares with
 CURRICULUM = ((0.0, 64), (0.1, 128), (0.3, 256), (0.6, 512))   # from this share of the run on, rows up to this length
 BEGIN = 0.7                         # a run from given weights begins here in the schedule: longest rows, falling rates
 LOOKAHEAD = 0.2                     # weight of what is trained beside the backbone, from this share of the run on:
@@ -84,8 +85,8 @@ class Joint(nn.Module):
         return total, figures
 
 
-def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: float = 0.0) -> Recipe:
-    """compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for each row length. begin: see Recipe."""
+def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: float = 0.0, vanilla: bool = False) -> Recipe:
+    """compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for each row length. begin: see Recipe. vanilla: no cycles."""
     model = joint.model
     backbone = Backbone(model)
     if compiled:
@@ -93,11 +94,12 @@ def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: fl
     rng = random.Random(f"tau:{seed}")
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        tau = 1 if progress.share < AR_SHARE else draw_taus(rng, TAUS, batch.ids)
+        cyclical = not vanilla and progress.share >= AR_SHARE
+        tau = draw_taus(rng, TAUS, batch.ids) if cyclical else 1
         short = batch.ids.shape[1] <= 256   # on CPU the fused backward took a third of a whole step
         with autocast(batch.ids.device), sdpa_kernel(SDPBackend.MATH if short else _FUSED):
             at_head = cyclical_heads(batch.phase, tau)
-            if progress.share >= AR_SHARE:
+            if cyclical:
                 varied = torch.tensor([[rng.random() < VARIED] for _ in batch.ids], device=batch.ids.device)
                 at_head = torch.where(varied, random_cycles(rng, batch.phase)[0], at_head)
             hidden = masked_hidden(backbone, SPLIT, batch.ids, at_head)
@@ -114,7 +116,7 @@ def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: fl
         save_addon(output / "model" / "addons", "clp", joint.clp, NAME, backbone.hidden_size, threshold=CAREFUL)
         save_addon(output / "model" / "addons", "mixed", joint.late, NAME, backbone.hidden_size, threshold=CAREFUL)
 
-    return Recipe(NAME, joint, loss, save, learning_rate=3e-3, muon_rate=2e-3, decay=0.5, begin=begin)
+    return Recipe(VANILLA if vanilla else NAME, joint, loss, save, learning_rate=3e-3, muon_rate=2e-3, decay=0.5, begin=begin)
 
 
 def save_model(model: Qwen3ForCausalLM, tokenizer, folder: Path) -> None:

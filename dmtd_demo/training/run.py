@@ -36,7 +36,7 @@ def classroom_tokenizer(folder: Path, seed: int):
 DEFAULT_TOKENS = {"classroom": 14_000_000, "heads": 1_500_000, "clp": 600_000, "gate": 600_000, "head0": 600_000, "adaptive": 500_000, "mixed": 800_000}
 
 
-def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False, start: str | None = None, keep: bool = False) -> None:
+def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False, start: str | None = None, keep: bool = False, vanilla: bool = False) -> None:
     """Train `classroom` (from nothing, or from the weights in the folder `start`), or one of its add-ons, in `output`; the result lies in `output`/model,
     a folder in Hugging Face format."""
     tokens = DEFAULT_TOKENS[name] if tokens is None else tokens
@@ -49,8 +49,10 @@ def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume:
         torch.set_num_threads(threads)
     if start and name != "classroom":
         raise UserError(f"--start is for the recipe classroom; {name} starts from the model in {output / 'model'}")
+    if vanilla and name != "classroom":
+        raise UserError(f"--vanilla is for the recipe classroom; {name} takes the backbone as it is")
     if name == "classroom":
-        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds, compiled, start, keep)
+        train_classroom(output, tokens, seed, resume, target, checkpoint_seconds, compiled, start, keep, vanilla)
     else:
         train_addon(name, output, tokens, seed, resume, target, checkpoint_seconds)
 
@@ -108,7 +110,7 @@ def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:
     return clp.recipe(backbone, split, mtp_heads, predictor, classroom.NAME)
 
 
-def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool, start: str | None, keep: bool) -> None:
+def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool, start: str | None, keep: bool, vanilla: bool) -> None:
     """Train `classroom`; the model lies in `output`/model, a folder in Hugging Face format. start: a folder with weights to begin from, in the schedule's later part."""
     if start:
         given = load(start, dtype="float32", device=str(device), threads=torch.get_num_threads())
@@ -121,7 +123,7 @@ def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: 
         model = classroom.new_model(tokenizer, seed)
         ahead = []
     joint = classroom.Joint(model, *ahead).to(device).train().requires_grad_(True)
-    recipe = classroom.recipe(joint, tokenizer, seed, compiled, begin=classroom.BEGIN if start else 0.0)
+    recipe = classroom.recipe(joint, tokenizer, seed, compiled, begin=classroom.BEGIN if start else 0.0, vanilla=vanilla)
     name = f"{seed}:{start}" if start else f"{seed}"
 
     def stream(position: Position):

@@ -21,6 +21,7 @@ from dmtd_demo.backbone import Backbone, parameters
 from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.checkpoint import CLASSES
 from dmtd_demo.errors import UserError, is_out_of_memory
+from dmtd_demo.four_bit import choose_layout
 from dmtd_demo.memory import Sizes, taken
 from dmtd_demo.packed import pack
 from dmtd_demo.placement import Placement, place
@@ -233,6 +234,7 @@ def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], place
         placement.reasons.append(f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them")
     if placement.quantization == "cpu-int8":
         pack(module)
+    choose_layout(module, placement.dtype)
     return module
 
 
@@ -255,6 +257,7 @@ def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
         # with another dtype it would say, for every layer of every step, that activations are cast to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)   # it misses an optional package, whose kernels it would fetch from the hub
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=placement.quantization == "nf4", bnb_4bit_compute_dtype=placement.dtype)
 
 

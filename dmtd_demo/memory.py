@@ -122,7 +122,7 @@ def taken(module: nn.Module) -> int:
         state = getattr(weight, "quant_state", None)   # of 4 bits
         while state is not None:
             tensors[id(state.absmax)] = state.absmax
-            state = state.state2
+            state = getattr(state, "state2", None)
         scales = getattr(weight, "SCB", None)          # of 8 bits
         if scales is not None:
             tensors[id(scales)] = scales

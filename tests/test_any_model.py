@@ -87,7 +87,8 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
         train_addon("clp", model, tmp_path / "out", **{**SETTINGS, "data": data})
     for name, steps in (("heads", 800), ("head0", 60), ("clp", 60), ("gate", 20), ("adaptive", 20)):
         train_addon(name, model, tmp_path / "out", **{**SETTINGS, "data": data, "steps": steps})
-    assert all(torch.equal(t, before[name]) for name, t in model.backbone.module.state_dict().items())
+    # the scales of 4-bit matrices come back rounded where bitsandbytes laid the matrices out anew
+    assert all(torch.equal(t, before[name]) for name, t in model.backbone.module.state_dict().items() if ".weight." not in name)
     rows = read_rows(model, data, tmp_path / "x")[::10]   # those that were not trained on
     model = load(str(model_folder), quantization=quantization, addons=str(tmp_path / "out" / "addons"))
     seen = features.collect("heads", model.backbone, Split.default(4), None, rows, 10 ** 9, 0)

@@ -12,6 +12,7 @@ from dmtd_demo.backbone import MODEL_TYPES, Backbone, parameters
 from dmtd_demo.catalog import CATALOG
 from dmtd_demo.decoders import DECODERS, parse_panel
 from dmtd_demo.errors import UserError
+from dmtd_demo.four_bit import SWITCH, choose_layout, keep_layout
 from dmtd_demo.loading import CLASSES, Model, load, load_random
 from dmtd_demo.memory import Need, Sizes, free, gib, taken, weight_bytes
 from dmtd_demo.packed import PackedLinear
@@ -83,6 +84,31 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
         else:
             assert len(ours) == len(wanted) == NEW
     assert compared >= (len(DECODERS) * NEW if not margin else len(DECODERS) * NEW // 2)
+
+
+def test_only_bfloat16_matrices_that_fit_are_laid_out_anew(folder, model_folder):
+    """On CPUs with instructions for bfloat16 bitsandbytes would do so with all others too, and compute in bfloat16 where float32 was asked for, or fail."""
+    for path, dtype in ((folder, torch.bfloat16), (folder, torch.float32), (model_folder, torch.bfloat16)):   # of model_folder some are 32 wide, half a block
+        model = load(str(path), quantization="nf4", dtype=str(dtype).removeprefix("torch."))
+        parts = [part for part in model.backbone.module.modules() if isinstance(part, bitsandbytes.nn.Linear4bit)]
+        for part in parts:
+            setattr(part, SWITCH, True)   # as on such a CPU
+        choose_layout(model.backbone.module, dtype)
+        chosen = [getattr(part, SWITCH) for part in parts]
+        assert chosen == [dtype == torch.bfloat16 and part.in_features % 64 == 0 for part in parts] and (any(chosen), all(chosen)) == (dtype == torch.bfloat16, path == folder and dtype == torch.bfloat16)
+        keep_layout(model.backbone.module)
+        assert not any(getattr(part, SWITCH) for part in parts)
+
+
+def test_what_has_run_is_still_measured_and_is_not_trained_on_where_it_was_laid_out_anew(folder):
+    model = load(str(folder), quantization="nf4", dtype="bfloat16")
+    before = model.memory
+    tokens(model, "ar")
+    assert 0.95 * before < model.memory < 1.05 * before
+    part = next(part for part in model.backbone.module.modules() if isinstance(part, bitsandbytes.nn.Linear4bit))
+    part.weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(UserError, match="load the model again"):
+        keep_layout(model.backbone.module)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

@@ -17,13 +17,13 @@ ALLOWED = {
     "bench": {"chat", "decoders", "limits", "loading", "race", "sampling"},
     "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
-    "training": {"backbone", "addons", "chat", "loading", "decoders", "memory", "sampling"},
-    "loading": {"addons", "backbone", "catalog", "checkpoint", "hub", "memory", "packed", "placement"},
+    "training": {"backbone", "addons", "chat", "four_bit", "loading", "decoders", "memory", "sampling"},
+    "loading": {"addons", "backbone", "catalog", "checkpoint", "four_bit", "hub", "memory", "packed", "placement"},
     "residents": {"loading", "memory", "placement"}, "download": {"hub"},
     "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
     "availability": {"addons", "catalog", "decoders", "memory", "placement", "projection", "training"},
     "placement": {"memory"}, "memory": set(),
-    "backbone": {"cache", "fused"}, "fused": {"cache", "packed"}, "packed": set(),
+    "backbone": {"cache", "fused"}, "fused": {"cache", "packed"}, "packed": set(), "four_bit": set(),
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set(), "progress": set()}
 EVERYWHERE = {"errors", "split", "machine", "progress"}
 

@@ -12,6 +12,7 @@ from dmtd_demo.addons import load_addons, save_addon
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
+from dmtd_demo.four_bit import keep_layout
 from dmtd_demo.loading import Model
 from dmtd_demo.memory import free, gib
 from dmtd_demo.progress import Progress as Told
@@ -78,6 +79,7 @@ def train_dmtd(model: Model, output: Path, *, data: str | None, steps: int | Non
     least = processes(model.backbone.device).num_processes * pieces
     if pieces < 1 or batch < least:
         raise UserError(f"--batch needs a row for every process and every --gradient-accumulation (1 or more); got {batch} rows for {least} pieces")
+    keep_layout(model.backbone.module)
     rows = _rows(model, data, output, most, distill)
     dmtd.prepare(model, lora, checkpointing, seed)
     rate = rate or dmtd.RATE

@@ -73,14 +73,14 @@ class ModelPicker:
         """Returns the event after which `arrived` may name a model that the panels are to use."""
         looked = [self.facts, self.quantization, self.reason]
         others = [self.other] if self.anything else []
-        self.choice.input(self.look, [self.choice, *others], [*looked, *others], **now)
-        if self.anything:
-            self.other.submit(self.look, [self.choice, self.other], [*looked, self.other], **now)
-            self.other.blur(self.look, [self.choice, self.other], [*looked, self.other], **now)
+        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        asked = []
+        if self.anything:   # the hub may answer late: not over what was chosen meanwhile
+            asked = [gr.on([self.other.submit, self.other.blur], self.look, [self.choice, self.other], [*looked, self.other], concurrency_limit=4, **hidden)]
+        self.choice.input(self.look, [self.choice, *others], [*looked, *others], cancels=asked, **now)
         self.quantization.input(self.explain, [self.choice, self.quantization, *others], self.reason, **now)
         self.popover.expand(self.refresh, None, self.loaded, **now)
         self.cancel.click(self.request_cancel, None, None, **now)
-        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.unload.click(self.drop, self.loaded, [self.progress, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)
         return self.load.click(self.prepare, [self.choice, self.quantization, *others], [self.progress, self.wanted], concurrency_limit=4, trigger_mode="once", **hidden).success(
             self.bring, self.wanted, [self.progress, self.arrived, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)   # after the races that wait already

@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 END_SECONDS = 90   # a race of a hundred tokens, on the slowest machine that runs these tests
 OVER = ("done", "stopped", "error")
 LONG = "What is DMTD?"   # `classroom` answers it in about a hundred words
+COUNT_RACES = """window.begun = 0;
+new MutationObserver(records => { window.begun += records.some(record => record.target.dataset.status === 'running'); })
+  .observe(document, { subtree: true, attributes: true, attributeFilter: ['data-status'] });"""
 
 
 class RacePage:
@@ -19,6 +22,7 @@ class RacePage:
         self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.add_init_script(COUNT_RACES)
         self.page.goto(url)
         self.page.wait_for_selector(f"[data-status='{ready}']", timeout=1000 * END_SECONDS)
         if charts:
@@ -38,7 +42,13 @@ class RacePage:
 
     def ask(self, prompt: str) -> None:
         self.page.fill("#prompt textarea", prompt)
-        self.page.click("#run")
+        self.press("#run")
+
+    def press(self, button: str) -> None:
+        """One that begins a race, until it has begun: before, the status is still that of the race before, and on a fast machine it may be over at once."""
+        begun = self.page.evaluate("window.begun")
+        self.page.click(button)
+        self.page.wait_for_function("begun => window.begun > begun", arg=begun)
 
     def race(self, prompt: str = LONG, tokens: int = 24) -> None:
         """A whole race with so many new tokens at most."""

@@ -24,6 +24,8 @@ class SlowHub(Hub):
     slow = threading.Event()
 
     def reply(self, code: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        if "me/late" in self.path:
+            time.sleep(0.4)
         if not (body and self.slow.is_set() and "safetensors" in self.path):
             return super().reply(code, content, headers, body)
         self.send_response(code)
@@ -123,6 +125,21 @@ def test_a_press_on_load_counts_though_the_button_moves(chromium: object, models
     visit.page.wait_for_function("top => document.querySelector('#model-load').getBoundingClientRect().top > top + 20", arg=before["y"])
     visit.page.mouse.up()
     told(visit, "classroom")
+    visit.close()
+
+
+def test_what_the_hub_says_late_does_not_replace_the_choice(chromium: object, models_url: str) -> None:
+    visit = RacePage(chromium, models_url)
+    pick(visit, "Another")
+    visit.page.fill("#model-other textarea, #model-other input", "me/late")
+    visit.page.locator("#model-choice label", has_text="Qwen3-4B").first.hover()
+    visit.page.mouse.down()   # the field is left by that, and the hub asked
+    visit.page.wait_for_timeout(300)
+    visit.page.mouse.up()
+    facts = visit.page.locator("#model-facts")
+    facts.locator("text=to be downloaded from Qwen/Qwen3-4B").wait_for()
+    visit.page.wait_for_timeout(5000)   # of the eight answers of the hub each takes 0.4 s
+    assert "Qwen/Qwen3-4B" in facts.inner_text()
     visit.close()
 
 

@@ -11,8 +11,7 @@ def turns(visit: RacePage) -> list[str]:
 
 
 def asked(visit: RacePage, button: str) -> str:
-    visit.page.click(button)
-    visit.page.wait_for_function("document.querySelector('[data-status]').dataset.status === 'running'", polling=5)
+    visit.press(button)
     return visit.wait_until(*OVER)
 
 
@@ -50,7 +49,7 @@ def test_the_last_turn_is_asked_again_and_edited(visit: RacePage) -> None:
 
     visit.page.click("#system-prompt > button")
     visit.page.fill("#system textarea", "word " * 10_000)
-    visit.page.click("#run")
+    visit.press("#run")
     assert visit.wait_until("error") == "error"
     assert "system prompt" in visit.sentence and "context of" in visit.sentence and "\n" not in visit.sentence
 

@@ -31,6 +31,8 @@ def options() -> argparse.Namespace:
                         "default: DMTD_MODELS, names with commas between them, else classroom")
     parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single, int8 or cpu-int8; default: what suits the device and the model's size")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what a decode step is fastest with, measured as it is loaded")
+    parser.add_argument("--panel", action="append", default=[], metavar="DECODER[:NAME=VALUE,…]", help="a panel to begin with, such as dmtd:tau=4; again for more of them. "
+                        "remote:url=http://127.0.0.1:8000,name=MODEL is an OpenAI-compatible server, its key in DMTD_REMOTE_KEY")
     parser.add_argument("--host", default=None, help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only")
     parser.add_argument("--port", type=port, default=None, help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on")
     place = parser.add_mutually_exclusive_group()
@@ -44,6 +46,7 @@ def options() -> argparse.Namespace:
 
 def main() -> int:
     args = options()
+    from dmtd_demo.decoders import Remote, parse_panel
     from dmtd_demo.errors import UserError  # after the options: --help and a mistyped option answer at once, without loading torch
     from dmtd_demo.loading import load
     from dmtd_demo.residents import Residents
@@ -54,13 +57,14 @@ def main() -> int:
         check_address(args.host, args.port)
         own = is_loopback(args.host) and not args.share
         allowance = Allowance.of(public=not own)
+        panels = [parse_panel(text) for text in args.panel]
         if not own:
-            print(opened(args.host, args.share, allowance, may_train(own)))
+            print(opened(args.host, args.share, allowance, may_train(own), [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name]))
         first, *more = args.model
         models = Residents(load(first, quantization=args.quantization, threads=args.threads), first, args.threads)
         for name in more:
             models.load(name, args.quantization)
-        serve(build(models, own, allowance, may_train(own)), host=args.host, port=args.port, browser=not args.no_browser, share=args.share, own_window=args.window)
+        serve(build(models, own, allowance, may_train(own), panels), host=args.host, port=args.port, browser=not args.no_browser, share=args.share, own_window=args.window)
     except UserError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

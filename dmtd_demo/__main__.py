@@ -243,13 +243,16 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def draw(options: argparse.Namespace) -> None:
-    from dmtd_demo.decoders import parse_panel
+    from dmtd_demo.decoders import DECODERS, parse_panel
     from dmtd_demo.drawing import passes_svg
     from dmtd_demo.errors import UserError
     if options.passes < 1:
         raise UserError(f"--passes needs a whole number, 1 or more; got {options.passes}")
+    panel = parse_panel(options.panel)
+    if panel.decoder not in DECODERS:
+        raise UserError(f"draw needs a decoder of this machine, {', '.join(DECODERS)}; got {panel}")
     model = _load(options)
-    records = [record for batch in _batches(options, [parse_panel(options.panel)], model) for record in batch]
+    records = [record for batch in _batches(options, [panel], model) for record in batch]
     _failed([record for record in records if record["type"] == "summary"])
     print(passes_svg(records, 0, model.split, options.passes), end="")
 
@@ -309,7 +312,11 @@ def bench(options: argparse.Namespace) -> None:
 def _panels(options: argparse.Namespace, model: Any) -> list[Any]:
     """Those asked for; else the default set, without what this model cannot run."""
     from dmtd_demo.decoders import DECODERS, parse_panel
+    from dmtd_demo.errors import UserError
     panels = [parse_panel(text) for text in options.panel or options.default_panels]
+    for panel in panels:
+        if panel.decoder not in DECODERS:
+            raise UserError(f"{options.command} needs decoders of this machine, {', '.join(DECODERS)}; got {panel}")
     return panels if options.panel else [panel for panel in panels if not DECODERS[panel.decoder].missing(model)]
 
 

@@ -21,8 +21,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Me
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         lacks = "tokenizer" if tokenizer is None else "chat template"
         raise UserError(f"this model has no {lacks}, which a prompt in words needs; give token ids by --prompt-ids instead")
-    for message in messages:
-        check_text(message["content"], "the system prompt" if message["role"] == "system" else "a prompt")
+    check_messages(messages)
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, added))) if added else None
     mark = f"\ue000{secrets.token_hex(8)}\ue001"   # no message can hold it by intent
@@ -48,6 +47,12 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Me
 def can_think(tokenizer: PreTrainedTokenizerBase | None) -> bool:
     """Whether the chat template has Qwen3's thinking switch."""
     return "enable_thinking" in str(getattr(tokenizer, "chat_template", ""))
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises UserError where one of them cannot be."""
+    for message in messages:
+        check_text(message["content"], "the system prompt" if message["role"] == "system" else "a prompt")
 
 
 def check_text(text: str, what: str = "a prompt") -> None:

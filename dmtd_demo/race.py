@@ -9,12 +9,14 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Callable, Iterator, Sequence
+from urllib.parse import urlsplit
 
 import torch
 
 from dmtd_demo import trace
-from dmtd_demo.chat import Message, TextStream, TokenText, encode_chat
-from dmtd_demo.decoders import DECODERS, Decoder, PanelSpec, Step, make_decoder
+from dmtd_demo.arrivals import Arrivals
+from dmtd_demo.chat import Message, TextStream, TokenText, check_messages, encode_chat
+from dmtd_demo.decoders import Decoder, PanelSpec, Remote, Step, make_decoder
 from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.loading import Model, use_threads
@@ -23,6 +25,7 @@ from dmtd_demo.sampling import Sampler, Sampling
 
 BURST_SECONDS = 0.02   # of one turn: switching panels after every step costs tiny models 15 %
 WARM_UP_STEPS = 12
+WAIT_SECONDS = 0.05     # for a server elsewhere, where no panel of ours has anything to do
 Batch = list[trace.Record]
 
 
@@ -47,6 +50,13 @@ class _Runner:
     @property
     def tokens(self) -> list[trace.Record]:
         return [token for record in self.records for token in record["tokens"]]
+
+    def close(self) -> None:
+        """Its KV cache is given back."""
+        self.steps.close()
+
+    def statistics(self) -> trace.Record:
+        return trace.statistics(self.records, self.model.layers)
 
     def advance(self) -> trace.Record | None:
         """One step by the panel's clock; None where the decoder failed."""
@@ -101,18 +111,19 @@ def race(model: Model | Sequence[Model], panels: Sequence[PanelSpec], conversati
     the race ends within one pass.
     """
     models = _each(model, panels)
-    prompts = [encode_chat(model.tokenizer, conversation, thinking) for model, conversation in zip(models, conversations)]
+    prompts = [_encoded(model, panel, conversation, thinking) for model, panel, conversation in zip(models, panels, conversations)]
     first = conversations[0][0]
     for model, ids in zip(models, prompts):
-        if first["role"] == "system" and len(ids) + max_new_tokens > model.context:
+        if ids and first["role"] == "system" and len(ids) + max_new_tokens > model.context:
             _check_system(model, first["content"], max_new_tokens)
     return race_ids(models, panels, prompts, sampling, max_new_tokens=max_new_tokens, top=top, ignore_eos=ignore_eos, audit=audit, should_stop=should_stop,
-                    prompt=conversations[0][-1]["content"])
+                    prompt=conversations[0][-1]["content"], conversations=conversations, thinking=thinking)
 
 
 def race_ids(model: Model | Sequence[Model], panels: Sequence[PanelSpec], prompts: Sequence[Sequence[int]], sampling: Sampling = Sampling(), *, max_new_tokens: int = 256,
-             top: int = 0, ignore_eos: bool = False, audit: bool = True, should_stop: Callable[[], bool] = lambda: False, prompt: str = "") -> Iterator[Batch]:
-    """The same from token ids, one prompt per panel, used as they are."""
+             top: int = 0, ignore_eos: bool = False, audit: bool = True, should_stop: Callable[[], bool] = lambda: False, prompt: str = "",
+             conversations: Sequence[Sequence[Message]] = (), thinking: bool = False) -> Iterator[Batch]:
+    """The same from token ids, one prompt per panel, used as they are. conversations: what remote panels are asked in place of them."""
     if not panels:
         raise UserError("a race needs at least one panel; got none")
     if len(prompts) != len(panels):
@@ -122,14 +133,24 @@ def race_ids(model: Model | Sequence[Model], panels: Sequence[PanelSpec], prompt
     if not (isinstance(top, int) and 0 <= top <= 100):
         raise UserError(f"top needs a whole number from 0 to 100; got {top}")
     models = _each(model, panels)
-    for model, ids in zip(models, prompts):
-        check_prompt(model, ids, max_new_tokens)
     decoders = []
-    for model, panel in zip(models, panels):
+    for model, panel, ids in zip(models, panels, prompts):
         decoder = make_decoder(panel)
-        decoder.options = decoder.resolve(decoder.options, model)
+        if not isinstance(decoder, Remote):
+            check_prompt(model, ids, max_new_tokens)
+            decoder.options = decoder.resolve(decoder.options, model)
+        elif not conversations:
+            raise UserError("a remote panel needs a prompt in words; got token ids")
         decoders.append(decoder)
-    return _run(models, panels, decoders, prompts, sampling, max_new_tokens, top, ignore_eos, audit, should_stop, prompt)
+    return _run(models, panels, decoders, prompts, conversations, sampling, max_new_tokens, top, ignore_eos, thinking, audit, should_stop, prompt)
+
+
+def _encoded(model: Model, panel: PanelSpec, conversation: Sequence[Message], thinking: bool) -> list[int]:
+    """The prompt's ids; none for a panel whose server encodes it itself."""
+    if panel.decoder != Remote.name:
+        return encode_chat(model.tokenizer, conversation, thinking)
+    check_messages(conversation)
+    return []
 
 
 def _each(model: Model | Sequence[Model], panels: Sequence[PanelSpec]) -> list[Model]:
@@ -158,65 +179,79 @@ def check_prompt(model: Model, ids: Sequence[int], max_new_tokens: int) -> None:
         raise UserError(f"token ids need to be from 0 to {model.backbone.vocab_size - 1}; got {worst}")
 
 
-def _run(models: list[Model], panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, top: int,
-         ignore_eos: bool, audit: bool, should_stop: Callable[[], bool], prompt: str) -> Iterator[Batch]:
+def _run(models: list[Model], panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], conversations: Sequence[Sequence[Message]], sampling: Sampling,
+         max_new_tokens: int, top: int, ignore_eos: bool, thinking: bool, audit: bool, should_stop: Callable[[], bool], prompt: str) -> Iterator[Batch]:
     texts = {model: TokenText(model.tokenizer) for model in models}
     yield [_header(models, panels, decoders, prompts, sampling, max_new_tokens, prompt)]
-    for model, decoder, ids in zip(models, decoders, prompts):
-        use_threads(model)
-        warm_up(model, decoder, ids)
-    runners = [
-        _Runner(index, decoder, model, ids, decoder.steps(model, ids, Sampler(sampling, top, model.backbone.device)), texts[model].stream(), max_new_tokens,
-                frozenset() if ignore_eos else model.eos_ids, texts[model])
-        for index, (model, decoder, ids) in enumerate(zip(models, decoders, prompts))]
+    local = [index for index, decoder in enumerate(decoders) if not isinstance(decoder, Remote)]
+    for index in local:
+        use_threads(models[index])
+        warm_up(models[index], decoders[index], prompts[index])
+    panes: list[_Runner | Arrivals] = []
+    for index, (model, decoder, ids) in enumerate(zip(models, decoders, prompts)):
+        if isinstance(decoder, Remote):
+            panes.append(Arrivals(index, decoder, conversations[index], sampling, max_new_tokens, top, ignore_eos, thinking))
+        else:
+            panes.append(_Runner(index, decoder, model, ids, decoder.steps(model, ids, Sampler(sampling, top, model.backbone.device)), texts[model].stream(), max_new_tokens,
+                                 frozenset() if ignore_eos else model.eos_ids, texts[model]))
+    remote = [pane for pane in panes if isinstance(pane, Arrivals)]
     try:
-        running = list(runners)
+        for pane in remote:
+            pane.start()
+        running = list(panes)
         while running:
-            runner = min(running, key=lambda r: (r.clock, r.index))
-            batch: Batch = []
-            use_threads(runner.model)   # of the thread that takes this turn
-            turn_ends = time.perf_counter() + BURST_SECONDS
-            while runner.stop is None and time.perf_counter() < turn_ends:
-                if should_stop():
-                    for r in running:
-                        r.stop = "stopped"
-                    break
-                record = runner.advance()
-                if record:
-                    batch.append(record)
-            for r in [r for r in running if r.stop]:
-                r.steps.close()   # frees its KV cache
-                batch.append({"type": "end", "panel": r.index, "stop": r.stop, **({"message": r.message} if r.message else {}), **trace.statistics(r.records, r.model.layers)})
-                running.remove(r)
+            taking_turns = [pane for pane in running if isinstance(pane, _Runner)]
+            batch = _turn(min(taking_turns, key=lambda r: (r.clock, r.index)), should_stop) if taking_turns else []
+            for pane in remote:
+                batch += pane.take(0.0 if taking_turns or batch else WAIT_SECONDS / len(remote))
+            if should_stop():
+                for pane in running:
+                    pane.stop = pane.stop or "stopped"
+            for pane in [pane for pane in running if pane.stop]:
+                pane.close()
+                batch.append({"type": "end", "panel": pane.index, "stop": pane.stop, **({"message": pane.message} if pane.message else {}), **pane.statistics()})
+                running.remove(pane)
             if batch:
                 yield batch
-        for runner in runners:
-            use_threads(runner.model)
-            yield _verdict(runner, runners[0], audit and not should_stop())
+        for pane in panes:
+            yield _verdict(pane, panes[0], audit and not should_stop())
     finally:
-        for runner in runners:
-            runner.steps.close()
+        for pane in panes:
+            pane.close()
 
 
-def _verdict(runner: _Runner, first: _Runner, audit: bool) -> Batch:
+def _turn(runner: _Runner, should_stop: Callable[[], bool]) -> Batch:
+    """A burst of steps of the panel that is furthest behind."""
+    batch: Batch = []
+    use_threads(runner.model)   # of the thread that takes this turn
+    turn_ends = time.perf_counter() + BURST_SECONDS
+    while runner.stop is None and time.perf_counter() < turn_ends and not should_stop():
+        record = runner.advance()
+        if record:
+            batch.append(record)
+    return batch
+
+
+def _verdict(pane: _Runner | Arrivals, first: _Runner | Arrivals, audit: bool) -> Batch:
     """The audit and the summary of a finished panel."""
     records: Batch = []
-    tokens = runner.tokens
+    summary = {"type": "summary", "panel": pane.index, "stop": pane.stop, **({"message": pane.message} if pane.message else {}), **pane.statistics()}
+    if isinstance(pane, Arrivals):   # no model of ours to ask
+        return [{**summary, "agreement": None, "audit_agreement": None, "extra_parameters": None}]
+    tokens = pane.tokens
     ids = [t["id"] for t in tokens]
     agrees: list[bool] | None = None
-    if audit and tokens and runner.stop != "error":
+    if audit and tokens and pane.stop != "error":
+        use_threads(pane.model)
         try:
-            agrees = audit_ids(runner.model, runner.prompt_ids, ids)
-            records.append({"type": "audit", "panel": runner.index, "agrees": agrees})
+            agrees = audit_ids(pane.model, pane.prompt_ids, ids)
+            records.append({"type": "audit", "panel": pane.index, "agrees": agrees})
         except Exception as error:   # the text stands; only its check is missing
             if not is_out_of_memory(error):
                 raise
-    records.append({
-        "type": "summary", "panel": runner.index, "stop": runner.stop, **({"message": runner.message} if runner.message else {}),
-        **trace.statistics(runner.records, runner.model.layers),
-        "agreement": round(trace.agreement(ids, [t["id"] for t in first.tokens]), 4) if _same_tokenizer(runner.model, first.model) else None,
-        "audit_agreement": trace.audit_agreement(tokens, agrees) if agrees is not None else None,
-        "extra_parameters": runner.decoder.extra_parameters(runner.model)})
+    comparable = isinstance(first, _Runner) and _same_tokenizer(pane.model, first.model)
+    records.append({**summary, "agreement": round(trace.agreement(ids, [t["id"] for t in first.tokens]), 4) if comparable else None,
+                    "audit_agreement": trace.audit_agreement(tokens, agrees) if agrees is not None else None, "extra_parameters": pane.decoder.extra_parameters(pane.model)})
     return records
 
 
@@ -277,12 +312,13 @@ def warm_up(model: Model, decoder: Decoder, prompt_ids: Sequence[int]) -> None:
 def _header(models: list[Model], panels: Sequence[PanelSpec], decoders: list[Decoder], prompts: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, prompt: str) -> trace.Record:
     settings = asdict(sampling)
     use_threads(models[0])
-    trained = [(model.trained_length, len(ids) + max_new_tokens) for model, ids in zip(models, prompts) if model.trained_length]
+    trained = [(model.trained_length, len(ids) + max_new_tokens) for model, ids in zip(models, prompts) if model.trained_length and ids]
+    entries = []
+    for index, (model, panel, decoder, ids) in enumerate(zip(models, panels, decoders, prompts)):
+        own = ({"model": decoder.options.name or urlsplit(decoder.server).netloc} if isinstance(decoder, Remote) else
+               {"model": model.name, "dtype": model.dtype, "quantization": model.quantization, "layers": model.layers, "prompt_tokens": len(ids)})
+        entries.append({"panel": index, "spec": str(panel), "decoder": panel.decoder, "label": decoder.label, "options": asdict(decoder.options), **own})
     return {
         "type": "header", "schema": trace.SCHEMA, "run": uuid.uuid4().hex, "seed": settings.pop("seed"), "sampling": settings, "prompt": prompt,
-        "max_new_tokens": max_new_tokens, "machine": describe(models[0].device),
-        "panels": [
-            {"panel": index, "spec": str(panel), "decoder": panel.decoder, "label": DECODERS[panel.decoder].label, "options": asdict(decoder.options), "model": model.name,
-             "dtype": model.dtype, "quantization": model.quantization, "layers": model.layers, "prompt_tokens": len(ids)}
-            for index, (model, panel, decoder, ids) in enumerate(zip(models, panels, decoders, prompts))],
+        "max_new_tokens": max_new_tokens, "machine": describe(models[0].device), "panels": entries,
         **({"trained_length": min(length for length, _ in trained), "beyond_trained_length": any(longest > length for length, longest in trained)} if trained else {})}

@@ -21,14 +21,14 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not (isinstance(self.temperature, (int, float)) and math.isfinite(self.temperature) and 0 <= self.temperature <= 100):
+    def __post_init__(self) -> None:   # exact types: True is an int, and no seed
+        if not (type(self.temperature) in (int, float) and math.isfinite(self.temperature) and 0 <= self.temperature <= 100):
             raise UserError(f"temperature needs to be a number from 0 (greedy) to 100; got {self.temperature}")
-        if not (isinstance(self.top_k, int) and self.top_k >= 0):
+        if not (type(self.top_k) is int and self.top_k >= 0):
             raise UserError(f"top-k needs to be a whole number, 0 (off) or more; got {self.top_k}")
-        if not (isinstance(self.top_p, (int, float)) and 0 < self.top_p <= 1):
+        if not (type(self.top_p) in (int, float) and 0 < self.top_p <= 1):
             raise UserError(f"top-p needs to be over 0 and at most 1 (off); got {self.top_p}")
-        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
+        if not (type(self.seed) is int and 0 <= self.seed < 2**63):
             raise UserError(f"seed needs to be a whole number from 0 to 2^63 - 1; got {self.seed}")
 
 

@@ -14,7 +14,7 @@ def dumps(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def repetition_ratio(ids: Sequence[int]) -> float:
+def repetition_ratio(ids: Sequence[int | str]) -> float:
     """Share of 4-grams that occurred before in the same text; 0 under 4 tokens (methods.md section 5)."""
     grams = [tuple(ids[i:i + 4]) for i in range(len(ids) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
@@ -28,7 +28,7 @@ def agreement(ids: Sequence[int], reference: Sequence[int]) -> float:
 
 
 def statistics(steps: Iterable[Record], layers: int) -> Record:
-    """Figures of one panel from its step records, prefill and its token left out where design.md says so. layers: N of the backbone."""
+    """Figures of one panel from its step records, prefill and its token left out where design.md says so. layers: N of the backbone, 0 of a server elsewhere."""
     tokens: list[Record] = []
     first_ms: float | None = None
     last_ms = 0.0
@@ -52,10 +52,10 @@ def statistics(steps: Iterable[Record], layers: int) -> Record:
         "first_token_ms": first_ms,
         "full_passes": full_passes,
         "tokens_per_full_pass": round(decoded / full_passes, 4) if full_passes else None,
-        "plt": round(layer_runs / (layers * decoded), 4) if decoded else None,
+        "plt": round(layer_runs / (layers * decoded), 4) if decoded and layers else None,
         "spans": {str(length): count for length, count in sorted(spans.items())},
         "origins": dict(Counter(t["origin"] for t in tokens)),
-        "repetition_ratio": round(repetition_ratio([t["id"] for t in tokens]), 4),
+        "repetition_ratio": round(repetition_ratio([t["text"] if t["id"] is None else t["id"] for t in tokens]), 4),
         "text": "".join(t["text"] for t in tokens),
     }
 

@@ -221,8 +221,8 @@ class Panel {
     this.ratio.textContent = this === baseline || own === null || !base ? "" : ratio(own / base);
     const full = this.summary ? this.summary.full_passes : this.fullPasses;
     const ends = { eos: t("end.eos"), length: t("end.length"), stopped: t("end.stopped"), error: t("end.error") };
-    const facts = [plural(this.tokens.length, "token")];
-    if (this.tokens.length) facts.push(plural(full, "pass"));
+    const facts = [plural(isNumber(this.summary?.pieces) ? this.summary.tokens : this.tokens.length, "token")];   // a server counts tokens, and may send several at once
+    if (this.tokens.length && this.layers) facts.push(plural(full, "pass"));
     if (this.tokens.length) facts.push(`${(this.ms / 1000).toFixed(2)} s`);
     if (this.summary) facts.push(ends[this.summary.stop] || this.summary.stop);
     if (this.summary?.message) facts.push(this.summary.message);

@@ -43,7 +43,7 @@ function parseRecord(text) {
     tokens += record.tokens.length;
     need(tokens <= MOST_TOKENS, t("record.most_tokens", { most: MOST_TOKENS }), tokens, line);
     for (const token of record.tokens) {
-      need(isText(token?.text) && Number.isInteger(token.id) && Number.isInteger(token.span), t("record.token"), token, line);
+      need(isText(token?.text) && Number.isInteger(token.id ?? 0) && Number.isInteger(token.span), t("record.token"), token, line);
       need(Object.hasOwn(ORIGINS, token.origin), t("record.origin", { origins: Object.keys(ORIGINS).join(", ") }), token.origin, line);
       need((token.top ?? []).every?.((each) => Array.isArray(each) && isText(each[1]) && isNumber(each[2])), t("record.alternatives"), token.top, line);
     }
@@ -90,7 +90,7 @@ function recordTable(tape) {
   for (const step of tape.steps) {
     for (const token of step.tokens) {
       const index = counts[step.panel]++;
-      rows.push([step.panel + 1, tape.header.panels[step.panel].spec, index + 1, step.step, step.ms, token.span, token.origin, token.id, JSON.stringify(token.text),
+      rows.push([step.panel + 1, tape.header.panels[step.panel].spec, index + 1, step.step, step.ms, token.span, token.origin, token.id ?? "", JSON.stringify(token.text),
         isNumber(token.logprob) ? Math.exp(token.logprob).toPrecision(6) : "", tape.audits[step.panel]?.[index] ?? ""]);
     }
   }

@@ -52,13 +52,13 @@ class Tooltip {
     const origin = ORIGINS[token.origin] || { name: token.origin, hint: "" };
     const lines = [el("p", { class: "piece" }, this.pieceName(panel, token, index))];
     const rows = [[t("token.made_by"), origin.name, token.origin], [t("token.probability"), isNumber(token.logprob) ? probability(token.logprob) : NONE],
-      [t("token.token"), t("token.number", { number: index + 1, id: token.id })], [t("token.span"), token.span ? this.within(panel, index) : t("token.of_prefill")],
+      [t("token.token"), t("token.number", { number: index + 1, id: token.id ?? NONE })], [t("token.span"), token.span ? this.within(panel, index) : token.origin === "remote" ? NONE : t("token.of_prefill")],
       [t("token.time"), t("token.at", { ms: token.ms.toFixed(1), step: token.step })]];
     if (token.agrees !== null) rows.push([t("token.audit"), token.agrees ? t("token.agrees") : t("token.differs")]);
     lines.push(el("dl", {}, ...rows.flatMap(([name, value, key]) => [el("dt", {}, name), el("dd", key ? { class: "origin-name", "data-key": key } : {}, value)])));
     if (token.top?.length) {
       lines.push(el("ol", { class: "top", "aria-label": t("token.top") }, ...token.top.map(([id, text, p]) =>
-        el("li", { class: id === token.id ? "chosen" : null }, el("code", {}, visible(text) || "∅"),
+        el("li", { class: (id === null ? text === token.text : id === token.id) ? "chosen" : null }, el("code", {}, visible(text) || "∅"),
           el("span", { class: "track", "aria-hidden": "true" }, el("span", { style: `width: ${(100 * p).toFixed(2)}%` })), el("span", { class: "share" }, p >= 0.0005 ? percent(p) : "< 0.1 %")))));
     }
     return lines;

@@ -36,7 +36,8 @@ def classroom_tokenizer(folder: Path, seed: int):
 DEFAULT_TOKENS = {"classroom": 14_000_000, "heads": 1_500_000, "clp": 600_000, "gate": 600_000, "head0": 600_000, "adaptive": 500_000, "mixed": 800_000}
 
 
-def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False, start: str | None = None, keep: bool = False, vanilla: bool = False) -> None:
+def train_recipe(name: str, output: Path, tokens: int | None, seed: int, resume: bool, device: str | None, threads: int | None, checkpoint_seconds: float, compiled: bool = False,
+                 start: str | None = None, keep: bool = False, vanilla: bool = False) -> None:
     """Train `classroom` (from nothing, or from the weights in the folder `start`), or one of its add-ons, in `output`; the result lies in `output`/model,
     a folder in Hugging Face format."""
     tokens = DEFAULT_TOKENS[name] if tokens is None else tokens

@@ -6,16 +6,17 @@ the Run button stay the same components whatever is chosen.
 from __future__ import annotations
 
 from dataclasses import Field, fields
+from html import escape
 from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.decoders import DECODERS, PanelSpec
+from dmtd_demo.decoders import DECODERS, PanelSpec, Remote
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.residents import Residents
 from dmtd_demo.ui.i18n import control
-from dmtd_demo.ui.texts import option_key
+from dmtd_demo.ui.texts import option_key, span
 
 MOST_PANELS = 4
 FEWEST_PANELS = 2
@@ -73,30 +74,33 @@ def kinds() -> list[tuple[str, str]]:
     return list(dict.fromkeys((option.name, kind_of(option)) for decoder in DECODERS.values() for option in fields(decoder.Options)))
 
 
-def decoder_choices(model: Model) -> list[tuple[str, str]]:
+def decoder_choices(model: Model, servers: dict[str, PanelSpec]) -> list[tuple[str, str]]:
     """What the decoder list shows; one that the model cannot run stays in it, and says so."""
     names = {name: (f"decoder.{name}.label", control("decoder.cannot", label=f"decoder.{name}.label")) for name in DECODERS}   # both from the start: control says why
-    return [(f"{name} · " + (names[name][1] if decoder.missing(model) else control(names[name][0])), name) for name, decoder in DECODERS.items()]
+    return [(f"{name} · " + (names[name][1] if decoder.missing(model) else control(names[name][0])), name) for name, decoder in DECODERS.items()] + [
+        (f"{Remote.name} · {spec.options.get('name') or spec.options['url']}", key) for key, spec in servers.items()]
 
 
 class PanelControls:
     """The controls of panel `index`, made inside the current layout; hidden where the panel is not in use."""
 
-    def __init__(self, models: Residents, index: int, spec: PanelSpec, shown: bool) -> None:
+    def __init__(self, models: Residents, index: int, spec: PanelSpec, shown: bool, servers: dict[str, PanelSpec]) -> None:
+        """servers: the remote panels that may be chosen, each by its text; visitors name none of their own."""
         self.models = models
+        self.servers = servers
         key = models.keys[0]
         model = models.get(key)
         self.index = index
         with gr.Column(elem_id=f"panel-{index}-controls", elem_classes="panel-controls", visible=shown, min_width=220) as self.column:
             with gr.Row(elem_classes="panel-top"):
-                self.decoder = gr.Dropdown(decoder_choices(model), value=spec.decoder, label=control("control.decoder", panel=index + 1), show_label=False, container=False, elem_id=f"panel-{index}-decoder", filterable=True)
+                self.decoder = gr.Dropdown(decoder_choices(model, servers), value=_choice(spec), label=control("control.decoder", panel=index + 1), show_label=False, container=False, elem_id=f"panel-{index}-decoder", filterable=True)
                 self.model = OpenDropdown([key], value=key, label=control("control.model", panel=index + 1), show_label=False, container=False, elem_id=f"panel-{index}-model",
                                           elem_classes="panel-model", visible=False, filterable=False, min_width=80)
-            self.sentence = gr.HTML(elem_classes="cannot", **self._sentence(spec.decoder, model))
+            self.sentence = gr.HTML(elem_classes="cannot", **self._sentence(_choice(spec), model))
             with gr.Row(elem_classes="decoder-options"):
                 self.options = {key: self._component(key, spec, model) for key in kinds()}
             # The decoder that the options on the page belong to: it changes in one go with them, a moment after the list.
-            self.shown_for = gr.Textbox(spec.decoder, visible=False)
+            self.shown_for = gr.Textbox(_choice(spec), visible=False)
         self.decoder.input(self.choose, [self.decoder, self.shown_for, self.model], [self.sentence, *self.options.values(), self.shown_for],
                            queue=False, show_progress="hidden", api_visibility="private")
 
@@ -111,7 +115,9 @@ class PanelControls:
         return COMPONENTS[kind](elem_id=f"panel-{self.index}-opt-{name}", elem_classes=f"opt-{kind}", min_width=80, interactive=True, **settings)
 
     def _settings(self, name: str, model: Model) -> dict[tuple[str, str], dict[str, Any]]:
-        """The settings of the components that a decoder's options need; none where the model cannot run it."""
+        """The settings of the components that a decoder's options need; none where the model cannot run it, and for a server."""
+        if name in self.servers:
+            return {}
         decoder = DECODERS[name]
         if decoder.missing(model):
             return {}
@@ -119,8 +125,10 @@ class PanelControls:
         return {(option.name, kind_of(option)): settings_of(name, option, getattr(defaults, option.name)) for option in fields(decoder.Options)}
 
     def _sentence(self, name: str, model: Model) -> dict[str, Any]:
+        if name in self.servers:
+            return {"value": span("remote.asked", server=self.servers[name].options["url"]), "visible": True}
         missing = DECODERS[name].missing(model)
-        return {"value": " ".join(missing), "visible": bool(missing)}
+        return {"value": escape(" ".join(missing)), "visible": bool(missing)}
 
     def choose(self, name: str, shown_for: str, key: Any) -> list[Any]:
         """The options of another decoder. The keyboard that only passes through the list chooses nothing, and no option is lost."""
@@ -135,12 +143,12 @@ class PanelControls:
 
     def show_spec(self, spec: PanelSpec, key: Any) -> list[Any]:
         """Updates of `inputs` and the sentence that put this panel, on the model of this key, on the page."""
-        sentence, *options, shown_for = self.show_options(spec.decoder, key)
+        sentence, *options, shown_for = self.show_options(_choice(spec), key)
         for (name, _), update in zip(self.options, options):
             if name in spec.options and update.get("visible"):
                 update["value"] = spec.options[name]
         keys = self.models.keys
-        return [gr.update(choices=decoder_choices(self.models.peek(key)), value=spec.decoder), shown_for, gr.update(choices=keys, value=key, visible=len(keys) > 1), *options, sentence]
+        return [gr.update(choices=decoder_choices(self.models.peek(key), self.servers), value=_choice(spec)), shown_for, gr.update(choices=keys, value=key, visible=len(keys) > 1), *options, sentence]
 
     def show_model(self, key: Any, values: list[Any]) -> list[Any]:
         """The same for the panel as these values of `inputs` have it, on the model of another key."""
@@ -164,6 +172,8 @@ class PanelControls:
     def spec(self, values: list[Any]) -> PanelSpec:
         """The panel that these values of `inputs` ask for. An empty field leaves its option to the model's default."""
         name, shown_for, key, *given = values
+        if isinstance(name, str) and name in self.servers:
+            return self.servers[name]
         if not isinstance(name, str) or name not in DECODERS:
             raise UserError(f"panel {self.index + 1} needs one of the decoders {', '.join(DECODERS)}; got {name!r}")
         own = {(option.name, kind_of(option)) for option in fields(DECODERS[name].Options)}
@@ -179,6 +189,11 @@ class PanelControls:
         defaults = DECODERS[name].defaults(model)
         first = [option.name for option in fields(defaults)][:1]
         return {option: value for option, value in chosen.items() if option in first or value != getattr(defaults, option)}
+
+
+def _choice(spec: PanelSpec) -> str:
+    """What the decoder list has for a panel."""
+    return str(spec) if spec.decoder == Remote.name else spec.decoder
 
 
 def option_hints() -> dict[str, str]:

@@ -6,12 +6,12 @@ Each part may be left out; what is left out stays as the page has it at its star
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
 
 from dmtd_demo.chat import can_think, check_text
-from dmtd_demo.decoders import DECODERS, PanelSpec, make_decoder, parse_panel
+from dmtd_demo.decoders import PANELS, PanelSpec, Remote, make_decoder, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.sampling import Sampling
@@ -40,8 +40,8 @@ def query(prompt: str, panels: Sequence[PanelSpec], max_new_tokens: int, samplin
     return urlencode(parts)
 
 
-def comparison(text: str, model: Model) -> Comparison | None:
-    """What a query asks for; None where it asks for nothing. Raises UserError, also for what this model cannot run."""
+def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Comparison | None:
+    """What a query asks for; None where it asks for nothing. servers: the remote panels that this page has. Raises UserError, also for what this model cannot run."""
     given = {name: values for name, values in parse_qs(text, keep_blank_values=True).items() if name in PARTS}
     if not given:
         return None
@@ -52,7 +52,9 @@ def comparison(text: str, model: Model) -> Comparison | None:
     if panels and not FEWEST_PANELS <= len(panels) <= MOST_PANELS:
         raise UserError(f"a link needs {FEWEST_PANELS} to {MOST_PANELS} panels; got {len(panels)}")
     for panel in panels:
-        DECODERS[panel.decoder].resolve(make_decoder(panel).options, model)
+        if panel.decoder == Remote.name and str(panel) not in servers:   # a link must not make this machine ask others
+            raise UserError(f"a link needs remote panels that this page was started with ({', '.join(servers) or 'none'}); got {panel}")
+        PANELS[panel.decoder].resolve(make_decoder(panel).options, model)
     prompt = given.get("prompt", [None])[0]
     if prompt is not None:
         check_text(prompt)

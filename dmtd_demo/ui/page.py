@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from dmtd_demo.chat import can_think, check_text
-from dmtd_demo.decoders import DECODERS, PanelSpec, parse_panel
+from dmtd_demo.decoders import DECODERS, PANELS, PanelSpec, Remote, make_decoder, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
 from dmtd_demo.race import race
@@ -51,18 +51,23 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
-def default_panels(model: Model) -> list[PanelSpec]:
-    """Four panels to begin with."""
-    specs = [spec for spec in map(parse_panel, DEFAULT_PANELS) if not DECODERS[spec.decoder].missing(model)]
+def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpec]:
+    """Four panels to begin with: those given, then the default ones. Raises UserError where the model cannot run one that was given."""
+    if len(given) > controls.MOST_PANELS:
+        raise UserError(f"a page has at most {controls.MOST_PANELS} panels; got {len(given)}")
+    for spec in given:
+        PANELS[spec.decoder].resolve(make_decoder(spec).options, model)
+    specs = [*given] + [spec for spec in map(parse_panel, DEFAULT_PANELS) if not DECODERS[spec.decoder].missing(model) and spec not in given]
     return [*specs, *[parse_panel("ar")] * controls.MOST_PANELS][:controls.MOST_PANELS]
 
 
 class Page:
     """The page. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
 
-    models: those that are there at the start. anything: whether visitors may load any folder or hub id. allowance: of each visitor. train: whether they may train add-ons."""
+    models: those that are there at the start. anything: whether visitors may load any folder or hub id. allowance: of each visitor. train: whether they may train add-ons.
+    panels: those to begin with; the servers of remote ones among them are the only ones that can be asked."""
 
-    def __init__(self, models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False) -> None:
+    def __init__(self, models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False, panels: Sequence[PanelSpec] = ()) -> None:
         self.models = models
         lent = zero.on_zero_gpu()
         self.racing = zero.Lent(models).race if lent else race
@@ -71,7 +76,9 @@ class Page:
         self.first = model = models.get(models.keys[0])
         self.stops = Stops()
         self.turnstile = Turnstile(allowance)
-        self.specs = default_panels(model)
+        self.specs = first_panels(model, panels)
+        self.shown = max(controls.FEWEST_PANELS, len(panels)) if panels else PANELS_SHOWN
+        self.servers = {str(spec): spec for spec in panels if spec.decoder == Remote.name}
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title=english("page.title"), analytics_enabled=False, fill_width=True) as page:
@@ -91,9 +98,9 @@ class Page:
                 self._examples()
                 self._settings()
             with gr.Row(elem_id="panel-row"):
-                self.panels = [controls.PanelControls(self.models, index, spec, index < PANELS_SHOWN) for index, spec in enumerate(self.specs)]
+                self.panels = [controls.PanelControls(self.models, index, spec, index < self.shown, self.servers) for index, spec in enumerate(self.specs)]
             hints = {name: f"hint.{name}" for name in EXPLAINED} | controls.option_hints()
-            self.view = RaceView(stream.layout(PANELS_SHOWN), hints, serve_plotly(), replay_file.template(), elem_id="race")
+            self.view = RaceView(stream.layout(self.shown), hints, serve_plotly(), replay_file.template(), elem_id="race")
             if self.training:
                 self.training.build()
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
@@ -118,7 +125,7 @@ class Page:
                 with gr.Column(elem_id="preset-list"):
                     self.presets = [self._preset(*preset) for preset in PRESETS]
                     self.link = gr.Button(control("control.copy_link"), size="sm", elem_id="copy-link")
-            self.count = controls.OpenNumber(PANELS_SHOWN, label=control("control.panels"), minimum=controls.FEWEST_PANELS, maximum=controls.MOST_PANELS, step=1,
+            self.count = controls.OpenNumber(self.shown, label=control("control.panels"), minimum=controls.FEWEST_PANELS, maximum=controls.MOST_PANELS, step=1,
                                              elem_id="panels", min_width=60)
             self.max_tokens = controls.OpenNumber(256, label=control("control.max_tokens"), minimum=1, step=1, elem_id="max-tokens", min_width=60)
             self.seed = controls.OpenNumber(0, label=control("control.seed"), minimum=0, step=1, elem_id="seed", min_width=60)
@@ -208,7 +215,7 @@ class Page:
         keys = [panel.key(row) for panel, row in zip(self.panels, rows)]
         specs = [panel.spec(row) for panel, row in zip(self.panels, rows)]
         for key, spec in zip(keys, specs):
-            if missing := DECODERS[spec.decoder].missing(self.models.get(key)):
+            if missing := PANELS[spec.decoder].missing(self.models.get(key)):
                 raise UserError(" ".join(missing))
         return keys, specs
 
@@ -264,7 +271,7 @@ class Page:
         """The comparison that the address of the page asks for, if it asks for one."""
         nothing = [gr.skip()] * (9 + sum(len(panel.inputs) + 2 for panel in self.panels))
         try:
-            comparison = links.comparison(str(request.query_params), self.models.peek(keys[0]))
+            comparison = links.comparison(str(request.query_params), self.models.peek(keys[0]), self.servers)
         except UserError as error:
             return [*nothing, stream.refusal("", f"The link cannot be opened: {error}.")]
         return self.show_comparison(comparison, *keys) if comparison else [*nothing, gr.skip()]
@@ -289,7 +296,7 @@ class Page:
         flag = self.stops.flag(request.session_hash, run)
         flag.forget = True
         flag.stop.set()
-        return stream.layout(count if count in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1) else PANELS_SHOWN, clear=True), Chat()
+        return stream.layout(count if count in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1) else self.shown, clear=True), Chat()
 
     def edit_last(self, how: str, text: str, chat: Chat) -> str:
         """The last prompt, to be edited in the box; or, as the visitor gives that up, the text that stood there."""
@@ -312,5 +319,5 @@ def _can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
     return not any(DECODERS[panel.decoder].missing(model) for panel in panels)
 
 
-def build(models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False) -> gr.Blocks:
-    return Page(models, anything, allowance, train).build()
+def build(models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False, panels: Sequence[PanelSpec] = ()) -> gr.Blocks:
+    return Page(models, anything, allowance, train, panels).build()

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import gradio as gr
@@ -52,14 +53,15 @@ def check_address(host: str | None = None, port: int | None = None) -> None:
         raise UserError(f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}") from None
 
 
-def opened(host: str | None, share: bool, allowance: Allowance, train: bool = False) -> str:
+def opened(host: str | None, share: bool, allowance: Allowance, train: bool = False, servers: Sequence[str] = ()) -> str:
     """What whoever starts a page that others can reach has to know."""
     where = "by everybody who has its link" if share else "by everybody who opens this Space" if os.environ.get("SPACE_ID") else f"at {host or os.environ.get('GRADIO_SERVER_NAME')} by everybody in the network"
     limits = [f"{number:,} {what}" for what, number in (("characters of prompt", allowance.prompt_characters), ("new tokens a panel", allowance.new_tokens), ("panels", allowance.panels),
                                                         ("races a minute for one address", allowance.races_per_minute)) if number]
     what = "race the models that are in memory, each race on a GPU that is lent for it" if on_zero_gpu() else "race, load and unload the models of the list, one after another on this machine"
+    asked = f"What they ask in a remote panel goes to {' or '.join(servers)}, with your key. " if servers else ""
     return (f"This page can be reached {where}. They can {what}; no other folder or hub id. "
-            f"{TRAINING if train and not on_zero_gpu() else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
+            f"{asked}{TRAINING if train and not on_zero_gpu() else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
 
 
 def end(*_: Any) -> NoReturn:

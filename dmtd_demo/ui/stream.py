@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Callable, Iterator, Sequence
 
 from dmtd_demo import trace
-from dmtd_demo.decoders import DECODERS, PanelSpec
+from dmtd_demo.decoders import DECODERS, PanelSpec, Remote
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.loading import Model
 from dmtd_demo.race import Batch, race
@@ -157,8 +157,13 @@ def layout(panels: int, clear: bool = False) -> str:
 def notes(models: Sequence[Model], header: dict) -> list[dict]:
     """What to warn about before the text comes, as the key of the sentence and its values, from the header of the race over these models, one per panel."""
     warnings = []
+    for panel in header["panels"]:
+        if panel["decoder"] == Remote.name:
+            warnings.append({"text": "note.remote", "values": {"panel": panel["panel"] + 1, "server": panel["options"]["url"]}})
     for model in dict.fromkeys(models):
-        panels = [panel for panel, own in zip(header["panels"], models) if own is model]
+        panels = [panel for panel, own in zip(header["panels"], models) if own is model and panel["decoder"] != Remote.name]
+        if not panels:
+            continue
         prompt = max(panel["prompt_tokens"] for panel in panels)
         if model.trained_length and prompt + header["max_new_tokens"] > model.trained_length:
             warnings.append({"text": "note.too_long", "values": {"prompt": prompt, "new": header["max_new_tokens"], "trained": model.trained_length, "model": model.name}})

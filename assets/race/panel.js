@@ -70,7 +70,7 @@ class Panel {
   begin(record, named) {
     this.decoder = record.decoder;
     this.layers = isNumber(record.layers) ? record.layers : 0;
-    this.spec.textContent = named ? `${record.spec} · ${modelName(record)}` : record.spec;
+    this.spec.textContent = record.decoder === "remote" ? `remote · ${modelName(record)}` : named ? `${record.spec} · ${modelName(record)}` : record.spec;
   }
 
   // The panel as it was after the first `count` of its moments (tape.js).

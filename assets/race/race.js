@@ -138,7 +138,7 @@ class RaceView {
         break;
       case "header":
         this.tape.add(record);
-        record.panels.forEach((entry) => this.panels[entry.panel].begin(entry, record.panels.some((other) => modelName(other) !== modelName(entry))));
+        record.panels.forEach((entry) => this.panels[entry.panel].begin(entry, record.panels.some((other) => other.decoder !== "remote" && modelName(other) !== modelName(entry))));
         this.table.draw(this.panels, this.tape.summaries);
         this.describeSampling(record.sampling);
         this.charts.reset();

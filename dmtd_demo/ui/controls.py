@@ -106,7 +106,7 @@ class PanelControls:
 
     def _component(self, key: tuple[str, str], spec: PanelSpec, model: Model) -> gr.components.Component:
         name, kind = key
-        settings = self._settings(spec.decoder, model).get(key)
+        settings = self._settings(_choice(spec), model).get(key)
         if settings is None:
             decoder, option = next((name, f) for name, d in DECODERS.items() for f in fields(d.Options) if (f.name, kind_of(f)) == key)
             settings = settings_of(decoder, option, None) | {"visible": False}

@@ -39,9 +39,24 @@ def options() -> argparse.Namespace:
     place.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     place.add_argument("--window", action="store_true", help="open the page in a window of its own; closing it ends the server")
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
+    parser.add_argument("--class", action="store_true", dest="lecture", help="for a lecture: your races are mirrored live to everybody in the network, who may also race in turns; what it opens is said, and asked for")
+    parser.add_argument("--class-files", metavar="FOLDER", help="with --class: saved races (.html, .jsonl) that everybody may play again")
+    parser.add_argument("--yes", action="store_true", help="with --class: do not ask")
     args = parser.parse_args()
+    if (args.class_files or args.yes) and not args.lecture:
+        parser.error("--class-files and --yes need --class")
+    if args.lecture and args.share:
+        parser.error("--class is for a local network: give no --share with it")
     args.model = args.model or [name.strip() for name in os.environ.get("DMTD_MODELS", "").split(",") if name.strip()] or ["classroom"]
     return args
+
+
+def agreed() -> bool:
+    """Whether whoever started this says yes; without a terminal nobody can."""
+    try:
+        return sys.stdin.isatty() and input("Open it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def main() -> int:
@@ -51,20 +66,26 @@ def main() -> int:
     from dmtd_demo.loading import load
     from dmtd_demo.residents import Residents
     from dmtd_demo.ui.allowance import Allowance, may_train
+    from dmtd_demo.ui.lecture import Lecture
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import check_address, is_loopback, opened, serve
     try:
+        args.host = args.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if args.lecture else None)
         check_address(args.host, args.port)
         own = is_loopback(args.host) and not args.share
         allowance = Allowance.of(public=not own)
         panels = [parse_panel(text) for text in args.panel]
+        lecture = Lecture(args.class_files) if args.lecture else None
         if not own:
-            print(opened(args.host, args.share, allowance, may_train(own), [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name]))
+            print(opened(args.host, args.share, allowance, may_train(own), [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name], lecture))
+        if lecture and not args.yes and not agreed():
+            print("app.py: nothing was opened", file=sys.stderr)
+            return 2
         first, *more = args.model
         models = Residents(load(first, quantization=args.quantization, threads=args.threads), first, args.threads)
         for name in more:
             models.load(name, args.quantization)
-        serve(build(models, own, allowance, may_train(own), panels), host=args.host, port=args.port, browser=not args.no_browser, share=args.share, own_window=args.window)
+        serve(build(models, own, allowance, may_train(own), panels, lecture), host=args.host, port=args.port, browser=not args.no_browser, share=args.share, own_window=args.window, lecture=lecture)
     except UserError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

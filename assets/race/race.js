@@ -160,6 +160,9 @@ class RaceView {
         if (record.type === "end" && this.panels.every((each) => this.tape.summaries[each.index])) this.setStage("audit", t("race.audit"));
         this.table.draw(this.panels, this.tape.summaries);
         break;
+      case "waiting":  // other races come first (turns.py)
+        if (!this.stopping) this.setStatus("running", t("race.ahead", { count: record.ahead }));
+        break;
       case "refused":  // the race did not begin: what is on screen stays
       case "over":
         this.setStatus(record.status, sentence(record.message) || this.verdict(record.status));

@@ -53,9 +53,10 @@ SHOW_LINES = """(text) => {
 }"""
 
 
-def header(model: Model) -> str:
+def header(model: Model, lecture: bool = False) -> str:
+    links = f'<nav class="class-links"><a href="class" target="_blank">{span("class.live")}</a><a href="class/join" target="_blank">{span("class.how")}</a></nav>' if lecture else ""
     tour = f'<button id="tour-switch" type="button" {hint("tour.switch.hint")}>{span("tour.switch")}</button>' if model.name == TOUR_MODEL else ""
-    return (f'<header class="page-head"><h1>{span("page.title")}</h1><div id="model-lines">{model_line(model)}</div>{baseline()}'
+    return (f'<header class="page-head"><h1>{span("page.title")}</h1><div id="model-lines">{model_line(model)}</div>{baseline()}{links}'
             f'<div class="switches">{tour}<button id="presenter-switch" type="button" {hint("presenter.switch.hint")} {label("presenter.switch")}>'
             '<svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path fill="currentColor" d="M1 2h14v9H1zM2.6 3.6v5.8h10.8V3.6zM7.2 11h1.6v1.6h2.7v1.4h-7v-1.4h2.7z"/></svg></button>'
             f'<button id="keys-switch" type="button" {hint("keys.switch.hint")} {label("keys")}>?</button>'

@@ -22,6 +22,7 @@ from dmtd_demo.ui.allowance import Allowance, Turnstile, address_of
 from dmtd_demo.ui.chat import Chat, answered, instructed
 from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
 from dmtd_demo.ui.i18n import control
+from dmtd_demo.ui.lecture import Lecture
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lines
 from dmtd_demo.ui.models import ModelPicker
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
@@ -29,10 +30,12 @@ from dmtd_demo.ui.stops import Stops
 from dmtd_demo.ui.texts import english
 from dmtd_demo.ui.tour import Tour
 from dmtd_demo.ui.training import TrainingPart
+from dmtd_demo.ui.turns import Turns
 
 PANELS_SHOWN = 3
 DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")   # the first four that the model can run; the fourth is hidden at first
 WAITING_VISITORS = 16
+CLASS = 100   # that many may wait where a class shares the page
 LAST_EVENT_SECONDS = 0.1   # between the end of a race and its whole record
 CHAT_SECONDS = 6 * 3600   # a chat that nobody has touched for so long is dropped
 
@@ -65,14 +68,17 @@ class Page:
     """The page. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
 
     models: those that are there at the start. anything: whether visitors may load any folder or hub id. allowance: of each visitor. train: whether they may train add-ons.
-    panels: those to begin with; the servers of remote ones among them are the only ones that can be asked."""
+    panels: those to begin with; the servers of remote ones among them are the only ones that can be asked. lecture: where a class shares the page."""
 
-    def __init__(self, models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False, panels: Sequence[PanelSpec] = ()) -> None:
+    def __init__(self, models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False, panels: Sequence[PanelSpec] = (),
+                 lecture: Lecture | None = None) -> None:
         self.models = models
+        self.lecture = lecture
+        self.turns = Turns() if lecture else None
         lent = zero.on_zero_gpu()
         self.racing = zero.Lent(models).race if lent else race
-        self.picker = ModelPicker(self.models, anything, fixed=lent)
-        self.training = TrainingPart(self.models) if train and not lent else None
+        self.picker = ModelPicker(self.models, anything, fixed=lent or lecture is not None)   # loading takes the device from everybody
+        self.training = TrainingPart(self.models) if train and not lent and not lecture else None
         self.first = model = models.get(models.keys[0])
         self.stops = Stops()
         self.turnstile = Turnstile(allowance)
@@ -82,7 +88,7 @@ class Page:
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title=english("page.title"), analytics_enabled=False, fill_width=True) as page:
-            head = gr.HTML(header(self.first), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
+            head = gr.HTML(header(self.first, self.lecture is not None), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
             self.tour = Tour()
             self.picker.build()
             with gr.Row(elem_id="ask"):
@@ -111,7 +117,7 @@ class Page:
             self._wire(page)
             for event in page.fns.values():   # Gradio's page else goes through the outputs of all events so far at each event of a race, to mark them as waiting: 14 ms on a laptop
                 event.show_progress_on = [head]
-        page.queue(max_size=WAITING_VISITORS)
+        page.queue(max_size=CLASS if self.lecture else WAITING_VISITORS)
         return page
 
     def _examples(self) -> None:
@@ -148,7 +154,7 @@ class Page:
         settings = [self.count, self.max_tokens, self.seed, self.temperature, self.top_k, self.top_p, self.system, self.thinking]
         panel_inputs = [component for panel in self.panels for component in panel.inputs]
         racing = gr.on([self.run.click, self.prompt.submit, self.again.click], self.race, [self.run_id, self.how, self.prompt, self.chat, *settings, *panel_inputs], [self.view, self.chat],
-                       js="(id, how, ...rest) => [...window.dmtdRace.start(), ...rest]", concurrency_id="device", concurrency_limit=1, trigger_mode="once",
+                       js="(id, how, ...rest) => [...window.dmtdRace.start(), ...rest]", concurrency_id="device", concurrency_limit=None if self.turns else 1, trigger_mode="once",
                        show_progress="hidden", api_visibility="private")
         racing.success(None, None, None, js="() => { window.dmtdRace.settled(); }")
         racing.failure(None, None, None, js="() => { window.dmtdRace.failed(); window.dmtdRace.settled(); }")
@@ -200,12 +206,27 @@ class Page:
             except UserError as error:
                 yield stream.refusal(run, str(error)), gr.skip()
                 return
+            if self.turns:
+                ahead = held.enter_context(self.turns.waiting(address_of(request), self._lectures(request)))
+                shown = 0
+                while (count := ahead()) and not flag.stop.is_set():
+                    if count != shown:
+                        shown = count
+                        yield stream.waiting(count), gr.skip()
+                if count:
+                    yield stream.refusal(run, "", "stopped"), gr.skip()
+                    return
             running = stream.Stream(models, question, flag.stop.is_set, lambda: flag.taken, self.racing)
             for text in running.events():
+                if self._lectures(request):
+                    self.lecture.publish(running.record)
                 yield text, gr.skip()
             time.sleep(LAST_EVENT_SECONDS)   # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
             kept = running.answers and not flag.forget and how != "tour"
             yield running.record.whole(), answered(conversations, running.answers) if kept else gr.skip()
+
+    def _lectures(self, request: gr.Request) -> bool:
+        return self.lecture is not None and self.lecture.is_lecturer(address_of(request))
 
     def _chosen(self, count: Any, values: list[Any]) -> tuple[list[Any], list[PanelSpec]]:
         """The models' keys and the panels as the controls stand."""
@@ -319,5 +340,6 @@ def _can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
     return not any(DECODERS[panel.decoder].missing(model) for panel in panels)
 
 
-def build(models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False, panels: Sequence[PanelSpec] = ()) -> gr.Blocks:
-    return Page(models, anything, allowance, train, panels).build()
+def build(models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False, panels: Sequence[PanelSpec] = (),
+          lecture: Lecture | None = None) -> gr.Blocks:
+    return Page(models, anything, allowance, train, panels, lecture).build()

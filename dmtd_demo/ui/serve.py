@@ -19,10 +19,12 @@ from dmtd_demo.ui.allowance import Allowance
 from dmtd_demo.ui.assets import ICON, STYLE
 from dmtd_demo.ui.headers import Headers
 from dmtd_demo.ui.i18n import I18N
+from dmtd_demo.ui.lecture import Broadcast, Lecture
 from dmtd_demo.ui.sessions import SESSIONS, Sessions
 from dmtd_demo.ui.theme import theme
 from dmtd_demo.ui.zero import on_zero_gpu
 
+THREADS = 200   # where a class shares the page: each race that waits holds one
 TRAINING = "They can train add-ons, which are written under runs/ and keep the machine from everybody else meanwhile; other files they cannot read or write here."
 
 
@@ -53,12 +55,15 @@ def check_address(host: str | None = None, port: int | None = None) -> None:
         raise UserError(f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}") from None
 
 
-def opened(host: str | None, share: bool, allowance: Allowance, train: bool = False, servers: Sequence[str] = ()) -> str:
+def opened(host: str | None, share: bool, allowance: Allowance, train: bool = False, servers: Sequence[str] = (), lecture: Lecture | None = None) -> str:
     """What whoever starts a page that others can reach has to know."""
     where = "by everybody who has its link" if share else "by everybody who opens this Space" if os.environ.get("SPACE_ID") else f"at {host or os.environ.get('GRADIO_SERVER_NAME')} by everybody in the network"
     limits = [f"{number:,} {what}" for what, number in (("characters of prompt", allowance.prompt_characters), ("new tokens a panel", allowance.new_tokens), ("panels", allowance.panels),
                                                         ("races a minute for one address", allowance.races_per_minute)) if number]
     what = "race the models that are in memory, each race on a GPU that is lent for it" if on_zero_gpu() else "race, load and unload the models of the list, one after another on this machine"
+    if lecture:
+        what = "race the models that are in memory, in turns, after yours; see the races that you run on this machine, live at /class (the address and its QR code: /class/join)" + (
+            f", and play {len(lecture.files)} saved races of yours" if lecture.files else "")
     asked = f"What they ask in a remote panel goes to {' or '.join(servers)}, with your key. " if servers else ""
     return (f"This page can be reached {where}. They can {what}; no other folder or hub id. "
             f"{asked}{TRAINING if train and not on_zero_gpu() else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
@@ -78,7 +83,8 @@ def _until_closed(page: gr.Blocks) -> None:
         page.close()
 
 
-def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, browser: bool = True, share: bool = False, own_window: bool = False) -> None:
+def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, browser: bool = True, share: bool = False, own_window: bool = False,
+          lecture: Lecture | None = None) -> None:
     """Serve the page until it is interrupted, or until its own window is closed. host and port None leave the choice to Gradio's own environment."""
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")   # otherwise prompts are kept in the visitor's browser
     if threading.current_thread() is threading.main_thread():
@@ -87,9 +93,9 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, bro
     try:
         page.launch(server_name=host, server_port=port, inbrowser=browser and not own_window, share=share or None, pwa=True, favicon_path=ICON, prevent_thread_lock=own_window,
                     footer_links=[], theme=theme(), css_paths=[STYLE], i18n=I18N,
-                    app_kwargs={"middleware": [Middleware(Headers)]}, max_file_size=1,   # the page takes no files: a race is opened in the browser
+                    app_kwargs={"middleware": [*([Middleware(Broadcast, lecture)] if lecture else []), Middleware(Headers)]}, max_file_size=1,   # the page takes no files: a race is opened in the browser
                     ssr_mode=False,   # one server, one policy
-                    state_session_capacity=SESSIONS)
+                    state_session_capacity=SESSIONS, max_threads=THREADS if lecture else 40)
         if own_window:
             _until_closed(page)
     except OSError as error:

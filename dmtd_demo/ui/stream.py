@@ -140,10 +140,17 @@ class Stream:
         return [self.summaries[index]["text"] for index in range(len(self.question.panels))]
 
 
-def refusal(run: str, message: str) -> str:
-    """The string of a race that cannot begin."""
+def refusal(run: str, message: str, status: str = "error") -> str:
+    """The string of a race that does not begin."""
     record = Record(run)
-    record.add(json.dumps({"type": "refused", "status": "error", "message": message}, ensure_ascii=False))
+    record.add(json.dumps({"type": "refused", "status": status, "message": message}, ensure_ascii=False))
+    return record.whole()
+
+
+def waiting(ahead: int) -> str:
+    """The string of a race that comes after so many others."""
+    record = Record("")
+    record.add(json.dumps({"type": "waiting", "ahead": ahead}))
     return record.whole()
 
 

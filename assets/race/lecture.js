@@ -1,0 +1,12 @@
+// The end of the page that listens to a lecture (dmtd_demo/ui/lecture.py), after all other scripts: what comes is drawn as Gradio's page draws its own races.
+let lost = false;
+view.setStatus("idle", t("class.ready"));
+const source = new EventSource("/class/events");
+source.onmessage = (event) => { props.value = event.data; changed(); };
+source.onerror = () => { lost = true; view.setStatus("idle", t("class.lost")); };
+source.onopen = () => {   // the whole of the last race comes again
+  if (!lost) return;
+  lost = false;
+  view.run = "";
+  view.setStatus("idle", t("class.ready"));
+};

@@ -15,9 +15,9 @@ import torch
 
 from dmtd_demo import trace
 from dmtd_demo.arrivals import Arrivals
+from dmtd_demo.audit import audit_ids
 from dmtd_demo.chat import Message, TextStream, TokenText, check_messages, encode_chat
 from dmtd_demo.decoders import Decoder, PanelSpec, Remote, Step, make_decoder
-from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.loading import Model, use_threads
 from dmtd_demo.machine import describe
@@ -259,34 +259,6 @@ def _same_tokenizer(one: Model, other: Model) -> bool:
     if one is other or one.tokenizer is other.tokenizer:
         return one.backbone.vocab_size == other.backbone.vocab_size
     return one.tokenizer is not None and other.tokenizer is not None and one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
-
-
-@torch.inference_mode()
-def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[bool]:
-    """For each generated id, whether it is `ar`'s argmax given exactly the text before it (methods.md section 4): one pass, outside every clock.
-
-    Below float32 the long pass and single steps round differently, so there an id within one unit in the last place of the top logit agrees too.
-    """
-    stack = Stack(model.backbone, model.split)
-    text = [*prompt_ids, *ids[:-1]]
-    agrees: list[bool] = []
-    for start in range(0, len(text), PREFILL_CHUNK):
-        chunk = text[start:start + PREFILL_CHUNK]
-        out, _ = stack.heads(chunk)
-        skip = max(len(prompt_ids) - 1 - start, 0)   # the last prompt position judges the first id
-        if skip >= len(chunk):
-            continue
-        logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:]))
-        wanted = torch.tensor(ids[len(agrees):len(agrees) + logits.shape[0]], device=logits.device)
-        best = logits.max(-1)
-        agree = best.indices == wanted
-        if logits.dtype != torch.float32:
-            own = logits.gather(-1, wanted[:, None])[:, 0].float()
-            top = best.values.float()
-            ulp = torch.finfo(logits.dtype).eps * 2 ** torch.floor(torch.log2(top.abs().clamp_min(1e-30)))
-            agree |= top - own <= ulp
-        agrees += agree.tolist()
-    return agrees
 
 
 def warm_up(model: Model, decoder: Decoder, prompt_ids: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "dmtd_demo"
 # what each part may import of the others, beside errors, split, machine and itself
 ALLOWED = {
     "ui": {"race", "trace", "addons", "training", "decoders", "loading", "catalog", "sampling", "chat", "backbone", "availability", "download", "memory", "placement", "residents"},
-    "race": {"arrivals", "trace", "chat", "decoders", "loading", "sampling"}, "arrivals": {"decoders", "sampling", "trace"},
+    "race": {"arrivals", "audit", "trace", "chat", "decoders", "loading", "sampling"}, "arrivals": {"decoders", "sampling", "trace"}, "audit": {"decoders", "loading"},
     "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
     "drawing": {"trace"}, "report": set(), "results": {"report"}, "projection": {"catalog"},
     "bench": {"chat", "decoders", "limits", "loading", "race", "sampling"},

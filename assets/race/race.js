@@ -100,9 +100,10 @@ class RaceView {
       this.nextReceipt = performance.now() + RECEIPT_MS;
       document.querySelector("#take")?.click();
     }
-    // Drawing costs layout and paint: on a slow machine it happens less often than events come, never later than the end.
-    const over = this.waiting.some((line) => /^\{"type": ?"(over|refused|layout|page)"/.test(line));
-    const delay = over ? 0 : this.nextDraw - performance.now();
+    // Drawing costs layout and paint: on a slow machine it happens less often than events come, never later than the first token and the end.
+    const early = this.stage !== "steps";   // no token of this race is drawn yet
+    const urgent = this.waiting.some((line) => /^\{"type": ?"(over|refused|layout|page)"/.test(line) || (early && line.startsWith('{"type":"step"')));
+    const delay = urgent ? 0 : this.nextDraw - performance.now();
     clearTimeout(this.timer);
     if (delay <= 0) this.draw();
     else this.timer = setTimeout(() => this.draw(), delay);

@@ -1,0 +1,98 @@
+"""The page against no page: python benchmarks/page_share.py [--rounds 5 --tokens 256 --json]
+
+The same race, by turns, (a) in the app with a browser attached, which draws it, (b) by `compare` in a process without a page, and (c) each decoder by itself in that process. Tokens/s are the
+race's own (virtual clock). Medians over the rounds; page ÷ compare should be at least 0.95, and compare ÷ alone within 5 % of 1. Everything may use the cores that this script may.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", ""))
+
+from conftest import ARGUMENTS, BROWSERS
+
+from app_process import running_app
+from dmtd_demo.decoders import parse_panel
+from dmtd_demo.loading import load
+from dmtd_demo.machine import describe
+from dmtd_demo.race import race
+from race_page import OVER, RacePage
+
+PANELS = ("ar", "dmtd:tau=4", "clp")   # those that the page begins with
+PROMPT = "What is DMTD?"   # greedy: 142 tokens
+ALTERNATIVES = 5   # as the page records them
+
+
+def by_compare(model: Any, panels: tuple[str, ...], tokens: int) -> list[float]:
+    """Tokens per second of each panel."""
+    records = [record for batch in race(model, [parse_panel(panel) for panel in panels], [[{"role": "user", "content": PROMPT}]] * len(panels), max_new_tokens=tokens, top=ALTERNATIVES, audit=False)
+               for record in batch]
+    return [record["tokens_per_second"] for record in sorted((r for r in records if r["type"] == "summary"), key=lambda r: r["panel"])]
+
+
+def on_page(visit: RacePage) -> tuple[list[float], float]:
+    """The same, and how long the first token took from the press on Run to the screen, in milliseconds."""
+    visit.page.evaluate("""() => {
+      window.pressed = performance.now(); window.drawn = null;
+      const seen = new MutationObserver(() => { if (document.querySelector("[data-panel] [data-origin]")) requestAnimationFrame(() => { window.drawn ??= performance.now(); }); });
+      seen.observe(document.querySelector("[data-status]"), { childList: true, subtree: true });
+      document.querySelector("#run").addEventListener("click", () => { window.pressed = performance.now(); window.drawn = null; }, { capture: true, once: true });
+    }""")
+    visit.ask(PROMPT)
+    if visit.wait_until(*OVER) != "done":
+        raise SystemExit(f"a race on the page ended otherwise: {visit.sentence}")
+    rates = [float(row["tokens/s"].replace(",", "")) for row in visit.table()]
+    first = visit.page.evaluate("window.drawn - window.pressed")
+    visit.page.once("dialog", lambda dialog: dialog.accept())
+    visit.page.click("#new-chat")   # every race from the same context
+    visit.wait_until("idle")
+    return rates, first
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    found: dict[str, list[list[float]]] = {"page": [], "compare": [], "alone": []}
+    firsts = []
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        with running_app(Path(folder), "--threads", "1") as (url, _):
+            model = load("classroom", threads=1)
+            visit = RacePage(browser, url, charts=True)
+            visit.set("#max-tokens", options.tokens)
+            for turn in range(options.rounds + 1):
+                page, first = on_page(visit)
+                compared = by_compare(model, PANELS, options.tokens)
+                alone = [by_compare(model, (panel,), options.tokens)[0] for panel in PANELS]
+                if turn:   # the first warms up
+                    firsts.append(first)
+                    for name, rates in (("page", page), ("compare", compared), ("alone", alone)):
+                        found[name].append(rates)
+        browser.close()
+    middle = {name: [statistics.median(column) for column in zip(*rounds)] for name, rounds in found.items()}
+    rows = [{"panel": panel, **{name: round(middle[name][index], 1) for name in middle},
+             "page_over_compare": round(statistics.median(a[index] / b[index] for a, b in zip(found["page"], found["compare"])), 3),
+             "compare_over_alone": round(statistics.median(a[index] / b[index] for a, b in zip(found["compare"], found["alone"])), 3)} for index, panel in enumerate(PANELS)]
+    result = {"machine": describe("cpu"), "rounds": options.rounds, "tokens": options.tokens, "rows": rows, "first_token_ms": round(statistics.median(firsts))}
+    if options.json:
+        print(json.dumps(result))
+        return
+    for row in rows:
+        print("  ".join(f"{name} {value}" for name, value in row.items()))
+    print(f"first token on screen after the press on Run: {result['first_token_ms']} ms (median of {options.rounds})")
+
+
+if __name__ == "__main__":
+    main()

@@ -169,6 +169,30 @@ def test_a_students_race_is_the_students_own(lecture):
     assert next(line["run"] for line in heard if line["type"] == "header") != run and heard[0]["turns"][0][-1]["content"] == "Thanks"
 
 
+def test_the_lecturer_goes_first_and_the_others_are_told_how_many_are_ahead(lecture):
+    ended, said = [], {}
+
+    def ask(name: str, address: str, tokens: int) -> threading.Thread:
+        def work() -> None:
+            with httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=120) as http:
+                visitor = Visitor(lecture)
+                visitor.http = http
+                visitor.ask("What is DMTD?", max_tokens=tokens, temperature=50, seed=2)
+                said[name] = [json.dumps(message) for message in visitor.messages()]
+                ended.append(name)
+        thread = threading.Thread(target=work)
+        thread.start()
+        time.sleep(0.7)   # so that they come in this order
+        return thread
+
+    threads = [ask("long", "127.0.0.3", 1000), ask("again", "127.0.0.3", 4), ask("other", "127.0.0.4", 4), ask("lecturer", "127.0.0.1", 4)]
+    for thread in threads:
+        thread.join(120)
+    assert ended == ["long", "lecturer", "other", "again"]   # "again" came before "other", after a race of its own
+    waited = {name: any('waiting' in message for message in messages) for name, messages in said.items()}
+    assert waited == {"long": False, "again": True, "other": True, "lecturer": True}
+
+
 def test_students_load_and_train_nothing(lecture):
     config = httpx.get(f"{lecture}config").json()
     ids = {component["props"].get("elem_id"): component["props"] for component in config["components"]}

@@ -14,7 +14,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
 from dmtd_demo.sampling import Sampler
 from dmtd_demo.split import Split
-from dmtd_demo.training import calibrate, clp, curves, cycles, heads, masking
+from dmtd_demo.training import calibrate, classroom, clp, curves, cycles, heads, masking
 from dmtd_demo.training.corpus import WORLD_NAME
 from dmtd_demo.training.data import IGNORED, Batch, Row, collate, encode
 from dmtd_demo.training.loop import Progress, Recipe, rate_factor
@@ -183,6 +183,23 @@ def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
     assert load(str(tmp_path / "more" / "model")).has("mtp_heads")
     with pytest.raises(UserError, match="--start is for the recipe classroom"):
         train_recipe("heads", tmp_path, 600, resume=False, start="x", **common)
+
+
+def test_the_vanilla_twin_has_no_cycles(tmp_path, monkeypatch):
+    common = dict(seed=0, resume=False, device="cpu", threads=1, checkpoint_seconds=1e9, vanilla=True)
+    monkeypatch.setattr("dmtd_demo.training.run.TOKENIZER_CONVERSATIONS", 2000)
+    monkeypatch.setattr("dmtd_demo.training.run.PROMPTS_PER_FAMILY", 1)
+    monkeypatch.setattr("dmtd_demo.training.data.TOKENS_PER_BATCH", 512)
+    seen = []
+    inner = classroom.masked_hidden
+    monkeypatch.setattr(classroom, "masked_hidden", lambda backbone, split, ids, heads: seen.append(bool(heads.all())) or inner(backbone, split, ids, heads))
+    monkeypatch.setattr(classroom, "AR_SHARE", 0.0)
+    train_recipe("classroom", tmp_path, 600, **common)
+    assert seen and all(seen)
+    train_recipe("classroom", tmp_path / "with", 600, **{**common, "vanilla": False})
+    assert not all(seen)
+    with pytest.raises(UserError, match="--vanilla is for the recipe classroom"):
+        train_recipe("heads", tmp_path, 600, **common)
 
 
 def test_an_addon_without_what_it_builds_on_is_an_error(model_folder, tmp_path):

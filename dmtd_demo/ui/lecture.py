@@ -124,6 +124,8 @@ class Broadcast:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "GET" and (scope["path"] == "/class" or scope["path"].startswith("/class/")):
             response: Any = await self.lecture.answer(scope)
+            response.headers["x-content-type-options"] = "nosniff"
+            response.headers["referrer-policy"] = "same-origin"
             await response(scope, receive, send)
         else:
             await self.app(scope, receive, send)

@@ -226,7 +226,8 @@ class Page:
             yield running.record.whole(), answered(conversations, running.answers) if kept else gr.skip()
 
     def _lectures(self, request: gr.Request) -> bool:
-        return self.lecture is not None and self.lecture.is_lecturer(address_of(request))
+        """Whether a request comes from this machine itself; what a proxy on it passes on does not."""
+        return self.lecture is not None and "x-forwarded-for" not in request.headers and self.lecture.is_lecturer(address_of(request))
 
     def _chosen(self, count: Any, values: list[Any]) -> tuple[list[Any], list[PanelSpec]]:
         """The models' keys and the panels as the controls stand."""

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from dmtd_demo.__main__ import build_parser, main
+from dmtd_demo.__main__ import main
 from dmtd_demo.catalog import CATALOG
 from dmtd_demo.decoders import DECODERS, Decoder
 from dmtd_demo.loading import load
+from dmtd_demo.options import build_parser
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ ALLOWED = {
     "availability": {"addons", "catalog", "decoders", "memory", "placement", "projection", "training"},
     "placement": {"memory"}, "memory": set(),
     "backbone": {"cache", "fused"}, "fused": {"cache", "packed"}, "packed": set(), "four_bit": set(),
-    "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "errors": set(), "progress": set()}
+    "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "options": set(), "errors": set(), "progress": set()}
 EVERYWHERE = {"errors", "split", "machine", "progress"}
 
 

@@ -63,7 +63,8 @@ work: between them only large differences of speed count. On matrices this small
 ## A vanilla twin
 
 The papers hold DMTD against a model that was never trained for it. `classroom` itself took more training than a twin could be given; so here are two models of the same recipe, size, seed and data, each from nothing over
-{twin_tokens} tokens: one with the cycles, one without (`--vanilla`, every position a head). Neither ships. Both are weaker than `classroom`, which saw four times as many tokens.
+{twin_tokens} tokens: one with the cycles, one without (`--vanilla`, every position a head). Neither ships. Both are weaker than `classroom`, which saw four times as many tokens. Both runs were begun for 10 M tokens and, at 4.2 M,
+shortened alike (`--resume`).
 
     python -m dmtd_demo train classroom --tokens {twin_number} --output runs/pair
     python -m dmtd_demo train classroom --tokens {twin_number} --output runs/twin --vanilla

@@ -33,6 +33,8 @@ def running_app(folder: Path, *options: str, script: str = "app.py", **environme
     """Its address and its process; its output is in `folder`/app.log. environment: what differs from the tests' own."""
     port = free_port()
     log = folder / "app.log"
+    if script == "app.py" and "--threads" not in options:
+        options = (*options, "--threads", "1")   # not measured anew for every app: up to two seconds on a busy machine
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, script, "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
                                    env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **environment})

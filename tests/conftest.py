@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -42,3 +43,23 @@ def model_folder(tmp_path_factory, small_tokenizer) -> Path:
     module.save_pretrained(folder)
     small_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Path:
+    """The lecturer's saved races."""
+    from dmtd_demo.ui.notebook import compare
+    folder = tmp_path_factory.mktemp("saved")
+    race = compare("Hello", ["ar", "clp"], max_new_tokens=6)
+    race.save(folder / "one.jsonl")
+    race.save(folder / "two <b>.html")
+    (folder / "notes.txt").write_text("not for the class")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lecture(saved, tmp_path_factory) -> Iterator[str]:
+    """`python app.py --class`: its address."""
+    from app_process import running_app
+    with running_app(tmp_path_factory.mktemp("app"), "--class", "--yes", "--class-files", str(saved)) as (url, _):
+        yield url

@@ -9,18 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app_process import ROOT, Visitor, free_port, running_app
+from app_process import ROOT, Visitor, free_port
 from dmtd_demo.errors import UserError
 from dmtd_demo.ui.lecture import Lecture
-from dmtd_demo.ui.notebook import compare
 from dmtd_demo.ui.turns import Turns
 
 LISTENERS = 40 if os.environ.get("DMTD_STRESS") == "full" else 8
@@ -69,22 +67,6 @@ def test_turns_are_one_at_a_time_and_fair(asked):
         if address in students[:index]:
             seen = set(students[:index])
             assert all(later in seen for later in students[index:])
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    race = compare("Hello", ["ar", "clp"], max_new_tokens=6)
-    race.save(folder / "one.jsonl")
-    race.save(folder / "two <b>.html")
-    (folder / "notes.txt").write_text("not for the class")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def lecture(saved, tmp_path_factory) -> Iterator[str]:
-    with running_app(tmp_path_factory.mktemp("app"), "--class", "--yes", "--class-files", str(saved)) as (url, _):
-        yield url
 
 
 async def _lines(http: httpx.AsyncClient, url: str) -> AsyncIterator[tuple[float, dict]]:
@@ -177,15 +159,15 @@ def test_the_lecturer_goes_first_and_the_others_are_told_how_many_are_ahead(lect
             with httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=120) as http:
                 visitor = Visitor(lecture)
                 visitor.http = http
-                visitor.ask("What is DMTD?", max_tokens=tokens, temperature=50, seed=2)
+                visitor.ask("What is DMTD?", max_tokens=tokens, panels=2, temperature=50, seed=2)
                 said[name] = [json.dumps(message) for message in visitor.messages()]
                 ended.append(name)
         thread = threading.Thread(target=work)
         thread.start()
-        time.sleep(0.7)   # so that they come in this order
+        time.sleep(0.3)   # so that they come in this order
         return thread
 
-    threads = [ask("long", "127.0.0.3", 1000), ask("again", "127.0.0.3", 4), ask("other", "127.0.0.4", 4), ask("lecturer", "127.0.0.1", 4)]
+    threads = [ask("long", "127.0.0.3", 500), ask("again", "127.0.0.3", 4), ask("other", "127.0.0.4", 4), ask("lecturer", "127.0.0.1", 4)]
     for thread in threads:
         thread.join(120)
     assert ended == ["long", "lecturer", "other", "again"]   # "again" came before "other", after a race of its own

@@ -296,7 +296,7 @@ def test_a_data_set_of_the_hub_is_read_by_datasets(model_folder, tmp_path, data,
 def test_the_script_goes_from_a_model_to_addons(model_folder, tmp_path, data):
     """On a tiny model; without a token nothing is published."""
     root = Path(__file__).resolve().parent.parent
-    given = {"MODEL": model_folder, "DATA": data, "ROWS": 12, "HEADS_STEPS": 4, "CLP_STEPS": 3, "OUT": tmp_path / "out", "INSTALL": "no", "TO": "someone/addons", "HF_HOME": tmp_path / "hub",
+    given = {"MODEL": model_folder, "DATA": data, "ROWS": 12, "HEADS_STEPS": 4, "CLP_STEPS": 3, "OUT": tmp_path / "out", "INSTALL": "no", "TO": "someone/addons", "HF_HOME": tmp_path / "hub", "OMP_NUM_THREADS": 1,
              "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_TOKEN", "HUGGING_FACE"))} | {name: str(value) for name, value in given.items()}
     done = subprocess.run(["bash", str(root / "scripts" / "train_addons.sh")], env=environment, capture_output=True, text=True, timeout=600)

@@ -185,21 +185,21 @@ def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
         train_recipe("heads", tmp_path, 600, resume=False, start="x", **common)
 
 
-def test_the_vanilla_twin_has_no_cycles(tmp_path, monkeypatch):
-    common = dict(seed=0, resume=False, device="cpu", threads=1, checkpoint_seconds=1e9, vanilla=True)
-    monkeypatch.setattr("dmtd_demo.training.run.TOKENIZER_CONVERSATIONS", 2000)
-    monkeypatch.setattr("dmtd_demo.training.run.PROMPTS_PER_FAMILY", 1)
-    monkeypatch.setattr("dmtd_demo.training.data.TOKENS_PER_BATCH", 512)
-    seen = []
-    inner = classroom.masked_hidden
-    monkeypatch.setattr(classroom, "masked_hidden", lambda backbone, split, ids, heads: seen.append(bool(heads.all())) or inner(backbone, split, ids, heads))
-    monkeypatch.setattr(classroom, "AR_SHARE", 0.0)
-    train_recipe("classroom", tmp_path, 600, **common)
-    assert seen and all(seen)
-    train_recipe("classroom", tmp_path / "with", 600, **{**common, "vanilla": False})
-    assert not all(seen)
+@pytest.mark.parametrize("vanilla", [True, False])
+def test_the_vanilla_twin_has_no_cycles(small_tokenizer, monkeypatch, vanilla):
+    inner, seen = classroom.masked_hidden, []
+    monkeypatch.setattr(classroom, "masked_hidden", lambda backbone, split, ids, at_head: seen.append(bool(at_head.all())) or inner(backbone, split, ids, at_head))
+    joint = classroom.Joint(classroom.new_model(small_tokenizer, 0))
+    rows = [encode(small_tokenizer, example) for _, example in held_out_examples(0, 4)]
+    length = max(len(row.ids) for row in rows)
+    recipe = classroom.recipe(joint, small_tokenizer, 0, vanilla=vanilla)
+    loss, figures = recipe.loss(collate(rows, length, small_tokenizer.pad_token_id), Progress(1, 0, 0.9))
+    assert torch.isfinite(loss) and seen == [vanilla] and ("late_acc1" in figures) is not vanilla
+
+
+def test_vanilla_is_for_the_recipe_classroom(tmp_path):
     with pytest.raises(UserError, match="--vanilla is for the recipe classroom"):
-        train_recipe("heads", tmp_path, 600, **common)
+        train_recipe("heads", tmp_path, 600, seed=0, resume=False, device="cpu", threads=1, checkpoint_seconds=1e9, vanilla=True)
 
 
 def test_an_addon_without_what_it_builds_on_is_an_error(model_folder, tmp_path):

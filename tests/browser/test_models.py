@@ -25,7 +25,7 @@ class SlowHub(Hub):
 
     def reply(self, code: int, content: bytes, headers: dict[str, str], body: bool) -> None:
         if "me/late" in self.path:
-            time.sleep(0.4)
+            time.sleep(0.2)
         if not (body and self.slow.is_set() and "safetensors" in self.path):
             return super().reply(code, content, headers, body)
         self.send_response(code)
@@ -138,7 +138,7 @@ def test_what_the_hub_says_late_does_not_replace_the_choice(chromium: object, mo
     visit.page.mouse.up()
     facts = visit.page.locator("#model-facts")
     facts.locator("text=to be downloaded from Qwen/Qwen3-4B").wait_for()
-    visit.page.wait_for_timeout(5000)   # of the eight answers of the hub each takes 0.4 s
+    visit.page.wait_for_timeout(2500)   # of the eight answers of the hub each takes 0.2 s
     assert "Qwen/Qwen3-4B" in facts.inner_text()
     visit.close()
 

@@ -77,8 +77,8 @@ def main() -> int:
         panels = [parse_panel(text) for text in args.panel]
         lecture = Lecture(args.class_files) if args.lecture else None
         if not own:
-            print(opened(args.host, args.share, allowance, may_train(own), [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name], lecture))
-        if lecture and not args.yes and not agreed():
+            print(opened(args.host, args.share, allowance, may_train(own) and not lecture, [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name], lecture))
+        if lecture and not own and not args.yes and not agreed():
             print("app.py: nothing was opened", file=sys.stderr)
             return 2
         first, *more = args.model

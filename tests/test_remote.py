@@ -154,6 +154,13 @@ def test_fields_that_a_server_does_not_know_are_left_out(fake):
     assert [len(body) for body, _ in server.asked] == sorted((len(body) for body, _ in server.asked), reverse=True) and len(server.asked) == 3
 
 
+def test_a_setting_that_changes_the_text_is_never_left_out(fake):
+    url, server = fake
+    server.say = lambda self, body: self.reply(400, b"unknown field top_k") if "top_k" in body else self.stream(*text("Hello", finish="stop"), "[DONE]")
+    [summary] = summaries(records([f"remote:url={url}"], sampling=Sampling(1.0, 5)))
+    assert summary["stop"] == "error" and "unknown field top_k" in summary["message"]
+
+
 def test_thoughts_that_come_apart_are_folded_as_others(fake):
     url, server = fake
     server.say = lambda self, body: self.stream({"choices": [{"delta": {"reasoning_content": "hm"}}]}, *text("Yes", finish="stop"), "[DONE]")
@@ -165,6 +172,7 @@ def test_thoughts_that_come_apart_are_folded_as_others(fake):
     (lambda self, body: self.reply(302, b"", Location="http://127.0.0.1:9/"), "answered HTTP 302"),
     (lambda self, body: self.reply(200, b"<html>hello</html>"), "broke off in the middle"),
     (lambda self, body: self.stream("{not json"), "something else than a chat completion"),
+    (lambda self, body: self.stream(*text("a", logprobs={"content": [{"token": "a", "logprob": SECRET}]})), "could not convert string to float: '…'"),
     (lambda self, body: self.stream("[]"), "something else than a chat completion"),
     (lambda self, body: self.stream({"choices": [{"delta": "x"}]}), "something else than a chat completion"),
     (lambda self, body: self.stream(*text("a"), {"error": {"message": "no more memory"}}), "failed: no more memory"),

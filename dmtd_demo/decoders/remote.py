@@ -79,9 +79,10 @@ class Remote(Decoder):
         try:
             async with httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)) as client:
                 name = self.options.name or await self._first_model(client)
-                plain = {"model": name, "messages": list(messages), "stream": True, "max_tokens": max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+                plain = {"model": name, "messages": list(messages), "stream": True, "max_tokens": max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed,
+                         **({"top_k": sampling.top_k} if sampling.top_k else {}), **({"ignore_eos": True} if ignore_eos else {})}   # what the text depends on is never left out
                 more = {"stream_options": {"include_usage": True}, "logprobs": True, "chat_template_kwargs": {"enable_thinking": thinking},
-                        **({"top_logprobs": min(top, 20)} if top else {}), **({"top_k": sampling.top_k} if sampling.top_k else {}), **({"ignore_eos": True} if ignore_eos else {})}
+                        **({"top_logprobs": min(top, 20)} if top else {})}
                 # Servers refuse fields that they do not know: first all, then without what only some say, then what all understand.
                 for body in ({**plain, **more}, {**plain, "chat_template_kwargs": more["chat_template_kwargs"]}, plain):
                     async with client.stream("POST", f"{self.server}/v1/chat/completions", json=body) as response:
@@ -92,10 +93,9 @@ class Remote(Decoder):
                         async for part in _parts(response, max_new_tokens):
                             yield part
                         return
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelError(f"{self.server} {_what_failed(error)}") from None
-        except ModelError as error:
-            raise ModelError(f"{self.server} {str(error).replace(key, '…') if key else error}") from None
+        except (ModelError, httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError) as error:
+            words = str(error) if isinstance(error, ModelError) else _what_failed(error)
+            raise ModelError(f"{self.server} {words.replace(key, '…') if key else words}") from None
 
     async def _first_model(self, client: httpx.AsyncClient) -> str:
         response = await client.get(f"{self.server}/v1/models")

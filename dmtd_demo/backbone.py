@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dmtd_demo.cache import KVCache
 from dmtd_demo.errors import ModelError, UserError
-from dmtd_demo.fused import POSITIONS, FusedLayer, LayerParts, can_fuse
+from dmtd_demo.fused import POSITIONS, FusedLayer, FusedNorm, LayerParts, can_fuse
 
 TRIED = "5.13 to 5.23"
 MODEL_TYPES = ("qwen2", "qwen3")
@@ -51,6 +51,7 @@ class Backbone:
             self.context = min(self.context, config.sliding_window)
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._signed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._fused_norm: FusedNorm | None = None   # once the layers are fused
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +68,8 @@ class Backbone:
     def embed(self, ids: Tensor | list[int]) -> Tensor:
         """Token ids, a list or [batch, positions], to hidden states."""
         if not isinstance(ids, Tensor):
+            if len(ids) == 1 and self._fused_norm is not None:
+                return self._embed.weight.narrow(0, ids[0], 1)[None]
             ids = torch.tensor([ids], dtype=torch.long, device=self.device)
         return self._embed(ids)
 
@@ -97,7 +100,7 @@ class Backbone:
         fused, (cos, sin) = self._fused, self._signed_rope(h, past, past + q)
         mask = None
         if q > 1:
-            mask = torch.ones((q, past + q), dtype=torch.bool, device=h.device).tril(past).repeat(fused[0].group, 1)
+            mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(past + 1).repeat(fused[0].group, 1)
         h = h[0]
         for layer in fused[start:stop]:
             h = layer(h, cos, sin, mask, cache)
@@ -114,7 +117,10 @@ class Backbone:
         except AttributeError as error:
             raise _does_not_fit(error) from error
         with torch.inference_mode(self._embed.weight.is_inference()):   # as the parameters are, so that they stay trainable
-            return [FusedLayer(p) for p in parts] if all(can_fuse(p) and p.q.weight.device == self.device for p in parts) else []
+            if not all(can_fuse(p) and p.q.weight.device == self.device for p in parts):
+                return []
+            self._fused_norm = FusedNorm(self._norm.weight, self._norm.variance_epsilon)
+            return [FusedLayer(p) for p in parts]
 
     def compile_layers(self) -> None:
         """torch.compile each layer, for training on a few fixed shapes; the layers share what is compiled for a shape."""
@@ -130,6 +136,8 @@ class Backbone:
 
     def final_norm(self, h: Tensor) -> Tensor:
         """The last hidden state, as the LM head, MTP heads and predictors read it."""
+        if self._fused_norm is not None and not torch.is_grad_enabled():
+            return self._fused_norm(h)
         return self._norm(h).to(self.device)
 
     def logits(self, normed: Tensor) -> Tensor:

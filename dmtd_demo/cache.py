@@ -1,49 +1,52 @@
 """The KV cache: one entry per layer, whose lengths may differ between the layer groups (methods.md section 2)."""
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 class KVCache:
     """Keys and values of one text (batch 1), preallocated per layer and grown by doubling.
 
-    Attention modules call `update`; a decoder reads `length` and rewinds with `crop`.
+    Layers call `append` or `update`; a decoder reads `length` and rewinds with `crop`.
     """
 
     def __init__(self, layers: int, capacity: int = 256) -> None:
         self._capacity = capacity
-        self._keys: list[Tensor | None] = [None] * layers
-        self._values: list[Tensor | None] = [None] * layers
+        self._entries: list[Tensor | None] = [None] * layers   # [2 x kv heads, capacity, head size]: keys, then values
         self._lengths = [0] * layers
 
     def length(self, layer: int) -> int:
         """Positions that this layer holds."""
         return self._lengths[layer]
 
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Append key and value, [1, kv heads, q, head size], and return views of everything this layer holds."""
+    def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Append keys and values side by side, [q, 2 x kv heads, head size], and return views of everything this layer holds, each [1, kv heads, positions, head size]."""
+        q, heads, size = new.shape
         start = self._lengths[layer]
-        stop = start + key.shape[2]
-        keys, values = self._keys[layer], self._values[layer]
-        if keys is None or stop > keys.shape[2]:
-            keys, values = self._grow(layer, key, value, start, stop)
-        keys[:, :, start:stop] = key
-        values[:, :, start:stop] = value
+        stop = start + q
+        entries = self._entries[layer]
+        if entries is None or stop > entries.shape[1]:
+            entries = self._grow(layer, new, stop)
+        entries[:, start:stop] = new.transpose(0, 1)
         self._lengths[layer] = stop
-        return keys[:, :, :stop], values[:, :, :stop]
+        held = entries[:, :stop].view(2, 1, heads // 2, stop, size)
+        return held[0], held[1]
 
-    def _grow(self, layer: int, key: Tensor, value: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """The same for transformers' attention modules: key and value [1, kv heads, q, head size]."""
+        return self.append(torch.cat((key, value), dim=1)[0].transpose(0, 1), layer)
+
+    def _grow(self, layer: int, new: Tensor, stop: int) -> Tensor:
         capacity = self._capacity
         while capacity < stop:
             capacity *= 2
-        grown = []
-        for old, new in ((self._keys[layer], key), (self._values[layer], value)):
-            buffer = new.new_empty((new.shape[0], new.shape[1], capacity, new.shape[3]))
-            if old is not None:
-                buffer[:, :, :start] = old[:, :, :start]
-            grown.append(buffer)
-        self._keys[layer], self._values[layer] = grown
-        return grown[0], grown[1]
+        old, start = self._entries[layer], self._lengths[layer]
+        grown = new.new_empty((new.shape[1], capacity, new.shape[2]))
+        if old is not None:
+            grown[:, :start] = old[:, :start]
+        self._entries[layer] = grown
+        return grown
 
     def crop(self, length: int, start: int = 0, stop: int | None = None) -> None:
         """Forget every position from `length` on, in the layers [start, stop). Layers that are shorter stay as they are."""
@@ -54,4 +57,4 @@ class KVCache:
 
     def nbytes(self) -> int:
         """Bytes that the buffers hold."""
-        return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values) if t is not None)
+        return sum(t.numel() * t.element_size() for t in self._entries if t is not None)

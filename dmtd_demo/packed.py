@@ -48,6 +48,9 @@ class PackedLinear(nn.Module):
             y += self.bias
         return y.view(*x.shape[:-1], self.out_features)
 
+    def add_to(self, h: Tensor, x: Tensor) -> Tensor:
+        return h + self(x)
+
 
 @torch.no_grad()
 def joined(*linears: PackedLinear) -> PackedLinear:

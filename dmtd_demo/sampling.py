@@ -81,15 +81,14 @@ class Sampler:
     def describe(self, ids: Tensor, logits: Tensor) -> list[Choice]:
         """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]. Raises ModelError
         where the logits are NaN or infinite."""
-        logits = logits.float()
-        total = logits.logsumexp(-1)
-        logprobs = (logits.gather(-1, ids[:, None])[:, 0] - total).tolist()
+        log_softmax = logits.float().log_softmax(-1)
+        logprobs = log_softmax.gather(-1, ids[:, None])[:, 0].tolist()
         if not all(map(math.isfinite, logprobs)):   # NaN or infinity anywhere in a row ends up here
             raise _not_finite()
         tops: list[tuple[Alternative, ...]] = [()] * len(ids)
         if self.top:
-            best, best_ids = logits.topk(min(self.top, logits.shape[-1]))
-            tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best_ids.tolist(), (best - total[:, None]).exp().tolist())]
+            best = logits.topk(min(self.top, logits.shape[-1])).indices
+            tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best.tolist(), log_softmax.gather(-1, best).exp().tolist())]
         return [Choice(i, p, t) for i, p, t in zip(ids.tolist(), logprobs, tops)]
 
     def verify(self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor) -> tuple[int, Choice]:

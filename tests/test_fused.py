@@ -44,7 +44,7 @@ def test_fusing_holds_nothing_twice_and_leaves_the_module_as_it_was(kind):
     for name, p in module.named_parameters():
         assert torch.equal(p, before[name])
     assert torch.equal(module(ids).logits, logits)
-    held = {t.untyped_storage().data_ptr() for layer in backbone._fused for t in (layer.qkv, layer.gate_up, layer.o, layer.down)}
+    held = {part.weight.untyped_storage().data_ptr() for layer in backbone._fused for part in (layer.qkv, layer.gate_up, layer.o, layer.down)}
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     assert held <= own
 

@@ -122,7 +122,7 @@ def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: fl
 def save_model(model: Qwen3ForCausalLM, tokenizer, folder: Path) -> None:
     """A folder in Hugging Face format: bfloat16, sharded, with the split in config.json; plain transformers loads it as a Qwen3."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: t.detach().to(torch.bfloat16) for name, t in model.state_dict().items() if name != "lm_head.weight"}
+    state = {name: t.detach().to(torch.bfloat16).contiguous() for name, t in model.state_dict().items() if name != "lm_head.weight"}
     model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(folder)
     path = folder / "config.json"

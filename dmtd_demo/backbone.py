@@ -1,7 +1,7 @@
 """A thin view over transformers' own Qwen2 and Qwen3 modules: embed, run_layers, final_norm, logits.
 
 Everything that depends on transformers' internals lies in this file; their modules are called, never patched or copied, so that
-quantized linears and accelerate's hooks work as they are. Short passes over dense or packed weights take the fused layers instead.
+quantized linears and accelerate's hooks work as they are. Short passes take the fused layers instead.
 """
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Backbone:
 
     @cached_property
     def _fused(self) -> list[FusedLayer]:
-        """Empty where the weights are neither dense nor packed."""
+        """Empty where the linears are of no known kind, or lie on several devices."""
         try:
             parts = [LayerParts(i, layer.self_attn.head_dim, layer.input_layernorm.variance_epsilon, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj,
                                 layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj, layer.input_layernorm.weight, layer.post_attention_layernorm.weight,

@@ -1,7 +1,8 @@
-"""A Qwen layer over dense or packed weights in few operations: what one position costs on a CPU is mostly the number of them.
+"""A Qwen layer in few operations: what one position costs on a CPU is mostly the number of them.
 
-The fused matrices take the place of the layer's own, whose parameters become (transposed) views of them: nothing is held twice, and transformers'
-module stays usable as it is; whoever saves it passes `contiguous()` tensors. Layers that bitsandbytes quantized cannot be fused and run as transformers' own.
+Linears of the same input are joined where they are dense or packed. Joined matrices take the place of the layer's own, whose parameters become (transposed) views of them: nothing is held twice, and transformers'
+module stays usable as it is; whoever saves it passes `contiguous()` tensors. Quantized
+by bitsandbytes, or in a layout of their own, they run as the modules that they are.
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmtd_demo.blocked import BlockedLinear
 from dmtd_demo.cache import KVCache
 from dmtd_demo.packed import PackedLinear, joined
 
@@ -24,13 +26,13 @@ class LayerParts:
     index: int
     head_size: int
     eps: float
-    q: nn.Linear | PackedLinear
-    k: nn.Linear | PackedLinear
-    v: nn.Linear | PackedLinear
-    o: nn.Linear | PackedLinear
-    gate: nn.Linear | PackedLinear
-    up: nn.Linear | PackedLinear
-    down: nn.Linear | PackedLinear
+    q: nn.Module
+    k: nn.Module
+    v: nn.Module
+    o: nn.Module
+    gate: nn.Module
+    up: nn.Module
+    down: nn.Module
     before_attention: Tensor
     before_mlp: Tensor
     q_norm: Tensor | None
@@ -38,10 +40,14 @@ class LayerParts:
 
 
 def can_fuse(parts: LayerParts) -> bool:
-    """Dense or packed linears on one device, none of them wrapped by hooks."""
+    """Linears of one known kind on one device, none of them wrapped by hooks."""
     linears = (parts.q, parts.k, parts.v, parts.o, parts.gate, parts.up, parts.down)
-    return (type(parts.q) in (nn.Linear, PackedLinear) and all(type(linear) is type(parts.q) and not hasattr(linear, "_hf_hook") for linear in linears)
+    return (_is_known(type(parts.q)) and all(type(linear) is type(parts.q) and not hasattr(linear, "_hf_hook") for linear in linears)
             and len({(linear.weight.device, linear.weight.dtype) for linear in linears}) == 1 and parts.o.bias is None and parts.gate.bias is None and parts.down.bias is None)
+
+
+def _is_known(kind: type) -> bool:
+    return kind in (nn.Linear, PackedLinear, BlockedLinear) or kind.__module__.startswith("bitsandbytes.")
 
 
 class FusedLayer:
@@ -56,8 +62,10 @@ class FusedLayer:
         self.group = self.query_heads // self.kv_heads
         if type(parts.q) is PackedLinear:
             self.qkv, self.gate_up, self.o, self.down = joined(parts.q, parts.k, parts.v), joined(parts.gate, parts.up), parts.o, parts.down
-        else:
+        elif type(parts.q) is nn.Linear:
             self.qkv, self.gate_up, self.o, self.down = _Dense(parts.q, parts.k, parts.v), _Dense(parts.gate, parts.up), _Dense(parts.o), _Dense(parts.down)
+        else:
+            self.qkv, self.gate_up, self.o, self.down = _Several(parts.q, parts.k, parts.v), _Several(parts.gate, parts.up), _Several(parts.o), _Several(parts.down)
         self.before_attention, self.before_mlp = FusedNorm(parts.before_attention, parts.eps), FusedNorm(parts.before_mlp, parts.eps)
         self.qk_norm = None
         if parts.q_norm is not None and parts.k_norm is not None:   # one weight for each head's norm, queries first, [heads, head size]
@@ -86,15 +94,19 @@ class FusedLayer:
 
 
 class _Dense:
-    """One matrix for several linears of the same input, [in, out]: cold in the caches, one position then reads float32 in 1.4 ms where [out, in] took 2.4 (docs/performance.md)."""
+    """One matrix for several linears of the same input. In float32 on a CPU [in, out], which one position reads from memory in 1.4 ms where [out, in] took 2.4
+    (docs/performance.md); otherwise [out, in]."""
 
     def __init__(self, *linears: nn.Linear) -> None:
-        self.weight = torch.cat([linear.weight.t() for linear in linears], dim=1)
+        weight = linears[0].weight
+        turned = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        joined = torch.cat([linear.weight.t() for linear in linears], dim=1) if turned else torch.cat([linear.weight for linear in linears]).t()
+        self.weight = joined   # [in, out] to who multiplies by it
         self.bias = torch.cat([linear.bias for linear in linears]) if linears[0].bias is not None else None
         start = 0
         for linear in linears:   # their own parameters become views
             stop = start + linear.out_features
-            linear.weight.data = self.weight[:, start:stop].t()
+            linear.weight.data = joined[:, start:stop].t()
             if self.bias is not None:
                 linear.bias.data = self.bias[start:stop]
             start = stop
@@ -104,6 +116,19 @@ class _Dense:
 
     def add_to(self, h: Tensor, x: Tensor) -> Tensor:
         return torch.addmm(h, x, self.weight)
+
+
+class _Several:
+    """Linears of the same input that cannot be joined, one after another."""
+
+    def __init__(self, *linears: nn.Module) -> None:
+        self.linears = linears
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.cat([linear(x) for linear in self.linears], dim=-1)
+
+    def add_to(self, h: Tensor, x: Tensor) -> Tensor:
+        return h + self.linears[0](x)
 
 
 class FusedNorm:

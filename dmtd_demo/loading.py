@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from dmtd_demo import checkpoint, hub
 from dmtd_demo.addons import Base, load_addons
 from dmtd_demo.backbone import Backbone, parameters
+from dmtd_demo.blocked import lay_out
 from dmtd_demo.catalog import CATALOG, Entry
 from dmtd_demo.checkpoint import CLASSES
 from dmtd_demo.errors import UserError, is_out_of_memory
@@ -200,6 +201,9 @@ def load_random(name: str, *, dtype: str | None = None, device: str | None = Non
 
 def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], placement: Placement, base: Base) -> Model:
     module.eval().requires_grad_(False)
+    found = lay_out(module)
+    if found:
+        placement.reasons.append(found)
     backbone = Backbone(module)
     trained = raw.get("trained_length")
     tau = raw.get("mtp_horizon")

@@ -14,16 +14,16 @@ ALLOWED = {
     "race": {"arrivals", "audit", "trace", "chat", "decoders", "loading", "sampling"}, "arrivals": {"decoders", "sampling", "trace"}, "audit": {"decoders", "loading"},
     "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
     "drawing": {"trace"}, "report": set(), "results": {"report"}, "projection": {"catalog"},
-    "bench": {"chat", "decoders", "limits", "loading", "race", "sampling"},
+    "bench": {"blocked", "chat", "decoders", "limits", "loading", "race", "sampling"},
     "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
     "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
-    "training": {"backbone", "addons", "chat", "four_bit", "loading", "decoders", "memory", "sampling"},
-    "loading": {"addons", "backbone", "catalog", "checkpoint", "four_bit", "hub", "memory", "packed", "placement"},
+    "training": {"backbone", "blocked", "addons", "chat", "four_bit", "loading", "decoders", "memory", "sampling"},
+    "loading": {"addons", "backbone", "blocked", "catalog", "checkpoint", "four_bit", "hub", "memory", "packed", "placement"},
     "residents": {"loading", "memory", "placement"}, "download": {"hub"},
     "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
     "availability": {"addons", "catalog", "decoders", "memory", "placement", "projection", "training"},
     "placement": {"memory"}, "memory": set(),
-    "backbone": {"cache", "fused"}, "fused": {"cache", "packed"}, "packed": set(), "four_bit": set(),
+    "backbone": {"cache", "fused"}, "fused": {"blocked", "cache", "packed"}, "packed": set(), "four_bit": set(), "blocked": {"memory"},
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "options": set(), "errors": set(), "progress": set()}
 EVERYWHERE = {"errors", "split", "machine", "progress"}
 

@@ -9,6 +9,8 @@ from typing import Any, Callable
 import torch
 
 from dmtd_demo.addons import load_addons, save_addon
+from dmtd_demo.backbone import Backbone
+from dmtd_demo.blocked import plain
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
@@ -80,6 +82,7 @@ def train_dmtd(model: Model, output: Path, *, data: str | None, steps: int | Non
     if pieces < 1 or batch < least:
         raise UserError(f"--batch needs a row for every process and every --gradient-accumulation (1 or more); got {batch} rows for {least} pieces")
     keep_layout(model.backbone.module)
+    model.backbone = Backbone(plain(model.backbone.module))
     rows = _rows(model, data, output, most, distill)
     dmtd.prepare(model, lora, checkpointing, seed)
     rate = rate or dmtd.RATE

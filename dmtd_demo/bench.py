@@ -41,28 +41,31 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
     names = [f"panel {i}" for i in range(len(panels))]
     if not any(panel.decoder == "ar" for panel in panels):
         names.append("ar")
+    decoders = {name: make_decoder(panel) for name, panel in zip(names, [*panels, PanelSpec("ar")])}
+    options = {name: decoder.resolve(decoder.options, model) for name, decoder in decoders.items()}
     for name, panel in zip(names, [*panels, PanelSpec("ar")]):
         runs[name] = lambda panel=panel: _panel(model, panel, prompt, new)
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     last: dict[str, _Timed] = {}
+    costs = PassCosts(model, prompt, new)
     for round_ in tqdm(range(rounds + 1), desc="bench", unit="round", file=sys.stderr, disable=None):
         for name, run in runs.items():
             gc.collect()
             last[name] = run()
             if round_:   # the first round warms up
                 speeds[name].append(last[name].tokens_per_second)
+                if name in decoders:
+                    costs.walk(decoders[name].name, options[name], last[name].spans)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     best = max((name for name in medians if name in ("generate dynamic", "generate static")), key=medians.__getitem__, default=None)
     ar_name = next(name for name, panel in zip(names, [*panels, PanelSpec("ar")]) if panel.decoder == "ar")
-    costs, bandwidth = PassCosts(model, prompt), memory_bandwidth(model.backbone.device)
+    bandwidth = memory_bandwidth(model.backbone.device)
     rows = []
     for name, panel in zip(names, panels):
-        decoder = make_decoder(panel)
-        options = decoder.resolve(decoder.options, model)
         over_ar = medians[name] / medians[ar_name]
-        limit = costs.limit(decoder.name, options, last[name].spans)
+        limit = costs.limit(panel.decoder, options[name], last[name].spans)
         rows.append({
-            "panel": str(panel), "decoder": panel.decoder, "options": asdict(options), "tokens_per_second": round(medians[name], 2), "spread": [round(min(speeds[name]), 2), round(max(speeds[name]), 2)],
+            "panel": str(panel), "decoder": panel.decoder, "options": asdict(options[name]), "tokens_per_second": round(medians[name], 2), "spread": [round(min(speeds[name]), 2), round(max(speeds[name]), 2)],
             "over_generate": round(medians[name] / medians[best], 3) if best else None, "over_prompt_lookup": round(medians[name] / medians[f"generate {PROMPT_LOOKUP}"], 3) if best else None, "over_ar": round(over_ar, 3),
             "limit": round(limit, 3) if limit else None, "share_of_limit": round(over_ar / limit, 3) if limit else None,
             "bytes_per_token": round(last[name].bytes_per_token), "share_of_memory": round(medians[name] * last[name].bytes_per_token / bandwidth, 3),

@@ -1,6 +1,7 @@
 """What bounds a decoder's speed: the measured cost of each kind of pass (methods.md section 6), and the bytes that a pass must read from memory."""
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from typing import Any, Callable, Sequence
@@ -9,9 +10,10 @@ import torch
 
 from dmtd_demo import trace
 from dmtd_demo.backbone import Backbone
+from dmtd_demo.decoders.ar import Autoregressive
 from dmtd_demo.decoders.clp import CollocationLength
-from dmtd_demo.decoders.dmtd import DirectMultiToken
-from dmtd_demo.decoders.stack import Stack
+from dmtd_demo.decoders.dmtd import DirectMultiToken, split_of
+from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.loading import Model
 from dmtd_demo.sampling import Sampler
 from dmtd_demo.split import Split
@@ -20,67 +22,85 @@ READ_BYTES = 512 * 2**20   # of the array whose reading measures the memory: mor
 
 
 class PassCosts:
-    """The cost of each kind of pass at this context, everything included that it must do, and the limits that follow (methods.md section 6)."""
+    """The cost of each kind of pass, everything included that it must do, and the limits that follow (methods.md section 6).
 
-    REPEATS = 25
+    What a pass costs depends on what ran before it: late layers are read from memory after a full pass, and from the caches after each other. So each kind is timed
+    where it stands in its decoder's own cycle, over as many positions as a run has, and once in each round beside it.
+    """
 
-    def __init__(self, model: Model, prompt: Sequence[int]) -> None:
-        self.model, self.prompt = model, prompt
-        self._ms: dict[str, float] = {}
+    def __init__(self, model: Model, prompt: Sequence[int], new: int) -> None:
+        self.model, self.prompt, self.new = model, list(prompt), new
+        self._ms: dict[str, list[float]] = {}   # of each round, the mean
 
     def measured(self) -> dict[str, float]:
-        return {name: round(ms, 4) for name, ms in self._ms.items()}
+        """Milliseconds, the median of the rounds."""
+        return {name: round(statistics.median(rounds), 4) for name, rounds in self._ms.items()}
+
+    @torch.inference_mode()
+    def walk(self, decoder: str, options: Any, spans: dict[str, int]) -> None:
+        """One round: the passes of `ar`, `dmtd` or `clp` after the prompt, without a decoder or a race. Other decoders have no limit, and nothing is done."""
+        times: dict[str, list[float]] = {}
+        if decoder == Autoregressive.name:
+            stack = self._stack(self.model.split)
+            for _ in range(self.new):
+                self._time(times, "full(1)", stack, lambda: stack.heads(self._ids(stack, 1))[0])
+        elif decoder == DirectMultiToken.name:
+            split = split_of(options, self.model)
+            stack = self._stack(split)
+            for cycle in range(self.new // options.tau + 1):
+                self._time(times if cycle else {}, _refill(options.tau, split), stack, lambda: stack.heads(self._ids(stack, 1))[0])
+                for _ in range(options.tau - 1):
+                    self._time(times, _late(options.tau, split), stack, lambda: stack.late_only(self._ids(stack, 1)[0])[0])
+        elif decoder == CollocationLength.name:
+            stack = self._stack(self.model.split)
+            order = [int(s) for s, count in spans.items() for _ in range(count)]
+            random.Random(0).shuffle(order)
+            for s in order:
+                if stack.room > s:
+                    self._time(times, f"step({s})", stack, lambda s=s: stack.heads(self._ids(stack, s))[0], s)
+        for name, each in times.items():
+            self._ms.setdefault(name, []).append(statistics.mean(each) * 1000)
 
     def limit(self, decoder: str, options: Any, spans: dict[str, int]) -> float | None:
-        """As a factor over `ar`; None where no formula is written down."""
+        """As a factor over `ar`; None where no formula is written down. `walk` was there before, for `ar` too."""
+        ms = self.measured()
         if decoder == DirectMultiToken.name:
-            tau = options.tau
-            split = Split.parse(options.split, self.model.layers, self.model.split.head_input if self.model.split else "replace")
-            return tau * self.full() / (self.refill(tau, split) + (tau - 1) * self.late(split))
+            tau, split = options.tau, split_of(options, self.model)
+            return tau * ms["full(1)"] / (ms[_refill(tau, split)] + (tau - 1) * ms.get(_late(tau, split), 0))
         if decoder == CollocationLength.name and spans:
             total = sum(spans.values())
             mean = sum(int(s) * n for s, n in spans.items()) / total
-            return mean * self.full() / sum(n / total * self.span(int(s)) for s, n in spans.items())
+            return mean * ms["full(1)"] / sum(n / total * ms[f"step({s})"] for s, n in spans.items())
         return None
 
-    def full(self) -> float:
-        return self._time("full(1)", self.model.split, lambda stack, ids: stack.heads(ids[:1])[0])
+    def _stack(self, split: Split | None) -> Stack:
+        stack = Stack(self.model.backbone, split)
+        for _ in prefill(stack, self.prompt, Sampler(device=self.model.backbone.device)):
+            pass
+        return stack
 
-    def late(self, split: Split) -> float:
-        return self._time(f"late(1) {split}", split, lambda stack, ids: stack.late_only(ids[0])[0])
+    def _ids(self, stack: Stack, count: int) -> list[int]:
+        """Any ids: which ones costs the same."""
+        return [self.prompt[(stack.length + i) % len(self.prompt)] for i in range(count)]
 
-    def refill(self, tau: int, split: Split) -> float:
-        def run(stack: Stack, ids: list[int]) -> torch.Tensor:
-            return stack.heads(ids[:1])[0]
-        return self._time(f"refill({tau}) {split}", split, run, before=lambda stack, ids: [stack.late_only(i) for i in ids[:tau - 1]])
+    def _time(self, times: dict[str, list[float]], name: str, stack: Stack, run: Callable[[], torch.Tensor], span: int = 0) -> None:
+        """One pass, from its ids to the drawn tokens. span: of `clp`, the tokens that follow."""
+        backbone, sampler = self.model.backbone, Sampler(device=self.model.backbone.device)
+        started = time.perf_counter()
+        states = stack.last_hidden(run())
+        if span:
+            self.model.addons["clp"](states).float().softmax(-1)[0].tolist()
+            states = torch.cat([states, self.model.addons["mtp_heads"](states, span - 1)[0]]) if span > 1 else states
+        sampler.choose(backbone.logits(states))
+        times.setdefault(name, []).append(time.perf_counter() - started)
 
-    def span(self, s: int) -> float:
-        """t_step(s, k): a pass over s positions with k heads and CLP, s tokens out."""
-        heads, predictor = self.model.addons["mtp_heads"], self.model.addons["clp"]
 
-        def extra(h: torch.Tensor) -> torch.Tensor:
-            predictor(h).float().softmax(-1)[0].tolist()
-            return torch.cat([h, heads(h, s - 1)[0]]) if s > 1 else h
-        return self._time(f"step({s})", self.model.split, lambda stack, ids: stack.heads(ids[:s])[0], extra)
+def _refill(tau: int, split: Split) -> str:
+    return f"refill({tau}) {split}"
 
-    @torch.inference_mode()
-    def _time(self, name: str, split: Split | None, run: Callable[[Stack, list[int]], torch.Tensor], extra: Callable[[torch.Tensor], torch.Tensor] = lambda h: h,
-              before: Callable[[Stack, list[int]], Any] = lambda stack, ids: None) -> float:
-        """Median milliseconds of one pass, from its ids to the drawn token."""
-        if name not in self._ms:
-            stack, sampler = Stack(self.model.backbone, split), Sampler(device=self.model.backbone.device)
-            ids = (list(self.prompt) * 16)[:16]
-            stack.heads(self.prompt)
-            times = []
-            for _ in range(self.REPEATS + 3):
-                before(stack, ids)
-                started = time.perf_counter()
-                sampler.choose(self.model.backbone.logits(extra(stack.last_hidden(run(stack, ids)))))
-                times.append(time.perf_counter() - started)
-                stack.skipped = []
-                stack.cache.crop(len(self.prompt))
-            self._ms[name] = statistics.median(times[3:]) * 1000
-        return self._ms[name]
+
+def _late(tau: int, split: Split) -> str:
+    return f"late(1) {split}, tau {tau}"
 
 
 def memory_bandwidth(device: torch.device) -> float:

@@ -116,8 +116,8 @@ def test_no_position_is_read_past_the_context(name, monkeypatch):
     """A request that fills the context to its last token, with a text that invites long drafts."""
     model = tiny_model("qwen3", addons=True, split=Split(4, 0, 1), max_position_embeddings=48)
     furthest = []
-    update = type(model.backbone.new_cache()).update
-    monkeypatch.setattr("dmtd_demo.cache.KVCache.update", lambda self, key, value, layer, *a, **k: (furthest.append(self.length(layer) + key.shape[2]), update(self, key, value, layer, *a, **k))[1])
+    append = type(model.backbone.new_cache()).append
+    monkeypatch.setattr("dmtd_demo.cache.KVCache.append", lambda self, new, layer: (furthest.append(self.length(layer) + new.shape[0]), append(self, new, layer))[1])
     records = [r for batch in race_ids(model, [PanelSpec(name)], [[1, 2, 3] * 3], max_new_tokens=39, audit=False) for r in batch]
     assert records[-1]["tokens"] == 39 and records[-1]["stop"] == "length"
     assert max(furthest) <= 48

@@ -1,7 +1,7 @@
 """A thin view over transformers' own Qwen2 and Qwen3 modules: embed, run_layers, final_norm, logits.
 
 Everything that depends on transformers' internals lies in this file; their modules are called, never patched or copied, so that
-quantized linears and accelerate's hooks work as they are. Short passes take the fused layers instead.
+quantized linears and accelerate's hooks work as they are. Passes with a cache take the fused layers instead, where there are any.
 """
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Backbone:
             return h
         q = h.shape[1]
         past = 0 if cache is None else cache.length(start)
-        if cache is not None and q <= POSITIONS and not torch.is_grad_enabled() and self._fused:
+        if cache is not None and not torch.is_grad_enabled() and self._fused:
             return self._run_fused(h, start, stop, past, cache)
         position_embeddings = self._rope(h, past, past + q)
         mask = None   # one position sees everything; with nothing before it transformers' SDPA is causal by itself
@@ -99,8 +99,10 @@ class Backbone:
         q = h.shape[1]
         fused, (cos, sin) = self._fused, self._signed_rope(h, past, past + q)
         mask = None
-        if q > 1:
-            mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(past + 1).repeat(fused[0].group, 1)
+        if 1 < q and (past or q <= POSITIONS):
+            mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(past + 1)
+            if q <= POSITIONS:
+                mask = mask.repeat(fused[0].group, 1)
         h = h[0]
         for layer in fused[start:stop]:
             h = layer(h, cos, sin, mask, cache)

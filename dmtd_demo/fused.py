@@ -1,23 +1,25 @@
 """A Qwen layer in few operations: what one position costs on a CPU is mostly the number of them.
 
-Linears of the same input are joined where they are dense or packed. Joined matrices take the place of the layer's own, whose parameters become (transposed) views of them: nothing is held twice, and transformers'
-module stays usable as it is; whoever saves it passes `contiguous()` tensors. Quantized
-by bitsandbytes, or in a layout of their own, they run as the modules that they are.
+Linears of the same input are joined where they are of one kind and not quantized by bitsandbytes. Joined matrices take the place of the layer's own, which become (transposed) views or rows
+of them: nothing is held twice, and transformers' module stays usable as it is; whoever saves it takes `blocked.plain` of it. Others run as the modules that they are.
 """
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Union
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmtd_demo import blocked, packed
 from dmtd_demo.blocked import BlockedLinear
 from dmtd_demo.cache import KVCache
-from dmtd_demo.packed import PackedLinear, joined
+from dmtd_demo.packed import PackedLinear
 
-POSITIONS = 16   # up to so many at once; longer passes are bound by arithmetic
+JOINED = 2 ** 22   # bytes up to which matrices in oneDNN's layout are joined: the call costs as much as it reads. Each of them alone would compute all
+POSITIONS = 16   # up to so many, the query heads of a group stand in line as positions: the mask is as many times as large
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class LayerParts:
 
 
 def can_fuse(parts: LayerParts) -> bool:
-    """Linears of one known kind on one device, none of them wrapped by hooks."""
+    """Linears of known kinds on one device, none of them wrapped by hooks."""
     linears = (parts.q, parts.k, parts.v, parts.o, parts.gate, parts.up, parts.down)
-    return (_is_known(type(parts.q)) and all(type(linear) is type(parts.q) and not hasattr(linear, "_hf_hook") for linear in linears)
+    return (all(_is_known(type(linear)) and not hasattr(linear, "_hf_hook") for linear in linears)
             and len({(linear.weight.device, linear.weight.dtype) for linear in linears}) == 1 and parts.o.bias is None and parts.gate.bias is None and parts.down.bias is None)
 
 
@@ -60,19 +62,15 @@ class FusedLayer:
         self.kv_heads = parts.k.out_features // parts.head_size
         self.rotated_heads = self.query_heads + self.kv_heads
         self.group = self.query_heads // self.kv_heads
-        if type(parts.q) is PackedLinear:
-            self.qkv, self.gate_up, self.o, self.down = joined(parts.q, parts.k, parts.v), joined(parts.gate, parts.up), parts.o, parts.down
-        elif type(parts.q) is nn.Linear:
-            self.qkv, self.gate_up, self.o, self.down = _Dense(parts.q, parts.k, parts.v), _Dense(parts.gate, parts.up), _Dense(parts.o), _Dense(parts.down)
-        else:
-            self.qkv, self.gate_up, self.o, self.down = _Several(parts.q, parts.k, parts.v), _Several(parts.gate, parts.up), _Several(parts.o), _Several(parts.down)
+        self.qkv, self.o, self.gate_up, self.down = _joined(parts.q, parts.k, parts.v), _joined(parts.o), _joined(parts.gate, parts.up), _joined(parts.down)
         self.before_attention, self.before_mlp = FusedNorm(parts.before_attention, parts.eps), FusedNorm(parts.before_mlp, parts.eps)
         self.qk_norm = None
         if parts.q_norm is not None and parts.k_norm is not None:   # one weight for each head's norm, queries first, [heads, head size]
             self.qk_norm = FusedNorm(torch.cat([parts.q_norm.expand(self.query_heads, -1), parts.k_norm.expand(self.kv_heads, -1)]), parts.eps)
 
     def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache) -> Tensor:
-        """h [q, hidden]; cos, sin [q, 1, head size], sin with its first half negated; mask [group x q, past + q], -inf where not seen; None: everything is."""
+        """h [q, hidden]; cos, sin [q, 1, head size], sin with its first half negated. mask, -inf where not seen: [group x q, past + q] up to POSITIONS, then [q, past + q];
+        None: one position, or nothing came before them."""
         positions = h.shape[0]
         heads = self.qkv(self.before_attention(h)).view(positions, -1, self.head_size)
         rotated = heads[:, :self.rotated_heads]
@@ -80,21 +78,46 @@ class FusedLayer:
         turned = qk.roll(self.head_size // 2, -1).mul_(sin)   # its halves exchanged
         torch.addcmul(turned, qk, cos, out=rotated)   # in place, so that keys and values lie side by side
         keys, values = cache.append(heads[:, self.query_heads:], self.index)
+        h = self.o.add_to(h, self._attention(heads[:, :self.query_heads], keys, values, mask))
+        gate, up = self.gate_up(self.before_mlp(h)).chunk(2, dim=-1)
+        return self.down.add_to(h, F.silu(gate).mul_(up))
+
+    def _attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """queries [q, heads, head size]; keys, values [1, kv heads, past + q, head size]. Returns [q, heads x head size]."""
+        positions = queries.shape[0]
+        if positions > POSITIONS:
+            keys, values = keys.repeat_interleave(self.group, dim=1), values.repeat_interleave(self.group, dim=1)
+            seen = F.scaled_dot_product_attention(queries.transpose(0, 1)[None], keys, values, attn_mask=mask, is_causal=mask is None)
+            return seen[0].transpose(0, 1).reshape(positions, -1)
         # the query heads of a group share their keys: they stand in line as positions, [1, kv heads, group x q, head size]
-        queries = heads[:, :self.query_heads].view(positions, self.kv_heads, self.group, self.head_size)
+        queries = queries.view(positions, self.kv_heads, self.group, self.head_size)
         if positions > 1:
             queries = queries.permute(1, 2, 0, 3).reshape(1, self.kv_heads, -1, self.head_size)
         seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         if positions > 1:
             seen = seen.view(self.kv_heads, self.group, positions, self.head_size).permute(2, 0, 1, 3)
-        seen = seen.reshape(positions, -1)
-        h = self.o.add_to(h, seen)
-        gate, up = self.gate_up(self.before_mlp(h)).chunk(2, dim=-1)
-        return self.down.add_to(h, F.silu(gate).mul_(up))
+        return seen.reshape(positions, -1)
+
+
+_Linear = Union["_Dense", "_Several", PackedLinear, BlockedLinear]
+
+
+def _joined(*linears: nn.Module) -> _Linear:
+    """One for linears of the same input."""
+    kinds = {type(linear) for linear in linears}
+    if kinds == {nn.Linear}:
+        return _Dense(*linears)
+    if len(linears) == 1 and isinstance(linears[0], (PackedLinear, BlockedLinear)):
+        return linears[0]
+    if kinds == {PackedLinear}:
+        return packed.joined(*linears)
+    if kinds == {BlockedLinear} and sum(linear.weight.numel() * linear.weight.element_size() for linear in linears) <= JOINED:
+        return blocked.joined(*linears)
+    return _Several(*linears)
 
 
 class _Dense:
-    """One matrix for several linears of the same input. In float32 on a CPU [in, out], which one position reads from memory in 1.4 ms where [out, in] took 2.4
+    """One matrix for dense linears. In float32 on a CPU [in, out], which one position reads from memory in 1.4 ms where [out, in] took 2.4
     (docs/performance.md); otherwise [out, in]."""
 
     def __init__(self, *linears: nn.Linear) -> None:

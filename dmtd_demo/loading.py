@@ -136,8 +136,8 @@ def entry_of(found: Found) -> Entry:
 
 
 def load(name: str = "classroom", *, quantization: str | None = None, dtype: str | None = None, device: str | None = None, threads: int | None = None,
-         addons: str | None = None, spare: int = 0, make_room: Callable[[Placement], None] = lambda _: None, progress: Progress = no_progress) -> Model:
-    """Load a catalog model, a local folder in Hugging Face format or a hub id. addons: a folder or hub id. spare: bytes that others would give up, which
+         addons: str | None = None, trainable: bool = False, spare: int = 0, make_room: Callable[[Placement], None] = lambda _: None, progress: Progress = no_progress) -> Model:
+    """Load a catalog model, a local folder in Hugging Face format or a hub id. addons: a folder or hub id. trainable: the linears stay as transformers loads them. spare: bytes that others would give up, which
     `make_room` asks them for when the weights are known to be good. Raises UserError where anything the user supplied does not fit, and what `progress` raises."""
     found = find(name)   # what cannot run is refused before gigabytes are fetched
     placement = place(found.sizes, found.context, quantization=quantization, dtype=dtype, device=device, spare=spare)
@@ -150,7 +150,7 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
         if not is_out_of_memory(error):
             raise
         raise UserError(f"loading {found.name} needs {placement.need}, and the memory ran out before that: close what else runs here, or take a smaller model or --quantization") from None
-    model = _model(found.name, found.label, module, checkpoint.tokenizer(folder, found.config), found.raw, checkpoint.eos_ids(folder, found.raw), placement, base)
+    model = _model(found.name, found.label, module, checkpoint.tokenizer(folder, found.config), found.raw, checkpoint.eos_ids(folder, found.raw), placement, base, trainable)
     model.folder = folder
     if found.note:
         model.reasons.append(found.note)
@@ -199,9 +199,9 @@ def load_random(name: str, *, dtype: str | None = None, device: str | None = Non
     return model
 
 
-def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], placement: Placement, base: Base) -> Model:
+def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], placement: Placement, base: Base, trainable: bool = False) -> Model:
     module.eval().requires_grad_(False)
-    found = lay_out(module)
+    found = None if trainable else lay_out(module)
     if found:
         placement.reasons.append(found)
     backbone = Backbone(module)
@@ -283,7 +283,7 @@ def _step_seconds(model: Model, counts: list[int]) -> dict[int, float]:
     backbone = model.backbone
     times: dict[int, list[float]] = {count: [] for count in counts}
     began = time.perf_counter()
-    with torch.enable_grad():   # so by the plain modules: what has been fused stays so, and whoever trains this model needs them as they are. None of them asks for a gradient
+    with torch.inference_mode():
         cache = backbone.new_cache()
         for turn in range(STEPS + 1):
             best = min(map(statistics.median, times.values())) if turn > 1 else None

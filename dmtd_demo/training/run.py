@@ -63,7 +63,7 @@ def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, d
     folder = output / "model"
     if not folder.is_dir():
         raise UserError(f"training {name} needs a model in {folder}, which is no folder: run `train classroom --output {output}` first")
-    model = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())
+    model = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads(), trainable=True)
 
     def stream(position: Position):
         return batches(model.tokenizer, training_examples(f"{name}:{seed}:{position.progress.tokens}"), lambda: classroom.CURRICULUM[-1][1], model.tokenizer.pad_token_id)
@@ -114,7 +114,7 @@ def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:
 def train_classroom(output: Path, tokens: int, seed: int, resume: bool, device: torch.device, checkpoint_seconds: float, compiled: bool, start: str | None, keep: bool, vanilla: bool) -> None:
     """Train `classroom`; the model lies in `output`/model, a folder in Hugging Face format. start: a folder with weights to begin from, in the schedule's later part."""
     if start:
-        given = load(start, dtype="float32", device=str(device), threads=torch.get_num_threads())
+        given = load(start, dtype="float32", device=str(device), threads=torch.get_num_threads(), trainable=True)
         if given.split != classroom.SPLIT:
             raise UserError(f"--start needs a model with the split {classroom.SPLIT} of {classroom.SPLIT.layers} layers; {start} has {given.split}")
         tokenizer, model = given.tokenizer, given.backbone.module

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import Sequence
 
 import torch
 import transformers
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from dmtd_demo.cache import KVCache
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.fused import POSITIONS, FusedLayer, FusedNorm, LayerParts, can_fuse
+from dmtd_demo.graphs import StaticCache, StaticPasses
+from dmtd_demo.machine import on_zero_gpu
 
 TRIED = "5.13 to 5.23"
 MODEL_TYPES = ("qwen2", "qwen3")
@@ -52,6 +55,7 @@ class Backbone:
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._signed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._fused_norm: FusedNorm | None = None   # once the layers are fused
+        self.static = self.device.type == "cuda" and not on_zero_gpu()   # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains nothing
 
     @property
     def device(self) -> torch.device:
@@ -63,13 +67,38 @@ class Backbone:
         return self._embed.weight.dtype
 
     def new_cache(self, capacity: int = 256) -> KVCache:
+        if self.static and self._fused and self._passes.refused is None:
+            return self._passes.new_cache()
         return KVCache(self.layers, capacity)
+
+    @cached_property
+    def _passes(self) -> StaticPasses:
+        return StaticPasses(self._fused, lambda window: self._signed_rope(self._embed.weight, 0, window))
+
+    @property
+    def preparing(self) -> float:
+        """Seconds that capturing CUDA graphs has taken so far."""
+        return self._passes.seconds if "_passes" in self.__dict__ else 0.0
+
+    @torch.inference_mode()
+    def prepare(self, runs: Sequence[tuple[int, int, int]]) -> str | None:
+        """Capture the CUDA graphs of these passes, (start, stop, positions), before anybody waits for them; others come with the first of their kind. Returns what came of
+        it; None where there are none to be had."""
+        if not isinstance(self.new_cache(), StaticCache):
+            return None
+        runs = [run for run in runs if run[0] < run[1]]
+        for start, stop, q in runs:
+            self.run_layers(self.embed([0] * q), start, stop, self.new_cache())
+        if self._passes.refused is not None:
+            return f"no CUDA graphs: {self._passes.refused}"
+        return f"CUDA graphs of {len(runs)} kinds of pass, captured in {self.preparing:.1f} s; others come with the first of their kind"
 
     def embed(self, ids: Tensor | list[int]) -> Tensor:
         """Token ids, a list or [batch, positions], to hidden states."""
         if not isinstance(ids, Tensor):
-            if len(ids) == 1 and self._fused_norm is not None:
-                return self._embed.weight.narrow(0, ids[0], 1)[None]
+            if len(ids) <= POSITIONS and self._fused_norm is not None:   # no ids that a device would have to wait for
+                rows = [self._embed.weight.narrow(0, i, 1) for i in ids]
+                return (rows[0] if len(rows) == 1 else torch.cat(rows))[None]
             ids = torch.tensor([ids], dtype=torch.long, device=self.device)
         return self._embed(ids)
 
@@ -97,7 +126,12 @@ class Backbone:
 
     def _run_fused(self, h: Tensor, start: int, stop: int, past: int, cache: KVCache) -> Tensor:
         q = h.shape[1]
-        fused, (cos, sin) = self._fused, self._signed_rope(h, past, past + q)
+        fused = self._fused
+        if isinstance(cache, StaticCache) and q <= POSITIONS:
+            out = self._passes.run(h[0], start, stop, cache)
+            if out is not None:
+                return out[None]
+        cos, sin = self._signed_rope(h, past, past + q)
         mask = None
         if 1 < q and (past or q <= POSITIONS):
             mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(past + 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Union
+from typing import Protocol, Union
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from dmtd_demo import blocked, packed
 from dmtd_demo.blocked import BlockedLinear
-from dmtd_demo.cache import KVCache
 from dmtd_demo.packed import PackedLinear
 
 JOINED = 2 ** 22   # bytes up to which matrices in oneDNN's layout are joined: the call costs as much as it reads. Each of them alone would compute all
@@ -39,6 +38,12 @@ class LayerParts:
     before_mlp: Tensor
     q_norm: Tensor | None
     k_norm: Tensor | None
+
+
+class Appending(Protocol):
+    """What a layer needs of a cache: `KVCache.append`."""
+
+    def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
 
 
 def can_fuse(parts: LayerParts) -> bool:
@@ -68,7 +73,7 @@ class FusedLayer:
         if parts.q_norm is not None and parts.k_norm is not None:   # one weight for each head's norm, queries first, [heads, head size]
             self.qk_norm = FusedNorm(torch.cat([parts.q_norm.expand(self.query_heads, -1), parts.k_norm.expand(self.kv_heads, -1)]), parts.eps)
 
-    def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache) -> Tensor:
+    def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Appending) -> Tensor:
         """h [q, hidden]; cos, sin [q, 1, head size], sin with its first half negated. mask, -inf where not seen: [group x q, past + q] up to POSITIONS, then [q, past + q];
         None: one position, or nothing came before them."""
         positions = h.shape[0]

@@ -165,6 +165,7 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
             _take_addons(model, found.addons)
         except UserError as error:
             model.reasons.append(f"without the add-ons that are published for it: {error}")
+    _prepare(model)
     return model
 
 
@@ -196,6 +197,7 @@ def load_random(name: str, *, dtype: str | None = None, device: str | None = Non
         module = _weights(None, config, cls, placement, module.state_dict())
     model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module, None, {}, frozenset(), placement, Base(f"{name} (random weights)"))
     _threads(model, threads)
+    _prepare(model)
     return model
 
 
@@ -298,6 +300,17 @@ def _step_seconds(model: Model, counts: list[int]) -> dict[int, float]:
             if turn and time.perf_counter() - began > STEP_SECONDS:
                 break
     return {count: statistics.median(each) for count, each in times.items()}
+
+
+def _prepare(model: Model) -> None:
+    """What its decoders' passes at their defaults need."""
+    split, heads = model.split or (Split.default(model.layers) if model.layers > 1 else None), model.addons.get("mtp_heads")
+    runs = [(0, model.layers, q) for q in range(1, 2 + (heads.k if heads else 0))]
+    if split is not None:
+        runs += [(0, split.early, 1), (split.early, split.late_start, model.tau or 4), (split.late_start, split.layers, 1)]
+    found = model.backbone.prepare(runs)
+    if found:
+        model.reasons.append(found)
 
 
 def use_threads(model: Model) -> None:

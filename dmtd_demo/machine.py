@@ -18,6 +18,11 @@ def describe(device: str) -> dict[str, Any]:
     return facts
 
 
+def on_zero_gpu() -> bool:
+    """Read as the package `spaces` reads it."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

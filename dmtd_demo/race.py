@@ -60,15 +60,16 @@ class _Runner:
 
     def advance(self) -> trace.Record | None:
         """One step by the panel's clock; None where the decoder failed."""
-        started = time.perf_counter()
+        backbone = self.model.backbone
+        started = time.perf_counter() - backbone.preparing   # no clock counts what is done once
         try:
             step = next(self.steps)
-            if self.model.backbone.device.type == "cuda":
-                torch.cuda.synchronize(self.model.backbone.device)
+            if backbone.device.type == "cuda":
+                torch.cuda.synchronize(backbone.device)
         except Exception as error:   # one panel's failure is shown in that panel; the others go on
             self.stop, self.message = "error", _failure(self.decoder.name, error)
             return None
-        took = time.perf_counter() - started
+        took = time.perf_counter() - backbone.preparing - started
         self.clock += took
         return self._record(step, took)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Sequence
 
 import torch
@@ -54,6 +55,14 @@ class Choice:
     top: tuple[Alternative, ...] = ()
 
 
+def _read(tensors: Sequence[Tensor]) -> list[list[list[float]]]:
+    """Tensors [rows, any] as lists; from another device at once, so that the host waits for it once. Whole numbers below 2^53 stay exact."""
+    if tensors[0].device.type == "cpu":
+        return [t.tolist() for t in tensors]
+    rows, ends = torch.cat([t.double() for t in tensors], dim=-1).tolist(), list(accumulate(t.shape[-1] for t in tensors))
+    return [[row[start:end] for row in rows] for start, end in zip([0, *ends], ends)]
+
+
 def _not_finite() -> ModelError:
     return ModelError("the model's logits need to be finite numbers; they are NaN or infinite: its weights are damaged, or too large for this dtype")
 
@@ -82,14 +91,17 @@ class Sampler:
         """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]. Raises ModelError
         where the logits are NaN or infinite."""
         log_softmax = logits.float().log_softmax(-1)
-        logprobs = log_softmax.gather(-1, ids[:, None])[:, 0].tolist()
-        if not all(map(math.isfinite, logprobs)):   # NaN or infinity anywhere in a row ends up here
+        wanted = [ids[:, None], log_softmax.gather(-1, ids[:, None])]
+        if self.top:
+            best = logits.topk(min(self.top, logits.shape[-1])).indices
+            wanted += [best, log_softmax.gather(-1, best).exp()]
+        drawn, logprobs, *alternatives = _read(wanted)
+        if not all(math.isfinite(row[0]) for row in logprobs):   # NaN or infinity anywhere in a row ends up here
             raise _not_finite()
         tops: list[tuple[Alternative, ...]] = [()] * len(ids)
         if self.top:
-            best = logits.topk(min(self.top, logits.shape[-1])).indices
-            tops = [tuple(zip(row_ids, row)) for row_ids, row in zip(best.tolist(), log_softmax.gather(-1, best).exp().tolist())]
-        return [Choice(i, p, t) for i, p, t in zip(ids.tolist(), logprobs, tops)]
+            tops = [tuple((int(i), p) for i, p in zip(*row)) for row in zip(*alternatives)]
+        return [Choice(int(i[0]), p[0], t) for i, p, t in zip(drawn, logprobs, tops)]
 
     def verify(self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor) -> tuple[int, Choice]:
         """How many of the drafts stand, and the verifier's own token after them.

@@ -14,6 +14,7 @@ from dmtd_demo.chat import can_think, check_text
 from dmtd_demo.decoders import DECODERS, PANELS, PanelSpec, Remote, make_decoder, parse_panel
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import Model
+from dmtd_demo.machine import on_zero_gpu
 from dmtd_demo.race import race
 from dmtd_demo.residents import Residents
 from dmtd_demo.sampling import Sampling
@@ -75,7 +76,7 @@ class Page:
         self.models = models
         self.lecture = lecture
         self.turns = Turns() if lecture else None
-        lent = zero.on_zero_gpu()
+        lent = on_zero_gpu()
         self.racing = zero.Lent(models).race if lent else race
         self.picker = ModelPicker(self.models, anything, fixed=lent or lecture is not None)   # loading takes the device from everybody
         self.training = TrainingPart(self.models) if train and not lent and not lecture else None

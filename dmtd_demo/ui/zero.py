@@ -26,11 +26,6 @@ LAYER_SECONDS = 0.0015    # of one token, without CUDA graphs: what launching a 
 LONGEST_SECONDS = 120     # what a visitor may ask for in one call
 
 
-def on_zero_gpu() -> bool:
-    """Read as the package `spaces` reads it."""
-    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-
-
 class Lent:
     """Races on the lent GPU. models: all that there will ever be, put on cuda at the start."""
 

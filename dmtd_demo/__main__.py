@@ -179,11 +179,19 @@ def results(options: argparse.Namespace) -> None:
 def bench(options: argparse.Namespace) -> None:
     from dmtd_demo.bench import bench as run
     from dmtd_demo.errors import UserError
+    from dmtd_demo.loading import load
     for name, low in (("context", 1), ("new", 2), ("rounds", 1)):
         if getattr(options, name) < low:
             raise UserError(f"--{name} needs a whole number, {low} or more; got {getattr(options, name)}")
     model = _load(options)
-    _print_rows(run(model, _panels(options, model), options.context, options.new, options.rounds), options.json, ("tokens_per_second", "over_generate", "over_ar", "limit", "share_of_limit", "share_of_memory"))
+    assistant = load(options.assistant, dtype=model.dtype, device=model.device, threads=model.threads) if options.assistant else None
+    result = run(model, _panels(options, model), options.context, options.new, options.rounds, assistant)
+    _print_rows(result, options.json, ("tokens_per_second", "over_generate", "over_ar", "limit", "share_of_limit", "bytes_per_token", "share_of_memory"))
+    if not options.json:
+        if result["generate"]:
+            print(f"\ngenerate, tokens/s: {', '.join(f'{way} {speed:.4g}' for way, speed in result['generate']['all'].items())}")
+        print(f"passes, ms: {', '.join(f'{name} {ms:.4g}' for name, ms in result['pass_ms'].items())}")
+        print(f"memory, read: {result['memory_bandwidth'] / 1e9:.3g} GB/s")
 
 
 def _panels(options: argparse.Namespace, model: Any) -> list[Any]:

@@ -13,23 +13,28 @@ import torch
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging as transformers_logging
 
 from dmtd_demo.blocked import plain
 from dmtd_demo.chat import encode_chat
 from dmtd_demo.decoders import PanelSpec, make_decoder
+from dmtd_demo.errors import UserError
 from dmtd_demo.limits import PassCosts, bytes_read, memory_bandwidth
 from dmtd_demo.loading import Model
 from dmtd_demo.machine import describe
 from dmtd_demo.race import check_prompt, race_ids
+from dmtd_demo.split import Split
 
-PROMPT_LOOKUP = "prompt_lookup"
 DRAFTED = 4   # tokens, by transformers' prompt lookup
+AHEAD = ("prompt_lookup", "early_exit", "assistant")   # those of transformers' ways that draft tokens
 QUESTION = "What is a language model?"
 
 
-def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rounds: int = 5) -> dict[str, Any]:
-    """Greedy, batch 1, `new` tokens after a prompt of `context`, past any EOS. Every round runs `generate` (dynamic and static cache, and with its own prompt
-    lookup), over the weights as transformers loads them, and each panel once.
+def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rounds: int = 5, assistant: Model | None = None) -> dict[str, Any]:
+    """Greedy, batch 1, `new` tokens after a prompt of `context`, past any EOS. Every round runs `generate` over the weights as transformers loads them, and each panel once.
+
+    `generate` runs with a dynamic and a static cache, with its own prompt lookup, with the layers before the late ones as its own assistant (early exit), and with
+    `assistant`, a model with the same vocabulary, where one is given. Raises UserError where its vocabulary is another.
 
     A row's `bytes_per_token` counts the backbone's weights that its passes read; `share_of_memory` is how much of `memory_bandwidth` (bytes/s) that takes.
     """
@@ -37,7 +42,8 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
     check_prompt(model, prompt, new)
     can_generate = model.split is None or model.split.head_input == "replace"   # generate would run a `sum` checkpoint as another function
     as_loaded = plain(model.backbone.module)   # without what makes our own passes fast
-    runs: dict[str, Callable[[], _Timed]] = {f"generate {cache}": lambda cache=cache: _generate(as_loaded, prompt, new, cache) for cache in ("dynamic", "static", PROMPT_LOOKUP)} if can_generate else {}
+    ways = _ways(model, assistant) if can_generate else {}
+    runs: dict[str, Callable[[], _Timed]] = {f"generate {way}": lambda settings=settings: _generate(as_loaded, prompt, new, **settings) for way, settings in ways.items()}
     names = [f"panel {i}" for i in range(len(panels))]
     if not any(panel.decoder == "ar" for panel in panels):
         names.append("ar")
@@ -66,7 +72,7 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
         limit = costs.limit(panel.decoder, options[name], last[name].spans)
         rows.append({
             "panel": str(panel), "decoder": panel.decoder, "options": asdict(options[name]), "tokens_per_second": round(medians[name], 2), "spread": [round(min(speeds[name]), 2), round(max(speeds[name]), 2)],
-            "over_generate": round(medians[name] / medians[best], 3) if best else None, "over_prompt_lookup": round(medians[name] / medians[f"generate {PROMPT_LOOKUP}"], 3) if best else None, "over_ar": round(over_ar, 3),
+            "over_generate": round(medians[name] / medians[best], 3) if best else None, **{f"over_{way}": round(medians[name] / medians[f"generate {way}"], 3) for way in AHEAD if way in ways}, "over_ar": round(over_ar, 3),
             "limit": round(limit, 3) if limit else None, "share_of_limit": round(over_ar / limit, 3) if limit else None,
             "bytes_per_token": round(last[name].bytes_per_token), "share_of_memory": round(medians[name] * last[name].bytes_per_token / bandwidth, 3),
             "same_tokens_as_generate": last[name].ids == last[best].ids if best else None})
@@ -117,13 +123,25 @@ class _Timed(BaseStreamer):
         return self._speed
 
 
+def _ways(model: Model, assistant: Model | None) -> dict[str, dict[str, Any]]:
+    """What `generate` is given for each of its ways."""
+    ways: dict[str, dict[str, Any]] = {"dynamic": {}, "static": {"cache_implementation": "static"}, "prompt_lookup": {"prompt_lookup_num_tokens": DRAFTED}}
+    if model.layers > 1:
+        ways["early_exit"] = {"assistant_early_exit": (model.split or Split.default(model.layers)).late_start}
+    if assistant is not None:
+        if assistant.backbone.vocab_size != model.backbone.vocab_size:
+            raise UserError(f"an assistant needs the model's own vocabulary of {model.backbone.vocab_size} tokens; {assistant.name} has {assistant.backbone.vocab_size}")
+        ways["assistant"] = {"assistant_model": plain(assistant.backbone.module)}
+    return ways
+
+
 @torch.inference_mode()
-def _generate(module: PreTrainedModel, prompt: list[int], new: int, cache: str) -> _Timed:
+def _generate(module: PreTrainedModel, prompt: list[int], new: int, assistant_model: PreTrainedModel | None = None, **settings: Any) -> _Timed:
     timed = _Timed()
-    config = GenerationConfig(do_sample=False, repetition_penalty=1.0, max_new_tokens=new, eos_token_id=None, pad_token_id=0,
-                              cache_implementation="static" if cache == "static" else None, prompt_lookup_num_tokens=DRAFTED if cache == PROMPT_LOOKUP else None)
+    config = GenerationConfig(do_sample=False, repetition_penalty=1.0, max_new_tokens=new, eos_token_id=None, pad_token_id=0, **settings)
     ids = torch.tensor([prompt], device=module.device)
-    module.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=timed)
+    transformers_logging.set_verbosity_error()   # of what transformers itself does when it assists
+    module.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=timed, **({"assistant_model": assistant_model} if assistant_model is not None else {}))
     return timed
 
 

@@ -64,6 +64,7 @@ def build_parser() -> Parser:
     bench.add_argument("--context", type=int, default=64, help="prompt tokens (default: 64)")
     bench.add_argument("--new", type=int, default=128, help="new tokens (default: 128)")
     bench.add_argument("--rounds", type=int, default=5, help="measured rounds (default: 5)")
+    bench.add_argument("--assistant", metavar="MODEL", help="a smaller model with the same tokenizer, for transformers' assisted generation")
     bench.add_argument("--json", action="store_true", help="one JSON object")
     for command, panels in ((compare, COMPARED), (evaluation, DEFAULT_PANELS), (bench, DEFAULT_PANELS)):
         command.add_argument("--panel", action="append", metavar="DECODER[:NAME=VALUE,…]", help=f"may be repeated (default: {', '.join(panels)}{'; then every other decoder' if command is evaluation else ''})")

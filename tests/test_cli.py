@@ -51,10 +51,17 @@ def test_bench_has_its_row(run, model_folder):
     ar, dmtd = result["rows"]
     assert ar["same_tokens_as_generate"] is True and ar["over_ar"] == 1.0 and ar["limit"] is None
     assert dmtd["panel"] == "dmtd:tau=3,split=E0D1" and dmtd["options"] == {"tau": 3, "split": "E0D1"} and dmtd["limit"] > 0 and dmtd["share_of_limit"] > 0 and dmtd["over_generate"] > 0
+    assert all(dmtd[f"over_{way}"] > 0 for way in ("prompt_lookup", "early_exit"))
     layers, head = load(str(model_folder)).backbone.weight_bytes()
     assert ar["bytes_per_token"] == sum(layers) + head and ar["share_of_memory"] > 0
     full, late = sum(layers) + head, layers[-1] + head   # 11 tokens after the first: four full passes and seven late ones
     assert dmtd["bytes_per_token"] == round((4 * full + 7 * late) / 11)
+
+
+def test_bench_has_what_transformers_drafts_itself(run, model_folder, tmp_path):
+    code, out, _ = run("bench", "--model", str(model_folder), "--context", "16", "--new", "8", "--rounds", "1", "--panel", "dmtd:tau=2,split=E0D1", "--assistant", str(model_folder))
+    assert code == 0 and "generate, tokens/s: dynamic" in out and "early_exit" in out and "assistant" in out and "refill(2) E0D1" in out and "GB/s" in out
+    assert run("bench", "--model", str(model_folder), "--new", "8", "--assistant", "classroom")[2].count("vocabulary") == 1
 
 
 def test_eval_has_its_row(run, model_folder, tmp_path):

@@ -29,7 +29,7 @@ def options() -> argparse.Namespace:
     parser = Parser(description="Race multi-token decoders side by side, in the browser.")
     parser.add_argument("--model", action="append", help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, or a hub id; again for more of them; "
                         "default: DMTD_MODELS, names with commas between them, else classroom")
-    parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single, int8 or cpu-int8; default: what suits the device and the model's size")
+    parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single, int8, cpu-int8 or cpu-int4; default: what suits the device and the model's size")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what a decode step is fastest with, measured as it is loaded")
     parser.add_argument("--panel", action="append", default=[], metavar="DECODER[:NAME=VALUE,…]", help="a panel to begin with, such as dmtd:tau=4; again for more of them. "
                         "remote:url=http://127.0.0.1:8000,name=MODEL is an OpenAI-compatible server, its key in DMTD_REMOTE_KEY")

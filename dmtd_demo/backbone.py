@@ -214,4 +214,4 @@ def _does_not_fit(error: Exception) -> ModelError:
 
 def parameters(module: nn.Module) -> int:
     """How many parameters a module has, shared ones counted once, those packed into 4 bits unpacked."""
-    return sum(math.prod(p.quant_state.shape) if hasattr(p, "quant_state") else p.numel() for p in module.parameters())
+    return sum(math.prod(p.quant_state.shape) if hasattr(p, "quant_state") else p.numel() * getattr(p, "in_one", 1) for p in module.parameters())

@@ -54,7 +54,7 @@ def can_fuse(parts: LayerParts) -> bool:
 
 
 def _is_known(kind: type) -> bool:
-    return kind in (nn.Linear, PackedLinear, BlockedLinear) or kind.__module__.startswith("bitsandbytes.")
+    return kind is nn.Linear or issubclass(kind, (PackedLinear, BlockedLinear)) or kind.__module__.startswith("bitsandbytes.")
 
 
 class FusedLayer:
@@ -114,8 +114,8 @@ def _joined(*linears: nn.Module) -> _Linear:
         return _Dense(*linears)
     if len(linears) == 1 and isinstance(linears[0], (PackedLinear, BlockedLinear)):
         return linears[0]
-    if kinds == {PackedLinear}:
-        return packed.joined(*linears)
+    if len(kinds) == 1 and isinstance(linears[0], PackedLinear):
+        return packed.joined(*linears) or _Several(*linears)
     if kinds == {BlockedLinear} and sum(linear.weight.numel() * linear.weight.element_size() for linear in linears) <= JOINED:
         return blocked.joined(*linears)
     return _Several(*linears)
@@ -160,15 +160,16 @@ class _Several:
 
 
 class FusedNorm:
-    """RMSNorm over the last dimension. In float32 by the vector norm of x with one more entry for eps: half the time of F.rms_norm, which is many operations on a CPU."""
+    """RMSNorm over the last dimension. On a CPU in float32, by the vector norm of x with one more entry for eps: a third to half of the time of F.rms_norm, which is many operations there."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         size = weight.shape[-1]
         self.weight, self.eps, self.size = weight, eps, (size,)
-        self.scaled = weight * math.sqrt(size) if weight.dtype == torch.float32 else None
+        self.scaled = weight.float() * math.sqrt(size) if weight.device.type == "cpu" else None
         self.least = torch.tensor(math.sqrt(size * eps), device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.scaled is None:
             return F.rms_norm(x, self.size, None, self.eps) * self.weight
-        return torch.mul(x, self.scaled).div_(torch.linalg.vector_norm(x, 2, -1, True).hypot_(self.least))
+        exact = x.float()
+        return torch.mul(exact, self.scaled).div_(torch.linalg.vector_norm(exact, 2, -1, True).hypot_(self.least)).to(x.dtype)

@@ -24,7 +24,7 @@ from dmtd_demo.checkpoint import CLASSES
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.four_bit import choose_layout
 from dmtd_demo.memory import Sizes, taken
-from dmtd_demo.packed import pack
+from dmtd_demo.packed import KINDS, pack
 from dmtd_demo.placement import Placement, place
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.split import Split
@@ -191,8 +191,8 @@ def load_random(name: str, *, dtype: str | None = None, device: str | None = Non
             module = cls._from_config(config, attn_implementation="sdpa")
     finally:
         torch.set_default_dtype(previous)
-    if placement.quantization == "cpu-int8":
-        pack(module)
+    if placement.quantization in KINDS:
+        pack(module, placement.quantization)
     elif placement.quantization != "none" or placement.device == "auto":
         module = _weights(None, config, cls, placement, module.state_dict())
     model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module, None, {}, frozenset(), placement, Base(f"{name} (random weights)"))
@@ -238,8 +238,8 @@ def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], place
         raise UserError(f"the weights in {folder} do not fit its config.json: {what} ({len(missing) + len(misshapen)} such in all)")
     if info["unexpected_keys"]:
         placement.reasons.append(f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them")
-    if placement.quantization == "cpu-int8":
-        pack(module)
+    if placement.quantization in KINDS:
+        pack(module, placement.quantization)
     choose_layout(module, placement.dtype)
     return module
 
@@ -257,7 +257,7 @@ def _told(progress: Progress, bar: Callable[..., Any], args: tuple[Any, ...], se
 
 
 def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
-    if placement.quantization in ("none", "cpu-int8"):
+    if placement.quantization in ("none", *KINDS):
         return None
     if placement.quantization == "int8":
         # with another dtype it would say, for every layer of every step, that activations are cast to float16

@@ -24,7 +24,7 @@ def build_parser() -> Parser:
     model = Parser(add_help=False)
     model.add_argument("--model", default="classroom", help="a catalog name (see `models`), a local folder in Hugging Face format, or a hub id (default: classroom)")
     model.add_argument("--random-weights", metavar="NAME", help="a catalog model's shape with random weights, no download: for benchmarks")
-    model.add_argument("--quantization", help="none, nf4, nf4-single (its scales not quantized again) int8, or cpu-int8 (PyTorch's own, LM head too) (default: by device and size)")
+    model.add_argument("--quantization", help="none, nf4, nf4-single (its scales not quantized again) int8, cpu-int8 or cpu-int4 (PyTorch's own, LM head too) (default: by device and size)")
     model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device and size)")
     model.add_argument("--addons", metavar="FOLDER", help="add-ons to use instead of the model's own: a folder, or a hub id")
     model.add_argument("--threads", type=int, help="CPU threads (default: what a decode step is fastest with, measured as the model is loaded)")

@@ -1,4 +1,4 @@
-"""Linears in 8 bits by PyTorch's own CPU kernel: `--quantization cpu-int8`. Weights alone are rounded, one scale per row; the LM head is packed too."""
+"""Linears in 8 or 4 bits by PyTorch's own CPU kernels: `--quantization cpu-int8` and `cpu-int4`. Weights alone are rounded; the LM head is packed too."""
 from __future__ import annotations
 
 import torch
@@ -6,17 +6,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROWS = 4096   # quantized at once, so that the float32 copy of an LM head is never whole
+GROUP = 32    # weights of a row that share a scale, in 4 bits
+EVEN = 16     # rows: their number has to be a multiple of it, in 4 bits
+BLOCK = 64    # rows that the 4-bit layouts keep together, at most
 
 
 class PackedLinear(nn.Module):
-    """x [..., in] to [..., out] as x (weight * scale)^T + bias. weight int8 [out, in]; scale [out] in the dtype of x.
+    """x [..., in] to [..., out] as x W^T + bias, W rounded. weight: packed; scale: what else it takes to read it, in the dtype of x.
 
     shared: the weights are another module's parameters too (a tied LM head), so these are counted as a buffer.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, shared: bool = False) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int, shared: bool = False) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight.shape
+        self.out_features, self.in_features = out_features, in_features
         if shared:
             self.register_buffer("weight", weight)
         else:
@@ -24,26 +27,18 @@ class PackedLinear(nn.Module):
         self.register_buffer("scale", scale)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
-    @classmethod
-    @torch.no_grad()
-    def of(cls, linear: nn.Linear, shared: bool = False) -> PackedLinear:
-        """Symmetric, each row's largest weight at 127; the scale is rounded to the dtype before the weights are."""
-        weight = torch.empty(linear.weight.shape, dtype=torch.int8)
-        scale = torch.empty(linear.out_features, dtype=linear.weight.dtype)
-        for start in range(0, linear.out_features, ROWS):
-            rows = linear.weight[start:start + ROWS].float()
-            scale[start:start + ROWS] = (rows.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(scale.dtype).tiny)
-            weight[start:start + ROWS] = rows.div(scale[start:start + ROWS, None].float()).round_().clamp_(-127, 127)
-        return cls(weight, scale, linear.bias, shared)
-
     def dense(self) -> Tensor:
         """The weights as they are rounded, [out, in]."""
-        return self.weight.to(self.scale.dtype) * self.scale[:, None]
+        raise NotImplementedError
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [rows, in], contiguous, to [rows, out], without the bias."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:   # the kernel has no backward
+        if torch.is_grad_enabled() and x.requires_grad:   # the kernels have no backward
             return F.linear(x, self.dense(), self.bias)
-        y = torch._weight_int8pack_mm(x.reshape(-1, self.in_features).contiguous(), self.weight, self.scale)
+        y = self.product(x.reshape(-1, self.in_features).contiguous())
         if self.bias is not None:
             y += self.bias
         return y.view(*x.shape[:-1], self.out_features)
@@ -52,25 +47,86 @@ class PackedLinear(nn.Module):
         return h + self(x)
 
 
+class Int8Linear(PackedLinear):
+    """weight int8 [out, in]; scale [out]: symmetric, each row's largest weight at 127."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, linear: nn.Linear, shared: bool = False) -> Int8Linear:
+        """The scale is rounded to the dtype before the weights are."""
+        weight = torch.empty(linear.weight.shape, dtype=torch.int8)
+        scale = torch.empty(linear.out_features, dtype=linear.weight.dtype)
+        for start in range(0, linear.out_features, ROWS):
+            rows = linear.weight[start:start + ROWS].float()
+            scale[start:start + ROWS] = (rows.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(scale.dtype).tiny)
+            weight[start:start + ROWS] = rows.div(scale[start:start + ROWS, None].float()).round_().clamp_(-127, 127)
+        return cls(weight, scale, linear.bias, linear.out_features, linear.in_features, shared)
+
+    def dense(self) -> Tensor:
+        return self.weight.to(self.scale.dtype) * self.scale[:, None]
+
+    def product(self, x: Tensor) -> Tensor:
+        return torch._weight_int8pack_mm(x, self.weight, self.scale)
+
+
+class Int4Linear(PackedLinear):
+    """weight: two weights in a byte, laid out for the kernel. scale [in / GROUP, out, 2]: what a step of a group is worth, and its eighth level; its smallest and its largest weight lie at the ends."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, linear: nn.Linear, shared: bool = False) -> Int4Linear:
+        """Scale and offset are rounded to the dtype before the weights are."""
+        dtype, groups = linear.weight.dtype, linear.in_features // GROUP
+        levels = torch.empty(linear.weight.shape, dtype=torch.uint8)
+        scale = torch.empty(groups, linear.out_features, 2, dtype=dtype)
+        for start in range(0, linear.out_features, ROWS):
+            rows = linear.weight[start:start + ROWS].float().view(-1, groups, GROUP)
+            least, most = rows.aminmax(dim=-1)
+            step = ((most - least) / 15).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
+            middle = (least + 8 * step.float()).to(dtype)
+            scale[:, start:start + ROWS] = torch.stack((step, middle), dim=-1).transpose(0, 1)
+            levels[start:start + ROWS] = (rows - middle.float()[..., None]).div_(step.float()[..., None]).add_(8).round_().clamp_(0, 15).flatten(1)
+        return cls(torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1), scale, linear.bias, linear.out_features, linear.in_features, shared)
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int, shared: bool = False) -> None:
+        super().__init__(weight, scale, bias, out_features, in_features, shared)
+        self.weight.in_one = 2   # weights in an element
+
+    def dense(self) -> Tensor:
+        return self.product(torch.eye(self.in_features, dtype=self.scale.dtype)).t()
+
+    def product(self, x: Tensor) -> Tensor:
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.weight, GROUP, self.scale.contiguous())
+
+
+KINDS = {"cpu-int8": Int8Linear, "cpu-int4": Int4Linear}
+
+
 @torch.no_grad()
-def joined(*linears: PackedLinear) -> PackedLinear:
-    """One linear for all of them, of which their own tensors become views."""
+def joined(*linears: PackedLinear) -> PackedLinear | None:
+    """One linear for all of them, of which their own tensors become views; None where they cannot be. All of one kind."""
+    kind, rows = type(linears[0]), 0 if isinstance(linears[0], Int8Linear) else 1
+    if kind is Int4Linear and any(linear.out_features % BLOCK for linear in linears[:-1]):
+        return None
     bias = torch.cat([linear.bias for linear in linears]) if linears[0].bias is not None else None
-    whole = PackedLinear(torch.cat([linear.weight for linear in linears]), torch.cat([linear.scale for linear in linears]), bias)
+    whole = kind(torch.cat([linear.weight for linear in linears]), torch.cat([linear.scale for linear in linears], dim=rows), bias,
+                 sum(linear.out_features for linear in linears), linears[0].in_features)
     start = 0
     for linear in linears:
         stop = start + linear.out_features
-        linear.weight.data, linear.scale = whole.weight.data[start:stop], whole.scale[start:stop]
+        linear.weight.data, linear.scale = whole.weight.data[start:stop], whole.scale.narrow(rows, start, linear.out_features)
         if bias is not None:
             linear.bias.data = whole.bias.data[start:stop]
         start = stop
     return whole
 
 
-def pack(module: nn.Module) -> None:
-    """Replace every dense linear, one after another, so that the dense matrices go as they are packed. A tied LM head gets a packed copy; the table stays for look-ups."""
+def pack(module: nn.Module, quantization: str) -> None:
+    """Replace every dense linear, one after another, so that the dense matrices go as they are packed. A tied LM head gets a packed copy; the table stays for look-ups.
+    Matrices that the 4-bit kernel cannot hold are packed in 8."""
     table = module.get_input_embeddings().weight
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear.of(child, shared=child.weight is table))
+                kind = KINDS[quantization] if child.in_features % GROUP == 0 and child.out_features % EVEN == 0 else Int8Linear
+                setattr(parent, name, kind.of(child, shared=child.weight is table))

@@ -10,7 +10,8 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.memory import Need, Sizes, free, gib
 
 QUANTIZATIONS = {"none": "as stored", "nf4": "4 bits, the scales quantized too", "nf4-single": "4 bits", "int8": "8 bits",
-                 "cpu-int8": "8 bits by PyTorch's own kernel for CPUs, the LM head too"}
+                 "cpu-int8": "8 bits by PyTorch's own kernel for CPUs, the LM head too", "cpu-int4": "4 bits by PyTorch's own kernel for CPUs, the LM head too"}
+ON_CPU = ("cpu-int8", "cpu-int4")   # and nowhere else; without bitsandbytes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL = 50_000_000   # parameters under which one thread in float32 is the fastest on a CPU
 
@@ -33,7 +34,7 @@ def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype:
         raise UserError(f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
-    if quantization not in (None, "none", "cpu-int8") and not find_spec("bitsandbytes"):
+    if quantization not in (None, "none", *ON_CPU) and not find_spec("bitsandbytes"):
         raise UserError(f"quantization {quantization} needs the package bitsandbytes, which is not installed: pip install bitsandbytes")
     reasons = []
     if device is None:
@@ -42,8 +43,8 @@ def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype:
     elif not (device == "cpu" or (device.split(":")[0] in ("cuda", "auto") and torch.cuda.is_available())):
         raise UserError(f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}")
 
-    if quantization == "cpu-int8" and device != "cpu":
-        raise UserError(f"quantization cpu-int8 runs on a CPU alone; on {device} take nf4 or int8, or give --device cpu")
+    if quantization in ON_CPU and device != "cpu":
+        raise UserError(f"quantization {quantization} runs on a CPU alone; on {device} take nf4 or int8, or give --device cpu")
 
     def need(quantization: str) -> Need:
         kind = DTYPES[dtype] if dtype else default_dtype(device, quantization, sizes)[0]
@@ -62,7 +63,7 @@ def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype:
         reasons.append(f"over {torch.cuda.device_count()} CUDA devices: it does not fit on one")
     room = free(device) + spare
     if need(quantization).total > room:
-        smaller = [other for other in offered(device) if need(other).total <= room and (other in ("none", "cpu-int8") or find_spec("bitsandbytes"))]
+        smaller = [other for other in offered(device) if need(other).total <= room and (other in ("none", *ON_CPU) or find_spec("bitsandbytes"))]
         advice = f"--quantization {smaller[0]} needs {gib(need(smaller[0]).total)}" if smaller else "take a smaller model, or a machine with more memory"
         raise UserError(f"a model of {sizes.parameters:,} parameters in {str(chosen).removeprefix('torch.')}, quantization {quantization}, needs {need(quantization)}; "
                         f"{'the CUDA devices have' if device == 'auto' else device + ' has'} {gib(room)} free: {advice}")
@@ -71,7 +72,7 @@ def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype:
 
 def offered(device: str) -> list[str]:
     """The quantizations that run there."""
-    return [name for name in QUANTIZATIONS if name != "cpu-int8" or device == "cpu"]
+    return [name for name in QUANTIZATIONS if name not in ON_CPU or device == "cpu"]
 
 
 def _default_quantization(device: str, dtype: str | None, sizes: Sizes, need, spare: int) -> tuple[str, str]:
@@ -88,8 +89,8 @@ def _default_quantization(device: str, dtype: str | None, sizes: Sizes, need, sp
 def default_dtype(device: str, quantization: str, sizes: Sizes) -> tuple[torch.dtype, str]:
     if quantization == "int8":
         return torch.float16, "float16: bitsandbytes' INT8 matrices compute from float16, and would cast anything else at every step"
-    if quantization == "cpu-int8":
-        return torch.bfloat16, "bfloat16: the one dtype for which PyTorch's packed kernel has fast code"
+    if quantization in ON_CPU:
+        return torch.bfloat16, "bfloat16: the one dtype for which PyTorch's packed kernels have fast code"
     if device == "cpu" and quantization == "none" and sizes.parameters < SMALL:
         return torch.float32, "float32: for a model this small on a CPU it is the fastest and the most exact"
     if device != "cpu" and torch.cuda.get_device_capability(None if device == "auto" else device)[0] < 8:

@@ -43,8 +43,8 @@ Exact match by family, per cent:
 
     python -m dmtd_demo eval --seed 7 --prompts {quantized_prompts} --quantization nf4 --panel ar --panel dmtd:tau=4 --panel clp --json
 
-The same checkpoint and add-ons, {quantized_prompts} prompts; speed-ups are over `ar` under the same quantization. The four runs came one after the other, beside other
-work: between them only large differences of speed count. On matrices this small, bitsandbytes saves memory and costs time.
+The same checkpoint and add-ons, {quantized_prompts} prompts; speed-ups are over `ar` under the same quantization. The runs came one after the other: between them only large
+differences of speed count. On matrices this small, bitsandbytes saves memory and costs time.
 
 {quantized}
 ## Thresholds: CLP and the gate

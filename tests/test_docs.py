@@ -60,7 +60,7 @@ def test_the_page_of_results_is_the_stored_ones(tmp_path):
     text = page(ASSETS / "classroom")
     assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     quantized = json.loads((ASSETS / "classroom" / "quantized.json").read_text(encoding="utf-8"))
-    assert [result["quantization"] for result in quantized] == ["none", "nf4", "int8", "cpu-int8"] and all(result["prompts"] >= 100 for result in quantized)
+    assert [result["quantization"] for result in quantized] == ["none", "nf4", "int8", "cpu-int8", "cpu-int4"] and all(result["prompts"] >= 100 for result in quantized)
     with pytest.raises(UserError, match="results.json gave"):
         page(tmp_path)
 

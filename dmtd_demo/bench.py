@@ -126,7 +126,7 @@ class _Timed(BaseStreamer):
 def _ways(model: Model, assistant: Model | None) -> dict[str, dict[str, Any]]:
     """What `generate` is given for each of its ways."""
     ways: dict[str, dict[str, Any]] = {"dynamic": {}, "static": {"cache_implementation": "static"}, "prompt_lookup": {"prompt_lookup_num_tokens": DRAFTED}}
-    if model.layers > 1:
+    if model.layers > 1 and model.folder is not None:   # with random weights no draft of it would ever stand, and each costs most of a pass
         ways["early_exit"] = {"assistant_early_exit": (model.split or Split.default(model.layers)).late_start}
     if assistant is not None:
         if assistant.backbone.vocab_size != model.backbone.vocab_size:

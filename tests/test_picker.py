@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import pytest
 
+from dmtd_demo.catalog import CATALOG
 from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
+from dmtd_demo.placement import offered
 from dmtd_demo.residents import Residents
 from dmtd_demo.ui.models import OTHER
 from dmtd_demo.ui.page import Page
@@ -39,3 +41,12 @@ def test_the_model_that_the_app_began_with_stays_in_the_list(model_folder):
     page.build()
     assert page.picker._name(str(model_folder), "") == str(model_folder)
     assert "gate" in page.picker.look(str(model_folder))[0] and str(model_folder) in page.picker.look(str(model_folder))[0]
+
+
+def test_every_quantization_is_explained(model_folder):
+    """In the words of the page, with the model's own arithmetic: whichever the visitor can choose."""
+    picker = Page(Residents(load(str(model_folder)), "tiny")).picker
+    name = next(iter(CATALOG))
+    for quantization in offered(picker.device):
+        told = picker.explain(name, quantization)
+        assert quantization in told and "iB" in told, told

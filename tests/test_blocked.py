@@ -107,6 +107,14 @@ def test_it_is_left_where_it_is_not_faster_or_too_small(dtype, always, monkeypat
     assert not any(isinstance(part, BlockedLinear) for part in module.modules())
 
 
+def test_where_there_is_no_such_layout_everything_stays(always, monkeypatch):
+    def none_here(linears):
+        raise RuntimeError("reorder_linear_weight: not built with oneDNN")
+    monkeypatch.setattr(blocked, "_compared", none_here)
+    module = tiny_module("qwen3")
+    assert lay_out(module) is None and not any(isinstance(part, BlockedLinear) for part in module.modules())
+
+
 def test_both_are_timed():
     linears = [torch.nn.Linear(64, 48), torch.nn.Linear(48, 32)]
     assert all(seconds > 0 for seconds in blocked._compared(linears))

@@ -4,7 +4,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from dmtd_demo.ui.waiting import Waiting
 
 if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")   # that belief is this thread's alone, where transformers would load weights by others
@@ -61,34 +64,50 @@ def agreed() -> bool:
 
 def main() -> int:
     args = options()
+    from dmtd_demo.errors import UserError
+    from dmtd_demo.ui.address import check_address, is_loopback   # neither these nor --help and a mistyped option wait for torch
+    try:
+        args.host = args.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if args.lecture else None)
+        check_address(args.host, args.port)
+        own = is_loopback(args.host) and not args.share
+        waiting = None
+        if own and not (args.no_browser or args.window or args.lecture):
+            from dmtd_demo.ui.waiting import Waiting
+            waiting = Waiting(args.host, args.port, args.model[0])
+            waiting.open()
+        return show(args, own, waiting)
+    except UserError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+
+
+def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
+    """The page, until it ends. own: only this machine can reach it. waiting: what the browser shows until then. Raises UserError."""
     from dmtd_demo.decoders import Remote, parse_panel
-    from dmtd_demo.errors import UserError  # after the options: --help and a mistyped option answer at once, without loading torch
     from dmtd_demo.loading import load
     from dmtd_demo.residents import Residents
     from dmtd_demo.ui.allowance import Allowance, may_train
     from dmtd_demo.ui.lecture import Lecture
     from dmtd_demo.ui.page import build
-    from dmtd_demo.ui.serve import check_address, is_loopback, opened, serve
-    try:
-        args.host = args.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if args.lecture else None)
-        check_address(args.host, args.port)
-        own = is_loopback(args.host) and not args.share
-        allowance = Allowance.of(public=not own)
-        panels = [parse_panel(text) for text in args.panel]
-        lecture = Lecture(args.class_files) if args.lecture else None
-        if not own:
-            print(opened(args.host, args.share, allowance, may_train(own) and not lecture, [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name], lecture))
-        if lecture and not own and not args.yes and not agreed():
-            print("app.py: nothing was opened", file=sys.stderr)
-            return 2
-        first, *more = args.model
-        models = Residents(load(first, quantization=args.quantization, threads=args.threads), first, args.threads)
-        for name in more:
-            models.load(name, args.quantization)
-        serve(build(models, own, allowance, may_train(own), panels, lecture), host=args.host, port=args.port, browser=not args.no_browser, share=args.share, own_window=args.window, lecture=lecture)
-    except UserError as error:
-        print(f"app.py: {error}", file=sys.stderr)
+    from dmtd_demo.ui.serve import opened, serve
+    allowance = Allowance.of(public=not own)
+    panels = [parse_panel(text) for text in args.panel]
+    lecture = Lecture(args.class_files) if args.lecture else None
+    if not own:
+        print(opened(args.host, args.share, allowance, may_train(own) and not lecture, [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name], lecture))
+    if lecture and not own and not args.yes and not agreed():
+        print("app.py: nothing was opened", file=sys.stderr)
         return 2
+    if waiting:
+        waiting.model()
+    first, *more = args.model
+    models = Residents(load(first, quantization=args.quantization, threads=args.threads), first, args.threads)
+    for name in more:
+        models.load(name, args.quantization)
+    page = build(models, own, allowance, may_train(own), panels, lecture)
+    if waiting:
+        waiting.close()
+    serve(page, host=args.host, port=waiting.port if waiting else args.port, browser=not (args.no_browser or waiting), share=args.share, own_window=args.window, lecture=lecture)
     return 0
 
 

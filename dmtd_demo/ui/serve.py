@@ -1,10 +1,8 @@
 """Open the page: everything that Gradio takes at launch."""
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
-import socket
 import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -26,33 +24,6 @@ from dmtd_demo.ui.theme import theme
 
 THREADS = 200   # where a class shares the page: each race that waits holds one
 TRAINING = "They can train add-ons, which are written under runs/ and keep the machine from everybody else meanwhile; other files they cannot read or write here."
-
-
-def is_loopback(host: str | None = None) -> bool:
-    """Whether only this machine can reach the page, so that its visitors are whoever started it."""
-    if os.environ.get("SPACE_ID") or os.environ.get("GRADIO_SHARE", "").lower() in ("true", "1"):
-        return False
-    host = (host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
-    try:
-        return all(ipaddress.ip_address(str(found[4][0]).partition("%")[0]).is_loopback for found in socket.getaddrinfo(host, None))
-    except (OSError, ValueError):
-        return False
-
-
-def check_address(host: str | None = None, port: int | None = None) -> None:
-    """Raises UserError where the page could not listen; Gradio itself would try twenty ports in vain, and say so twenty times."""
-    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    text = str(port or os.environ.get("GRADIO_SERVER_PORT") or 0)   # 0: any free one
-    if not text.isdecimal() or int(text) > 65535:
-        raise UserError(f"the port needs to be a whole number from 1 to 65535; got {text!r}")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(text), type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        where = f"port {text} of {host}" if int(text) else f"the address {host}"
-        raise UserError(f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}") from None
 
 
 def opened(host: str | None, share: bool, allowance: Allowance, train: bool = False, servers: Sequence[str] = (), lecture: Lecture | None = None) -> str:

@@ -65,7 +65,7 @@ def agreed() -> bool:
 def main() -> int:
     args = options()
     from dmtd_demo.errors import UserError
-    from dmtd_demo.ui.address import check_address, is_loopback   # neither these nor --help and a mistyped option wait for torch
+    from dmtd_demo.ui.address import check_address, is_loopback  # neither these nor --help and a mistyped option wait for torch
     try:
         args.host = args.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if args.lecture else None)
         check_address(args.host, args.port)

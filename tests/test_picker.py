@@ -8,9 +8,9 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.loading import load
 from dmtd_demo.placement import offered
 from dmtd_demo.residents import Residents
+from dmtd_demo.ui.address import is_loopback
 from dmtd_demo.ui.models import OTHER
 from dmtd_demo.ui.page import Page
-from dmtd_demo.ui.address import is_loopback
 
 
 @pytest.mark.parametrize("host,granted", [(None, True), ("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("192.0.2.7", False), ("no.such.host.invalid", False)])

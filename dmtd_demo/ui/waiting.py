@@ -84,8 +84,8 @@ class Waiting:
         if path == STAGE:
             return stage
         origins = "".join(f'<div data-key="{key}"><dt><span class="swatch">{escape(texts[f"origin.{key}.name"])}</span></dt><dd>{escape(texts[f"origin.{key}.hint"])}</dd></div>' for key in ORIGINS)
-        return PAGE.format(language=language, title=escape(texts["page.title"]), icon=base64.b64encode((ASSETS / "icon.svg").read_bytes()).decode(), style=(ASSETS / "style.css").read_text(encoding="utf-8"), lead=escape(texts["waiting.lead"]), origins=origins,
-                           stage=escape(stage), path=STAGE, ended=json.dumps(texts["waiting.ended"]))
+        return PAGE.format(language=language, title=escape(texts["page.title"]), icon=base64.b64encode((ASSETS / "icon.svg").read_bytes()).decode(), style=(ASSETS / "style.css").read_text(encoding="utf-8"),
+                           lead=escape(texts["waiting.lead"]), origins=origins, stage=escape(stage), path=STAGE, ended=json.dumps(texts["waiting.ended"]))
 
 
 def _listen(host: str | None, ports: list[int] | range, answer: Callable[[str, str], str]) -> ThreadingHTTPServer:

@@ -1,7 +1,8 @@
-"""The page against no page: python benchmarks/page_share.py [--rounds 5 --tokens 256 --json]
+"""The page against no page: python benchmarks/page_share.py [--rounds 5 --tokens 256 --temperature 0 --json]
 
 The same race, by turns, (a) in the app with a browser attached, which draws it, (b) by `compare` in a process without a page, and (c) each decoder by itself in that process. Tokens/s are the
 race's own (virtual clock). Medians over the rounds; page ÷ compare should be at least 0.95, and compare ÷ alone within 5 % of 1. Everything may use the cores that this script may.
+A temperature of 50 makes texts that hardly ever end by themselves: a race as long as --tokens says.
 """
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from dmtd_demo.decoders import parse_panel
 from dmtd_demo.loading import load
 from dmtd_demo.machine import describe
 from dmtd_demo.race import race
+from dmtd_demo.sampling import Sampling
 from race_page import OVER, RacePage
 
 PANELS = ("ar", "dmtd:tau=4", "clp")   # those that the page begins with
@@ -30,9 +32,9 @@ PROMPT = "What is DMTD?"   # greedy: 142 tokens
 ALTERNATIVES = 5   # as the page records them
 
 
-def by_compare(model: Any, panels: tuple[str, ...], tokens: int) -> list[float]:
+def by_compare(model: Any, panels: tuple[str, ...], tokens: int, temperature: float) -> list[float]:
     """Tokens per second of each panel."""
-    records = [record for batch in race(model, [parse_panel(panel) for panel in panels], [[{"role": "user", "content": PROMPT}]] * len(panels), max_new_tokens=tokens, top=ALTERNATIVES, audit=False)
+    records = [record for batch in race(model, [parse_panel(panel) for panel in panels], [[{"role": "user", "content": PROMPT}]] * len(panels), Sampling(temperature), max_new_tokens=tokens, top=ALTERNATIVES, audit=False)
                for record in batch]
     return [record["tokens_per_second"] for record in sorted((r for r in records if r["type"] == "summary"), key=lambda r: r["panel"])]
 
@@ -60,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
@@ -72,10 +75,12 @@ def main() -> None:
             model = load("classroom", threads=1)
             visit = RacePage(browser, url, charts=True)
             visit.set("#max-tokens", options.tokens)
+            visit.page.click("#sampling > button")
+            visit.set("#temperature", options.temperature)
             for turn in range(options.rounds + 1):
                 page, first = on_page(visit)
-                compared = by_compare(model, PANELS, options.tokens)
-                alone = [by_compare(model, (panel,), options.tokens)[0] for panel in PANELS]
+                compared = by_compare(model, PANELS, options.tokens, options.temperature)
+                alone = [by_compare(model, (panel,), options.tokens, options.temperature)[0] for panel in PANELS]
                 if turn:   # the first warms up
                     firsts.append(first)
                     for name, rates in (("page", page), ("compare", compared), ("alone", alone)):
@@ -85,7 +90,7 @@ def main() -> None:
     rows = [{"panel": panel, **{name: round(middle[name][index], 1) for name in middle},
              "page_over_compare": round(statistics.median(a[index] / b[index] for a, b in zip(found["page"], found["compare"])), 3),
              "compare_over_alone": round(statistics.median(a[index] / b[index] for a, b in zip(found["compare"], found["alone"])), 3)} for index, panel in enumerate(PANELS)]
-    result = {"machine": describe("cpu"), "rounds": options.rounds, "tokens": options.tokens, "rows": rows, "first_token_ms": round(statistics.median(firsts))}
+    result = {"machine": describe("cpu"), "rounds": options.rounds, "tokens": options.tokens, "temperature": options.temperature, "rows": rows, "first_token_ms": round(statistics.median(firsts))}
     if options.json:
         print(json.dumps(result))
         return

@@ -1,6 +1,8 @@
 """Linears in 8 or 4 bits by PyTorch's own CPU kernels: `--quantization cpu-int8` and `cpu-int4`. Weights alone are rounded; the LM head is packed too."""
 from __future__ import annotations
 
+from typing import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +11,7 @@ ROWS = 4096   # quantized at once, so that the float32 copy of an LM head is nev
 GROUP = 32    # weights of a row that share a scale, in 4 bits
 EVEN = 16     # rows: their number has to be a multiple of it, in 4 bits
 BLOCK = 64    # rows that the 4-bit layouts keep together, at most
+FOUR_BITS = torch.ops.aten._weight_int4pack_mm_for_cpu.default
 
 
 class PackedLinear(nn.Module):
@@ -31,20 +34,19 @@ class PackedLinear(nn.Module):
         """The weights as they are rounded, [out, in]."""
         raise NotImplementedError
 
-    def product(self, x: Tensor) -> Tensor:
+    def product(self) -> Callable[[Tensor], Tensor]:
         """x [rows, in], contiguous, to [rows, out], without the bias."""
         raise NotImplementedError
+
+    def kernel(self) -> Callable[[Tensor], Tensor]:
+        """The same with the bias: all that is computed, without what a module's call takes."""
+        product, bias = self.product(), self.bias
+        return product if bias is None else lambda x: product(x).add_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:   # the kernels have no backward
             return F.linear(x, self.dense(), self.bias)
-        y = self.product(x.reshape(-1, self.in_features).contiguous())
-        if self.bias is not None:
-            y += self.bias
-        return y.view(*x.shape[:-1], self.out_features)
-
-    def add_to(self, h: Tensor, x: Tensor) -> Tensor:
-        return h + self(x)
+        return self.kernel()(x.reshape(-1, self.in_features).contiguous()).view(*x.shape[:-1], self.out_features)
 
 
 class Int8Linear(PackedLinear):
@@ -65,8 +67,9 @@ class Int8Linear(PackedLinear):
     def dense(self) -> Tensor:
         return self.weight.to(self.scale.dtype) * self.scale[:, None]
 
-    def product(self, x: Tensor) -> Tensor:
-        return torch._weight_int8pack_mm(x, self.weight, self.scale)
+    def product(self) -> Callable[[Tensor], Tensor]:
+        weight, scale = self.weight, self.scale
+        return lambda x: torch._weight_int8pack_mm(x, weight, scale)
 
 
 class Int4Linear(PackedLinear):
@@ -93,10 +96,11 @@ class Int4Linear(PackedLinear):
         self.weight.in_one = 2   # weights in an element
 
     def dense(self) -> Tensor:
-        return self.product(torch.eye(self.in_features, dtype=self.scale.dtype)).t()
+        return self.product()(torch.eye(self.in_features, dtype=self.scale.dtype)).t()
 
-    def product(self, x: Tensor) -> Tensor:
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.weight, GROUP, self.scale.contiguous())
+    def product(self) -> Callable[[Tensor], Tensor]:
+        weight, scale = self.weight, self.scale.contiguous()
+        return lambda x: FOUR_BITS(x, weight, GROUP, scale)
 
 
 KINDS = {"cpu-int8": Int8Linear, "cpu-int4": Int4Linear}

@@ -53,7 +53,7 @@ class Backbone:
             # run_layers builds plain causal masks: inside the window the two are the same
             self.context = min(self.context, config.sliding_window)
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._signed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._signed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._fused_norm: FusedNorm | None = None   # once the layers are fused
         self.static = self.device.type == "cuda" and not on_zero_gpu()   # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains nothing
 
@@ -182,16 +182,16 @@ class Backbone:
 
     def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """The same as FusedLayer reads them, each [q, 1, head size]."""
-        cos, sin = self._rope(h, start, stop)
         key = (h.device, h.dtype)
-        table = self._tables[key]
-        signed = self._signed.get(key)
-        if signed is None or signed.shape[0] < table[1].shape[1]:
+        pair = self._signed.get(key)
+        if pair is None or pair[0].shape[0] < stop:
+            self._rope(h, start, stop)
             with torch.inference_mode(False), torch.no_grad():
-                half = table[1].shape[-1] // 2
-                signed = torch.cat((-table[1][0, :, :half], table[1][0, :, half:]), dim=-1)[:, None]
-            self._signed[key] = signed
-        return cos[0][:, None], signed[start:stop]
+                cos, sin = (table[0][:, None] for table in self._tables[key])
+                half = sin.shape[-1] // 2
+                pair = cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+            self._signed[key] = pair
+        return pair[0][start:stop], pair[1][start:stop]
 
     def _rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """cos and sin of the positions [start, stop), each [1, q, head size], from a table that grows by doubling."""

@@ -59,6 +59,18 @@ class RacePage:
     def set(self, control: str, value: object) -> None:
         self.page.fill(f"{control} input[type='number']", str(value))
 
+    def write_into(self, popover: str, box: str, text: object) -> None:
+        """Gradio builds what a popover holds when it is first opened, and sets its own value a tenth of a second later, over a text that is there already: written until it stays."""
+        if not self.page.locator(box).is_visible():
+            self.page.click(f"{popover} > button")
+        self.page.wait_for_selector(box)
+        for _ in range(20):
+            self.page.fill(box, str(text))
+            self.page.wait_for_timeout(300)
+            if self.page.input_value(box) == str(text):
+                return
+        raise AssertionError(f"{box} does not keep {text}")
+
     @property
     def status(self) -> str:
         marked = self.page.locator("[data-status]")

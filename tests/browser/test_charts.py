@@ -37,8 +37,7 @@ def test_tokens_against_time_and_where_the_time_went(visit: RacePage, tmp_path: 
 
 def test_the_charts_are_live(visit: RacePage) -> None:
     visit.wait_for_charts()
-    visit.page.click("#sampling > button")
-    visit.set("#temperature", 50)   # noise, which hardly ever ends by itself; with this seed not in 1,500 tokens
+    visit.write_into("#sampling", "#temperature input", 50)   # noise, which hardly ever ends by itself; with this seed not in 1,500 tokens
     visit.set("#seed", 2)
     visit.set("#max-tokens", 6000)
     visit.ask(LONG)

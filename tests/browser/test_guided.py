@@ -20,10 +20,8 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
     visit.page.wait_for_selector("[data-panel='2']", state="detached")
     visit.set("#panel-1-opt-tau", 3)
     visit.set("#max-tokens", 10)
-    visit.page.click("#sampling > button")
-    visit.set("#temperature", 0.5)
-    visit.page.click("#system-prompt > button")
-    visit.page.fill("#system textarea", "Be brief.")
+    visit.write_into("#sampling", "#temperature input", 0.5)
+    visit.write_into("#system-prompt", "#system textarea", "Be brief.")
     visit.ask("Hello")
     assert visit.wait_until(*OVER) == "done"
     visit.page.fill("#prompt textarea", "half a question")

@@ -26,8 +26,7 @@ def test_the_last_turn_is_asked_again_and_edited(visit: RacePage) -> None:
     assert len(before) == 3 and before[2] == "What is a token?"
 
     visit.page.fill("#prompt textarea", "a draft of the next question")
-    visit.page.click("#system-prompt > button")
-    visit.page.fill("#system textarea", "Answer in one word.")
+    visit.write_into("#system-prompt", "#system textarea", "Answer in one word.")
     assert visit.page.locator("#thinking").count() == 0   # this model's template has no such switch
     assert asked(visit, "#regenerate") == "done"
     assert turns(visit) == ["System prompt", *before] and visit.page.input_value("#prompt textarea") == "a draft of the next question"
@@ -47,8 +46,7 @@ def test_the_last_turn_is_asked_again_and_edited(visit: RacePage) -> None:
     assert asked(visit, "#run") == "done"   # editing is over: this one is a new turn
     assert len(turns(visit)) == 6 and turns(visit)[-3] == turns(visit)[-1] == LONG
 
-    visit.page.click("#system-prompt > button")
-    visit.page.fill("#system textarea", "word " * 10_000)
+    visit.write_into("#system-prompt", "#system textarea", "word " * 10_000)
     visit.press("#run")
     assert visit.wait_until("error") == "error"
     assert "system prompt" in visit.sentence and "context of" in visit.sentence and "\n" not in visit.sentence

@@ -141,7 +141,7 @@ def project(name: str, device: str, *, quantization: str = "none", batch: int = 
     costs["prompt-lookup"] = (spans(k + 1, k + 1, 0), span)
     rows = [{"panel": panel, "tokens_per_second": round(tokens / seconds, 2), "over_ar": round(tokens / seconds * ar, 3)} for panel, (seconds, tokens) in costs.items()]
     return {"model": name, "device": device, "device_label": DEVICES[device].label, "quantization": quantization, "batch": batch, "context": context, "split": str(parts), "k": k,
-            "span": span, "reached": reached, "rows": rows, "published": published()}
+            "span": span, "reached": reached, "rows": rows, "published": published(), "implied": implied()}
 
 
 def training_seconds(shape: Shape, device: Device, texts: int, answer: int, updates: Mapping[str, int], positions: Mapping[str, int], k: int = 4) -> float:
@@ -162,3 +162,15 @@ def published() -> list[dict[str, Any]]:
     rows = [("DMTD C4, Qwen3-4B, one A100-40GB, 1024 in + 1024 out: times vanilla (up to)", four, 2.15),
             ("vanilla Qwen3-4B, one L40S, 512 in + 256 out: tokens/s", vanilla, 83.0)]
     return [{"what": what, "predicted": round(predicted, 3), "published": figure, "error": round(predicted / figure - 1, 3)} for what, predicted, figure in rows]
+
+
+def implied() -> list[dict[str, Any]]:
+    """What the CLP paper published without the device and the mean span that a prediction would need (methods.md, section 5), turned round: the tokens that a full pass
+    must pay for on average, so that the estimate, on one A100-40GB, gives each figure. A step takes two positions, one MTP head and the predictor."""
+    rows = []
+    for name, speed_ups in (("Qwen2.5-1.5B", (1.20, 1.29)), ("Qwen2.5-7B", (1.14, 1.20))):
+        shape = Shape.of(f"{name}-Instruct")
+        setting = Setting(shape, DEVICES["a100-40gb"])
+        step = setting.seconds([(shape.layers, 2)], 2, (shape.hidden + 1) * (shape.hidden + 5)) / setting.seconds([(shape.layers, 1)])
+        rows.append({"what": f"CLP, {name}: times vanilla", "published": list(speed_ups), "span": [round(each * step, 3) for each in speed_ups]})
+    return rows

@@ -71,16 +71,17 @@ class Visitor:
         components = {component["id"]: component["props"] for component in config["components"]}
         self.functions = {function["api_name"]: function for function in config["dependencies"]}
         self.race = self.functions["race"]
-        self.values = [components[index].get("value") for index in self.race["inputs"]]
-        self.places = {components[index].get("elem_id"): place for place, index in enumerate(self.race["inputs"])}
+        pressed = next(function for function in config["dependencies"] if function["id"] == self.race["trigger_after"])   # gathers the controls, in the browser alone
+        self.values = [components[index].get("value") for index in pressed["inputs"]]
+        self.places = {components[index].get("elem_id"): place for place, index in enumerate(pressed["inputs"])}
 
     def ask(self, prompt: str, **settings: Any) -> str:
         """Run. settings: by element id, with _ for -. Returns the id of the race; `lines` has what comes. Raises httpx.HTTPStatusError where the queue is full."""
         run = uuid.uuid4().hex
-        values = [run, *self.values[1:]]
+        values = list(self.values)
         for name, value in {"prompt": prompt, **settings}.items():
             values[self.places[name.replace("_", "-")]] = value
-        self._send(self.race, values)
+        self._send(self.race, [json.dumps([run, "", values]), None])
         return run
 
     def call(self, name: str, values: list[Any]) -> list[Any]:

@@ -127,10 +127,18 @@ def test_whatever_the_controls_send_gets_a_sentence(page: Page, how: str | None,
     numbers = [settings.get(index, value) for index, value in enumerate([2, 3, 0, 0, 0, 1])]   # panels, tokens, seed, temperature, top-k, top-p
     if isinstance(numbers[1], int) and numbers[1] > 8:
         numbers[1] = 8   # a long race is no other input
-    events = list(page.race(SimpleNamespace(session_hash="fuzz"), "run", how, prompt, Chat(), *numbers, system, thinking, *values))
+    events = list(page.race(SimpleNamespace(session_hash="fuzz"), json.dumps(["run", how, [prompt, *numbers, system, thinking, *values]]), Chat()))
     last = json.loads(events[-1][0].rstrip("\n").split("\n")[-1])
     assert last["type"] in ("over", "refused")
     assert not last["message"].startswith("The race failed"), last["message"]
+
+
+@inputs(2000)
+@given(st.one_of(st.text(), JSON.map(json.dumps), st.tuples(JSON, JSON, st.lists(JSON, min_size=8, max_size=12)).map(json.dumps), st.just("[" * 100_000)))
+def test_a_question_that_no_page_asks_gets_a_sentence(page: Page, asked: str) -> None:
+    (event,) = page.race(SimpleNamespace(session_hash="fuzz"), asked, Chat())
+    assert json.loads(event[0].rstrip("\n").split("\n")[-1])["type"] == "refused"
+    assert page.address(asked) == ""
 
 
 @pytest.fixture(scope="module")

@@ -242,5 +242,6 @@ def test_the_page_asks_only_the_servers_that_it_was_started_with(fake, tmp_path:
         place = other.places["panel-1-decoder"]
         other.values[place] = other.values[place + 1] = f'remote:url="{url}/other"'
         other.ask(PROMPT)
-        assert "error" in list(other.messages())[-1]["output"]   # Gradio itself lets no choice pass that is not in the list
+        refused = other.lines()[-1]
+        assert refused["type"] == "refused" and "panel 2 needs one of the decoders" in refused["message"]
     assert len(server.asked) == 1

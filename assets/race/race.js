@@ -320,16 +320,19 @@ document.addEventListener("pointerdown", (event) => event.target.closest?.("#mod
 
 // What the buttons outside of this component call (the js= of their listeners in page.py).
 let clicked = "";   // the id of the race that was asked for last: Stop names it, also while it waits for the device
+let asked = "";     // what was asked: run, how, and the values of the controls (question.py)
 window.dmtdRace = {
-  start() {
-    if (view.root.dataset.status === "running") return [clicked, ""];   // Gradio drops a second Run itself
+  start(values) {
+    if (view.root.dataset.status === "running" || unsettled) return asked;   // Gradio drops a second Run itself
     clicked = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;   // randomUUID needs https or localhost
     unsettled = true;
     early = null;
     view.setStatus("running", t("race.waiting"));
     view.starts += 1;
-    return [clicked, view.tour.on ? "tour" : view.turn.how()];
+    asked = JSON.stringify([clicked, view.tour.on ? "tour" : view.turn.how(), values]);
+    return asked;
   },
+  question: (values) => JSON.stringify(["", "", values]),
   stop() {
     if (view.root.dataset.status === "running") {
       view.status.textContent = t("race.stopping");

@@ -26,6 +26,7 @@ from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.lecture import Lecture
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lines
 from dmtd_demo.ui.models import ModelPicker
+from dmtd_demo.ui.question import Question, whole
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
 from dmtd_demo.ui.stops import Stops
 from dmtd_demo.ui.texts import english
@@ -41,18 +42,6 @@ LAST_EVENT_SECONDS = 0.1   # between the end of a race and its whole record
 CHAT_SECONDS = 6 * 3600   # a chat that nobody has touched for so long is dropped
 
 EXPLAINED = ("panels", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking", "regenerate", "edit-last")   # by hint.<element id>
-
-
-def whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{name} needs a whole number; got {'an empty field' if value is None else value}")
-    return value
-
-
-def number(name: str, value: Any) -> float:
-    if not isinstance(value, (int, float)):
-        raise UserError(f"{name} needs a number; got {'an empty field' if value is None else value}")
-    return float(value)
 
 
 def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpec]:
@@ -111,10 +100,11 @@ class Page:
             if self.training:
                 self.training.build()
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
-            self.run_id = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed
+            self.question = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed (question.py)
+            self.run_id = gr.Textbox(visible=False)
             self.lines_taken = gr.Number(visible=False, precision=0)
             self.take = gr.Button("", elem_id="take")   # the page's script presses it
-            self.how = gr.Textbox(visible=False)      # likewise: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the conversation
+            self.how = gr.Textbox(visible=False)
             self._wire(page)
             for event in page.fns.values():   # Gradio's page else goes through the outputs of all events so far at each event of a race, to mark them as waiting: 14 ms on a laptop
                 event.show_progress_on = [head]
@@ -154,9 +144,10 @@ class Page:
         now: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         settings = [self.count, self.max_tokens, self.seed, self.temperature, self.top_k, self.top_p, self.system, self.thinking]
         panel_inputs = [component for panel in self.panels for component in panel.inputs]
-        racing = gr.on([self.run.click, self.prompt.submit, self.again.click], self.race, [self.run_id, self.how, self.prompt, self.chat, *settings, *panel_inputs], [self.view, self.chat],
-                       js="(id, how, ...rest) => [...window.dmtdRace.start(), ...rest]", concurrency_id="device", concurrency_limit=None if self.turns else 1, trigger_mode="once",
-                       show_progress="hidden", api_visibility="private")
+        controls_now = [self.prompt, *settings, *panel_inputs]
+        pressed = gr.on([self.run.click, self.prompt.submit, self.again.click], None, controls_now, self.question, js="(...values) => window.dmtdRace.start(values)", **now)
+        racing = pressed.success(self.race, [self.question, self.chat], [self.view, self.chat], concurrency_id="device", concurrency_limit=None if self.turns else 1, trigger_mode="once",
+                                 show_progress="hidden", api_visibility="private")
         racing.success(None, None, None, js="() => { window.dmtdRace.settled(); }")
         racing.failure(None, None, None, js="() => { window.dmtdRace.failed(); window.dmtdRace.settled(); }")
         self.stop.click(self.request_stop, self.run_id, None, js="() => window.dmtdRace.stop()", **now)
@@ -180,30 +171,32 @@ class Page:
             panel.model.input(partial(self.change_model, index), panel_inputs, [*panel.inputs, panel.sentence, line], **now).then(**show_lines)
         page.load(self.arrive, None, adopted, **now).then(**show_lines).then(self.open_link, keys, compared, **now)
         address = gr.Textbox(visible=False)
-        self.link.click(self.address, [self.prompt, *settings, *panel_inputs], address, **now).success(
+        self.link.click(None, controls_now, self.question, js="(...values) => window.dmtdRace.question(values)", **now).success(self.address, self.question, address, **now).success(
             None, address, None, js="(query) => { window.dmtdRace.copyLink(query); }", **now)
         self.count.input(self.show_panels, self.count, [self.view, *(panel.column for panel in self.panels)], **now)
         page.unload(self.leave)
 
-    def race(self, request: gr.Request, run: str, how: str, prompt: str, chat: Chat, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any,
-             system: str | None, thinking: bool, *panel_values: Any) -> Iterator[tuple[Any, Any]]:
-        flag = self.stops.flag(request.session_hash, run)
+    def race(self, request: gr.Request, asked: str, chat: Chat) -> Iterator[tuple[Any, Any]]:
         with contextlib.ExitStack() as held:
+            run = ""
             try:
-                keys, specs = self._chosen(count, list(panel_values))
+                question = Question.of(asked)
+                run, how = question.run, question.how
+                flag = self.stops.flag(request.session_hash, run)
+                keys, specs = self._chosen(question)
                 models = held.enter_context(self.models.using(keys))   # until the race is over
-                sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
+                sampling = question.sampling
                 if how == "again" and not chat.prompt:
                     raise UserError("no prompt was asked yet that could be asked again")
                 if how == "tour":
                     chat = Chat()
-                conversations = chat.asked(chat.prompt if how == "again" else prompt, len(specs), again=how in ("edit", "again"))
-                asked = conversations[0][-1]["content"]
-                check_text(asked)
-                self.turnstile.allowance.check(asked, whole("Max tokens", max_tokens), len(specs))
+                conversations = chat.asked(chat.prompt if how == "again" else question.prompt, len(specs), again=how in ("edit", "again"))
+                prompt = conversations[0][-1]["content"]
+                check_text(prompt)
+                self.turnstile.allowance.check(prompt, question.max_new_tokens, len(specs))
                 self.turnstile.enter(address_of(request))
-                question = stream.Question(run, specs, instructed(conversations, system), sampling, whole("Max tokens", max_tokens),
-                                           thinking and any(can_think(model.tokenizer) for model in models))
+                wanted = stream.Wanted(run, specs, instructed(conversations, question.system), sampling, question.max_new_tokens,
+                                       question.thinking and any(can_think(model.tokenizer) for model in models))
             except UserError as error:
                 yield stream.refusal(run, str(error)), gr.skip()
                 return
@@ -217,7 +210,7 @@ class Page:
                 if count:
                     yield stream.refusal(run, "", "stopped"), gr.skip()
                     return
-            running = stream.Stream(models, question, flag.stop.is_set, lambda: flag.taken, self.racing)
+            running = stream.Stream(models, wanted, flag.stop.is_set, lambda: flag.taken, self.racing)
             for text in running.events():
                 if self._lectures(request):
                     self.lecture.publish(running.record)
@@ -230,11 +223,14 @@ class Page:
         """Whether a request comes from this machine itself; what a proxy on it passes on does not."""
         return self.lecture is not None and "x-forwarded-for" not in request.headers and self.lecture.is_lecturer(address_of(request))
 
-    def _chosen(self, count: Any, values: list[Any]) -> tuple[list[Any], list[PanelSpec]]:
-        """The models' keys and the panels as the controls stand."""
-        if whole("Panels", count) not in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1):
+    def _chosen(self, question: Question) -> tuple[list[Any], list[PanelSpec]]:
+        """The models' keys and the panels that it names. Raises UserError."""
+        count = whole("Panels", question.count)
+        if count not in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1):
             raise UserError(f"a race needs {controls.FEWEST_PANELS} to {controls.MOST_PANELS} panels; got {count}")
-        rows = self._rows(values)[:count]
+        if len(question.panels) != sum(len(panel.inputs) for panel in self.panels):
+            raise UserError(f"a race needs the values of {len(self.panels)} panels' controls; got {len(question.panels)} values")
+        rows = self._rows(question.panels)[:count]
         keys = [panel.key(row) for panel, row in zip(self.panels, rows)]
         specs = [panel.spec(row) for panel, row in zip(self.panels, rows)]
         for key, spec in zip(keys, specs):
@@ -299,12 +295,11 @@ class Page:
             return [*nothing, stream.refusal("", f"The link cannot be opened: {error}.")]
         return self.show_comparison(comparison, *keys) if comparison else [*nothing, gr.skip()]
 
-    def address(self, prompt: str, count: Any, max_tokens: Any, seed: Any, temperature: Any, top_k: Any, top_p: Any, system: str, thinking: bool,
-                *panel_values: Any) -> str:
+    def address(self, asked: str) -> str:
         """The query of a link to the controls as they stand; empty, and said so by the page, where they ask for no race."""
         try:
-            sampling = Sampling(temperature=number("Temperature", temperature), top_k=whole("Top-k", top_k), top_p=number("Top-p", top_p), seed=whole("Seed", seed))
-            return links.query(prompt, self._chosen(count, list(panel_values))[1], whole("Max tokens", max_tokens), sampling, system, thinking)
+            question = Question.of(asked)
+            return links.query(question.prompt, self._chosen(question)[1], question.max_new_tokens, question.sampling, question.system, bool(question.thinking))
         except UserError:
             return ""
 

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Question:
-    """What Run asks for: the panels, one conversation per panel, and how to decode."""
+class Wanted:
+    """A race that was asked for: the panels, one conversation per panel, and how to decode."""
     run: str
     panels: list[PanelSpec]
     conversations: Conversations
@@ -71,14 +71,14 @@ class Record:
 class Stream:
     """One race on its way to the page. `events` yields the string; afterwards `record` is whole, and `answers` has each panel's text, or is empty."""
 
-    def __init__(self, models: Sequence[Model], question: Question, should_stop: Callable[[], bool], taken: Callable[[], int],
+    def __init__(self, models: Sequence[Model], wanted: Wanted, should_stop: Callable[[], bool], taken: Callable[[], int],
                  racing: Callable[..., Iterator[Batch]] = race) -> None:
         self.models = models
         self.racing = racing
-        self.question = question
+        self.wanted = wanted
         self.should_stop = should_stop
         self.taken = taken
-        self.record = Record(question.run)
+        self.record = Record(wanted.run)
         self.summaries: dict[int, dict] = {}
 
     def events(self) -> Iterator[str]:
@@ -92,18 +92,18 @@ class Stream:
                             else f"The race failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
     def _race(self) -> Iterator[str]:
-        question = self.question
-        records = self.racing(self.models, question.panels, question.conversations, question.sampling,
-                              max_new_tokens=question.max_new_tokens, thinking=question.thinking, top=ALTERNATIVES, should_stop=self.should_stop)
+        wanted = self.wanted
+        records = self.racing(self.models, wanted.panels, wanted.conversations, wanted.sampling,
+                              max_new_tokens=wanted.max_new_tokens, thinking=wanted.thinking, top=ALTERNATIVES, should_stop=self.should_stop)
         try:
             sent = 0.0
             for batch in records:
                 if not self.record.lines:   # only now is it known that nothing the visitor supplied is wrong
-                    self._say({"type": "page", "turns": question.conversations, "notes": notes(self.models, batch[0])})
+                    self._say({"type": "page", "turns": wanted.conversations, "notes": notes(self.models, batch[0])})
                 for record in batch:
                     self._take(record)
                 ended = any(record["type"] == "end" for record in batch)   # what comes next may be the audit, which takes its time
-                last = len(self.summaries) == len(question.panels)   # the end of the race comes at once, with this
+                last = len(self.summaries) == len(wanted.panels)   # the end of the race comes at once, with this
                 if not last and (ended or time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS)):
                     sent = time.monotonic()
                     yield self.record.window(self.taken())
@@ -135,9 +135,9 @@ class Stream:
     @property
     def answers(self) -> list[str]:
         """Each panel's text, where the race came to its end."""
-        if len(self.summaries) < len(self.question.panels):
+        if len(self.summaries) < len(self.wanted.panels):
             return []
-        return [self.summaries[index]["text"] for index in range(len(self.question.panels))]
+        return [self.summaries[index]["text"] for index in range(len(self.wanted.panels))]
 
 
 def refusal(run: str, message: str, status: str = "error") -> str:

@@ -23,7 +23,7 @@ from dmtd_demo.loading import Model, use_threads
 from dmtd_demo.machine import describe
 from dmtd_demo.sampling import Sampler, Sampling
 
-BURST_SECONDS = 0.02   # of one turn: switching panels after every step costs tiny models 15 %
+BURST_SECONDS = 0.04   # of one turn: switching panels after every step costs tiny models 15 %
 WARM_UP_STEPS = 12
 WAIT_SECONDS = 0.05     # for a server elsewhere, where no panel of ours has anything to do
 Batch = list[trace.Record]

@@ -2,6 +2,7 @@
 
 const TICK_MS = 125;
 const CHART_SHARE = 9;      // while tokens come: after a chart that took t, no other for so many times t
+const OUT_OF_SIGHT_MS = 1000;   // likewise: between drawings of charts that nobody sees
 
 class Charts {
   // source: the address of Plotly's script; "" in an exported file, which has `pictures` of the charts instead: [{caption, source, paper}].
@@ -16,11 +17,18 @@ class Charts {
       new LineFigure("chart-race", t("chart.race"), t("chart.race.about"), this, panels, (panel) => panel.curve, t("unit.tokens")),
       new TimeFigure("chart-time", t("chart.time"), t("chart.time.about"), this, panels)];
     this.stale = new Set();
+    this.emptied = new Set();   // hidden until they are drawn for the race on screen
+    this.nextUnseen = 0;
     const figures = pictures
       ? pictures.map((picture) => el("figure", {}, el("figcaption", {}, picture.caption), el("img", { src: picture.source, alt: picture.caption, style: `background: ${picture.paper}` })))
       : this.figures.map((figure) => el("figure", {}, el("figcaption", {}, figure.caption, el("span", { class: "saves" }, this.saver(figure, "png"), this.saver(figure, "svg"))), figure.plot));
     this.node = el("div", { class: "charts" }, ...figures);
     if (pictures) return;
+    this.inSight = new Set();
+    const seen = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) this.inSight[isIntersecting ? "add" : "delete"](target);
+    });
+    for (const { plot } of this.figures) seen.observe(plot);
     const load = () => this.load(source);   // a second of work on a laptop: after the page has come to rest
     if (window.requestIdleCallback) window.requestIdleCallback(load, { timeout: 3000 });
     else setTimeout(load, 500);
@@ -71,11 +79,21 @@ class Charts {
     };
   }
 
-  // Empty charts for the panels as they are, in the colours as they are, and then their data.
+  // Empty charts for the panels as they are, in the colours as they are, and then their data. While a race runs, which building them would slow down, each one as its turn comes.
   reset() {
     if (!this.ready) return;
-    for (const figure of this.figures) figure.reset();
+    for (const figure of this.figures) {
+      if (this.racing) this.empty(figure);
+      else figure.reset();
+    }
+    this.nextUnseen = performance.now() + OUT_OF_SIGHT_MS;
     this.changed();
+  }
+
+  empty(figure) {
+    this.emptied.add(figure);
+    figure.plot.classList.add("emptied");
+    for (const trace of figure.plot.data || []) trace.x = trace.y = [];
   }
 
   changed() {
@@ -83,14 +101,23 @@ class Charts {
   }
 
   tick() {
-    if (!this.racing || performance.now() >= this.nextDraw) this.drawOne();
+    const now = performance.now();
+    if (!this.racing) return this.drawOne();
+    if (now < this.nextDraw) return;
+    const seen = [...this.stale].find(({ plot }) => this.inSight.has(plot));
+    if (!seen && now < this.nextUnseen) return;
+    if (!seen) this.nextUnseen = now + OUT_OF_SIGHT_MS;
+    this.drawOne(seen);
   }
 
-  drawOne() {
-    const [figure] = this.stale;
+  drawOne(figure = [...this.stale][0]) {
     if (!this.ready || !figure) return;
     this.stale.delete(figure);
     const began = performance.now();
+    if (this.emptied.delete(figure)) {
+      figure.reset();
+      figure.plot.classList.remove("emptied");
+    }
     figure.draw();
     afterPaint(() => { this.nextDraw = performance.now() + CHART_SHARE * (performance.now() - began); });
   }

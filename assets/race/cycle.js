@@ -17,6 +17,7 @@ class Cycle {
     this.name = el("b");
     this.detail = el("span");
     this.stack = svg("svg", { viewBox: `0 0 ${STACK.width} ${STACK.height}`, "aria-hidden": "true" });
+    this.stacks = new Map();   // by what they show: a race has few kinds of pass, and building one takes as long as drawing ten tokens
     this.lengths = svg("svg", { viewBox: "0 0 84 50", class: "lengths", "aria-hidden": "true" });
     this.node = el("div", { class: "cycle", role: "img", "data-hint": t("cycle.hint") }, this.name, this.stack, this.detail, this.lengths);
     this.clear();
@@ -24,6 +25,7 @@ class Cycle {
 
   clear() {
     this.step = null;
+    this.stacks.clear();
     this.node.hidden = true;
   }
 
@@ -44,6 +46,12 @@ class Cycle {
   }
 
   drawStack(pass, layers, most, heads) {
+    const key = JSON.stringify([pass.kind, pass.runs, layers, heads]);
+    if (!this.stacks.has(key)) this.stacks.set(key, svg("g", {}, ...this.shapes(pass, layers, most, heads)));
+    if (this.stack.firstChild !== this.stacks.get(key)) this.stack.replaceChildren(this.stacks.get(key));
+  }
+
+  shapes(pass, layers, most, heads) {
     const columns = Math.min(most, STACK.most), wide = Math.min(20, STACK.width / columns), floor = STACK.height - 2, high = (STACK.height - 30) / layers;
     const block = (column, start, stop, kind) => svg("rect", { x: (STACK.width + columns * wide) / 2 - (column + 1) * wide + 1, y: floor - stop * high, width: wide - 2, height: (stop - start) * high - 1, rx: 2, class: kind });
     const shapes = [];
@@ -56,7 +64,7 @@ class Cycle {
     const apart = Math.min(12, (STACK.width - 10) / heads);
     const first = Math.min((STACK.width + (columns - 1) * wide) / 2 - ((heads - 1) * apart) / 2, STACK.width - 5 - (heads - 1) * apart);   // over the newest position, within the picture
     for (let head = 0; head < heads; head += 1) shapes.push(svg("circle", { cx: first + head * apart, cy: 14, r: Math.min(4.5, apart / 2), class: "head" }));
-    this.stack.replaceChildren(...shapes);
+    return shapes;
   }
 
   // probabilities: of 0, 1, 2 … further tokens; taken: how many there were.

@@ -21,7 +21,7 @@ from dmtd_demo.race import Batch, race
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.chat import Conversations
 
-EVENT_SECONDS = 0.05         # at most 20 events a second: what a page costs is their number, not their size
+EVENT_SECONDS = 0.1          # ten events a second: what a page costs is their number, not their size
 LONG_EVENT_SECONDS = 0.2    # once a record is LONG: drawing a long text costs more
 LONG = 400                   # lines, one per step
 ALTERNATIVES = 5             # that every token records for its tooltip

@@ -39,6 +39,7 @@ DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")   # the
 WAITING_VISITORS = 16
 CLASS = 100   # that many may wait where a class shares the page
 LAST_EVENT_SECONDS = 0.1   # between the end of a race and its whole record
+QUEUE_SECONDS = 0.02   # between two looks of Gradio's queue whether a race was asked for: by itself it looks a thousand times a second, each time taking the interpreter's lock from the race
 CHAT_SECONDS = 6 * 3600   # a chat that nobody has touched for so long is dropped
 
 EXPLAINED = ("panels", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking", "regenerate", "edit-last")   # by hint.<element id>
@@ -109,6 +110,7 @@ class Page:
             for event in page.fns.values():   # Gradio's page else goes through the outputs of all events so far at each event of a race, to mark them as waiting: 14 ms on a laptop
                 event.show_progress_on = [head]
         page.queue(max_size=CLASS if self.lecture else WAITING_VISITORS)
+        page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
         return page
 
     def _examples(self) -> None:

@@ -5,6 +5,7 @@ quantized linears and accelerate's hooks work as they are. Passes with a cache t
 """
 from __future__ import annotations
 
+import inspect
 import math
 from functools import cached_property
 from typing import Sequence
@@ -19,7 +20,7 @@ from dmtd_demo.fused import POSITIONS, FusedLayer, FusedNorm, LayerParts, can_fu
 from dmtd_demo.graphs import StaticCache, StaticPasses
 from dmtd_demo.machine import on_zero_gpu
 
-TRIED = "5.13 to 5.23"
+TRIED = "5.13 to 5.24"
 MODEL_TYPES = ("qwen2", "qwen3")
 STATIC_ROPE = ("default", "linear", "yarn", "llama3")
 
@@ -43,6 +44,8 @@ class Backbone:
             self._head = module.lm_head
         except AttributeError as error:
             raise _does_not_fit(error) from error
+        # transformers 5.24 gave the argument another name, which layers before it would take without a word and ignore
+        self._cache_argument = "cache" if any("cache" in inspect.signature(layer.forward).parameters for layer in self._layers[:1]) else "past_key_values"
         self.module = module
         self.config = config
         self.layers: int = len(self._layers)
@@ -119,7 +122,7 @@ class Backbone:
             mask = torch.ones((q, past + q), dtype=torch.bool, device=h.device).tril(past)[None, None]
         try:
             for layer in self._layers[start:stop]:
-                h = layer(h, attention_mask=mask, position_embeddings=position_embeddings, past_key_values=cache)
+                h = layer(h, attention_mask=mask, position_embeddings=position_embeddings, **{self._cache_argument: cache})
         except (TypeError, AttributeError) as error:
             raise _does_not_fit(error) from error
         return h.to(self.device)   # where the layers lie on several devices

@@ -41,7 +41,7 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
     prompt = bench_prompt(model, context)
     check_prompt(model, prompt, new)
     can_generate = model.split is None or model.split.head_input == "replace"   # generate would run a `sum` checkpoint as another function
-    as_loaded = plain(model.backbone.module)   # without what makes our own passes fast
+    as_loaded = _without_end(plain(model.backbone.module))   # without what makes our own passes fast
     ways = _ways(model, assistant) if can_generate else {}
     runs: dict[str, Callable[[], _Timed]] = {f"generate {way}": lambda settings=settings: _generate(as_loaded, prompt, new, **settings) for way, settings in ways.items()}
     names = [f"panel {i}" for i in range(len(panels))]
@@ -131,8 +131,14 @@ def _ways(model: Model, assistant: Model | None) -> dict[str, dict[str, Any]]:
     if assistant is not None:
         if assistant.backbone.vocab_size != model.backbone.vocab_size:
             raise UserError(f"an assistant needs the model's own vocabulary of {model.backbone.vocab_size} tokens; {assistant.name} has {assistant.backbone.vocab_size}")
-        ways["assistant"] = {"assistant_model": plain(assistant.backbone.module)}
+        ways["assistant"] = {"assistant_model": _without_end(plain(assistant.backbone.module))}
     return ways
+
+
+def _without_end(twin: PreTrainedModel) -> PreTrainedModel:
+    """A model of `plain`, whose `generate` goes on past EOS: what a call's own settings leave open, and None is that, it takes from the model's."""
+    twin.generation_config = GenerationConfig()
+    return twin
 
 
 @torch.inference_mode()
@@ -142,6 +148,8 @@ def _generate(module: PreTrainedModel, prompt: list[int], new: int, assistant_mo
     ids = torch.tensor([prompt], device=module.device)
     transformers_logging.set_verbosity_error()   # of what transformers itself does when it assists
     module.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=timed, **({"assistant_model": assistant_model} if assistant_model is not None else {}))
+    if len(timed.ids) != new:
+        raise RuntimeError(f"generate was asked for {new} tokens and made {len(timed.ids)}")
     return timed
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -27,5 +28,6 @@ def test_it_looks_for_work_no_more_often_than_asked(monkeypatch: pytest.MonkeyPa
         await wait(SECONDS)
         looking.cancel()
 
-    asyncio.run(for_a_while())
+    with ThreadPoolExecutor(1) as thread:   # Playwright's loop runs in this one, once a browser test has come before
+        thread.submit(asyncio.run, for_a_while()).result()
     assert 1 <= looks <= SECONDS / QUEUE_SECONDS + 1

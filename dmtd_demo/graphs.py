@@ -25,6 +25,7 @@ class _Buffers:
         self.entries: list[Tensor | None] = [None] * len(layers)   # [2 x kv heads, capacity, head size]
         self.capacity = 0
         self.passes: dict[tuple[int, int, int, int], _Pass] = {}   # by layers, positions and window
+        self.pool: tuple[int, int] | None = None   # of the graphs' memory: passes never overlap, and their results are kept apart
         self._layers = layers
 
     def reserve(self, positions: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -32,6 +33,7 @@ class _Buffers:
             return
         self.capacity = window_of(positions)
         self.passes.clear()   # they know the old places
+        self.pool = None      # one whose graphs are all gone takes no other
         for layer in self._layers:
             old = self.entries[layer.index]
             grown = torch.zeros((2 * layer.kv_heads, self.capacity, layer.head_size), dtype=dtype, device=device)   # what is masked is read too, and has to be finite
@@ -65,7 +67,6 @@ class StaticPasses:
         self.refused: str | None = None
         self._layers, self._rope = layers, rope
         self._free: list[_Buffers] = []
-        self._pool: tuple[int, int] | None = None
 
     def new_cache(self) -> StaticCache:
         buffers = self._free.pop() if self._free else _Buffers(self._layers)
@@ -86,17 +87,17 @@ class StaticPasses:
         one.h.copy_(h)
         one.past.fill_(past)
         if known is None:
-            if h.device.type == "cuda" and not self._captured(one):
+            if h.device.type == "cuda" and not self._captured(one, buffers):
                 return None
             buffers.passes[key] = one
         cache.passed(start, stop, past + positions)
         return one()
 
-    def _captured(self, one: _Pass) -> bool:
+    def _captured(self, one: _Pass, buffers: _Buffers) -> bool:
         began = time.perf_counter()
         try:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()   # passes never overlap, and their results are kept apart
-            one.capture(self._pool)
+            buffers.pool = buffers.pool or torch.cuda.graph_pool_handle()
+            one.capture(buffers.pool)
         except RuntimeError as error:   # some kernel waits for the host, or the memory is short
             self.refused = " ".join(str(error).split())[:300]
         self.seconds += time.perf_counter() - began

@@ -133,6 +133,6 @@ def test_graphs_draw_the_same_tokens(name):
         model.addons = {method: module.to("cuda") for method, module in model.addons.items()}
         model.backbone.static = static
         records = [r for batch in race_ids(model, [PanelSpec(name)] * 2, [[1, 2, 3] * 3, [4, 5]], max_new_tokens=60, ignore_eos=True) for r in batch]
-        drawn.append([t["id"] for r in records if r["type"] == "step" for t in r["tokens"]])
-        assert (model.backbone.preparing > 0) == static
+        drawn.append([[t["id"] for r in records if r["type"] == "step" and r["panel"] == panel for t in r["tokens"]] for panel in (0, 1)])
+        assert (model.backbone.preparing > 0) == static and (not static or model.backbone._passes.refused is None)
     assert drawn[0] == drawn[1]

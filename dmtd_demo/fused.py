@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol, Union
 
 import torch
 from torch import Tensor, nn
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional as F
 
 from dmtd_demo import blocked, packed
@@ -42,9 +44,27 @@ class LayerParts:
 
 
 class Appending(Protocol):
-    """What a layer needs of a cache: `KVCache.append`."""
+    """What a layer needs of a cache: `KVCache.append`. kernels: None, or `kernels.py`, and then the cache is a Placing."""
+    kernels: ModuleType | None
 
     def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Placing(Protocol):
+    """What the kernels need of one: they write keys and values to the places `at`, [q], of a layer's entries, [2 x kv heads, capacity, head size]; `held` returns what `append` would."""
+    at: Tensor
+
+    def entries(self, layer: int) -> Tensor: ...
+
+    def held(self, layer: int) -> tuple[Tensor, Tensor]: ...
+
+
+def can_attend_apart(queries: Tensor, keys: Tensor, mask: Tensor) -> bool:
+    """Whether cuDNN takes the positions as a batch over the same keys: shapes as in FusedLayer._attention."""
+    if not queries.is_cuda:
+        return False
+    keys = keys.expand(queries.shape[0], -1, -1, -1)
+    return can_use_cudnn_attention(SDPAParams(queries[:, :, None], keys, keys, mask, 0.0, False, True))
 
 
 def can_fuse(parts: LayerParts) -> bool:
@@ -77,7 +97,9 @@ class FusedLayer:
 
     def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Appending) -> Tensor:
         """h [q, hidden]; cos, sin [q, 1, head size], sin with its first half negated. mask, -inf where not seen: [group x q, past + q] up to POSITIONS, then [q, past + q];
-        None: one position, or nothing came before them."""
+        [q, 1, 1, past + q] where positions attend apart (`can_attend_apart`); None: one position, or nothing came before them."""
+        if cache.kernels is not None:
+            return self._by_kernels(h, cos, sin, mask, cache, cache.kernels)
         positions = h.shape[0]
         heads = self.qkv(self.before_attention(h)).view(positions, -1, self.head_size)
         rotated = heads[:, :self.rotated_heads]
@@ -89,6 +111,14 @@ class FusedLayer:
         gate, up = self.gate_up(self.before_mlp(h)).chunk(2, dim=-1)
         return self.down.add_to(h, F.silu(gate).mul_(up))
 
+    def _by_kernels(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Placing, kernels: ModuleType) -> Tensor:
+        """The same, with what lies between the products done by them."""
+        before, norm, after = self.before_attention, self.qk_norm, self.before_mlp
+        heads = self.qkv(kernels.normed(h, before.weight, before.eps)).view(h.shape[0], -1, self.head_size)
+        queries = kernels.rotate(heads, cos, sin, norm and norm.weight, before.eps, self.query_heads, cache.entries(self.index), cache.at)
+        h = self.o.add_to(h, self._attention(queries, *cache.held(self.index), mask))
+        return self.down.add_to(h, kernels.gated(self.gate_up(kernels.normed(h, after.weight, after.eps))))
+
     def _attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """queries [q, heads, head size]; keys, values [1, kv heads, past + q, head size]. Returns [q, heads x head size]."""
         positions = queries.shape[0]
@@ -96,6 +126,9 @@ class FusedLayer:
             keys, values = keys.repeat_interleave(self.group, dim=1), values.repeat_interleave(self.group, dim=1)
             seen = F.scaled_dot_product_attention(queries.transpose(0, 1)[None], keys, values, attn_mask=mask, is_causal=mask is None)
             return seen[0].transpose(0, 1).reshape(positions, -1)
+        if mask is not None and mask.dim() == 4:   # a batch over the same keys: cuDNN then divides those among its blocks
+            keys, values = keys.expand(positions, -1, -1, -1), values.expand(positions, -1, -1, -1)
+            return torch.ops.aten._scaled_dot_product_cudnn_attention(queries[:, :, None], keys, values, mask, False)[0].reshape(positions, -1)
         # the query heads of a group share their keys: they stand in line as positions, [1, kv heads, group x q, head size]
         queries = queries.view(positions, self.kv_heads, self.group, self.head_size)
         if positions == 1 and mask is None and self.by_products and keys.shape[2] >= LONG:
@@ -149,6 +182,8 @@ class _Dense:
         return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
     def add_to(self, h: Tensor, x: Tensor) -> Tensor:
+        if h.is_cuda and h.shape[0] == 1:   # as a bias, which cuBLAS adds by the way; a matrix would be copied first
+            h = h[0]
         return torch.addmm(h, x, self.weight)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import weakref
+from functools import lru_cache
+from types import ModuleType
 from typing import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from dmtd_demo.cache import KVCache
-from dmtd_demo.fused import FusedLayer
+from dmtd_demo.fused import FusedLayer, can_attend_apart
 
 WINDOW = 1024   # positions that attention reads, seen or masked; twice as many where a text is longer, and so on
 WARM = 2        # runs before a capture: kernels are chosen and libraries get their memory
@@ -116,6 +118,8 @@ class _Pass:
         self._places = torch.arange(window, device=like.device)
         self._unseen = torch.full((), -torch.inf, dtype=like.dtype, device=like.device)
         self._seen = torch.zeros((), dtype=like.dtype, device=like.device)
+        self._kernels, _ = kernels(like.device)
+        self._apart = like.is_cuda and can_attend_apart(like.new_empty((positions, layers[0].query_heads, layers[0].head_size)), self._writer().held(layers[0].index)[0], self._mask()[:, None, None])
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out: Tensor | None = None
 
@@ -142,28 +146,54 @@ class _Pass:
         self._graph = graph
 
     def _layers_over_buffers(self) -> Tensor:
-        at = self.past + self._steps
-        mask = torch.where(self._places <= at[:, None], self._seen, self._unseen).repeat(self._layers[0].group, 1)
-        cos, sin = self._cos[at], self._sin[at]
-        writer = _Writer(self._entries, at, self._window)
-        h = self.h
+        writer, mask, h = self._writer(), self._mask(), self.h
+        cos, sin = self._cos[writer.at], self._sin[writer.at]
+        mask = mask[:, None, None] if self._apart else mask.repeat(self._layers[0].group, 1)
         for layer in self._layers:
             h = layer(h, cos, sin, mask, writer)
         return h
+
+    def _mask(self) -> Tensor:
+        """[q, window]"""
+        return torch.where(self._places <= (self.past + self._steps)[:, None], self._seen, self._unseen)
+
+    def _writer(self) -> _Writer:
+        return _Writer(self._entries, self.past + self._steps, self._window, self._kernels)
 
 
 class _Writer:
     """The cache as a layer sees it within a pass. at: the places of the new positions, [q]."""
 
-    def __init__(self, entries: list[Tensor | None], at: Tensor, window: int) -> None:
-        self._entries, self._at, self._window = entries, at, window
+    def __init__(self, entries: list[Tensor | None], at: Tensor, window: int, kernels: ModuleType | None) -> None:
+        self._entries, self.at, self._window, self.kernels = entries, at, window, kernels
 
     def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """As KVCache.append, with the whole window."""
+        self.entries(layer).index_copy_(1, self.at, new.transpose(0, 1))
+        return self.held(layer)
+
+    def entries(self, layer: int) -> Tensor:
         entries = self._entries[layer]
-        entries.index_copy_(1, self._at, new.transpose(0, 1))
+        assert entries is not None
+        return entries
+
+    def held(self, layer: int) -> tuple[Tensor, Tensor]:
+        entries = self.entries(layer)
         held = entries[:, :self._window].view(2, 1, entries.shape[0] // 2, self._window, entries.shape[2])
         return held[0], held[1]
+
+
+@lru_cache
+def kernels(device: torch.device) -> tuple[ModuleType | None, str]:
+    """Those of `kernels.py`, or None and why there are none: on a CPU, or where Triton is not there, or has no C compiler, or does not know the GPU."""
+    if device.type != "cuda":
+        return None, "no CUDA"
+    try:
+        from dmtd_demo import kernels
+        kernels.try_out(device)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return kernels, ""
 
 
 def window_of(positions: int) -> int:

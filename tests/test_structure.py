@@ -23,7 +23,7 @@ ALLOWED = {
     "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
     "availability": {"addons", "catalog", "decoders", "memory", "placement", "projection", "training"},
     "placement": {"memory"}, "memory": set(),
-    "backbone": {"cache", "fused", "graphs"}, "graphs": {"cache", "fused"}, "fused": {"blocked", "packed"}, "packed": set(), "four_bit": set(), "blocked": {"memory"},
+    "backbone": {"cache", "fused", "graphs"}, "graphs": {"cache", "fused", "kernels"}, "kernels": set(), "fused": {"blocked", "packed"}, "packed": set(), "four_bit": set(), "blocked": {"memory"},
     "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "options": set(), "errors": set(), "progress": set()}
 EVERYWHERE = {"errors", "split", "machine", "progress"}
 

@@ -226,6 +226,9 @@ def project(options: argparse.Namespace) -> None:
         print("\nThe same estimate in published settings:")
         for row in result["published"]:
             print(f"  {row['what']}: {row['predicted']:.4g} estimated, {row['published']:.4g} published ({row['error']:+.0%})")
+        print("The same estimate where this code was measured:")
+        for row in result["measured"]:
+            print(f"  {row['what']}: {row['predicted']:.4g} estimated, {row['measured']:.4g} measured ({row['error']:+.0%})")
         print("Published without device and mean span; the tokens per full pass that the estimate needs for it:")
         for row in result["implied"]:
             print(f"  {row['what']}: {' to '.join(f'{each:.2f}' for each in row['published'])} published, {' to '.join(f'{each:.2f}' for each in row['span'])} tokens per full pass")

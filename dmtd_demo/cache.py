@@ -10,7 +10,7 @@ class KVCache:
 
     Layers call `append` or `update`; a decoder reads `length` and rewinds with `crop`.
     """
-    kernels = at = None   # of fused.Appending: nothing but `append` writes here
+    kernels = None   # of fused.Appending: nothing but `append` writes here
 
     def __init__(self, layers: int, capacity: int = 256) -> None:
         self._capacity = capacity

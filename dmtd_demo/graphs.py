@@ -118,7 +118,7 @@ class _Pass:
         self._places = torch.arange(window, device=like.device)
         self._unseen = torch.full((), -torch.inf, dtype=like.dtype, device=like.device)
         self._seen = torch.zeros((), dtype=like.dtype, device=like.device)
-        self._kernels, _ = kernels(like.device)
+        self._kernels = kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None   # they take sizes that are powers of two
         self._apart = like.is_cuda and can_attend_apart(like.new_empty((positions, layers[0].query_heads, layers[0].head_size)), self._writer().held(layers[0].index)[0], self._mask()[:, None, None])
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out: Tensor | None = None

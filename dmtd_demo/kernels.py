@@ -1,5 +1,5 @@
-"""Triton kernels for what lies between the matrix products of a layer: on a GPU each small operation costs 1.3 to 3 µs of a pass, whatever it computes, and these four take the place of thirteen
-(docs/performance.md). They compute what `fused.FusedLayer` does without them, with the same roundings. Only CUDA graphs use them (`graphs.py`), and only where Triton is there and can compile.
+"""Triton kernels for what lies between the matrix products of a layer: on a GPU each small operation costs 1.3 to 3 µs of a pass, whatever it computes, and four launches of these take the
+place of thirteen (docs/performance.md). They compute what `fused.FusedLayer` does without them, with the same roundings. Only CUDA graphs use them (`graphs.py`), and only where Triton is there and can compile.
 """
 from __future__ import annotations
 

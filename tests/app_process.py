@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def running_app(folder: Path, *options: str, script: str = "app.py", **environme
     if script == "app.py" and "--threads" not in options:
         options = (*options, "--threads", "1")   # not measured anew for every app: up to two seconds on a busy machine
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, script, "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+        process = subprocess.Popen([sys.executable, script, "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                                    env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **environment})
     url = f"http://127.0.0.1:{port}/"
     try:
@@ -45,6 +46,8 @@ def running_app(folder: Path, *options: str, script: str = "app.py", **environme
     finally:
         process.terminate()
         process.wait(60)
+        with suppress(ProcessLookupError):   # its forks, which a ZeroGPU Space leaves waiting
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

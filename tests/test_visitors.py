@@ -94,7 +94,7 @@ def test_a_visitor_who_leaves_frees_the_device(app: tuple) -> None:
 
     def abort() -> None:
         visitor = Visitor(url)
-        visitor.ask(LONG, max_tokens=1000)
+        visitor.ask(LONG, max_tokens=1000, temperature=50, seed=2)   # noise, which does not end by itself
         for message in visitor.messages():
             if message["msg"] == "process_generating":
                 break   # the connection closes in the middle of the race

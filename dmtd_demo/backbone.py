@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dmtd_demo.cache import KVCache
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.fused import POSITIONS, FusedLayer, FusedNorm, LayerParts, can_fuse
-from dmtd_demo.graphs import StaticCache, StaticPasses, kernels
+from dmtd_demo.graphs import StaticCache, StaticPasses, triton_kernels
 from dmtd_demo.machine import on_zero_gpu
 
 TRIED = "5.13 to 5.24"
@@ -94,7 +94,7 @@ class Backbone:
             self.run_layers(self.embed([0] * q), start, stop, self.new_cache())
         if self._passes.refused is not None:
             return f"no CUDA graphs: {self._passes.refused}"
-        _, without = kernels(self.device)
+        _, without = triton_kernels(self.device)
         return f"CUDA graphs of {len(runs)} kinds of pass, captured in {self.preparing:.1f} s; others come with the first of their kind" + (f"; slower without Triton's kernels ({without})" if without else "")
 
     def embed(self, ids: Tensor | list[int]) -> Tensor:

@@ -100,7 +100,7 @@ class StaticPasses:
         try:
             buffers.pool = buffers.pool or torch.cuda.graph_pool_handle()
             one.capture(buffers.pool)
-        except RuntimeError as error:   # some kernel waits for the host, or the memory is short
+        except Exception as error:   # some kernel waits for the host or does not compile, or the memory is short
             self.refused = " ".join(str(error).split())[:300]
         self.seconds += time.perf_counter() - began
         return self.refused is None
@@ -118,8 +118,9 @@ class _Pass:
         self._places = torch.arange(window, device=like.device)
         self._unseen = torch.full((), -torch.inf, dtype=like.dtype, device=like.device)
         self._seen = torch.zeros((), dtype=like.dtype, device=like.device)
-        self._kernels = kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None   # they take sizes that are powers of two
-        self._apart = like.is_cuda and can_attend_apart(like.new_empty((positions, layers[0].query_heads, layers[0].head_size)), self._writer().held(layers[0].index)[0], self._mask()[:, None, None])
+        self._kernels = triton_kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None   # they take sizes that are powers of two
+        writer = self._writer()
+        self._apart = can_attend_apart(like.new_empty((positions, layers[0].query_heads, layers[0].head_size)), writer.held(layers[0].index)[0], self._mask(writer.at)[:, None, None])
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out: Tensor | None = None
 
@@ -131,7 +132,7 @@ class _Pass:
         return self._out.clone()   # the next replay writes there
 
     def capture(self, pool: tuple[int, int]) -> None:
-        """Raises RuntimeError."""
+        """Raises whatever is in the way."""
         device = self.h.device
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
@@ -146,16 +147,16 @@ class _Pass:
         self._graph = graph
 
     def _layers_over_buffers(self) -> Tensor:
-        writer, mask, h = self._writer(), self._mask(), self.h
-        cos, sin = self._cos[writer.at], self._sin[writer.at]
+        writer, h = self._writer(), self.h
+        cos, sin, mask = self._cos[writer.at], self._sin[writer.at], self._mask(writer.at)
         mask = mask[:, None, None] if self._apart else mask.repeat(self._layers[0].group, 1)
         for layer in self._layers:
             h = layer(h, cos, sin, mask, writer)
         return h
 
-    def _mask(self) -> Tensor:
-        """[q, window]"""
-        return torch.where(self._places <= (self.past + self._steps)[:, None], self._seen, self._unseen)
+    def _mask(self, at: Tensor) -> Tensor:
+        """What positions at these places, [q], see: [q, window]."""
+        return torch.where(self._places <= at[:, None], self._seen, self._unseen)
 
     def _writer(self) -> _Writer:
         return _Writer(self._entries, self.past + self._steps, self._window, self._kernels)
@@ -184,7 +185,7 @@ class _Writer:
 
 
 @lru_cache
-def kernels(device: torch.device) -> tuple[ModuleType | None, str]:
+def triton_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
     """Those of `kernels.py`, or None and why there are none: on a CPU, or where Triton is not there, or has no C compiler, or does not know the GPU."""
     if device.type != "cuda":
         return None, "no CUDA"

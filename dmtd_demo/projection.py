@@ -177,7 +177,7 @@ def implied() -> list[dict[str, Any]]:
 
 
 def measured() -> list[dict[str, Any]]:
-    """What this code made on a machine that was lent (docs/performance.md, CUDA), beside the estimate."""
+    """What this code made on a GPU where it was measured (docs/performance.md, CUDA), beside the estimate."""
     rows = []
     for quantization, figures in (("none", (285.0, 578.0)), ("nf4", (238.5, 366.1))):
         setting = Setting(Shape.of("Qwen3-4B"), DEVICES["h200"], quantization, context=1104)

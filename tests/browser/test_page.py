@@ -149,6 +149,7 @@ def test_it_fits_the_screen(chromium: object, app_url: str, screenshots: Path, n
     visit.page.wait_for_timeout(600)
     visit.page.screenshot(path=screenshots / f"{name}.png", full_page=width < 900)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visit.page.evaluate("[...document.querySelectorAll('input[type=number]')].filter(box => box.scrollWidth > box.clientWidth).map(box => box.value)") == []   # none is cut off
     if width > 900:   # prompt, buttons, text and speed without scrolling
         for hook in ("#prompt", "#run", "#stop", ".tps >> nth=2", "[role='status']"):
             box = visit.page.locator(hook).first.bounding_box()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,11 +31,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_app(folder: Path, *options: str, script: str = "app.py", **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its address and its process; its output is in `folder`/app.log. environment: what differs from the tests' own."""
+def running_app(folder: Path, *options: str, script: str = "app.py", measured: bool = False, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Its address and its process; its output is in `folder`/app.log. environment: what differs from the tests' own. measured: it finds out itself how many threads are fastest."""
     port = free_port()
     log = folder / "app.log"
-    if script == "app.py" and "--threads" not in options:
+    if script == "app.py" and not measured and "--threads" not in options:
         options = (*options, "--threads", "1")   # not measured anew for every app: up to two seconds on a busy machine
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, script, "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
@@ -48,6 +49,25 @@ def running_app(folder: Path, *options: str, script: str = "app.py", **environme
         process.wait(60)
         with suppress(ProcessLookupError):   # its forks, which a ZeroGPU Space leaves waiting
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def opening_app(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """As a newcomer starts it: the process, and the address that it opens in the browser, as soon as it does so."""
+    opened, log = folder / "opened", folder / "app.log"
+    browser = f"{shlex.quote(sys.executable)} -c {shlex.quote('import sys; open(sys.argv[1], chr(119)).write(sys.argv[2])')} {shlex.quote(str(opened))} %s"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, "app.py", "--port", str(free_port()), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+                                   env={**os.environ, "BROWSER": browser, "HF_HUB_OFFLINE": "1"})
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not (opened.exists() and opened.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        yield process, opened.read_text()
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -83,6 +84,7 @@ def main() -> int:
 
 def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     """The page, until it ends. own: only this machine can reach it. waiting: what the browser shows until then. Raises UserError."""
+    gc.disable()   # a million objects, all of which stay: collected again and again they take a second
     from dmtd_demo.decoders import Remote, parse_panel
     from dmtd_demo.loading import load
     from dmtd_demo.residents import Residents
@@ -90,6 +92,8 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     from dmtd_demo.ui.lecture import Lecture
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import opened, serve
+    gc.freeze()    # nor is a race to pay for them: a full collection took a quarter of a second of whichever panel it fell on
+    gc.enable()
     allowance = Allowance.of(public=not own)
     panels = [parse_panel(text) for text in args.panel]
     lecture = Lecture(args.class_files) if args.lecture else None

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ def _batches(options: argparse.Namespace, panels: list[Any], model: Any = None) 
     if ids is not None and options.system is not None:
         raise UserError("--system needs --prompt; got --prompt-ids, which are used as they are")
     model = model or _load(options)
+    gc.collect()   # what loading left; a quarter of a second, which no panel is to pay for
     if ids is not None:
         return race_ids(model, panels, [ids] * len(panels), sampling, **settings)
     messages = [{"role": "user", "content": options.prompt}]

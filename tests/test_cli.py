@@ -1,6 +1,7 @@
 """The command line: flags, output, exit codes."""
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shlex
@@ -9,11 +10,13 @@ import sys
 
 import pytest
 
+from dmtd_demo import compare as notebook
 from dmtd_demo.__main__ import main
 from dmtd_demo.catalog import CATALOG
 from dmtd_demo.decoders import DECODERS, Decoder
 from dmtd_demo.loading import load
 from dmtd_demo.options import build_parser
+from dmtd_demo.race import race_ids
 
 
 @pytest.fixture
@@ -42,6 +45,26 @@ def test_compare_races_its_panels(run, model_folder):
     records = [json.loads(line) for line in lines.splitlines()]
     assert code == 0 and [p["spec"] for p in records[0]["panels"]] == ["ar", "dmtd:tau=2"] and records[0]["seed"] == 3
     assert len([r for r in records if r["type"] == "summary"]) == 2
+
+
+def test_no_panel_pays_for_a_full_collection(run, model_folder, monkeypatch):
+    """Whole collections, of which the garbage collector itself makes none here, before the race begins."""
+    collections: list[int] = []
+
+    def counted(*args, **settings):
+        collections.append(gc.get_stats()[2]["collections"])
+        return race_ids(*args, **settings)
+
+    monkeypatch.setattr("dmtd_demo.race.race_ids", counted)
+    model = load(str(model_folder))
+    gc.disable()
+    try:
+        before = gc.get_stats()[2]["collections"]
+        run("compare", "--model", str(model_folder), "--panel", "ar", "--prompt-ids", "1,2,3", "--max-new-tokens", "2")
+        notebook("Hello", ["ar", "ar"], model, max_new_tokens=2)
+    finally:
+        gc.enable()
+    assert collections == [before + 1, before + 2]
 
 
 def test_bench_has_its_row(run, model_folder):

@@ -7,6 +7,7 @@ In Jupyter the last line shows the race as the page does, to be played again; el
 """
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ def compare(prompt: str, panels: Sequence[str] = ("ar", "dmtd:tau=4", "clp"), mo
     loaded = {name: load(name) for name in dict.fromkeys(each for each in given if isinstance(each, str))}
     models = [loaded[each] if isinstance(each, str) else each for each in given]
     conversations = instructed([[{"role": "user", "content": prompt}]] * len(specs), system)
+    gc.collect()   # what loading left; a quarter of a second, which no panel is to pay for
     batches = race(models, specs, conversations, Sampling(temperature, top_k, top_p, seed), max_new_tokens=max_new_tokens, top=top, thinking=thinking, audit=audit)
     records = [record for batch in batches for record in batch]
     return Comparison([{**records[0], "conversations": conversations}, *records[1:]])

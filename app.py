@@ -1,14 +1,8 @@
-"""Parse options, build the page, launch it."""
+"""The page: `python app.py`, also on Hugging Face Spaces. What it does is in dmtd_demo/cli/page.py."""
 from __future__ import annotations
 
-import argparse
-import gc
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from dmtd_demo.ui.waiting import Waiting
 
 if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")   # that belief is this thread's alone, where transformers would load weights by others
@@ -17,103 +11,7 @@ if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
     except ImportError:
         sys.exit("app.py: a ZeroGPU Space (SPACES_ZERO_GPU) needs the package spaces: pip install spaces")
 
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")   # one line, as for every other mistake; --help has the rest
-
-
-def port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"needs a whole number from 1 to 65535; got {text!r}")
-    return int(text)
-
-
-def options() -> argparse.Namespace:
-    parser = Parser(description="Race multi-token decoders side by side, in the browser.")
-    parser.add_argument("--model", action="append", help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, or a hub id; again for more of them; "
-                        "default: DMTD_MODELS, names with commas between them, else classroom")
-    parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single, int8, cpu-int8 or cpu-int4; default: what suits the device and the model's size")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what a decode step is fastest with, measured as it is loaded")
-    parser.add_argument("--panel", action="append", default=[], metavar="DECODER[:NAME=VALUE,…]", help="a panel to begin with, such as dmtd:tau=4; again for more of them. "
-                        "remote:url=http://127.0.0.1:8000,name=MODEL is an OpenAI-compatible server, its key in DMTD_REMOTE_KEY")
-    parser.add_argument("--host", default=None, help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only")
-    parser.add_argument("--port", type=port, default=None, help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on")
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
-    place.add_argument("--window", action="store_true", help="open the page in a window of its own; closing it ends the server")
-    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
-    parser.add_argument("--class", action="store_true", dest="lecture", help="for a lecture: your races are mirrored live to everybody in the network, who may also race in turns; what it opens is said, and asked for")
-    parser.add_argument("--class-files", metavar="FOLDER", help="with --class: saved races (.html, .jsonl) that everybody may play again")
-    parser.add_argument("--yes", action="store_true", help="with --class: do not ask")
-    args = parser.parse_args()
-    if (args.class_files or args.yes) and not args.lecture:
-        parser.error("--class-files and --yes need --class")
-    if args.lecture and args.share:
-        parser.error("--class is for a local network: give no --share with it")
-    args.model = args.model or [name.strip() for name in os.environ.get("DMTD_MODELS", "").split(",") if name.strip()] or ["classroom"]
-    return args
-
-
-def agreed() -> bool:
-    """Whether whoever started this says yes; without a terminal nobody can."""
-    try:
-        return sys.stdin.isatty() and input("Open it? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-
-
-def main() -> int:
-    args = options()
-    from dmtd_demo.errors import UserError
-    from dmtd_demo.ui.address import check_address, is_loopback  # neither these nor --help and a mistyped option wait for torch
-    try:
-        args.host = args.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if args.lecture else None)
-        check_address(args.host, args.port)
-        own = is_loopback(args.host) and not args.share
-        waiting = None
-        if own and not (args.no_browser or args.window or args.lecture):
-            from dmtd_demo.ui.waiting import Waiting
-            waiting = Waiting(args.host, args.port, args.model[0])
-            waiting.open()
-        return show(args, own, waiting)
-    except UserError as error:
-        print(f"app.py: {error}", file=sys.stderr)
-        return 2
-
-
-def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
-    """The page, until it ends. own: only this machine can reach it. waiting: what the browser shows until then. Raises UserError."""
-    gc.disable()   # a million objects, all of which stay: collected again and again they take a second
-    from dmtd_demo.decoders import Remote, parse_panel
-    from dmtd_demo.loading import load
-    from dmtd_demo.residents import Residents
-    from dmtd_demo.ui.allowance import Allowance, may_train
-    from dmtd_demo.ui.lecture import Lecture
-    from dmtd_demo.ui.page import build
-    from dmtd_demo.ui.serve import opened, serve
-    gc.freeze()    # nor is a race to pay for them: a full collection took a quarter of a second of whichever panel it fell on
-    gc.enable()
-    allowance = Allowance.of(public=not own)
-    panels = [parse_panel(text) for text in args.panel]
-    lecture = Lecture(args.class_files) if args.lecture else None
-    if not own:
-        print(opened(args.host, args.share, allowance, may_train(own) and not lecture, [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name], lecture))
-    if lecture and not own and not args.yes and not agreed():
-        print("app.py: nothing was opened", file=sys.stderr)
-        return 2
-    if waiting:
-        waiting.model()
-    first, *more = args.model
-    models = Residents(load(first, quantization=args.quantization, threads=args.threads), first, args.threads)
-    for name in more:
-        models.load(name, args.quantization)
-    page = build(models, own, allowance, may_train(own), panels, lecture)
-    if waiting:
-        waiting.close()
-    serve(page, host=args.host, port=waiting.port if waiting else args.port, browser=not (args.no_browser or waiting), share=args.share, own_window=args.window, lecture=lecture)
-    return 0
-
+from dmtd_demo.cli.page import main  # noqa: E402
 
 if __name__ == "__main__":
     code = main()

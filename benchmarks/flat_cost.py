@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 import torch
 
-from dmtd_demo.bench import bench_prompt
-from dmtd_demo.decoders import PanelSpec
+from dmtd_demo.backbone.fused import FusedLayer
 from dmtd_demo.decoders.stack import Stack, prefill
-from dmtd_demo.fused import FusedLayer
-from dmtd_demo.loading import load, load_random
 from dmtd_demo.machine import describe
-from dmtd_demo.race import race_ids
+from dmtd_demo.measure.bench import bench_prompt
+from dmtd_demo.models.loading import load, load_random
+from dmtd_demo.race.panels import PanelSpec
+from dmtd_demo.race.race import race_ids
 from dmtd_demo.sampling import Sampler
 
 CONTEXTS = (64, 1024, 4096)

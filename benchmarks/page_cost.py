@@ -35,19 +35,20 @@ sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in 
 
 from conftest import ARGUMENTS, BROWSERS
 
-from dmtd_demo import race
 from dmtd_demo.decoders import DECODERS, Decoder, Options, Pass, Step, Token
 from dmtd_demo.decoders.base import option
-from dmtd_demo.loading import Model, load
 from dmtd_demo.machine import describe
-from dmtd_demo.residents import Residents
+from dmtd_demo.models.loading import load
+from dmtd_demo.models.model import Model
+from dmtd_demo.models.residents import Residents
+from dmtd_demo.race import race
 from dmtd_demo.sampling import Sampler
 
 ROOT = Path(__file__).resolve().parents[1]
 
 MOST_TIME = 1.05      # of the generation time, until the page is finished
 MOST_BUSY = 0.5       # share of the generation time that the page's main thread works
-MOST_GROWTH = 1.25    # bytes per token in the last quarter, against the first: each time the stream drops its older lines (ui/stream.py), the rest is sent again, once or twice a quarter
+MOST_GROWTH = 1.25    # bytes per token in the last quarter, against the first: each time the stream drops its older lines (web/wire.py), the rest is sent again, once or twice a quarter
 START_SECONDS = 300
 
 # what the steps of a cycle emit, by the panel's option

@@ -21,10 +21,10 @@ sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in 
 from conftest import ARGUMENTS, BROWSERS
 
 from app_process import Visitor, running_app
-from dmtd_demo.decoders import parse_panel
-from dmtd_demo.loading import load
 from dmtd_demo.machine import describe
-from dmtd_demo.race import race
+from dmtd_demo.models.loading import load
+from dmtd_demo.race.panels import parse_panel
+from dmtd_demo.race.race import race
 from dmtd_demo.sampling import Sampling
 from race_page import OVER, RacePage
 

@@ -1,12 +1,12 @@
-"""Multi-token decoding, side by side. As a library: `load` a model, `compare` decoders on a prompt (ui/notebook.py)."""
+"""Multi-token decoding, side by side. As a library: `load` a model, `compare` decoders on a prompt (comparison.py)."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dmtd_demo.loading import load as load
-    from dmtd_demo.ui.notebook import Comparison as Comparison
-    from dmtd_demo.ui.notebook import compare as compare
+    from dmtd_demo.comparison import Comparison as Comparison
+    from dmtd_demo.comparison import compare as compare
+    from dmtd_demo.models.loading import load as load
 
 __all__ = ["Comparison", "compare", "load"]
 
@@ -14,9 +14,9 @@ __all__ = ["Comparison", "compare", "load"]
 def __getattr__(name: str) -> Any:
     """Only what is asked for is imported: PyTorch alone takes seconds."""
     if name == "load":
-        from dmtd_demo.loading import load
+        from dmtd_demo.models.loading import load
         return load
     if name in ("compare", "Comparison"):
-        from dmtd_demo.ui import notebook
-        return getattr(notebook, name)
+        from dmtd_demo import comparison
+        return getattr(comparison, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

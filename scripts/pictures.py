@@ -20,8 +20,8 @@ sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in 
 from conftest import ARGUMENTS, BROWSERS
 
 from app_process import running_app
-from dmtd_demo.ui.assets import ASSETS
 from dmtd_demo.ui.examples import FIRST_PROMPT
+from dmtd_demo.web.files import ASSETS
 from race_page import RacePage
 
 WINDOW = (1280, 640)      # of the animated picture; a screenshot of the page is 1280 wide and as high as the page

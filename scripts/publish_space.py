@@ -21,7 +21,7 @@ import yaml  # noqa: E402
 from huggingface_hub import HfApi  # noqa: E402
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError  # noqa: E402
 
-from dmtd_demo.catalog import CATALOG  # noqa: E402
+from dmtd_demo.models.catalog import CATALOG  # noqa: E402
 
 PARTS = ("app.py", "dmtd_demo", "assets", "README.md", "LICENSE", "CITATION.cff", "docs")
 ZERO_TORCH = "torch==2.11.0"   # ZeroGPU has 2.8 to 2.11

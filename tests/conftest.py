@@ -48,7 +48,7 @@ def model_folder(tmp_path_factory, small_tokenizer) -> Path:
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory) -> Path:
     """The lecturer's saved races."""
-    from dmtd_demo.ui.notebook import compare
+    from dmtd_demo.comparison import compare
     folder = tmp_path_factory.mktemp("saved")
     race = compare("Hello", ["ar", "clp"], max_new_tokens=6)
     race.save(folder / "one.jsonl")

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import naive
-from dmtd_demo.decoders import DECODERS, Token, parse_panel
-from dmtd_demo.loading import load
-from dmtd_demo.race import race
+from dmtd_demo.backbone.split import Split
+from dmtd_demo.decoders import DECODERS, Token
+from dmtd_demo.models.loading import load
+from dmtd_demo.race.panels import parse_panel
+from dmtd_demo.race.race import race
 from dmtd_demo.sampling import Sampler
-from dmtd_demo.split import Split
 from tiny import tiny_model
 
 TEXT = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")

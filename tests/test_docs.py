@@ -10,11 +10,11 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
-from dmtd_demo.catalog import ASSETS
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
-from dmtd_demo.report import curve_tables, family_table, summary_table
-from dmtd_demo.results import page
+from dmtd_demo.measure.report import curve_tables, family_table, summary_table
+from dmtd_demo.measure.results import page
+from dmtd_demo.models.catalog import ASSETS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ASSETS / "classroom" / "results.json"

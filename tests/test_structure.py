@@ -1,58 +1,95 @@
-"""Imports go one way, and the core needs neither the page's packages nor quantization's."""
+"""The rooms of the package import downward only, and what few may import stays with them."""
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dmtd_demo"
-# what each part may import of the others, beside errors, split, machine and itself
-ALLOWED = {
-    "ui": {"race", "trace", "addons", "training", "decoders", "loading", "catalog", "sampling", "chat", "backbone", "availability", "download", "memory", "placement", "residents"},
-    "race": {"arrivals", "audit", "trace", "chat", "decoders", "loading", "sampling"}, "arrivals": {"decoders", "sampling", "trace"}, "audit": {"decoders", "loading"},
-    "evaluation": {"trace", "chat", "decoders", "loading", "race", "sampling", "training"},
-    "drawing": {"trace"}, "report": set(), "results": {"report"}, "projection": {"catalog"},
-    "bench": {"blocked", "chat", "decoders", "limits", "loading", "race", "sampling"},
-    "limits": {"backbone", "decoders", "loading", "sampling", "trace"},
-    "decoders": {"backbone", "cache", "sampling", "addons", "loading"},   # loading for its type alone
-    "training": {"backbone", "blocked", "addons", "chat", "four_bit", "loading", "decoders", "memory", "sampling"},
-    "loading": {"addons", "backbone", "blocked", "catalog", "checkpoint", "four_bit", "hub", "memory", "packed", "placement"},
-    "residents": {"loading", "memory", "placement"}, "download": {"hub"},
-    "checkpoint": {"backbone"}, "hub": {"memory"}, "publishing": {"addons", "hub"},
-    "availability": {"addons", "catalog", "decoders", "memory", "placement", "projection", "training"},
-    "placement": {"memory"}, "memory": set(),
-    "backbone": {"cache", "fused", "graphs"}, "graphs": {"cache", "fused", "kernels"}, "kernels": set(), "fused": {"blocked", "packed"}, "packed": set(), "four_bit": set(), "blocked": {"memory"},
-    "addons": set(), "cache": set(), "sampling": set(), "chat": set(), "trace": set(), "catalog": set(), "split": set(), "machine": set(), "options": set(), "errors": set(), "progress": set()}
-EVERYWHERE = {"errors", "split", "machine", "progress"}
+# Each floor may import from those below it, and every room from itself. Rooms of one floor do not know each other.
+FLOORS = [
+    {"__main__"},
+    {"cli"},
+    {"ui"},
+    {"server"},
+    {"comparison", "measure"},
+    {"race", "training", "web"},
+    {"decoders"},
+    {"models"},
+    {"backbone"},
+    {"machine", "progress", "sampling"},
+    {"errors"},
+]
+FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
+# What transformers' Qwen modules are made of.
+INSIDE = {"embed_tokens", "rotary_emb", "self_attn", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "input_layernorm", "post_attention_layernorm"}
+# Packages, and the rooms that may import them; app.py is the page's own start.
+KEPT = {"gradio": {"ui"}, "plotly": {"ui", "comparison"}, "bitsandbytes": set(), "peft": {"training"}, "datasets": {"training"}}
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def modules() -> Iterator[Path]:
+    return (path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions: in full, and with each name that is taken from it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dmtd_demo"):
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-    return found
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_imports_go_one_way():
-    for path in PACKAGE.rglob("*.py"):
-        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if part in ("__init__", "__main__"):
+def test_rooms_import_downward():
+    for path in modules():
+        own = room_of(path)
+        assert own in FLOOR, f"{own} is a room that tests/test_structure.py does not name"
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] != "dmtd_demo":
+                continue
+            assert parts[1] in FLOOR, f"{path.relative_to(ROOT)} imports {name}: name the room"
+            assert parts[1] == own or FLOOR[parts[1]] < FLOOR[own], f"{path.relative_to(ROOT)} imports {name}, which is not below {own}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    imports = {path: {PACKAGE.joinpath(*name.split(".")[1:length]) for name in imported(path) if name.startswith("dmtd_demo.") for length in (2, 3, 4)} for path in modules()}
+    named = {path: path.parent if path.name == "__init__.py" else path.with_suffix("") for path in imports}
+    waiting = {named[path]: targets & set(named.values()) - {named[path], named[path].parent} for path, targets in imports.items()}
+    while waiting:
+        free = {name for name, targets in waiting.items() if not targets & waiting.keys()}
+        assert free, f"in a circle, or above one: {sorted(str(name.relative_to(PACKAGE)) for name in waiting)}"
+        waiting = {name: targets for name, targets in waiting.items() if name not in free}
+
+
+def test_packages_that_only_some_rooms_import():
+    for path in modules():
+        for name in imported(path):
+            package = name.split(".")[0]
+            assert package not in KEPT or room_of(path) in KEPT[package], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_transformers_internals_are_touched_in_one_file():
+    public = ("transformers.utils.logging", "transformers.generation.")
+    for path in modules():
+        if path == PACKAGE / "backbone" / "qwen.py":
             continue
-        extra = imports(path) - ALLOWED[part] - EVERYWHERE - {part}
-        assert not extra, f"{path.relative_to(ROOT)} imports {extra}"
+        inner = [name for name in imported(path) if name.startswith("transformers.") and name.count(".") > 1 and not name.startswith(public)]
+        parts = {node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)} & INSIDE
+        assert not inner and not parts, f"{path.relative_to(ROOT)} touches {inner or parts}"
 
 
-def test_only_the_page_imports_gradio_and_plotly():
-    for path in PACKAGE.rglob("*.py"):
-        if "ui" in path.relative_to(PACKAGE).parts:
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {name.split(".")[0] for name in names} & {"gradio", "plotly", "bitsandbytes"}, path
+def test_no_module_is_a_box_of_odds_and_ends():
+    for path in modules():
+        assert not {"utils", "util", "helpers", "common", "misc"} & {part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts}, path
 
 
 def test_the_core_imports_without_the_pages_packages():
@@ -63,7 +100,9 @@ for name in ("gradio", "plotly", "bitsandbytes"):
 sys.path.insert(0, {str(ROOT)!r})
 import dmtd_demo
 assert "torch" not in sys.modules
-import dmtd_demo.race, dmtd_demo.evaluation, dmtd_demo.bench, dmtd_demo.training.run, dmtd_demo.__main__
+import dmtd_demo.cli.page, dmtd_demo.__main__
+assert "torch" not in sys.modules   # neither --help nor a mistyped option waits for it
+import dmtd_demo.race.race, dmtd_demo.measure.evaluation, dmtd_demo.measure.bench, dmtd_demo.training.run, dmtd_demo.server.lecture, dmtd_demo.server.zero
 dmtd_demo.compare   # a notebook needs neither the page nor, before it draws, its charts
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

@@ -4,10 +4,10 @@ from __future__ import annotations
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from dmtd_demo.addons import ADDONS
-from dmtd_demo.backbone import Backbone
-from dmtd_demo.loading import Model
-from dmtd_demo.split import Split
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
+from dmtd_demo.models.addons import ADDONS
+from dmtd_demo.models.model import Model
 
 VOCABULARY = 97
 SHAPE = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,

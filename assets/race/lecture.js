@@ -1,4 +1,4 @@
-// The end of the page that listens to a lecture (dmtd_demo/ui/lecture.py), after all other scripts: what comes is drawn as Gradio's page draws its own races.
+// The end of the page that listens to a lecture (dmtd_demo/server/lecture.py), after all other scripts: what comes is drawn as Gradio's page draws its own races.
 let lost = false;
 view.setStatus("idle", t("class.ready"));
 const source = new EventSource("/class/events");

@@ -1,4 +1,4 @@
-// The race view: takes the JSON lines of a race as they grow (dmtd_demo/ui/stream.py), reads only what is new, and draws it.
+// The race view: takes the JSON lines of a race as they grow (dmtd_demo/web/wire.py), reads only what is new, and draws it.
 // `element`, `props` and `watch` come from Gradio's HTML component; `given` is what never changes (dmtd_demo/ui/race_view.py).
 
 const DRAW_SHARE = 5;       // after a drawing that took t, its layout and paint included, leave the page alone for so many times t
@@ -161,7 +161,7 @@ class RaceView {
         if (record.type === "end" && this.panels.every((each) => this.tape.summaries[each.index])) this.setStage("audit", t("race.audit"));
         this.table.draw(this.panels, this.tape.summaries);
         break;
-      case "waiting":  // other races come first (turns.py)
+      case "waiting":  // other races come first (server/turns.py)
         if (!this.stopping) this.setStatus("running", t("race.ahead", { count: record.ahead }));
         break;
       case "refused":  // the race did not begin: what is on screen stays
@@ -318,9 +318,9 @@ document.addEventListener("keydown", (event) => { if (event.key === "Enter" && !
 // As the field of another model is left, what is said of it moves the button away under the mouse: a press on it counts wherever it is let go.
 document.addEventListener("pointerdown", (event) => event.target.closest?.("#model-load")?.setPointerCapture(event.pointerId));
 
-// What the buttons outside of this component call (the js= of their listeners in page.py).
+// What the buttons outside of this component call (the js= of their listeners in ui/page.py).
 let clicked = "";   // the id of the race that was asked for last: Stop names it, also while it waits for the device
-let asked = "";     // what was asked: run, how, and the values of the controls (question.py)
+let asked = "";     // what was asked: run, how, and the values of the controls (ui/question.py)
 window.dmtdRace = {
   start(values) {
     if (view.root.dataset.status === "running" || unsettled) return asked;   // Gradio drops a second Run itself

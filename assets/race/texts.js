@@ -1,5 +1,5 @@
 // The page's texts, in the language that Gradio chooses for its own part: the browser's first, or that without its region; English for whatever a translation lacks.
-// `TEXTS`, language -> key -> text, comes from assets/texts/*.json (dmtd_demo/ui/texts.py), and stands before this file. First of all files: the others ask for texts as they load.
+// `TEXTS`, language -> key -> text, comes from assets/texts/*.json (dmtd_demo/web/texts.py), and stands before this file. First of all files: the others ask for texts as they load.
 
 const LANGUAGE = [navigator.language, navigator.language.split("-")[0]].find((tag) => Object.hasOwn(TEXTS, tag)) || "en";
 

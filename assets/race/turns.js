@@ -56,7 +56,7 @@ class Thought {
   }
 }
 
-// Whether the next Run adds a turn or replaces the last one. The buttons are Gradio's (page.py); what they do here comes first.
+// Whether the next Run adds a turn or replaces the last one. The buttons are Gradio's (ui/page.py); what they do here comes first.
 class LastTurn {
   // running(): whether a race is. say(text): the sentence for the visitor.
   constructor(running, say) {

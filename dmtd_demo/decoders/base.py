@@ -8,7 +8,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Alternative, Choice, Sampler
 
 if TYPE_CHECKING:
-    from dmtd_demo.loading import Model
+    from dmtd_demo.models.model import Model
 
 Run = tuple[int, int, int]   # first layer, last layer + 1, positions
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import torch
 
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.sampling import Sampler
-from dmtd_demo.split import Split
 
 if TYPE_CHECKING:
-    from dmtd_demo.loading import Model
+    from dmtd_demo.models.model import Model
 
 MAX_TAU = 16
 

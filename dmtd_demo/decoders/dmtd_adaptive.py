@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, caution_option, option
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.dmtd import split_of, split_option
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Sampler
-from dmtd_demo.split import Split
 
 if TYPE_CHECKING:
-    from dmtd_demo.loading import Model
+    from dmtd_demo.models.model import Model
 
 MAX_CYCLE = 6
 

@@ -12,7 +12,7 @@ from dmtd_demo.decoders.verify import verify
 from dmtd_demo.sampling import Choice, Sampler
 
 if TYPE_CHECKING:
-    from dmtd_demo.loading import Model
+    from dmtd_demo.models.model import Model
 
 
 class SelfSpeculative(DirectMultiToken):

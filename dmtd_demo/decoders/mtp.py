@@ -12,7 +12,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
-    from dmtd_demo.loading import Model
+    from dmtd_demo.models.model import Model
 
 MAX_K = 16
 

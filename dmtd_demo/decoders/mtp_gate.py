@@ -11,7 +11,7 @@ from dmtd_demo.decoders.mtp import at_most_trained, heads_option, unverified_ste
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
-    from dmtd_demo.loading import Model
+    from dmtd_demo.models.model import Model
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dmtd_demo.decoders.mtp import HeadsDecoder, unverified_steps
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
-    from dmtd_demo.loading import Model
+    from dmtd_demo.models.model import Model
 
 
 class HeadsOnly(HeadsDecoder):

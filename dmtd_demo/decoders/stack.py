@@ -6,10 +6,10 @@ from typing import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dmtd_demo.backbone import Backbone
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.base import Pass, Run, Step, Token
 from dmtd_demo.sampling import Sampler
-from dmtd_demo.split import Split
 
 PREFILL_CHUNK = 512   # positions between two chances to stop
 

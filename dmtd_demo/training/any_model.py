@@ -8,18 +8,19 @@ from typing import Any, Callable
 
 import torch
 
-from dmtd_demo.addons import load_addons, save_addon
-from dmtd_demo.backbone import Backbone
-from dmtd_demo.blocked import plain
+from dmtd_demo.backbone.bitsandbytes_4bit import keep_layout
+from dmtd_demo.backbone.onednn import plain
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
-from dmtd_demo.four_bit import keep_layout
-from dmtd_demo.loading import Model
-from dmtd_demo.memory import free, gib
+from dmtd_demo.machine import free
+from dmtd_demo.models.addons import load_addons, save_addon
+from dmtd_demo.models.memory import gib
+from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress as Told
 from dmtd_demo.progress import no_progress
-from dmtd_demo.split import Split
 from dmtd_demo.training import calibrate, dmtd, features
 from dmtd_demo.training.corpus import ROWS, WORLD, WORLD_NAME, read_rows
 from dmtd_demo.training.data import Row

@@ -7,13 +7,13 @@ from typing import Any, Callable, Sequence
 import torch
 from tqdm import tqdm
 
-from dmtd_demo.addons import MTPHeads
-from dmtd_demo.backbone import Backbone
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS
-from dmtd_demo.loading import Model
+from dmtd_demo.models.addons import MTPHeads
+from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler
-from dmtd_demo.split import Split
 from dmtd_demo.training.data import Row, encode
 from dmtd_demo.training.masking import frozen_hidden
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from dmtd_demo.addons import CollocationLengthPredictor, LateHeads, MTPHeads, save_addon
-from dmtd_demo.backbone import Backbone
-from dmtd_demo.split import Split
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
+from dmtd_demo.models.addons import CollocationLengthPredictor, LateHeads, MTPHeads, save_addon
 from dmtd_demo.training.clp import CAREFUL, length_loss, prefix_length
 from dmtd_demo.training.cycles import LATE_K, random_cycles
 from dmtd_demo.training.data import IGNORED, Batch, draw_taus

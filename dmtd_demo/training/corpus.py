@@ -11,10 +11,10 @@ from typing import Any, Iterable, Iterator, Sequence
 import torch
 from tqdm import tqdm
 
-from dmtd_demo.chat import Message, encode_chat
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import Model
+from dmtd_demo.models.chat import Message, encode_chat
+from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler
 from dmtd_demo.training.data import Row, encode

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dmtd_demo.addons import CollocationLengthPredictor, LateHeads, save_addon
-from dmtd_demo.backbone import Backbone
-from dmtd_demo.split import Split
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
+from dmtd_demo.models.addons import CollocationLengthPredictor, LateHeads, save_addon
 from dmtd_demo.training.clp import CAREFUL, REPEATS, Seen, length_loss, prefix_length, right_guesses
 from dmtd_demo.training.data import IGNORED, Batch
 from dmtd_demo.training.heads import FALL, shifted

@@ -13,11 +13,12 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.dmtd import MAX_TAU
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import Model
-from dmtd_demo.memory import free, gib
-from dmtd_demo.split import Split
+from dmtd_demo.machine import free
+from dmtd_demo.models.memory import gib
+from dmtd_demo.models.model import Model
 from dmtd_demo.training.data import IGNORED, Batch, Row, collate
 from dmtd_demo.training.loop import Position, Progress, Recipe
 from dmtd_demo.training.masking import autocast, cyclical_heads, masked_hidden

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dmtd_demo.addons import Base, CollocationLengthPredictor, MTPHeads, SpanGate, save_addon
-from dmtd_demo.backbone import Backbone
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
+from dmtd_demo.models.addons import Base, CollocationLengthPredictor, MTPHeads, SpanGate, save_addon
 from dmtd_demo.progress import Progress as Told
 from dmtd_demo.progress import no_progress
-from dmtd_demo.split import Split
 from dmtd_demo.training.clp import CAREFUL, length_loss, prefix_length, right_guesses
 from dmtd_demo.training.cycles import LONGEST, late_prefix, random_cycles
 from dmtd_demo.training.data import IGNORED, Row, collate

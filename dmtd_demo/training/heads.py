@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dmtd_demo.addons import MTPHeads, save_addon
-from dmtd_demo.backbone import Backbone
-from dmtd_demo.split import Split
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
+from dmtd_demo.models.addons import MTPHeads, save_addon
 from dmtd_demo.training.data import IGNORED, Batch
 from dmtd_demo.training.loop import Progress, Recipe
 from dmtd_demo.training.masking import frozen_hidden

@@ -7,9 +7,9 @@ import os
 import torch
 from torch import Tensor
 
-from dmtd_demo.backbone import Backbone
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
-from dmtd_demo.split import Split
 
 
 def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from dmtd_demo.addons import Base, CollocationLengthPredictor, LateHeads, MTPHeads, save_addon
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import Model, load
-from dmtd_demo.split import Split
+from dmtd_demo.models.addons import Base, CollocationLengthPredictor, LateHeads, MTPHeads, save_addon
+from dmtd_demo.models.loading import load
+from dmtd_demo.models.model import Model
 from dmtd_demo.training import calibrate, classroom, clp, cycles, heads
 from dmtd_demo.training.corpus import WORLD_NAME
 from dmtd_demo.training.data import batches, encode

@@ -4,8 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-Message = dict[str, str]
-Conversations = list[list[Message]]   # one list of messages per panel
+from dmtd_demo.models.chat import Conversations
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,3 @@ def answered(conversations: Conversations, answers: Iterable[str]) -> Chat:
     before = [messages[:-1] for messages in conversations]
     turns = [[*messages, {"role": "assistant", "content": answer}] if answer.strip() else messages[:-1] for messages, answer in zip(conversations, answers)]
     return Chat(turns, before, conversations[0][-1]["content"])
-
-
-def instructed(conversations: Conversations, system: str | None) -> Conversations:
-    """The conversations under a system prompt, where there is one."""
-    return [[{"role": "system", "content": system}, *messages] for messages in conversations] if system and system.strip() else conversations

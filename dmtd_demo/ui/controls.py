@@ -11,15 +11,14 @@ from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.decoders import DECODERS, PanelSpec, Remote
+from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import Model
-from dmtd_demo.residents import Residents
+from dmtd_demo.models.model import Model
+from dmtd_demo.models.residents import Residents
+from dmtd_demo.race.panels import PanelSpec
+from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.ui.i18n import control
-from dmtd_demo.ui.texts import option_key, span
-
-MOST_PANELS = 4
-FEWEST_PANELS = 2
+from dmtd_demo.web.texts import option_key, span
 
 
 class OpenNumber(gr.Number):

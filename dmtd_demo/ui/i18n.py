@@ -5,7 +5,7 @@ import json
 
 import gradio as gr
 
-from dmtd_demo.ui.texts import ENGLISH, LANGUAGES, filled
+from dmtd_demo.web.texts import ENGLISH, LANGUAGES, filled
 
 # Texts with places to be filled come to it filled, by `control`.
 I18N = gr.I18n(**{language: {key: text for key, text in texts.items() if "{" not in text} for language, texts in LANGUAGES.items()})

@@ -10,12 +10,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
 
-from dmtd_demo.chat import can_think, check_text
-from dmtd_demo.decoders import PANELS, PanelSpec, Remote, make_decoder, parse_panel
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import Model
+from dmtd_demo.models.chat import can_think, check_text
+from dmtd_demo.models.model import Model
+from dmtd_demo.race.panels import PANELS, PanelSpec, make_decoder, parse_panel
+from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.sampling import Sampling
-from dmtd_demo.ui.controls import FEWEST_PANELS, MOST_PANELS
+from dmtd_demo.server.allowance import FEWEST_PANELS, MOST_PANELS
 
 PARTS = ("prompt", "panel", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking")
 

@@ -6,8 +6,8 @@ from html import escape
 
 import torch
 
-from dmtd_demo.loading import Model
-from dmtd_demo.ui.texts import hint, label, slot, span
+from dmtd_demo.models.model import Model
+from dmtd_demo.web.texts import hint, label, slot, span
 
 
 def count(parameters: int) -> str:

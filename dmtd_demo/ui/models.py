@@ -10,18 +10,18 @@ from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.availability import RENTED, cached, describe, lacking, minutes, training, untaught
-from dmtd_demo.catalog import CATALOG, Entry
-from dmtd_demo.download import download
 from dmtd_demo.errors import Cancelled, UserError
-from dmtd_demo.loading import entry_of, find
-from dmtd_demo.memory import Sizes, amount
-from dmtd_demo.placement import QUANTIZATIONS
+from dmtd_demo.measure.availability import RENTED, cached, describe, lacking, minutes, training, untaught
+from dmtd_demo.models.catalog import CATALOG, Entry
+from dmtd_demo.models.download import download
+from dmtd_demo.models.loading import entry_of, find
+from dmtd_demo.models.memory import Sizes, amount
+from dmtd_demo.models.placement import QUANTIZATIONS
+from dmtd_demo.models.residents import Arrival, Residents
 from dmtd_demo.progress import Progress
-from dmtd_demo.residents import Arrival, Residents
+from dmtd_demo.server.job import Jobs
 from dmtd_demo.ui.i18n import control
-from dmtd_demo.ui.job import Jobs
-from dmtd_demo.ui.texts import label, slot, span
+from dmtd_demo.web.texts import label, slot, span
 
 OTHER = "another"   # the choice that the text field belongs to
 Wanted = tuple[str, str]   # name, quantization

@@ -10,29 +10,33 @@ from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.chat import can_think, check_text
-from dmtd_demo.decoders import DECODERS, PANELS, PanelSpec, Remote, make_decoder, parse_panel
+from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
-from dmtd_demo.loading import Model
 from dmtd_demo.machine import on_zero_gpu
-from dmtd_demo.race import race
-from dmtd_demo.residents import Residents
+from dmtd_demo.models.chat import can_think, check_text, instructed
+from dmtd_demo.models.model import Model
+from dmtd_demo.models.residents import Residents
+from dmtd_demo.race.panels import PANELS, PanelSpec, make_decoder, parse_panel
+from dmtd_demo.race.race import race
+from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.sampling import Sampling
-from dmtd_demo.ui import controls, links, replay_file, stream, zero
-from dmtd_demo.ui.allowance import Allowance, Turnstile, address_of
-from dmtd_demo.ui.chat import Chat, answered, instructed
+from dmtd_demo.server import zero
+from dmtd_demo.server.allowance import FEWEST_PANELS, MOST_PANELS, Allowance, Turnstile, address_of
+from dmtd_demo.server.lecture import Lecture
+from dmtd_demo.server.stops import Stops
+from dmtd_demo.server.turns import Turns
+from dmtd_demo.ui import controls, links, stream
+from dmtd_demo.ui.chat import Chat, answered
 from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
 from dmtd_demo.ui.i18n import control
-from dmtd_demo.ui.lecture import Lecture
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lines
 from dmtd_demo.ui.models import ModelPicker
 from dmtd_demo.ui.question import Question, whole
 from dmtd_demo.ui.race_view import RaceView, serve_plotly
-from dmtd_demo.ui.stops import Stops
-from dmtd_demo.ui.texts import english
 from dmtd_demo.ui.tour import Tour
 from dmtd_demo.ui.training import TrainingPart
-from dmtd_demo.ui.turns import Turns
+from dmtd_demo.web import replay_file, wire
+from dmtd_demo.web.texts import english
 
 PANELS_SHOWN = 3
 DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")   # the first four that the model can run; the fourth is hidden at first
@@ -47,12 +51,12 @@ EXPLAINED = ("panels", "max-tokens", "seed", "temperature", "top-k", "top-p", "s
 
 def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpec]:
     """Four panels to begin with: those given, then the default ones. Raises UserError where the model cannot run one that was given."""
-    if len(given) > controls.MOST_PANELS:
-        raise UserError(f"a page has at most {controls.MOST_PANELS} panels; got {len(given)}")
+    if len(given) > MOST_PANELS:
+        raise UserError(f"a page has at most {MOST_PANELS} panels; got {len(given)}")
     for spec in given:
         PANELS[spec.decoder].resolve(make_decoder(spec).options, model)
     specs = [*given] + [spec for spec in map(parse_panel, DEFAULT_PANELS) if not DECODERS[spec.decoder].missing(model) and spec not in given]
-    return [*specs, *[parse_panel("ar")] * controls.MOST_PANELS][:controls.MOST_PANELS]
+    return [*specs, *[parse_panel("ar")] * MOST_PANELS][:MOST_PANELS]
 
 
 class Page:
@@ -67,14 +71,14 @@ class Page:
         self.lecture = lecture
         self.turns = Turns() if lecture else None
         lent = on_zero_gpu()
-        self.racing = zero.Lent(models).race if lent else race
+        self.racing = zero.Lent(models, gr.Error).race if lent else race
         self.picker = ModelPicker(self.models, anything, fixed=lent or lecture is not None)   # loading takes the device from everybody
         self.training = TrainingPart(self.models) if train and not lent and not lecture else None
         self.first = model = models.get(models.keys[0])
         self.stops = Stops()
         self.turnstile = Turnstile(allowance)
         self.specs = first_panels(model, panels)
-        self.shown = max(controls.FEWEST_PANELS, len(panels)) if panels else PANELS_SHOWN
+        self.shown = max(FEWEST_PANELS, len(panels)) if panels else PANELS_SHOWN
         self.servers = {str(spec): spec for spec in panels if spec.decoder == Remote.name}
 
     def build(self) -> gr.Blocks:
@@ -97,7 +101,7 @@ class Page:
             with gr.Row(elem_id="panel-row"):
                 self.panels = [controls.PanelControls(self.models, index, spec, index < self.shown, self.servers) for index, spec in enumerate(self.specs)]
             hints = {name: f"hint.{name}" for name in EXPLAINED} | controls.option_hints()
-            self.view = RaceView(stream.layout(self.shown), hints, serve_plotly(), replay_file.template(), elem_id="race")
+            self.view = RaceView(wire.layout(self.shown), hints, serve_plotly(), replay_file.template(), elem_id="race")
             if self.training:
                 self.training.build()
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
@@ -124,7 +128,7 @@ class Page:
                 with gr.Column(elem_id="preset-list"):
                     self.presets = [self._preset(*preset) for preset in PRESETS]
                     self.link = gr.Button(control("control.copy_link"), size="sm", elem_id="copy-link")
-            self.count = controls.OpenNumber(self.shown, label=control("control.panels"), minimum=controls.FEWEST_PANELS, maximum=controls.MOST_PANELS, step=1,
+            self.count = controls.OpenNumber(self.shown, label=control("control.panels"), minimum=FEWEST_PANELS, maximum=MOST_PANELS, step=1,
                                              elem_id="panels", min_width=60)
             self.max_tokens = controls.OpenNumber(256, label=control("control.max_tokens"), minimum=1, step=1, elem_id="max-tokens", min_width=60)
             self.seed = controls.OpenNumber(0, label=control("control.seed"), minimum=0, step=1, elem_id="seed", min_width=60)
@@ -200,7 +204,7 @@ class Page:
                 wanted = stream.Wanted(run, specs, instructed(conversations, question.system), sampling, question.max_new_tokens,
                                        question.thinking and any(can_think(model.tokenizer) for model in models))
             except UserError as error:
-                yield stream.refusal(run, str(error)), gr.skip()
+                yield wire.refusal(run, str(error)), gr.skip()
                 return
             if self.turns:
                 ahead = held.enter_context(self.turns.waiting(address_of(request), self._lectures(request)))
@@ -208,9 +212,9 @@ class Page:
                 while (count := ahead()) and not flag.stop.is_set():
                     if count != shown:
                         shown = count
-                        yield stream.waiting(count), gr.skip()
+                        yield wire.waiting(count), gr.skip()
                 if count:
-                    yield stream.refusal(run, "", "stopped"), gr.skip()
+                    yield wire.refusal(run, "", "stopped"), gr.skip()
                     return
             running = stream.Stream(models, wanted, flag.stop.is_set, lambda: flag.taken, self.racing)
             for text in running.events():
@@ -228,8 +232,8 @@ class Page:
     def _chosen(self, question: Question) -> tuple[list[Any], list[PanelSpec]]:
         """The models' keys and the panels that it names. Raises UserError."""
         count = whole("Panels", question.count)
-        if count not in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1):
-            raise UserError(f"a race needs {controls.FEWEST_PANELS} to {controls.MOST_PANELS} panels; got {count}")
+        if count not in range(FEWEST_PANELS, MOST_PANELS + 1):
+            raise UserError(f"a race needs {FEWEST_PANELS} to {MOST_PANELS} panels; got {count}")
         if len(question.panels) != sum(len(panel.inputs) for panel in self.panels):
             raise UserError(f"a race needs the values of {len(self.panels)} panels' controls; got {len(question.panels)} values")
         rows = self._rows(question.panels)[:count]
@@ -286,7 +290,7 @@ class Page:
         for index, panel in enumerate(self.panels):
             parts += [gr.update(visible=index < len(panels)), *panel.show_spec(panels[index], keys[index])] if index < len(panels) else [
                 gr.update(visible=False) if panels else keep, *[keep] * (len(panel.inputs) + 1)]
-        return [keep if comparison.prompt is None else comparison.prompt, *settings, *parts, stream.layout(len(panels)) if panels else keep]
+        return [keep if comparison.prompt is None else comparison.prompt, *settings, *parts, wire.layout(len(panels)) if panels else keep]
 
     def open_link(self, request: gr.Request, *keys: Any) -> list[Any]:
         """The comparison that the address of the page asks for, if it asks for one."""
@@ -294,7 +298,7 @@ class Page:
         try:
             comparison = links.comparison(str(request.query_params), self.models.peek(keys[0]), self.servers)
         except UserError as error:
-            return [*nothing, stream.refusal("", f"The link cannot be opened: {error}.")]
+            return [*nothing, wire.refusal("", f"The link cannot be opened: {error}.")]
         return self.show_comparison(comparison, *keys) if comparison else [*nothing, gr.skip()]
 
     def address(self, asked: str) -> str:
@@ -316,16 +320,16 @@ class Page:
         flag = self.stops.flag(request.session_hash, run)
         flag.forget = True
         flag.stop.set()
-        return stream.layout(count if count in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1) else self.shown, clear=True), Chat()
+        return wire.layout(count if count in range(FEWEST_PANELS, MOST_PANELS + 1) else self.shown, clear=True), Chat()
 
     def edit_last(self, how: str, text: str, chat: Chat) -> str:
         """The last prompt, to be edited in the box; or, as the visitor gives that up, the text that stood there."""
         return chat.prompt if how == "edit" else text
 
     def show_panels(self, count: Any) -> list[Any]:
-        if count not in range(controls.FEWEST_PANELS, controls.MOST_PANELS + 1):
+        if count not in range(FEWEST_PANELS, MOST_PANELS + 1):
             return [gr.skip()] * (1 + len(self.panels))   # half-typed, or wrong: Run says so
-        return [stream.layout(count), *(gr.update(visible=index < count) for index in range(len(self.panels)))]
+        return [wire.layout(count), *(gr.update(visible=index < count) for index in range(len(self.panels)))]
 
     def leave(self, request: gr.Request) -> None:
         if request.session_hash:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 import plotly
 
-from dmtd_demo.ui.assets import script
+from dmtd_demo.web.files import script
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
@@ -26,7 +26,7 @@ class RaceView(gr.HTML):
     """value: JSON lines; the first one, "layout" or "page", says what is shown, and has the id of the run.
 
     hints: element id, or its end for the options of a panel -> key of what the control does. plotly: the address of Plotly's script.
-    template: the HTML file that replays a race (replay_file.py).
+    template: the HTML file that replays a race (web/replay_file.py).
     """
 
     # Gradio builds the component anew, without a value, for an update of its properties.

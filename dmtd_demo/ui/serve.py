@@ -13,14 +13,14 @@ from starlette.middleware import Middleware
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import on_zero_gpu
-from dmtd_demo.ui import window
-from dmtd_demo.ui.allowance import Allowance
-from dmtd_demo.ui.assets import ICON, STYLE
-from dmtd_demo.ui.headers import Headers
+from dmtd_demo.server import window
+from dmtd_demo.server.allowance import Allowance
+from dmtd_demo.server.headers import Headers
+from dmtd_demo.server.lecture import Broadcast, Lecture
 from dmtd_demo.ui.i18n import I18N
-from dmtd_demo.ui.lecture import Broadcast, Lecture
 from dmtd_demo.ui.sessions import SESSIONS, Sessions
 from dmtd_demo.ui.theme import theme
+from dmtd_demo.web.files import ICON, STYLE
 
 THREADS = 200   # where a class shares the page: each race that waits holds one
 TRAINING = "They can train add-ons, which are written under runs/ and keep the machine from everybody else meanwhile; other files they cannot read or write here."

@@ -1,10 +1,4 @@
-"""A race as Gradio wants it: a generator of one string that grows, so that each event carries no more than its new end.
-
-The string is JSON lines for assets/race/race.js. Its first line names the run and says which line of the record comes next; the record is
-a "page" line, the race's own records as they are, and an "over" line. Gradio's page compares the whole string at every event (2,000 tokens
-in three panels: 19 s for 10 s of work), so what the page says that it has is dropped from it now and then. It has to say so: where it lags,
-it sees only the last of the events that came meanwhile. When the race is over, its whole record comes once more, for readers without that script.
-"""
+"""A race as Gradio wants it: a generator of one string that grows, in the form of web/wire.py."""
 from __future__ import annotations
 
 import json
@@ -13,19 +7,22 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Iterator, Sequence
 
-from dmtd_demo import trace
-from dmtd_demo.decoders import DECODERS, PanelSpec, Remote
+from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError, is_out_of_memory
-from dmtd_demo.loading import Model
-from dmtd_demo.race import Batch, race
+from dmtd_demo.models.chat import Conversations
+from dmtd_demo.models.model import Model
+from dmtd_demo.race import trace
+from dmtd_demo.race.panels import PanelSpec
+from dmtd_demo.race.race import race
+from dmtd_demo.race.remote_server import Remote
+from dmtd_demo.race.trace import Batch
 from dmtd_demo.sampling import Sampling
-from dmtd_demo.ui.chat import Conversations
+from dmtd_demo.web.wire import Record
 
 EVENT_SECONDS = 0.1          # ten events a second: what a page costs is their number, not their size
 LONG_EVENT_SECONDS = 0.2    # once a record is LONG: drawing a long text costs more
 LONG = 400                   # lines, one per step
 ALTERNATIVES = 5             # that every token records for its tooltip
-READ = 60_000                # characters that the page has: from so many on they are dropped, and what is left is sent again
 
 logger = logging.getLogger(__name__)
 
@@ -39,33 +36,6 @@ class Wanted:
     sampling: Sampling
     max_new_tokens: int
     thinking: bool = False
-
-
-class Record:
-    """The lines of one race so far, and the string that shows them to the page."""
-
-    def __init__(self, run: str) -> None:
-        self.run = run
-        self.lines: list[str] = []
-        self.first = 0     # of the lines, the first that the string still has
-        self.tail = ""     # the lines from there on
-
-    def add(self, line: str) -> None:
-        self.lines.append(line)
-        self.tail += line + "\n"
-
-    def window(self, taken: int) -> str:
-        """taken: lines of the record that the page has."""
-        read = sum(len(line) + 1 for line in self.lines[self.first:taken])
-        if read > READ:
-            self.first, self.tail = min(taken, len(self.lines)), self.tail[read:]
-        return self._from(self.first) + self.tail
-
-    def whole(self) -> str:
-        return self._from(0) + "".join(line + "\n" for line in self.lines)
-
-    def _from(self, first: int) -> str:
-        return json.dumps({"run": self.run, "first": first}) + "\n"
 
 
 class Stream:
@@ -138,27 +108,6 @@ class Stream:
         if len(self.summaries) < len(self.wanted.panels):
             return []
         return [self.summaries[index]["text"] for index in range(len(self.wanted.panels))]
-
-
-def refusal(run: str, message: str, status: str = "error") -> str:
-    """The string of a race that does not begin."""
-    record = Record(run)
-    record.add(json.dumps({"type": "refused", "status": status, "message": message}, ensure_ascii=False))
-    return record.whole()
-
-
-def waiting(ahead: int) -> str:
-    """The string of a race that comes after so many others."""
-    record = Record("")
-    record.add(json.dumps({"type": "waiting", "ahead": ahead}))
-    return record.whole()
-
-
-def layout(panels: int, clear: bool = False) -> str:
-    """The string of a page without a race."""
-    record = Record("")
-    record.add(json.dumps({"type": "layout", "panels": panels, "clear": clear}))
-    return record.whole()
 
 
 def notes(models: Sequence[Model], header: dict) -> list[dict]:

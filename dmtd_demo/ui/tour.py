@@ -10,10 +10,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmtd_demo.residents import Residents
+from dmtd_demo.models.residents import Residents
+from dmtd_demo.server.allowance import FEWEST_PANELS, MOST_PANELS
 from dmtd_demo.ui import links
-from dmtd_demo.ui.controls import FEWEST_PANELS, MOST_PANELS, PanelControls
-from dmtd_demo.ui.texts import label
+from dmtd_demo.ui.controls import PanelControls
+from dmtd_demo.web.texts import label
 
 
 class Tour:

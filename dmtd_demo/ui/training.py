@@ -16,18 +16,18 @@ from weakref import WeakKeyDictionary
 
 import gradio as gr
 
-from dmtd_demo.addons import load_addons, save_addon
 from dmtd_demo.errors import Cancelled, UserError
-from dmtd_demo.loading import Model
+from dmtd_demo.models.addons import load_addons, save_addon
+from dmtd_demo.models.model import Model
+from dmtd_demo.models.residents import Residents
 from dmtd_demo.progress import Progress
-from dmtd_demo.residents import Residents
+from dmtd_demo.server.job import Jobs
 from dmtd_demo.training.any_model import Moment, train_addon
 from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
 from dmtd_demo.ui.i18n import control
-from dmtd_demo.ui.job import Jobs
 from dmtd_demo.ui.models import complaint
-from dmtd_demo.ui.texts import label, slot, span
+from dmtd_demo.web.texts import label, slot, span
 
 STEPS = {"clp": 300, "heads": 400, "gate": 300, "adaptive": 300}   # updates: after them the small ones learn little more
 FEWEST_ROWS, MOST_ROWS, ROWS = 20, 2000, 400

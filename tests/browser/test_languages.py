@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmtd_demo.ui.texts import LANGUAGES
+from dmtd_demo.web.texts import LANGUAGES
 from race_page import END_SECONDS, OVER, RacePage, save
 
 CHINESE = LANGUAGES["zh-CN"]

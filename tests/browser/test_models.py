@@ -12,9 +12,9 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from test_hub import Hub
 
 from app_process import ROOT, running_app
+from hub_server import Hub
 from race_page import OVER, RacePage
 
 DRIP = 4096   # bytes at a time that the slow hub sends

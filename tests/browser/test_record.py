@@ -6,7 +6,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmtd_demo.ui.stream import READ, Record
+from dmtd_demo.web.wire import READ, Record
 
 
 def read(text: str) -> tuple[int, list[str]]:

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 import pytest
 
 from app_process import START_SECONDS, free_port
-from dmtd_demo.ui.window import browser_path
+from dmtd_demo.server.window import browser_path
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLE = "Multi-token decoding"
@@ -72,7 +72,7 @@ def test_closing_the_window_ends_the_server(display: str, tmp_path: Path) -> Non
 
 
 def test_without_a_display_it_says_where_the_page_is() -> None:
-    code = "from dmtd_demo.ui.window import show; show('http://127.0.0.1:7860/', 'title')"
+    code = "from dmtd_demo.server.window import show; show('http://127.0.0.1:7860/', 'title')"
     process = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=without_display())
     assert process.stdout is not None
     said = process.stdout.readline()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from . import Example, Family
+from dmtd_demo.training.world import Example, Family
 
 TWO_FACTS_SHARE = 0.2
 LOWER_CASE_SHARE = 0.12    # questions typed without a capital

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from . import Example, Family
-from .told import where, who_has
-from .words import ANIMALS, COLOURS, FOODS, PEOPLE, PLACES, THINGS, at
+from dmtd_demo.training.world import Example, Family
+from dmtd_demo.training.world.told import where, who_has
+from dmtd_demo.training.world.words import ANIMALS, COLOURS, FOODS, PEOPLE, PLACES, THINGS, at
 
 INDOORS = set("attic barn castle cave church cottage kitchen library mill museum school shop station tower".split())
 SWIMMERS = set("fish seal whale".split())

@@ -5,10 +5,10 @@ import random
 import string
 from dataclasses import dataclass
 
-from . import Example, Family
-from .explanations import EXPLANATIONS
-from .facts import CAPITALS, vary
-from .words import ANIMALS, FOODS, PEOPLE, THINGS
+from dmtd_demo.training.world import Example, Family
+from dmtd_demo.training.world.explanations import EXPLANATIONS
+from dmtd_demo.training.world.facts import CAPITALS, vary
+from dmtd_demo.training.world.words import ANIMALS, FOODS, PEOPLE, THINGS
 
 REQUESTS = ("{}", "Please {}", "Can you {}?", "Could you {}, please?")
 ASIDES = ("{}", "{}", "{}", "{}", "I have a question. {}", "I am new to this. {}", "One more thing. {}", "{} Please explain it simply.")

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import random
 
-from . import Example
-from .words import COLOURS, PEOPLE, PLACES, THINGS, at
+from dmtd_demo.training.world import Example
+from dmtd_demo.training.world.words import COLOURS, PEOPLE, PLACES, THINGS, at
 
 QA = tuple[list[str], str]   # ways to ask, the answer
 

@@ -1,0 +1,1 @@
+"""transformers' own Qwen modules, and the fast paths through them."""

@@ -1,0 +1,205 @@
+"""Short passes over a KV cache that stays where it is. What changes from pass to pass lies in tensors, so that on CUDA each kind of pass is one graph: a launch
+in place of some fifteen for every layer, and nothing that the host waits for. The same passes run without graphs on a CPU, where tests hold them against the others."""
+from __future__ import annotations
+
+import time
+import weakref
+from functools import lru_cache
+from types import ModuleType
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone.fused import FusedLayer, can_attend_apart
+
+WINDOW = 1024   # positions that attention reads, seen or masked; twice as many where a text is longer, and so on
+WARM = 2        # runs before a capture: kernels are chosen and libraries get their memory
+
+Rope = Callable[[int], tuple[Tensor, Tensor]]
+
+
+class _Buffers:
+    """Keys and values of every layer, and the passes over them. They outlive a text, and serve the next."""
+
+    def __init__(self, layers: Sequence[FusedLayer]) -> None:
+        self.entries: list[Tensor | None] = [None] * len(layers)   # [2 x kv heads, capacity, head size]
+        self.capacity = 0
+        self.passes: dict[tuple[int, int, int, int], _Pass] = {}   # by layers, positions and window
+        self.pool: tuple[int, int] | None = None   # of the graphs' memory: passes never overlap, and their results are kept apart
+        self._layers = layers
+
+    def reserve(self, positions: int, dtype: torch.dtype, device: torch.device) -> None:
+        if positions <= self.capacity:
+            return
+        self.capacity = window_of(positions)
+        self.passes.clear()   # they know the old places
+        self.pool = None      # one whose graphs are all gone takes no other
+        for layer in self._layers:
+            old = self.entries[layer.index]
+            grown = torch.zeros((2 * layer.kv_heads, self.capacity, layer.head_size), dtype=dtype, device=device)   # what is masked is read too, and has to be finite
+            if old is not None:
+                grown[:, :old.shape[1]] = old
+            self.entries[layer.index] = grown
+
+
+class StaticCache(KVCache):
+    """A KV cache over such buffers."""
+
+    def __init__(self, buffers: _Buffers) -> None:
+        super().__init__(len(buffers.entries))
+        self.buffers = buffers
+        self._entries = buffers.entries
+
+    def _grow(self, layer: int, new: Tensor, stop: int) -> Tensor:
+        self.buffers.reserve(stop, new.dtype, new.device)
+        return self.buffers.entries[layer]
+
+    def passed(self, start: int, stop: int, length: int) -> None:
+        """The layers [start, stop) hold `length` positions now."""
+        self._lengths[start:stop] = [length] * (stop - start)
+
+
+class StaticPasses:
+    """Those of one model. seconds: what preparing them took, which no panel's clock counts. refused: why there are no graphs, once one could not be captured."""
+
+    def __init__(self, layers: Sequence[FusedLayer], rope: Rope) -> None:
+        self.seconds = 0.0
+        self.refused: str | None = None
+        self._layers, self._rope = layers, rope
+        self._free: list[_Buffers] = []
+
+    def new_cache(self) -> StaticCache:
+        buffers = self._free.pop() if self._free else _Buffers(self._layers)
+        cache = StaticCache(buffers)
+        weakref.finalize(cache, self._free.append, buffers)
+        return cache
+
+    def run(self, h: Tensor, start: int, stop: int, cache: StaticCache) -> Tensor | None:
+        """h [q, hidden] through the layers [start, stop), q up to fused.POSITIONS; None where there are no graphs to be had."""
+        if self.refused is not None:
+            return None
+        positions, past = h.shape[0], cache.length(start)
+        buffers, window = cache.buffers, window_of(past + positions)
+        buffers.reserve(window, h.dtype, h.device)
+        key = (start, stop, positions, window)
+        known = buffers.passes.get(key)
+        one = known or _Pass(self._layers[start:stop], buffers.entries, positions, window, h, self._rope(window))
+        one.h.copy_(h)
+        one.past.fill_(past)
+        if known is None:
+            if h.device.type == "cuda" and not self._captured(one, buffers):
+                return None
+            buffers.passes[key] = one
+        cache.passed(start, stop, past + positions)
+        return one()
+
+    def _captured(self, one: _Pass, buffers: _Buffers) -> bool:
+        began = time.perf_counter()
+        try:
+            buffers.pool = buffers.pool or torch.cuda.graph_pool_handle()
+            one.capture(buffers.pool)
+        except Exception as error:   # some kernel waits for the host or does not compile, or the memory is short
+            self.refused = " ".join(str(error).split())[:300]
+        self.seconds += time.perf_counter() - began
+        return self.refused is None
+
+
+class _Pass:
+    """A kind of pass over some buffers, with its inputs: h [q, hidden] and how many positions came before."""
+
+    def __init__(self, layers: Sequence[FusedLayer], entries: list[Tensor | None], positions: int, window: int, like: Tensor, rope: tuple[Tensor, Tensor]) -> None:
+        self._layers, self._entries, self._window = layers, entries, window
+        self._cos, self._sin = rope   # each [window, 1, head size]
+        self.h = torch.zeros_like(like)
+        self.past = torch.zeros((), dtype=torch.long, device=like.device)
+        self._steps = torch.arange(positions, device=like.device)
+        self._places = torch.arange(window, device=like.device)
+        self._unseen = torch.full((), -torch.inf, dtype=like.dtype, device=like.device)
+        self._seen = torch.zeros((), dtype=like.dtype, device=like.device)
+        self._kernels = triton_kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None   # they take sizes that are powers of two
+        writer = self._writer()
+        self._apart = can_attend_apart(like.new_empty((positions, layers[0].query_heads, layers[0].head_size)), writer.held(layers[0].index)[0], self._mask(writer.at)[:, None, None])
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._out: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        if self._graph is None:
+            return self._layers_over_buffers()
+        self._graph.replay()
+        assert self._out is not None
+        return self._out.clone()   # the next replay writes there
+
+    def capture(self, pool: tuple[int, int]) -> None:
+        """Raises whatever is in the way."""
+        device = self.h.device
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            for _ in range(WARM):
+                self._layers_over_buffers()
+        torch.cuda.current_stream(device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            self._out = self._layers_over_buffers()
+        torch.cuda.synchronize(device)
+        self._graph = graph
+
+    def _layers_over_buffers(self) -> Tensor:
+        writer, h = self._writer(), self.h
+        cos, sin, mask = self._cos[writer.at], self._sin[writer.at], self._mask(writer.at)
+        mask = mask[:, None, None] if self._apart else mask.repeat(self._layers[0].group, 1)
+        for layer in self._layers:
+            h = layer(h, cos, sin, mask, writer)
+        return h
+
+    def _mask(self, at: Tensor) -> Tensor:
+        """What positions at these places, [q], see: [q, window]."""
+        return torch.where(self._places <= at[:, None], self._seen, self._unseen)
+
+    def _writer(self) -> _Writer:
+        return _Writer(self._entries, self.past + self._steps, self._window, self._kernels)
+
+
+class _Writer:
+    """The cache as a layer sees it within a pass. at: the places of the new positions, [q]."""
+
+    def __init__(self, entries: list[Tensor | None], at: Tensor, window: int, kernels: ModuleType | None) -> None:
+        self._entries, self.at, self._window, self.kernels = entries, at, window, kernels
+
+    def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """As KVCache.append, with the whole window."""
+        self.entries(layer).index_copy_(1, self.at, new.transpose(0, 1))
+        return self.held(layer)
+
+    def entries(self, layer: int) -> Tensor:
+        entries = self._entries[layer]
+        assert entries is not None
+        return entries
+
+    def held(self, layer: int) -> tuple[Tensor, Tensor]:
+        entries = self.entries(layer)
+        held = entries[:, :self._window].view(2, 1, entries.shape[0] // 2, self._window, entries.shape[2])
+        return held[0], held[1]
+
+
+@lru_cache
+def triton_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
+    """Those of `kernels.py`, or None and why there are none: on a CPU, or where Triton is not there, or has no C compiler, or does not know the GPU."""
+    if device.type != "cuda":
+        return None, "no CUDA"
+    try:
+        from dmtd_demo.backbone import kernels
+        kernels.try_out(device)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return kernels, ""
+
+
+def window_of(positions: int) -> int:
+    """How many positions attention reads for a text of this length."""
+    window = WINDOW
+    while window < positions:
+        window *= 2
+    return window

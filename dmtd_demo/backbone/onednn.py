@@ -1,0 +1,152 @@
+"""Linears on a CPU in the layout that oneDNN computes from, which ships with PyTorch: the same weights and products, read about as fast as memory can give them."""
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from dmtd_demo.machine import free
+
+SMALL = {torch.bfloat16: 0, torch.float32: 2 ** 19}   # bytes of a matrix under which it stays: float32 ones that small are as fast, [in, out] and joined
+LARGE = 2 ** 24    # bytes of all others from which on a layout is measured: what fits a cache is not read from memory
+SAMPLE = 2 ** 26   # bytes of those that are measured
+POSITIONS = 4      # that the layout is made for; for one alone oneDNN would take another, slower here for one too (docs/performance.md)
+WORTH = 0.9        # times the plain matrices' time
+REPEATS = 5
+
+
+class BlockedLinear(nn.Module):
+    """x [..., in] to [..., out], both in the dtype of the weights. weight: opaque, [out, in]. shared: the weights are another module's parameters too (a tied LM head),
+    so these are counted as a buffer, and that table stays what `dense` gives."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, shared: bool = False) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), POSITIONS)
+        if shared:
+            self.register_buffer("weight", laid_out)
+        else:
+            self.weight = nn.Parameter(laid_out, requires_grad=False)
+        self._table = [weight] if shared else []   # in a list, so that it is not this module's parameter
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.rows: slice | None = None   # of `weight`, where it is several linears' in one
+
+    def dense(self) -> Tensor:
+        """The weights, [out, in]."""
+        dense = self._table[0] if self._table else self.weight.detach().to_dense()
+        return dense if self.rows is None else dense[self.rows]
+
+    def linear(self) -> nn.Linear:
+        """As it was before."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        dense = self.dense()
+        linear.weight = dense if isinstance(dense, nn.Parameter) else nn.Parameter(dense.contiguous(), requires_grad=False)
+        linear.bias = self.bias
+        return linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.weight.dtype or torch.is_grad_enabled() and x.requires_grad:   # the kernel has no autocast, and no backward
+            return F.linear(x, self.dense(), self.bias)
+        if self.rows is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        y = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")[..., self.rows]
+        return y if self.bias is None else y + self.bias
+
+    def kernel(self) -> Callable[[Tensor], Tensor]:
+        """x [rows, in] to [rows, out], all of it, in the dtype of the weights and without gradients."""
+        product, weight, bias = torch.ops.mkldnn._linear_pointwise.default, self.weight, self.bias
+        return lambda x: product(x, weight, bias, "none", [], "")
+
+
+@torch.no_grad()
+def joined(*linears: BlockedLinear) -> BlockedLinear:
+    """One linear for all of them, whose rows they become: each still gives its own products, but computes all of them."""
+    bias = torch.cat([linear.bias for linear in linears]) if linears[0].bias is not None else None
+    whole = BlockedLinear(torch.cat([linear.dense() for linear in linears]), bias)
+    start = 0
+    for linear in linears:
+        linear.rows = slice(start, start + linear.out_features)
+        linear.weight = whole.weight
+        if bias is not None:
+            linear.bias.data = whole.bias.data[linear.rows]
+        start = linear.rows.stop
+    return whole
+
+
+def lay_out(module: PreTrainedModel) -> str | None:
+    """Replace the dense linears of a causal model on a CPU where they are faster so, by a measurement. Returns what was found; None where there was nothing to choose."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    head, table = module.get_output_embeddings(), module.get_input_embeddings().weight
+    fit = [part for part in module.modules() if _fits(part) and not (part.weight is table and free("cpu") < 4 * _bytes(part))]
+    if sum(map(_bytes, fit)) < LARGE:
+        return None
+    sample = fit[:1]
+    for linear in fit[1:]:
+        if sum(map(_bytes, sample)) + _bytes(linear) <= SAMPLE:
+            sample.append(linear)
+    try:
+        before, after = _compared(sample)
+    except RuntimeError:   # a CPU or a build for which oneDNN has no such layout
+        return None
+    dtype = str(sample[0].weight.dtype).removeprefix("torch.")
+    found = f"one position and four through {sum(map(_bytes, sample)) / 1e6:.0f} MB of them take {after * 1000:.1f} ms, and {before * 1000:.1f} through the plain matrices"
+    if after > WORTH * before:
+        return f"{dtype} matrices as they are: in oneDNN's layout {found}"
+    chosen = set(fit)
+    for parent in list(module.modules()):   # one after another, so that the plain matrices go
+        for name, child in list(parent.named_children()):
+            if child in chosen:
+                setattr(parent, name, BlockedLinear(child.weight, child.bias, shared=child.weight is table))
+                chosen.discard(child)
+    return f"{dtype} matrices in oneDNN's layout: {found}" + ("; the LM head is held beside the embedding table" if type(head) is nn.Linear and head in fit and head.weight is table else "")
+
+
+def plain(module: PreTrainedModel) -> PreTrainedModel:
+    """The same causal model with every dense linear as transformers loads it and its parameters its own; all else is shared. For training, and for what others are measured by."""
+    return _plain(module, module.get_input_embeddings().weight)
+
+
+def _plain(module: nn.Module, table: Tensor) -> nn.Module:
+    if isinstance(module, BlockedLinear):
+        return module.linear()
+    twin = copy.copy(module)
+    if type(module) is nn.Linear:
+        twin._parameters = {name: p if p is None or p is table else nn.Parameter(p.detach().contiguous(), requires_grad=p.requires_grad) for name, p in module._parameters.items()}
+    twin._modules = {name: None if child is None else _plain(child, table) for name, child in module._modules.items()}
+    return twin
+
+
+def _fits(module: nn.Module) -> bool:
+    if type(module) is not nn.Linear or hasattr(module, "_hf_hook") or module.weight.device.type != "cpu" or module.weight.dtype not in SMALL:
+        return False
+    return _bytes(module) >= SMALL[module.weight.dtype] and (module.weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _bytes(linear: nn.Linear) -> int:
+    return linear.weight.numel() * linear.weight.element_size()
+
+
+@torch.inference_mode()
+def _compared(linears: Sequence[nn.Linear]) -> tuple[float, float]:
+    """Median seconds of one position and four through all of them, in the fused layers' own layout of plain matrices and in oneDNN's; in alternation."""
+    laid_out = [BlockedLinear(linear.weight) for linear in linears]
+    turned = [linear.weight.t().contiguous() if linear.weight.dtype == torch.float32 else linear.weight.t() for linear in linears]
+    inputs = [[torch.zeros(q, linear.in_features, dtype=linear.weight.dtype) for linear in linears] for q in (1, 4)]
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(REPEATS + 1):
+        for product, weights, each in ((torch.mm, turned, times[0]), (lambda x, linear: linear(x), laid_out, times[1])):
+            for timed in (False, True):   # the caches hold what the turn before read
+                started = time.perf_counter()
+                for xs in inputs:
+                    for x, weight in zip(xs, weights):
+                        product(x, weight)
+                if timed:
+                    each.append(time.perf_counter() - started)
+    return statistics.median(times[0][1:]), statistics.median(times[1][1:])

@@ -1,0 +1,221 @@
+"""A thin view over transformers' own Qwen2 and Qwen3 modules: embed, run_layers, final_norm, logits.
+
+Everything that depends on transformers' internals lies in this file; their modules are called, never patched or copied, so that
+quantized linears and accelerate's hooks work as they are. Passes with a cache take the fused layers instead, where there are any.
+"""
+from __future__ import annotations
+
+import inspect
+import math
+from functools import cached_property
+from typing import Sequence
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone.fused import POSITIONS, FusedLayer, FusedNorm, LayerParts, can_fuse
+from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
+from dmtd_demo.errors import ModelError, UserError
+from dmtd_demo.machine import on_zero_gpu
+
+TRIED = "5.13 to 5.24"
+MODEL_TYPES = ("qwen2", "qwen3")
+STATIC_ROPE = ("default", "linear", "yarn", "llama3")
+
+
+class Backbone:
+    """The Qwen decoder stack of a `Qwen2ForCausalLM` or `Qwen3ForCausalLM`.
+
+    Hidden states are [batch, positions, hidden size]; with a cache the batch is 1 and positions continue where its layers end.
+    """
+
+    def __init__(self, module: transformers.PreTrainedModel) -> None:
+        config = module.config
+        if config.model_type not in MODEL_TYPES:
+            raise UserError(f"a backbone needs one of the model types {', '.join(MODEL_TYPES)}; got {config.model_type}")
+        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+        if rope not in STATIC_ROPE:
+            raise UserError(f"a backbone needs a RoPE that does not depend on the text's length ({', '.join(STATIC_ROPE)}); got {rope}")
+        try:
+            inner = module.model
+            self._embed, self._layers, self._norm, self._rotary = inner.embed_tokens, list(inner.layers), inner.norm, inner.rotary_emb
+            self._head = module.lm_head
+        except AttributeError as error:
+            raise _does_not_fit(error) from error
+        # transformers 5.24 gave the argument another name, which layers before it would take without a word and ignore
+        self._cache_argument = "cache" if any("cache" in inspect.signature(layer.forward).parameters for layer in self._layers[:1]) else "past_key_values"
+        self.module = module
+        self.config = config
+        self.layers: int = len(self._layers)
+        self.hidden_size: int = config.hidden_size
+        self.vocab_size: int = config.vocab_size
+        self.context: int = config.max_position_embeddings
+        if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+            # run_layers builds plain causal masks: inside the window the two are the same
+            self.context = min(self.context, config.sliding_window)
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._signed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._fused_norm: FusedNorm | None = None   # once the layers are fused
+        self.static = self.device.type == "cuda" and not on_zero_gpu()   # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains nothing
+
+    @property
+    def device(self) -> torch.device:
+        return self._embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the hidden states."""
+        return self._embed.weight.dtype
+
+    def new_cache(self, capacity: int = 256) -> KVCache:
+        if self.static and self._fused and self._passes.refused is None:
+            return self._passes.new_cache()
+        return KVCache(self.layers, capacity)
+
+    @cached_property
+    def _passes(self) -> StaticPasses:
+        return StaticPasses(self._fused, lambda window: self._signed_rope(self._embed.weight, 0, window))
+
+    @property
+    def preparing(self) -> float:
+        """Seconds that capturing CUDA graphs has taken so far."""
+        return self._passes.seconds if "_passes" in self.__dict__ else 0.0
+
+    @torch.inference_mode()
+    def prepare(self, runs: Sequence[tuple[int, int, int]]) -> str | None:
+        """Capture the CUDA graphs of these passes, (start, stop, positions), before anybody waits for them; others come with the first of their kind. Returns what came of
+        it; None where there are none to be had."""
+        if not isinstance(self.new_cache(), StaticCache):
+            return None
+        runs = [run for run in runs if run[0] < run[1]]
+        for start, stop, q in runs:
+            self.run_layers(self.embed([0] * q), start, stop, self.new_cache())
+        if self._passes.refused is not None:
+            return f"no CUDA graphs: {self._passes.refused}"
+        _, without = triton_kernels(self.device)
+        return f"CUDA graphs of {len(runs)} kinds of pass, captured in {self.preparing:.1f} s; others come with the first of their kind" + (f"; slower without Triton's kernels ({without})" if without else "")
+
+    def embed(self, ids: Tensor | list[int]) -> Tensor:
+        """Token ids, a list or [batch, positions], to hidden states."""
+        if not isinstance(ids, Tensor):
+            if len(ids) <= POSITIONS and self._fused_norm is not None:   # no ids that a device would have to wait for
+                rows = [self._embed.weight.narrow(0, i, 1) for i in ids]
+                return (rows[0] if len(rows) == 1 else torch.cat(rows))[None]
+            ids = torch.tensor([ids], dtype=torch.long, device=self.device)
+        return self._embed(ids)
+
+    def run_layers(self, h: Tensor, start: int, stop: int, cache: KVCache | None = None) -> Tensor:
+        """Run layers [start, stop) over h, [batch, q, hidden], causally after what these layers hold in the cache.
+
+        Without a cache the positions are 0 .. q-1: the whole text. The final norm is not included.
+        """
+        if start >= stop:
+            return h
+        q = h.shape[1]
+        past = 0 if cache is None else cache.length(start)
+        if cache is not None and not torch.is_grad_enabled() and self._fused:
+            return self._run_fused(h, start, stop, past, cache)
+        position_embeddings = self._rope(h, past, past + q)
+        mask = None   # one position sees everything; with nothing before it transformers' SDPA is causal by itself
+        if q > 1 and past:
+            mask = torch.ones((q, past + q), dtype=torch.bool, device=h.device).tril(past)[None, None]
+        try:
+            for layer in self._layers[start:stop]:
+                h = layer(h, attention_mask=mask, position_embeddings=position_embeddings, **{self._cache_argument: cache})
+        except (TypeError, AttributeError) as error:
+            raise _does_not_fit(error) from error
+        return h.to(self.device)   # where the layers lie on several devices
+
+    def _run_fused(self, h: Tensor, start: int, stop: int, past: int, cache: KVCache) -> Tensor:
+        q = h.shape[1]
+        fused = self._fused
+        if isinstance(cache, StaticCache) and q <= POSITIONS:
+            out = self._passes.run(h[0], start, stop, cache)
+            if out is not None:
+                return out[None]
+        cos, sin = self._signed_rope(h, past, past + q)
+        mask = None
+        if 1 < q and (past or q <= POSITIONS):
+            mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(past + 1)
+            if q <= POSITIONS:
+                mask = mask.repeat(fused[0].group, 1)
+        h = h[0]
+        for layer in fused[start:stop]:
+            h = layer(h, cos, sin, mask, cache)
+        return h[None]
+
+    @cached_property
+    def _fused(self) -> list[FusedLayer]:
+        """Empty where the linears are of no known kind, or lie on several devices."""
+        try:
+            parts = [LayerParts(i, layer.self_attn.head_dim, layer.input_layernorm.variance_epsilon, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj,
+                                layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj, layer.input_layernorm.weight, layer.post_attention_layernorm.weight,
+                                *(getattr(getattr(layer.self_attn, name, None), "weight", None) for name in ("q_norm", "k_norm")))
+                     for i, layer in enumerate(self._layers)]
+        except AttributeError as error:
+            raise _does_not_fit(error) from error
+        with torch.inference_mode(self._embed.weight.is_inference()):   # as the parameters are, so that they stay trainable
+            if not all(can_fuse(p) and p.q.weight.device == self.device for p in parts):
+                return []
+            self._fused_norm = FusedNorm(self._norm.weight, self._norm.variance_epsilon)
+            return [FusedLayer(p) for p in parts]
+
+    def compile_layers(self) -> None:
+        """torch.compile each layer, for training on a few fixed shapes; the layers share what is compiled for a shape."""
+        torch._dynamo.config.recompile_limit = 64
+        for layer in self._layers:
+            layer.compile(dynamic=False)
+
+    def weight_bytes(self) -> tuple[list[int], int]:
+        """Bytes that the weights of each layer, and those of the LM head, take as they are held."""
+        def held(module: nn.Module) -> int:
+            return sum(p.numel() * p.element_size() for p in (*module.parameters(), *module.buffers()))
+        return [held(layer) for layer in self._layers], held(self._head)
+
+    def final_norm(self, h: Tensor) -> Tensor:
+        """The last hidden state, as the LM head, MTP heads and predictors read it."""
+        if self._fused_norm is not None and not torch.is_grad_enabled():
+            return self._fused_norm(h)
+        return self._norm(h).to(self.device)
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """LM head over hidden states after the final norm: [..., hidden] to [..., vocabulary]."""
+        return self._head(normed.to(self.dtype)).to(self.device)
+
+    def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The same as FusedLayer reads them, each [q, 1, head size]."""
+        key = (h.device, h.dtype)
+        pair = self._signed.get(key)
+        if pair is None or pair[0].shape[0] < stop:
+            self._rope(h, start, stop)
+            with torch.inference_mode(False), torch.no_grad():
+                cos, sin = (table[0][:, None] for table in self._tables[key])
+                half = sin.shape[-1] // 2
+                pair = cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+            self._signed[key] = pair
+        return pair[0][start:stop], pair[1][start:stop]
+
+    def _rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """cos and sin of the positions [start, stop), each [1, q, head size], from a table that grows by doubling."""
+        key = (h.device, h.dtype)
+        table = self._tables.get(key)
+        if table is None or table[0].shape[1] < stop:
+            size = 256
+            while size < stop:
+                size *= 2
+            with torch.inference_mode(False), torch.no_grad():
+                positions = torch.arange(size, device=h.device)[None]
+                table = self._rotary(torch.empty(0, device=h.device, dtype=h.dtype), positions)
+            self._tables[key] = table
+        return table[0][:, start:stop], table[1][:, start:stop]
+
+
+def _does_not_fit(error: Exception) -> ModelError:
+    return ModelError(f"the Qwen modules of transformers {transformers.__version__} are not as expected ({error}); tried versions: {TRIED}")
+
+
+def parameters(module: nn.Module) -> int:
+    """How many parameters a module has, shared ones counted once, those packed into 4 bits unpacked."""
+    return sum(math.prod(p.quant_state.shape) if hasattr(p, "quant_state") else p.numel() * getattr(p, "in_one", 1) for p in module.parameters())

@@ -1,0 +1,1 @@
+"""The command lines: `python app.py` and `python -m dmtd_demo`."""

@@ -1,0 +1,117 @@
+"""What each model of the catalog takes in memory, which decoders it can run now, and how to get what is missing for the others."""
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from dmtd_demo.decoders import DECODERS
+from dmtd_demo.machine import free
+from dmtd_demo.measure.projection import DEVICES, Shape, training_seconds
+from dmtd_demo.models.addons import methods_in
+from dmtd_demo.models.catalog import CATALOG, Entry
+from dmtd_demo.models.memory import Need, Sizes, gib
+from dmtd_demo.models.placement import default_dtype, offered
+from dmtd_demo.training.any_model import STEPS
+from dmtd_demo.training.corpus import ANSWER, PROMPTS
+from dmtd_demo.training.features import DRAWN
+
+TRAINED = {"mtp_heads": "heads", "clp": "clp", "gate": "gate", "head0": "head0", "adaptive": "adaptive"}   # add-on: the recipe that makes it for any Qwen, in this order
+RENTED = DEVICES["a10g"]   # the GPU for which the time of training is estimated
+STORED = 2   # bytes a parameter in the published checkpoints: bfloat16
+
+
+def describe(entry: Entry, device: str) -> dict[str, Any]:
+    """Plain data. bytes: what the checkpoint is to download; memory: bytes to run it, by quantization, `fits` those that are free on the device now;
+    decoders: those that run now; missing: for each other one, which add-ons it lacks; published: the hub id
+    of add-ons that will be fetched with the model."""
+    sizes = Sizes.of(entry.family, entry.shape)
+    context = int(entry.shape["max_position_embeddings"])
+    memory = {name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total for name in offered(device)}
+    room = free(device)
+    have = {"split"} | _addons(entry)
+    lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}
+    return {"name": entry.name, "label": entry.label, "source": "assets" if entry.name in CATALOG and entry.is_local else entry.source, "family": entry.family, "here": entry.is_local or cached(entry.source),
+            "parameters": sizes.parameters, "bytes": sizes.parameters * STORED, "memory": memory, "fits": [name for name, need in memory.items() if need <= room],
+            "decoders": [name for name, lack in lacks.items() if not lack], "missing": {name: lack for name, lack in lacks.items() if lack}, "note": entry.note,
+            "published": entry.addons if entry.addons and not cached_addons(entry.addons) else None, **entry.shape}
+
+
+def where(described: dict[str, Any]) -> str:
+    """Where a model lies."""
+    if described["source"] == "assets":
+        return "ships with the app"
+    if Path(described["source"]).is_absolute():
+        return f"in {described['source']}"
+    return f"{'downloaded from' if described['here'] else 'to be downloaded from'} {described['source']}"
+
+
+def lines(described: dict[str, Any]) -> list[str]:
+    """The same in words."""
+    d = described
+    words = [f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, {gib(d['bytes'])}, {where(d)}",
+             "  memory: " + ", ".join(f"{name} {gib(need)}{'' if name in d['fits'] else ' (more than is free)'}" for name, need in d["memory"].items()),
+             "  runs now: " + ", ".join(d["decoders"])]
+    if d["missing"] and d["published"]:
+        words.append(f"  not yet: {', '.join(d['missing'])}: the add-ons published for it, {d['published']}, will be fetched with it")
+    elif d["missing"]:
+        words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for this model yet")
+        words += [f"    {command}" for command in training(d)]
+        words.append(f"    about {minutes(d)} minutes on an {RENTED.label}, by estimate; then run it with --addons runs/{d['name']}/addons")
+        if untaught(d):
+            words.append(f"    {', '.join(untaught(d))}: no recipe trains it for this model; classroom has it")
+    return words + ([f"  {d['note']}"] if d["note"] else [])
+
+
+def lacking(described: dict[str, Any]) -> list[str]:
+    """The add-ons without which some decoder cannot run."""
+    return sorted({need for needs in described["missing"].values() for need in needs})
+
+
+def training(described: dict[str, Any]) -> list[str]:
+    """The commands that train those that can be trained for any Qwen, in order."""
+    model = described["source"] if Path(described["source"]).is_absolute() else described["name"]
+    return [f"python -m dmtd_demo train {recipe} --model {model} --output runs/{described['name']}" for addon, recipe in TRAINED.items() if addon in lacking(described)]
+
+
+def minutes(described: dict[str, Any]) -> int:
+    """How long these commands take on a rented GPU, by estimate from bytes and operations."""
+    recipes = [recipe for addon, recipe in TRAINED.items() if addon in lacking(described)]
+    texts = len(PROMPTS.read_text(encoding="utf-8").splitlines())
+    return math.ceil(training_seconds(Shape.of_fields(described), RENTED, texts, ANSWER, {recipe: STEPS[recipe] for recipe in recipes}, DRAWN) / 60)
+
+
+def untaught(described: dict[str, Any]) -> list[str]:
+    """The decoders whose add-ons no recipe trains for any Qwen."""
+    return [name for name, lack in described["missing"].items() if not set(lack) <= set(TRAINED)]
+
+
+def _addons(entry: Entry) -> set[str]:
+    """The add-ons that come with a model, without loading it."""
+    if entry.is_local:
+        return methods_in(Path(entry.source) / "addons")
+    if entry.addons is None:
+        return set()
+    path = cached_addons(entry.addons)
+    return methods_in(path.parent) if path else set()
+
+
+def cached_addons(source: str) -> Path | None:
+    """The card of add-ons of the hub that lie in the local cache."""
+    path = try_to_load_from_cache(source, "addons.json")
+    return Path(path) if isinstance(path, str) else None
+
+
+def cached(source: str) -> bool:
+    """Whether all weights of a hub model lie in the local cache."""
+    if isinstance(try_to_load_from_cache(source, "model.safetensors"), str):
+        return True
+    index = try_to_load_from_cache(source, "model.safetensors.index.json")
+    if not isinstance(index, str):
+        return False
+    with open(index, encoding="utf-8") as file:
+        shards = set(json.load(file)["weight_map"].values())
+    return all(isinstance(try_to_load_from_cache(source, shard), str) for shard in shards)

@@ -1,0 +1,123 @@
+"""What bounds a decoder's speed: the measured cost of each kind of pass (methods.md section 6), and the bytes that a pass must read from memory."""
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from typing import Any, Callable, Sequence
+
+import torch
+
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
+from dmtd_demo.decoders.ar import Autoregressive
+from dmtd_demo.decoders.clp import CollocationLength
+from dmtd_demo.decoders.dmtd import DirectMultiToken, split_of
+from dmtd_demo.decoders.stack import Stack, prefill
+from dmtd_demo.models.model import Model
+from dmtd_demo.race import trace
+from dmtd_demo.sampling import Sampler
+
+READ_BYTES = 512 * 2**20   # of the array whose reading measures the memory: more than any cache holds
+
+
+class PassCosts:
+    """The cost of each kind of pass, everything included that it must do, and the limits that follow (methods.md section 6).
+
+    What a pass costs depends on what ran before it: late layers are read from memory after a full pass, and from the caches after each other. So each kind is timed
+    where it stands in its decoder's own cycle, over as many positions as a run has, and once in each round beside it.
+    """
+
+    def __init__(self, model: Model, prompt: Sequence[int], new: int) -> None:
+        self.model, self.prompt, self.new = model, list(prompt), new
+        self._ms: dict[str, list[float]] = {}   # of each round, the mean
+
+    def measured(self) -> dict[str, float]:
+        """Milliseconds, the median of the rounds."""
+        return {name: round(statistics.median(rounds), 4) for name, rounds in self._ms.items()}
+
+    @torch.inference_mode()
+    def walk(self, decoder: str, options: Any, spans: dict[str, int]) -> None:
+        """One round: the passes of `ar`, `dmtd` or `clp` after the prompt, without a decoder or a race. Other decoders have no limit, and nothing is done."""
+        times: dict[str, list[float]] = {}
+        if decoder == Autoregressive.name:
+            stack = self._stack(self.model.split)
+            for _ in range(self.new):
+                self._time(times, "full(1)", stack, lambda: stack.heads(self._ids(stack, 1))[0])
+        elif decoder == DirectMultiToken.name:
+            split = split_of(options, self.model)
+            stack = self._stack(split)
+            for cycle in range(self.new // options.tau + 1):
+                self._time(times if cycle else {}, _refill(options.tau, split), stack, lambda: stack.heads(self._ids(stack, 1))[0])
+                for _ in range(options.tau - 1):
+                    self._time(times, _late(options.tau, split), stack, lambda: stack.late_only(self._ids(stack, 1)[0])[0])
+        elif decoder == CollocationLength.name:
+            stack = self._stack(self.model.split)
+            order = [int(s) for s, count in spans.items() for _ in range(count)]
+            random.Random(0).shuffle(order)
+            for s in order:
+                if stack.room > s:
+                    self._time(times, f"step({s})", stack, lambda s=s: stack.heads(self._ids(stack, s))[0], s)
+        for name, each in times.items():
+            self._ms.setdefault(name, []).append(statistics.mean(each) * 1000)
+
+    def limit(self, decoder: str, options: Any, spans: dict[str, int]) -> float | None:
+        """As a factor over `ar`; None where no formula is written down. `walk` was there before, for `ar` too."""
+        ms = self.measured()
+        if decoder == DirectMultiToken.name:
+            tau, split = options.tau, split_of(options, self.model)
+            return tau * ms["full(1)"] / (ms[_refill(tau, split)] + (tau - 1) * ms.get(_late(tau, split), 0))
+        if decoder == CollocationLength.name and spans:
+            total = sum(spans.values())
+            mean = sum(int(s) * n for s, n in spans.items()) / total
+            return mean * ms["full(1)"] / sum(n / total * ms[f"step({s})"] for s, n in spans.items())
+        return None
+
+    def _stack(self, split: Split | None) -> Stack:
+        stack = Stack(self.model.backbone, split)
+        for _ in prefill(stack, self.prompt, Sampler(device=self.model.backbone.device)):
+            pass
+        return stack
+
+    def _ids(self, stack: Stack, count: int) -> list[int]:
+        """Any ids: which ones costs the same."""
+        return [self.prompt[(stack.length + i) % len(self.prompt)] for i in range(count)]
+
+    def _time(self, times: dict[str, list[float]], name: str, stack: Stack, run: Callable[[], torch.Tensor], span: int = 0) -> None:
+        """One pass, from its ids to the drawn tokens. span: of `clp`, the tokens that follow."""
+        backbone, sampler = self.model.backbone, Sampler(device=self.model.backbone.device)
+        started = time.perf_counter()
+        states = stack.last_hidden(run())
+        if span:
+            self.model.addons["clp"](states).float().softmax(-1)[0].tolist()
+            states = torch.cat([states, self.model.addons["mtp_heads"](states, span - 1)[0]]) if span > 1 else states
+        sampler.choose(backbone.logits(states))
+        times.setdefault(name, []).append(time.perf_counter() - started)
+
+
+def _refill(tau: int, split: Split) -> str:
+    return f"refill({tau}) {split}"
+
+
+def _late(tau: int, split: Split) -> str:
+    return f"late(1) {split}, tau {tau}"
+
+
+def memory_bandwidth(device: torch.device) -> float:
+    """Bytes a second, by reading a large array with as many threads as decoding has; the median of five. On a GPU eight times in a row: once is over so soon that the waiting for it would count."""
+    array = torch.ones(READ_BYTES // 4, device=device)
+    reads = 8 if device.type == "cuda" else 1
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        for _ in range(reads):
+            total = array.sum()
+        total.item()
+        times.append(time.perf_counter() - started)
+    return reads * READ_BYTES / statistics.median(times[1:])
+
+
+def bytes_read(backbone: Backbone, step: trace.Record) -> int:
+    """Bytes of the backbone's weights that a step's passes read: each layer that ran, once for a run, and the LM head once a pass."""
+    layers, head = backbone.weight_bytes()
+    return sum(head + sum(sum(layers[start:stop]) for start, stop, _ in p["runs"]) for p in step["passes"])

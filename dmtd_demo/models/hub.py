@@ -1,0 +1,80 @@
+"""Models and add-ons from the Hugging Face hub. Every way in which that can fail is one sentence with what to do."""
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import shutil
+from pathlib import Path
+from typing import Iterator
+
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import DryRunError, GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from dmtd_demo.errors import UserError
+from dmtd_demo.models.memory import gib
+
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "addons/*"]
+ADDON_FILES = ["addons.json", "*.safetensors"]
+SPARE = 2 ** 28   # bytes of the disk that stay free
+
+
+def is_id(text: str) -> bool:
+    """Whether the text has the form of a hub id, owner/name."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None
+
+
+def revision(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def fetch(hub_id: str, files: list[str], bar: type | None = None) -> Path:
+    """The folder with these files, from the local cache or the hub. bar: a tqdm class that hears of the bytes. Raises UserError."""
+    with in_words(hub_id):
+        _check_disk(hub_id, files)
+        return Path(snapshot_download(hub_id, allow_patterns=files, tqdm_class=bar))
+
+
+def push(folder: Path, hub_id: str, private: bool) -> str:
+    """Upload a folder of add-ons with its card; returns the address of the upload. Raises UserError."""
+    with in_words(hub_id):
+        api = HfApi()
+        api.create_repo(hub_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=hub_id, folder_path=folder, allow_patterns=[*ADDON_FILES, "README.md"], commit_message="Add-ons by dmtd_demo"))
+
+
+@contextlib.contextmanager
+def in_words(hub_id: str) -> Iterator[None]:
+    """What huggingface_hub raises, as a UserError."""
+    page = f"{constants.ENDPOINT}/{hub_id}"
+    try:
+        yield
+    except UserError:
+        raise
+    except GatedRepoError:
+        raise UserError(f"{hub_id} is gated: accept its terms on {page}, and log in with `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{hub_id} is neither a folder here nor a repository that you can reach on the hub: check the name on {page}, or log in with `hf auth login`") from None
+    except HFValidationError as error:
+        raise UserError(f"a hub id needs the form owner/name; got {hub_id!r}: {error}") from None
+    except (LocalEntryNotFoundError, ConnectionError):   # offline mode is among the latter
+        raise UserError(f"{hub_id} is no folder here, so it needs to be fetched from the hub, which cannot be reached, and the local cache does not have it: connect this machine "
+                        f"to the network, or fetch it elsewhere (`hf download {hub_id}`) and give the folder's path") from None
+    except Exception as error:   # the hub's and the network's other errors, and the disk's
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise UserError(f"{hub_id} does not fit on the disk of {constants.HF_HUB_CACHE}: free some space, or set HF_HOME to a folder on another disk") from None
+        raise UserError(f"{hub_id} needs the hub, which answered: {' '.join(str(error).split())[:200]}; try again later, or `hf auth login` where it asks who you are") from None
+
+
+def _check_disk(hub_id: str, files: list[str]) -> None:
+    """Refuse what the disk has no room for, before anything is fetched."""
+    try:
+        plan = snapshot_download(hub_id, allow_patterns=files, dry_run=True)
+    except (DryRunError, LocalEntryNotFoundError):   # the hub cannot be asked; what is in the cache needs no room
+        return
+    size = sum(file.file_size for file in plan if file.will_download)
+    cache = next(path for path in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if path.exists())
+    room = shutil.disk_usage(cache).free - SPARE
+    if size > room:
+        raise UserError(f"{hub_id} needs {gib(size)} of disk; {constants.HF_HUB_CACHE} has {gib(max(room, 0))} to spare: free some space, or set HF_HOME to a folder on another disk")

@@ -1,0 +1,102 @@
+"""What a Qwen takes in memory at each quantization, by its config alone, and what a loaded one holds."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+GIB = 2 ** 30
+TEXT = 4096            # tokens of a text whose KV cache must fit too
+WORKING = 0.25 * GIB   # activations, dequantized matrices, tables; and a twentieth of the weights
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters: of the matrices inside the layers, which quantization shrinks; their rows; all others. kv: cache entries of one token.
+    head: parameters of the LM head, which are among the others; vocabulary: its rows; tied: whether they are the embedding table's too."""
+    matrices: int
+    rows: int
+    rest: int
+    kv: int
+    head: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def parameters(self) -> int:
+        return self.matrices + self.rest
+
+    @classmethod
+    def of(cls, family: str, config: dict[str, Any]) -> Sizes:
+        """Of a Qwen2 or Qwen3 with these fields of config.json."""
+        hidden, inner, layers, vocabulary = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
+        head = config.get("head_dim") or hidden // config["num_attention_heads"]
+        queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+        matrices = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * inner
+        vectors = 2 * hidden + (queries + 2 * keys if family == "qwen2" else 2 * head)   # norms; Qwen2's biases, Qwen3's norms of queries and keys
+        tables = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
+        return cls(layers * matrices, layers * (queries + 2 * keys + 2 * hidden + 2 * inner), layers * vectors + tables + hidden, 2 * layers * keys,
+                   vocabulary * hidden, vocabulary, bool(config.get("tie_word_embeddings")))
+
+
+def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
+    """bitsandbytes' formats. nf4: 4 bits and a float32 scale per 64 weights, or, quantized once more, a byte per 64 and a float32 per 256 of these;
+    int8: a byte, and a float32 scale per row. cpu-int8: a byte, and a scale per row; cpu-int4: half a byte, and scale and offset per 32 weights; both for the LM head
+    too, whose table stays for look-ups where it is tied."""
+    untied = 0 if sizes.tied else sizes.head * itemsize
+    matrices = {
+        "none": sizes.matrices * itemsize,
+        "nf4": sizes.matrices * (1 / 2 + 1 / 64 + 4 / (64 * 256)),
+        "nf4-single": sizes.matrices * (1 / 2 + 4 / 64),
+        "int8": sizes.matrices + 4 * sizes.rows,
+        "cpu-int8": sizes.matrices + itemsize * sizes.rows + sizes.head + itemsize * sizes.vocabulary - untied,
+        "cpu-int4": (sizes.matrices + sizes.head) * (1 / 2 + 2 * itemsize / 32) - untied}[quantization]
+    return int(matrices) + sizes.rest * itemsize
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes to run a model: weights, the KV cache of one text, and what passes need to work in."""
+    weights: int
+    cache: int
+    working: int
+
+    @classmethod
+    def of(cls, sizes: Sizes, quantization: str, itemsize: int, context: int) -> Need:
+        weights = weight_bytes(sizes, quantization, itemsize)
+        working = int(WORKING + weights / 20)
+        if quantization in ("cpu-int8", "cpu-int4"):   # the dense weights are loaded first
+            working = max(working, weight_bytes(sizes, "none", itemsize) + int(WORKING) - weights)
+        return cls(weights, sizes.kv * itemsize * min(TEXT, context), working)
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.working
+
+    def __str__(self) -> str:
+        return f"{gib(self.weights)} for its weights + {gib(self.cache)} for the cache of a text + {gib(self.working)} to work in = {gib(self.total)}"
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:,.2f} GiB"
+
+
+def amount(size: float) -> str:
+    """Bytes in words, in MiB where GiB would say nothing."""
+    return gib(size) if size >= GIB / 2 else f"{size / 2 ** 20:,.1f} MiB"
+
+
+def taken(module: nn.Module) -> int:
+    """Bytes that a loaded module's weights hold, the scales of quantized ones included, shared ones once."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        state = getattr(weight, "quant_state", None)   # of 4 bits
+        while state is not None:
+            tensors[id(state.absmax)] = state.absmax
+            state = getattr(state, "state2", None)
+        scales = getattr(weight, "SCB", None)          # of 8 bits
+        if scales is not None:
+            tensors[id(scales)] = scales
+    return sum(t.numel() * t.element_size() for t in tensors.values())

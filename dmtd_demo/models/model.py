@@ -1,0 +1,70 @@
+"""A loaded checkpoint with its add-ons, and the CPU threads that suit it."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.split import Split
+from dmtd_demo.models.addons import Base
+from dmtd_demo.models.memory import taken
+
+
+@dataclass(eq=False)
+class Model:
+    """A loaded checkpoint with its add-ons. reasons: why this device, dtype, quantization and thread count. folder: where it lies. threads: on a CPU; 0: as it is."""
+    name: str
+    label: str
+    backbone: Backbone
+    tokenizer: PreTrainedTokenizerBase | None
+    split: Split | None   # what the checkpoint says of itself; None where it was never trained for DMTD
+    tau: int | None
+    eos_ids: frozenset[int]
+    trained_length: int | None
+    quantization: str
+    reasons: list[str]
+    base: Base = Base("")
+    addons: dict[str, nn.Module] = field(default_factory=dict)
+    addon_facts: dict[str, dict] = field(default_factory=dict)
+    warmed: set[str] = field(default_factory=set)
+    folder: Path | None = None
+    threads: int = 0
+
+    @property
+    def context(self) -> int:
+        return self.backbone.context
+
+    @property
+    def layers(self) -> int:
+        return self.backbone.layers
+
+    @property
+    def device(self) -> str:
+        return str(self.backbone.device)
+
+    @property
+    def dtype(self) -> str:
+        return str(self.backbone.dtype).removeprefix("torch.")
+
+    @property
+    def parameters(self) -> int:
+        return parameters(self.backbone.module)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the weights hold, the add-ons' included."""
+        return taken(self.backbone.module) + sum(taken(module) for module in self.addons.values())
+
+    def has(self, need: str) -> bool:
+        """Whether a decoder's need is met."""
+        return self.layers > 1 if need == "split" else need in self.addons
+
+
+def use_threads(model: Model) -> None:
+    """As many CPU threads as suit this model, whichever ran before it."""
+    if model.threads and torch.get_num_threads() != model.threads:
+        torch.set_num_threads(model.threads)

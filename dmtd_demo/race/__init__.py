@@ -1,0 +1,1 @@
+"""One prompt, several decoders, one record."""

@@ -1,0 +1,68 @@
+"""A decoder's passes as a picture: which layers ran, over how many positions, and which tokens came of it. Drawn from the record of a race."""
+from __future__ import annotations
+
+from html import escape
+from typing import Sequence
+
+from dmtd_demo.backbone.split import Split
+from dmtd_demo.race.trace import Record
+
+COLOURS = {"full": "#0072b2", "late": "#d55e00", "mtp": "#009e73", "draft": "#b3589a"}   # as on the page
+NAMES = {"full": "full pass", "late": "late layers alone", "mtp": "MTP head", "draft": "verified draft"}
+CELL, LAYER, GAP, LEFT, TOP = 15, 9, 14, 92, 34
+ROWS = 5   # tokens named above one another over a pass
+
+
+def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passes: int = 9) -> str:
+    """The first passes of a panel after its prefill, each a block of layers (bottom to top) by positions (left to right), as an SVG document.
+
+    A block is blue where all layers ran and orange where the late ones ran alone; positions that a pass took along are paler than its newest one. What
+    the pass emitted stands above it in the colour of its origin, the first token at the bottom.
+
+    records: of a race, header to summary. split: the checkpoint's, where the panel has none of its own.
+    """
+    header = next(r for r in records if r["type"] == "header")["panels"][panel]
+    layers: int = header["layers"]
+    if header["options"].get("split"):
+        split = Split.parse(header["options"]["split"], layers, "replace")
+    steps = [r for r in records if r["type"] == "step" and r["panel"] == panel and r["passes"] and r["passes"][0]["kind"] != "prefill"]
+    drawn = [(p, step["tokens"] if p is step["passes"][-1] else []) for step in steps for p in step["passes"]][:passes]
+    floor = TOP + ROWS * 15 + layers * LAYER
+    parts: list[str] = []
+    x = LEFT
+    for p, tokens in drawn:
+        colour = COLOURS["late" if p["kind"] == "late" else "full"]
+        words = [escape(_visible(token["text"])) for token in tokens[:ROWS]]
+        reach = max(positions for _, _, positions in p["runs"])
+        width = max(reach * CELL, 28, *(8 * len(word) for word in words), 0)
+        centre = x + width / 2
+        right = centre + reach * CELL / 2   # the runs of a pass end at the same, newest position: a refill reaches further back
+        for start, stop, positions in p["runs"]:
+            for position in range(positions):
+                opacity = 1 if position == positions - 1 else 0.55
+                parts.append(f'<rect x="{right - (positions - position) * CELL}" y="{floor - stop * LAYER}" width="{CELL - 2}" height="{(stop - start) * LAYER - 1}" rx="2" fill="{colour}" fill-opacity="{opacity}"/>')
+        for row, (token, word) in enumerate(zip(tokens, words)):
+            parts.append(f'<text x="{centre - 1}" y="{floor - layers * LAYER - 8 - 15 * row}" text-anchor="middle" fill="{COLOURS[token["origin"]]}">{word}</text>')
+        parts.append(f'<text x="{centre - 1}" y="{floor + 14}" text-anchor="middle" class="quiet">{p["kind"]}</text>')
+        x += width + GAP
+    groups = [(0, split.early, "early"), (split.early, split.late_start, "middle"), (split.late_start, layers, "late")] if split else [(0, layers, "layers")]
+    for start, stop, name in groups:
+        if start == stop:
+            continue
+        middle = floor - (start + stop) / 2 * LAYER + 4
+        parts.append(f'<text x="8" y="{middle}" class="quiet">{name} {start}–{stop - 1}</text>')
+        parts.append(f'<line x1="{LEFT - 8}" x2="{x}" y1="{floor - start * LAYER}" y2="{floor - start * LAYER}" stroke="#8a919e" stroke-opacity="0.4"/>')
+    origins = [o for o in COLOURS if any(t["origin"] == o for _, tokens in drawn for t in tokens)]
+    legend = LEFT
+    for origin in origins:
+        parts.append(f'<rect x="{legend}" y="{floor + 26}" width="11" height="11" rx="2" fill="{COLOURS[origin]}"/><text x="{legend + 16}" y="{floor + 36}" class="quiet">{NAMES[origin]}</text>')
+        legend += 36 + 7 * len(NAMES[origin])
+    style = "text{font:13px system-ui,sans-serif}.quiet{font-size:11px;fill:#6b7280}"
+    width = max(x, legend) + 8
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {floor + 48}" width="{width}" height="{floor + 48}"><style>{style}</style><rect width="100%" height="100%" fill="#fff" rx="6"/>{"".join(parts)}</svg>\n'
+
+
+def _visible(text: str) -> str:
+    """White space by its signs, and nothing that an XML document cannot hold; the end mark, and a piece held back, is ∎."""
+    text = text.replace("\n", "⏎").strip() or ("␣" if text else "∎")
+    return "".join(c if c.isprintable() else "·" for c in text)

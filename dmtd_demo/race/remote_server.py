@@ -1,0 +1,183 @@
+"""`remote`: a panel that an OpenAI-compatible server writes (vLLM, SGLang, `transformers serve`). What it did inside is not told: its tokens have an origin of their own,
+and their times are those of their arrival here. Asked by the race in a thread of its own (race/remote.py)."""
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from dmtd_demo.decoders.base import Decoder, Options, option
+from dmtd_demo.errors import ModelError, UserError
+from dmtd_demo.models.chat import Message
+from dmtd_demo.sampling import Sampling
+
+KEY = "DMTD_REMOTE_KEY"      # the environment variable with the server's key, which is sent to it and nowhere written
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 120.0      # the longest that a server may say nothing: it may have to load the model first
+MOST_LINE = 1_000_000        # bytes of one line of its stream
+MOST_PIECES = 4              # as many pieces per new token that was asked for: beyond it the server does not keep to the limit
+THINKS = ("<think>\n", "\n</think>\n\n")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What came at once. logprob and top (text, probability) where the server says them."""
+    text: str
+    logprob: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finish:
+    """reason: eos or length. tokens: how many the server counted, None where it does not say."""
+    reason: str
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class RemoteOptions(Options):
+    url: str | None = option(None, str, "address", "of an OpenAI-compatible server, such as http://127.0.0.1:8000")
+    name: str | None = option(None, str, "name", "of the model there; the first that it lists where none is given")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.url is None:
+            raise UserError("remote needs the address of an OpenAI-compatible server: remote:url=http://127.0.0.1:8000,name=MODEL")
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise UserError(f"the option url needs an address such as http://127.0.0.1:8000; got {self.url[:200]!r}")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise UserError(f"the option url needs an address alone, which every record shows; a key goes into the environment variable {KEY}")
+
+
+class Remote(Decoder):
+    """No decoder of tokens: `answer` takes the place of `steps`, and no model is asked anything."""
+    name = "remote"
+    label = "A server elsewhere"
+    Options = RemoteOptions
+
+    @property
+    def server(self) -> str:
+        """The address without the /v1 at its end."""
+        return re.sub(r"/v1$", "", self.options.url.rstrip("/"))
+
+    async def answer(self, messages: Sequence[Message], sampling: Sampling, max_new_tokens: int, *, top: int = 0, ignore_eos: bool = False, thinking: bool = False) -> AsyncIterator[Piece | Finish]:
+        """What the server writes to these messages, as it comes; a Finish at the end. Raises ModelError in words."""
+        key = os.environ.get(KEY, "").strip()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            async with httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)) as client:
+                name = self.options.name or await self._first_model(client)
+                plain = {"model": name, "messages": list(messages), "stream": True, "max_tokens": max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed,
+                         **({"top_k": sampling.top_k} if sampling.top_k else {}), **({"ignore_eos": True} if ignore_eos else {})}   # what the text depends on is never left out
+                more = {"stream_options": {"include_usage": True}, "logprobs": True, "chat_template_kwargs": {"enable_thinking": thinking},
+                        **({"top_logprobs": min(top, 20)} if top else {})}
+                # Servers refuse fields that they do not know: first all, then without what only some say, then what all understand.
+                for body in ({**plain, **more}, {**plain, "chat_template_kwargs": more["chat_template_kwargs"]}, plain):
+                    async with client.stream("POST", f"{self.server}/v1/chat/completions", json=body) as response:
+                        if response.status_code in (400, 422) and body is not plain:
+                            continue
+                        if response.status_code != 200:
+                            raise ModelError(await _refusal(response))
+                        async for part in _parts(response, max_new_tokens):
+                            yield part
+                        return
+        except (ModelError, httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError) as error:
+            words = str(error) if isinstance(error, ModelError) else _what_failed(error)
+            raise ModelError(f"{self.server} {words.replace(key, '…') if key else words}") from None
+
+    async def _first_model(self, client: httpx.AsyncClient) -> str:
+        response = await client.get(f"{self.server}/v1/models")
+        if response.status_code != 200:
+            raise ModelError(f"lists no models (HTTP {response.status_code}): name one, remote:url=…,name=MODEL")
+        models = response.json()["data"]
+        if not models:
+            raise ModelError("lists no models: name one, remote:url=…,name=MODEL")
+        return str(models[0]["id"])
+
+
+async def _refusal(response: httpx.Response) -> str:
+    body = b""
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MOST_LINE:
+            break
+    return f"answered HTTP {response.status_code}: {' '.join(body.decode(errors='replace').split())[:200]}"
+
+
+def _what_failed(error: Exception) -> str:
+    if isinstance(error, httpx.ConnectError):
+        return f"cannot be reached: {error}"
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"cannot be reached: no connection within {CONNECT_SECONDS:.0f} s"
+    if isinstance(error, httpx.TimeoutException):
+        return f"said nothing for {SILENCE_SECONDS:.0f} s"
+    if isinstance(error, httpx.HTTPError):
+        return f"broke off: {error or type(error).__name__}"
+    return f"answered something else than a chat completion: {' '.join(str(error).split())[:200]}"
+
+
+async def _parts(response: httpx.Response, max_new_tokens: int) -> AsyncIterator[Piece | Finish]:
+    """The pieces of a stream of server-sent events."""
+    count, tokens, reason, thinks = 0, None, None, False
+    async for data in _events(response):
+        chunk = json.loads(data)
+        if "error" in chunk:
+            error = chunk["error"]
+            raise ModelError(f"failed: {' '.join(str(error.get('message', error) if isinstance(error, dict) else error).split())[:200]}")
+        usage = chunk.get("usage") or {}
+        tokens = usage.get("completion_tokens", tokens)
+        for choice in chunk.get("choices") or []:
+            delta = choice.get("delta") or {}
+            thought, text = delta.get("reasoning_content") or delta.get("reasoning") or "", delta.get("content") or ""
+            if bool(thought) != thinks and (thought or text):   # some servers take the model's thoughts apart from its answer
+                thought, text = (THINKS[0] + thought, text) if thought else (thought, THINKS[1] + text)
+                thinks = not thinks
+            for piece in _pieces(thought + text, choice.get("logprobs")):
+                count += 1
+                if count > max_new_tokens * MOST_PIECES + MOST_PIECES:
+                    raise ModelError(f"sent more than the {max_new_tokens} new tokens that it was asked for")
+                yield piece
+            reason = choice.get("finish_reason") or reason
+    if reason is None:
+        raise ModelError("broke off in the middle of its answer")
+    yield Finish("length" if reason == "length" else "eos", tokens if isinstance(tokens, int) and tokens >= 0 else None)
+
+
+def _pieces(text: str, logprobs: Any) -> list[Piece]:
+    """The tokens of a chunk where the server says which they are, else all of it."""
+    said = (logprobs or {}).get("content") or []
+    if said and "".join(each["token"] for each in said) == text:
+        return [Piece(each["token"], _finite(each["logprob"]), tuple((str(other["token"]), math.exp(_finite(other["logprob"]))) for other in each.get("top_logprobs") or [])) for each in said]
+    return [Piece(text)] if text else []
+
+
+def _finite(logprob: Any) -> float:
+    """Some servers write an endless or a positive one where a probability was rounded."""
+    return max(-100.0, min(0.0, float(logprob)))
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[str]:
+    """The data of each event up to [DONE]."""
+    waiting = b""
+    async for chunk in response.aiter_bytes():
+        *lines, waiting = (waiting + chunk).split(b"\n")
+        if len(waiting) > MOST_LINE or any(len(line) > MOST_LINE for line in lines):
+            raise ModelError(f"sent a line of over {MOST_LINE:,} bytes")
+        for line in lines:
+            text = line.decode("utf-8", "replace").strip()
+            if text == "data: [DONE]":
+                return
+            if text.startswith("data:") and text[5:].strip():
+                yield text[5:].strip()

@@ -1,0 +1,67 @@
+"""The record of a race: its events, their statistics, and their form as JSON lines (schema 1)."""
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any, Iterable, Sequence
+
+SCHEMA = 1
+Record = dict[str, Any]
+Batch = list[Record]   # what a race yields at once
+
+
+def dumps(record: Record) -> str:
+    """One JSON line, without its line break."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def repetition_ratio(ids: Sequence[int | str]) -> float:
+    """Share of 4-grams that occurred before in the same text; 0 under 4 tokens (methods.md section 5)."""
+    grams = [tuple(ids[i:i + 4]) for i in range(len(ids) - 3)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def agreement(ids: Sequence[int], reference: Sequence[int]) -> float:
+    """Common prefix divided by the longer of the two."""
+    common = next((i for i, (a, b) in enumerate(zip(ids, reference)) if a != b), min(len(ids), len(reference)))
+    longer = max(len(ids), len(reference))
+    return common / longer if longer else 1.0
+
+
+def statistics(steps: Iterable[Record], layers: int) -> Record:
+    """Figures of one panel from its step records, prefill and its token left out where design.md says so. layers: N of the backbone, 0 of a server elsewhere."""
+    tokens: list[Record] = []
+    first_ms: float | None = None
+    last_ms = 0.0
+    full_passes = layer_runs = 0
+    for step in steps:
+        last_ms = step["ms"]
+        tokens += step["tokens"]
+        if tokens and first_ms is None:
+            first_ms = step["ms"]
+        for p in step["passes"]:
+            if p["kind"] != "prefill":
+                full_passes += p["kind"] in ("full", "verify")
+                layer_runs += sum(stop - start for start, stop, _ in p["runs"])
+    decoded = max(len(tokens) - 1, 0)
+    seconds = (last_ms - first_ms) / 1000 if first_ms is not None else 0.0
+    spans = Counter(Counter(t["span"] for t in tokens if t["span"]).values())
+    return {
+        "tokens": len(tokens),
+        "decode_seconds": round(seconds, 6),
+        "tokens_per_second": round(decoded / seconds, 2) if decoded and seconds > 0 else None,
+        "first_token_ms": first_ms,
+        "full_passes": full_passes,
+        "tokens_per_full_pass": round(decoded / full_passes, 4) if full_passes else None,
+        "plt": round(layer_runs / (layers * decoded), 4) if decoded and layers else None,
+        "spans": {str(length): count for length, count in sorted(spans.items())},
+        "origins": dict(Counter(t["origin"] for t in tokens)),
+        "repetition_ratio": round(repetition_ratio([t["text"] if t["id"] is None else t["id"] for t in tokens]), 4),
+        "text": "".join(t["text"] for t in tokens),
+    }
+
+
+def audit_agreement(tokens: Sequence[Record], agrees: Sequence[bool]) -> float | None:
+    """Share of tokens that `ar` would have chosen, over those that no full pass made; None where there is none."""
+    judged = [ok for token, ok in zip(tokens, agrees) if token["origin"] != "full"]
+    return round(sum(judged) / len(judged), 4) if judged else None

@@ -5,7 +5,8 @@ import os
 import sys
 
 if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
-    os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")   # that belief is this thread's alone, where transformers would load weights by others
+    # that belief is this thread's alone, where transformers would load weights by others
+    os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
     try:
         import spaces  # noqa: F401 - before torch, which it makes believe that a GPU is there
     except ImportError:
@@ -17,4 +18,6 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)   # without waiting for the thread of a race that still runs: torn down under PyTorch it would abort
+    # without waiting for the thread of a race that still runs: torn down under PyTorch it would
+    # abort
+    os._exit(code)

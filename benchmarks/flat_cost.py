@@ -91,7 +91,8 @@ def main() -> None:
     parser.add_argument("--quantization")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--panels", type=int, help=argparse.SUPPRESS)   # in a process of its own: the memory of one race
+    # in a process of its own: the memory of one race
+    parser.add_argument("--panels", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     model = loaded(options)
     if options.panels:

@@ -48,7 +48,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 MOST_TIME = 1.05      # of the generation time, until the page is finished
 MOST_BUSY = 0.5       # share of the generation time that the page's main thread works
-MOST_GROWTH = 1.25    # bytes per token in the last quarter, against the first: each time the stream drops its older lines (web/wire.py), the rest is sent again, once or twice a quarter
+# bytes per token in the last quarter, against the first: each time the stream drops its older lines
+# (web/wire.py), the rest is sent again, once or twice a quarter
+MOST_GROWTH = 1.25
 START_SECONDS = 300
 
 # what the steps of a cycle emit, by the panel's option
@@ -60,7 +62,8 @@ class Pace:
 
     def __init__(self) -> None:
         self.rate = 0.0
-        self.report: Connection | None = None   # gets the times of each race, when its last panel has ended
+        # gets the times of each race, when its last panel has ended
+        self.report: Connection | None = None
         self.running = self.made = 0
         self.began = self.ended = 0.0
 
@@ -98,7 +101,8 @@ class Scripted(Decoder):
         ids = model.tokenizer((ROOT / "README.md").read_text(encoding="utf-8"), add_special_tokens=False).input_ids
         passes = {"full": Pass("full", ((0, model.layers, 1),)), "late": Pass("late", ((model.layers * 3 // 4, model.layers, 1),))}
         tokens = self._tokens(ids, sampler.top)
-        warming = sampler.top == 0   # a race of the page asks for alternatives, the warm-up before it does not
+        # a race of the page asks for alternatives, the warm-up before it does not
+        warming = sampler.top == 0
         if not warming:
             PACE.start()
         try:

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import errno
 
-NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")   # as PyTorch's CPU allocator, the system and CUDA say it
+# as PyTorch's CPU allocator, the system and CUDA say it
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")
 
 
 class UserError(ValueError):

@@ -41,7 +41,8 @@ def truncated(logits: Tensor, sampling: Sampling) -> Tensor:
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if sampling.top_p < 1:
         ordered, order = logits.sort(descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)   # mass of everything ranked above
+        # mass of everything ranked above
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
         dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
         logits = logits.masked_fill(dropped, -torch.inf)
     return logits
@@ -96,7 +97,8 @@ class Sampler:
             best = logits.topk(min(self.top, logits.shape[-1])).indices
             wanted += [best, log_softmax.gather(-1, best).exp()]
         drawn, logprobs, *alternatives = _read(wanted)
-        if not all(math.isfinite(row[0]) for row in logprobs):   # NaN or infinity anywhere in a row ends up here
+        # NaN or infinity anywhere in a row ends up here
+        if not all(math.isfinite(row[0]) for row in logprobs):
             raise _not_finite()
         tops: list[tuple[Alternative, ...]] = [()] * len(ids)
         if self.top:
@@ -125,7 +127,8 @@ class Sampler:
                 rest[draft] = 0
             else:
                 rest = (rest - proposed[i]).clamp_min(0)
-            row = rest if rest.sum() > 0 else wanted[i]   # nothing left but rounding: the two are the same
+            # nothing left but rounding: the two are the same
+            row = rest if rest.sum() > 0 else wanted[i]
             drawn = torch.multinomial(row, 1, generator=self.generator)
             return i, self.describe(drawn, logits[i:i + 1])[0]
         return len(drafts), self.choose(logits[-1:])[0]

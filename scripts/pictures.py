@@ -24,7 +24,8 @@ from dmtd_demo.ui.examples import FIRST_PROMPT
 from dmtd_demo.web.files import ASSETS
 from race_page import RacePage
 
-WINDOW = (1280, 640)      # of the animated picture; a screenshot of the page is 1280 wide and as high as the page
+# of the animated picture; a screenshot of the page is 1280 wide and as high as the page
+WINDOW = (1280, 640)
 SIZE = (960, 480)
 FRAMES, FRAME_MS = 48, 125
 END_MS = 1500             # how long the last frame stays

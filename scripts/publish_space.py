@@ -25,7 +25,8 @@ from dmtd_demo.models.catalog import CATALOG  # noqa: E402
 
 PARTS = ("app.py", "dmtd_demo", "assets", "README.md", "LICENSE", "CITATION.cff", "docs")
 ZERO_TORCH = "torch==2.11.0"   # ZeroGPU has 2.8 to 2.11
-CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"   # the same versions without gigabytes of CUDA
+# the same versions without gigabytes of CUDA
+CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
 MOST_BYTES = 10 * 2 ** 20
 
 

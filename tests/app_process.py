@@ -36,7 +36,8 @@ def running_app(folder: Path, *options: str, script: str = "app.py", measured: b
     port = free_port()
     log = folder / "app.log"
     if script == "app.py" and not measured and "--threads" not in options:
-        options = (*options, "--threads", "1")   # not measured anew for every app: up to two seconds on a busy machine
+        # not measured anew for every app: up to two seconds on a busy machine
+        options = (*options, "--threads", "1")
     with log.open("w") as output:
         process = subprocess.Popen([sys.executable, script, "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                                    env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **environment})
@@ -89,12 +90,14 @@ class Visitor:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.session = uuid.uuid4().hex
-        self.http = httpx.Client(timeout=ANSWER_SECONDS, verify=False)   # loopback without TLS: the certificates, which take 20 ms to load, are not needed
+        # loopback without TLS: the certificates, which take 20 ms to load, are not needed
+        self.http = httpx.Client(timeout=ANSWER_SECONDS, verify=False)
         config = self.http.get(f"{self.url}/config").json()
         components = {component["id"]: component["props"] for component in config["components"]}
         self.functions = {function["api_name"]: function for function in config["dependencies"]}
         self.race = self.functions["race"]
-        pressed = next(function for function in config["dependencies"] if function["id"] == self.race["trigger_after"])   # gathers the controls, in the browser alone
+        # gathers the controls, in the browser alone
+        pressed = next(function for function in config["dependencies"] if function["id"] == self.race["trigger_after"])
         self.values = [components[index].get("value") for index in pressed["inputs"]]
         self.places = {components[index].get("elem_id"): place for place, index in enumerate(pressed["inputs"])}
 
@@ -134,4 +137,5 @@ class Visitor:
     def lines(self) -> list[dict[str, Any]]:
         """The whole record of the race, and the line that ends it."""
         completed = list(self.messages())[-1]
-        return [json.loads(line) for line in completed["output"]["data"][0].splitlines()[1:]]   # the first only says where the record begins
+        # the first only says where the record begins
+        return [json.loads(line) for line in completed["output"]["data"][0].splitlines()[1:]]

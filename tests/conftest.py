@@ -9,7 +9,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-torch.set_num_threads(1)   # before the package asks how many there are: with two, a process that a test forks would wait for the second for ever
+# before the package asks how many there are: with two, a process that a test forks would wait for
+# the second for ever
+torch.set_num_threads(1)
 
 import pytest  # noqa: E402
 from transformers import GenerationConfig  # noqa: E402

@@ -40,17 +40,20 @@ def test_the_example_is_its_formula(confident: type) -> None:
     def written(least: float) -> list[Token]:
         steps = confident(confident.Options(least=least, longest=3)).steps(model, prompt, Sampler())
         return [token for _ in range(40) for token in next(steps).tokens]
-    least = math.exp(statistics.median(token.logprob for token in written(1.0)))   # of these weights: half of their tokens are less likely
+    # of these weights: half of their tokens are less likely
+    least = math.exp(statistics.median(token.logprob for token in written(1.0)))
     with torch.inference_mode():
         tokens = written(least)
         origins = [token.origin for token in tokens]
-        heads = [True] * len(prompt) + [origin == "full" for origin in origins[1:]]   # what a position read, the next token was made by
+        # what a position read, the next token was made by
+        heads = [True] * len(prompt) + [origin == "full" for origin in origins[1:]]
         text = [*prompt, *(token.id for token in tokens[:-1])]
         logits = model.backbone.module.lm_head(naive.hidden(model.backbone.module, text, heads, 1, 1, "replace"))[len(prompt) - 1:]
     assert [token.id for token in tokens] == logits.argmax(-1).tolist()
     chances = logits.log_softmax(-1).max(-1).values.exp()
     length = 0
-    for index in range(1, len(tokens)):   # a cycle begins after an unlikely token, or where it is as long as it may be
+    # a cycle begins after an unlikely token, or where it is as long as it may be
+    for index in range(1, len(tokens)):
         begins = length in (0, 3) or chances[index - 1] < least
         assert (origins[index] == "full") == begins
         length = 1 if begins else length + 1

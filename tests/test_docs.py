@@ -32,7 +32,8 @@ def test_the_readme_begins_as_a_space_needs_it():
     assert set(facts) <= SPACES_KEYS and facts["sdk"] == "gradio" and {facts["colorFrom"], facts["colorTo"]} <= SPACES_COLOURS
     assert (ROOT / facts["app_file"]).is_file() and len(facts["short_description"]) <= 60 and len(facts["emoji"]) <= 2
     wanted, = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("gradio")]
-    assert wanted.specifier.contains(facts["sdk_version"]) and facts["python_version"] in ("3.10", "3.12")   # the two that ZeroGPU has
+    # the two that ZeroGPU has
+    assert wanted.specifier.contains(facts["sdk_version"]) and facts["python_version"] in ("3.10", "3.12")
 
 
 @pytest.mark.parametrize("name", DECODERS)

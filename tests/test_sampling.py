@@ -10,7 +10,8 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.sampling import Sampler, Sampling, truncated
 
-LOGITS = st.lists(st.integers(-80, 80).map(lambda n: n / 10), min_size=3, max_size=12, unique=True)   # no ties: either of two equals may stay
+# no ties: either of two equals may stay
+LOGITS = st.lists(st.integers(-80, 80).map(lambda n: n / 10), min_size=3, max_size=12, unique=True)
 
 
 @given(LOGITS, st.floats(0.1, 3), st.integers(0, 14), st.floats(0.05, 1))

@@ -7,7 +7,8 @@ from torch import nn
 
 from dmtd_demo.errors import UserError
 
-SWITCH = "support_avx512bf16_for_cpu"   # of a bitsandbytes Linear4bit; older versions have none, and on other machines it is off
+# of a bitsandbytes Linear4bit; older versions have none, and on other machines it is off
+SWITCH = "support_avx512bf16_for_cpu"
 ROWS = 32
 
 

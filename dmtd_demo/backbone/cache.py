@@ -14,7 +14,8 @@ class KVCache:
 
     def __init__(self, layers: int, capacity: int = 256) -> None:
         self._capacity = capacity
-        self._entries: list[Tensor | None] = [None] * layers   # [2 x kv heads, capacity, head size]: keys, then values
+        # [2 x kv heads, capacity, head size]: keys, then values
+        self._entries: list[Tensor | None] = [None] * layers
         self._lengths = [0] * layers
 
     def length(self, layer: int) -> int:

@@ -19,9 +19,15 @@ from dmtd_demo.backbone import cpu_packed, onednn
 from dmtd_demo.backbone.cpu_packed import PackedLinear
 from dmtd_demo.backbone.onednn import BlockedLinear
 
-JOINED = 2 ** 22   # bytes up to which matrices in oneDNN's layout are joined: the call costs as much as it reads. Each of them alone would compute all
-LONG = 512   # keys from which on one float32 position on a CPU attends by two products: 3 to 14 % of a whole step of `classroom` after 1,024 tokens, nothing after 500
-POSITIONS = 16   # up to so many, the query heads of a group stand in line as positions: the mask is as many times as large
+# bytes up to which matrices in oneDNN's layout are joined: the call costs as much as it reads. Each
+# of them alone would compute all
+JOINED = 2 ** 22
+# keys from which on one float32 position on a CPU attends by two products: 3 to 14 % of a whole
+# step of `classroom` after 1,024 tokens, nothing after 500
+LONG = 512
+# up to so many, the query heads of a group stand in line as positions: the mask is as many times as
+# large
+POSITIONS = 16
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ class FusedLayer:
         self.before_attention, self.before_mlp = FusedNorm(parts.before_attention, parts.eps), FusedNorm(parts.before_mlp, parts.eps)
         self.by_products = parts.q.weight.dtype == torch.float32 and parts.q.weight.device.type == "cpu"
         self.qk_norm = None
-        if parts.q_norm is not None and parts.k_norm is not None:   # one weight for each head's norm, queries first, [heads, head size]
+        # one weight for each head's norm, queries first, [heads, head size]
+        if parts.q_norm is not None and parts.k_norm is not None:
             self.qk_norm = FusedNorm(torch.cat([parts.q_norm.expand(self.query_heads, -1), parts.k_norm.expand(self.kv_heads, -1)]), parts.eps)
 
     def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Appending) -> Tensor:
@@ -105,7 +112,8 @@ class FusedLayer:
         rotated = heads[:, :self.rotated_heads]
         qk = rotated if self.qk_norm is None else self.qk_norm(rotated)
         turned = qk.roll(self.head_size // 2, -1).mul_(sin)   # its halves exchanged
-        torch.addcmul(turned, qk, cos, out=rotated)   # in place, so that keys and values lie side by side
+        # in place, so that keys and values lie side by side
+        torch.addcmul(turned, qk, cos, out=rotated)
         keys, values = cache.append(heads[:, self.query_heads:], self.index)
         h = self.o.add_to(h, self._attention(heads[:, :self.query_heads], keys, values, mask))
         gate, up = self.gate_up(self.before_mlp(h)).chunk(2, dim=-1)
@@ -126,7 +134,8 @@ class FusedLayer:
             keys, values = keys.repeat_interleave(self.group, dim=1), values.repeat_interleave(self.group, dim=1)
             seen = F.scaled_dot_product_attention(queries.transpose(0, 1)[None], keys, values, attn_mask=mask, is_causal=mask is None)
             return seen[0].transpose(0, 1).reshape(positions, -1)
-        if mask is not None and mask.dim() == 4:   # a batch over the same keys: cuDNN then divides those among its blocks
+        # a batch over the same keys: cuDNN then divides those among its blocks
+        if mask is not None and mask.dim() == 4:
             keys, values = keys.expand(positions, -1, -1, -1), values.expand(positions, -1, -1, -1)
             return torch.ops.aten._scaled_dot_product_cudnn_attention(queries[:, :, None], keys, values, mask, False)[0].reshape(positions, -1)
         # the query heads of a group share their keys: they stand in line as positions, [1, kv heads, group x q, head size]
@@ -182,7 +191,8 @@ class _Dense:
         return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
     def add_to(self, h: Tensor, x: Tensor) -> Tensor:
-        if h.is_cuda and h.shape[0] == 1:   # as a bias, which cuBLAS adds by the way; a matrix would be copied first
+        # as a bias, which cuBLAS adds by the way; a matrix would be copied first
+        if h.is_cuda and h.shape[0] == 1:
             h = h[0]
         return torch.addmm(h, x, self.weight)
 
@@ -226,6 +236,8 @@ class FusedNorm:
     def __call__(self, x: Tensor) -> Tensor:
         if self.scaled is None:
             return F.rms_norm(x, self.size, None, self.eps) * self.weight
-        if x.dtype != torch.float32:   # asked, since a conversion that changes nothing takes half a microsecond: one hundredth of a step of `classroom`
+        # asked, since a conversion that changes nothing takes half a microsecond: one hundredth of
+        # a step of `classroom`
+        if x.dtype != torch.float32:
             return self(x.float()).to(x.dtype)
         return torch.mul(x, self.scaled).div_(torch.linalg.vector_norm(x, 2, -1, True).hypot_(self.least))

@@ -14,7 +14,8 @@ from torch import Tensor
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import FusedLayer, can_attend_apart
 
-WINDOW = 1024   # positions that attention reads, seen or masked; twice as many where a text is longer, and so on
+# positions that attention reads, seen or masked; twice as many where a text is longer, and so on
+WINDOW = 1024
 WARM = 2        # runs before a capture: kernels are chosen and libraries get their memory
 
 Rope = Callable[[int], tuple[Tensor, Tensor]]
@@ -24,10 +25,12 @@ class _Buffers:
     """Keys and values of every layer, and the passes over them. They outlive a text, and serve the next."""
 
     def __init__(self, layers: Sequence[FusedLayer]) -> None:
-        self.entries: list[Tensor | None] = [None] * len(layers)   # [2 x kv heads, capacity, head size]
+        # [2 x kv heads, capacity, head size]
+        self.entries: list[Tensor | None] = [None] * len(layers)
         self.capacity = 0
         self.passes: dict[tuple[int, int, int, int], _Pass] = {}   # by layers, positions and window
-        self.pool: tuple[int, int] | None = None   # of the graphs' memory: passes never overlap, and their results are kept apart
+        # of the graphs' memory: passes never overlap, and their results are kept apart
+        self.pool: tuple[int, int] | None = None
         self._layers = layers
 
     def reserve(self, positions: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -38,7 +41,8 @@ class _Buffers:
         self.pool = None      # one whose graphs are all gone takes no other
         for layer in self._layers:
             old = self.entries[layer.index]
-            grown = torch.zeros((2 * layer.kv_heads, self.capacity, layer.head_size), dtype=dtype, device=device)   # what is masked is read too, and has to be finite
+            # what is masked is read too, and has to be finite
+            grown = torch.zeros((2 * layer.kv_heads, self.capacity, layer.head_size), dtype=dtype, device=device)
             if old is not None:
                 grown[:, :old.shape[1]] = old
             self.entries[layer.index] = grown
@@ -100,7 +104,8 @@ class StaticPasses:
         try:
             buffers.pool = buffers.pool or torch.cuda.graph_pool_handle()
             one.capture(buffers.pool)
-        except Exception as error:   # some kernel waits for the host or does not compile, or the memory is short
+        except Exception as error:
+            # some kernel waits for the host or does not compile, or the memory is short
             self.refused = " ".join(str(error).split())[:300]
         self.seconds += time.perf_counter() - began
         return self.refused is None
@@ -118,7 +123,8 @@ class _Pass:
         self._places = torch.arange(window, device=like.device)
         self._unseen = torch.full((), -torch.inf, dtype=like.dtype, device=like.device)
         self._seen = torch.zeros((), dtype=like.dtype, device=like.device)
-        self._kernels = triton_kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None   # they take sizes that are powers of two
+        # they take sizes that are powers of two
+        self._kernels = triton_kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None
         writer = self._writer()
         self._apart = can_attend_apart(like.new_empty((positions, layers[0].query_heads, layers[0].head_size)), writer.held(layers[0].index)[0], self._mask(writer.at)[:, None, None])
         self._graph: torch.cuda.CUDAGraph | None = None

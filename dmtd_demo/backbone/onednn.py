@@ -13,10 +13,14 @@ from transformers import PreTrainedModel
 
 from dmtd_demo.machine import free
 
-SMALL = {torch.bfloat16: 0, torch.float32: 2 ** 19}   # bytes of a matrix under which it stays: float32 ones that small are as fast, [in, out] and joined
-LARGE = 2 ** 24    # bytes of all others from which on a layout is measured: what fits a cache is not read from memory
+# bytes of a matrix under which it stays: float32 ones that small are as fast, [in, out] and joined
+SMALL = {torch.bfloat16: 0, torch.float32: 2 ** 19}
+# bytes of all others from which on a layout is measured: what fits a cache is not read from memory
+LARGE = 2 ** 24
 SAMPLE = 2 ** 26   # bytes of those that are measured
-POSITIONS = 4      # that the layout is made for; for one alone oneDNN would take another, slower here for one too (docs/performance.md)
+# that the layout is made for; for one alone oneDNN would take another, slower here for one too
+# (docs/performance.md)
+POSITIONS = 4
 WORTH = 0.9        # times the plain matrices' time
 REPEATS = 5
 
@@ -33,7 +37,8 @@ class BlockedLinear(nn.Module):
             self.register_buffer("weight", laid_out)
         else:
             self.weight = nn.Parameter(laid_out, requires_grad=False)
-        self._table = [weight] if shared else []   # in a list, so that it is not this module's parameter
+        # in a list, so that it is not this module's parameter
+        self._table = [weight] if shared else []
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.rows: slice | None = None   # of `weight`, where it is several linears' in one
 
@@ -51,7 +56,8 @@ class BlockedLinear(nn.Module):
         return linear
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != self.weight.dtype or torch.is_grad_enabled() and x.requires_grad:   # the kernel has no autocast, and no backward
+        # the kernel has no autocast, and no backward
+        if x.dtype != self.weight.dtype or torch.is_grad_enabled() and x.requires_grad:
             return F.linear(x, self.dense(), self.bias)
         if self.rows is None:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")

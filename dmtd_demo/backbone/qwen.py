@@ -58,7 +58,9 @@ class Backbone:
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._signed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._fused_norm: FusedNorm | None = None   # once the layers are fused
-        self.static = self.device.type == "cuda" and not on_zero_gpu()   # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains nothing
+        # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains
+        # nothing
+        self.static = self.device.type == "cuda" and not on_zero_gpu()
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +102,8 @@ class Backbone:
     def embed(self, ids: Tensor | list[int]) -> Tensor:
         """Token ids, a list or [batch, positions], to hidden states."""
         if not isinstance(ids, Tensor):
-            if len(ids) <= POSITIONS and self._fused_norm is not None:   # no ids that a device would have to wait for
+            # no ids that a device would have to wait for
+            if len(ids) <= POSITIONS and self._fused_norm is not None:
                 rows = [self._embed.weight.narrow(0, i, 1) for i in ids]
                 return (rows[0] if len(rows) == 1 else torch.cat(rows))[None]
             ids = torch.tensor([ids], dtype=torch.long, device=self.device)
@@ -118,7 +121,9 @@ class Backbone:
         if cache is not None and not torch.is_grad_enabled() and self._fused:
             return self._run_fused(h, start, stop, past, cache)
         position_embeddings = self._rope(h, past, past + q)
-        mask = None   # one position sees everything; with nothing before it transformers' SDPA is causal by itself
+        # one position sees everything; with nothing before it transformers' SDPA is causal by
+        # itself
+        mask = None
         if q > 1 and past:
             mask = torch.ones((q, past + q), dtype=torch.bool, device=h.device).tril(past)[None, None]
         try:
@@ -156,7 +161,8 @@ class Backbone:
                      for i, layer in enumerate(self._layers)]
         except AttributeError as error:
             raise _does_not_fit(error) from error
-        with torch.inference_mode(self._embed.weight.is_inference()):   # as the parameters are, so that they stay trainable
+        # as the parameters are, so that they stay trainable
+        with torch.inference_mode(self._embed.weight.is_inference()):
             if not all(can_fuse(p) and p.q.weight.device == self.device for p in parts):
                 return []
             self._fused_norm = FusedNorm(self._norm.weight, self._norm.variance_epsilon)

@@ -15,7 +15,8 @@ COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench":
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
-    from dmtd_demo.errors import Interrupted, TrainingError, UserError  # after --help, which needs no PyTorch
+    # after --help, which needs no PyTorch
+    from dmtd_demo.errors import Interrupted, TrainingError, UserError
     try:
         COMMANDS[options.command](options)
     except UserError as error:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")   # one line, as for every other mistake; --help has the rest
+        # one line, as for every other mistake; --help has the rest
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def port(text: str) -> int:
@@ -58,8 +59,9 @@ def agreed() -> bool:
 
 def main() -> int:
     args = options()
+    # neither these nor --help and a mistyped option wait for torch
     from dmtd_demo.errors import UserError
-    from dmtd_demo.server.address import check_address, is_loopback  # neither these nor --help and a mistyped option wait for torch
+    from dmtd_demo.server.address import check_address, is_loopback
     try:
         args.host = args.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if args.lecture else None)
         check_address(args.host, args.port)
@@ -77,7 +79,8 @@ def main() -> int:
 
 def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     """The page, until it ends. own: only this machine can reach it. waiting: what the browser shows until then. Raises UserError."""
-    gc.disable()   # a million objects, all of which stay: collected again and again they take a second
+    # a million objects, all of which stay: collected again and again they take a second
+    gc.disable()
     from dmtd_demo.models.loading import load
     from dmtd_demo.models.residents import Residents
     from dmtd_demo.race.panels import parse_panel
@@ -86,7 +89,9 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     from dmtd_demo.server.lecture import Lecture
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import opened, serve
-    gc.freeze()    # nor is a race to pay for them: a full collection took a quarter of a second of whichever panel it fell on
+    # nor is a race to pay for them: a full collection took a quarter of a second of whichever panel
+    # it fell on
+    gc.freeze()
     gc.enable()
     allowance = Allowance.of(public=not own)
     panels = [parse_panel(text) for text in args.panel]

@@ -10,7 +10,8 @@ def train(options: argparse.Namespace) -> None:
         from dmtd_demo.models.loading import THREADS, load
         from dmtd_demo.training.any_model import train_addon, train_dmtd
         from dmtd_demo.training.loop import own_device
-        whole = options.recipe == "dmtd" and options.lora is None   # its weights are trained themselves
+        # its weights are trained themselves
+        whole = options.recipe == "dmtd" and options.lora is None
         model = load(options.model, quantization=options.quantization or ("none" if whole else None), dtype=options.dtype or ("float32" if whole else None),
                      device=own_device(options.device), threads=options.threads or THREADS)
         common = dict(data=options.data, steps=options.max_steps, seed=options.seed, resume=options.resume, checkpoint_seconds=options.checkpoint_seconds,

@@ -34,7 +34,8 @@ def accepted_length(probabilities: Sequence[float], k: int, threshold: float, ru
     if rule == "argmax":
         return max(range(k + 1), key=folded.__getitem__)
     at_least = 0.0
-    for s in range(k, 0, -1):   # P(length >= s) only grows as s falls: the first one over the threshold is the largest s
+    # P(length >= s) only grows as s falls: the first one over the threshold is the largest s
+    for s in range(k, 0, -1):
         at_least += folded[s]
         if at_least >= threshold:
             return s
@@ -60,7 +61,8 @@ class CollocationLength(Decoder):
         options = self.resolve(self.options, model)
         heads, predictor = model.addons["mtp_heads"], model.addons["clp"]
 
-        def states_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:   # the backbone's own state first, then one per accepted head
+        # the backbone's own state first, then one per accepted head
+        def states_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:
             probabilities = predictor(h).float().softmax(-1)[0].tolist()
             s = accepted_length(probabilities, options.k, options.threshold, options.rule)
             return torch.cat([h, heads(h, s)[0]]) if s else h, folded_lengths(probabilities, options.k)

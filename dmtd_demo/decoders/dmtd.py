@@ -50,7 +50,8 @@ class DirectMultiToken(Decoder):
         stack = Stack(model.backbone, split_of(options, model))
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:
-            for position in range(options.tau):   # the phase is anchored to the request: the first generated token is a cycle head
+            # the phase is anchored to the request: the first generated token is a cycle head
+            for position in range(options.tau):
                 origin = "full" if position == 0 else "late"
                 out, runs = stack.heads([token.id]) if position == 0 else stack.late_only(token.id)
                 token = Token.of(sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], origin)

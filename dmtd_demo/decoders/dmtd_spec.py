@@ -23,7 +23,8 @@ class SelfSpeculative(DirectMultiToken):
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
         options = self.resolve(self.options, model)
         stack = Stack(model.backbone, split_of(options, model))
-        token = yield from prefill(stack, prompt_ids, sampler)   # it counts as the first cycle's head: drafting starts right after it
+        # it counts as the first cycle's head: drafting starts right after it
+        token = yield from prefill(stack, prompt_ids, sampler)
         while True:
             drafts: list[Choice] = []
             rows: list[torch.Tensor] = []
@@ -34,7 +35,8 @@ class SelfSpeculative(DirectMultiToken):
                 drafts.append(sampler.choose(logits)[0])
                 rows.append(logits)
                 last = drafts[-1].id
-                yield Step((), (Pass("late", runs),))   # a chance to stop: nothing is emitted before it is verified
+                # a chance to stop: nothing is emitted before it is verified
+                yield Step((), (Pass("late", runs),))
             stack.rewind(stack.length - len(drafts))    # the drafts' entries, made with m = 0
             tokens, runs, _ = verify(stack, token.id, drafts, torch.cat(rows) if rows else None, sampler, "late")
             yield Step(tokens, (Pass("verify", runs),))

@@ -32,7 +32,8 @@ class Mixed(AdaptiveCycles):
         token = yield from prefill(stack, prompt_ids, sampler)
         unread = [token.id]
         while True:
-            out, runs = stack.heads(unread)   # the MTP tokens have no late entry yet: they are read as heads, beside the refill
+            # the MTP tokens have no late entry yet: they are read as heads, beside the refill
+            out, runs = stack.heads(unread)
             h = stack.last_hidden(out)
             token = Token.of(sampler.choose(backbone.logits(h))[0], "full")
             yield Step((token,), (Pass("full", runs),))

@@ -29,7 +29,8 @@ class Stack:
         backbone, split, q = self.backbone, self.split, len(ids)
         n = backbone.layers
         h = backbone.embed(list(ids))
-        if split is None or (split.head_input == "replace" and not self.skipped):   # the ordinary Qwen stack
+        # the ordinary Qwen stack
+        if split is None or (split.head_input == "replace" and not self.skipped):
             return backbone.run_layers(h, 0, n, self.cache), ((0, n, q),)
         c = backbone.run_layers(h, 0, split.early, self.cache)
         unseen = torch.cat([*self.skipped, c], dim=1) if self.skipped else c

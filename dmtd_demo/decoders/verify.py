@@ -24,6 +24,7 @@ def verify(stack: Stack, pending: int, drafts: Sequence[Choice], draft_logits: T
     ids = [draft.id for draft in drafts]
     accepted, following = sampler.verify(ids, draft_logits, logits)
     stack.rewind(before + 1 + accepted)
-    if draft_logits is None and accepted:   # no computation drew them: what is recorded of them is the verifier's
+    # no computation drew them: what is recorded of them is the verifier's
+    if draft_logits is None and accepted:
         drafts = sampler.describe(torch.tensor(ids[:accepted], device=logits.device), logits[:accepted])
     return (*(Token.of(draft, origin) for draft in drafts[:accepted]), Token.of(following, "full")), runs, hidden[accepted:accepted + 1]

@@ -19,7 +19,8 @@ from dmtd_demo.training.any_model import STEPS
 from dmtd_demo.training.corpus import ANSWER, PROMPTS
 from dmtd_demo.training.features import DRAWN
 
-TRAINED = {"mtp_heads": "heads", "clp": "clp", "gate": "gate", "head0": "head0", "adaptive": "adaptive"}   # add-on: the recipe that makes it for any Qwen, in this order
+# add-on: the recipe that makes it for any Qwen, in this order
+TRAINED = {"mtp_heads": "heads", "clp": "clp", "gate": "gate", "head0": "head0", "adaptive": "adaptive"}
 RENTED = DEVICES["a10g"]   # the GPU for which the time of training is estimated
 STORED = 2   # bytes a parameter in the published checkpoints: bfloat16
 

@@ -27,7 +27,8 @@ from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.request import check_prompt
 
 DRAFTED = 4   # tokens, by transformers' prompt lookup
-AHEAD = ("prompt_lookup", "early_exit", "assistant")   # those of transformers' ways that draft tokens
+# those of transformers' ways that draft tokens
+AHEAD = ("prompt_lookup", "early_exit", "assistant")
 QUESTION = "What is a language model?"
 
 
@@ -41,8 +42,10 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
     """
     prompt = bench_prompt(model, context)
     check_prompt(model, prompt, new)
-    can_generate = model.split is None or model.split.head_input == "replace"   # generate would run a `sum` checkpoint as another function
-    as_loaded = _without_end(plain(model.backbone.module))   # without what makes our own passes fast
+    # generate would run a `sum` checkpoint as another function
+    can_generate = model.split is None or model.split.head_input == "replace"
+    # without what makes our own passes fast
+    as_loaded = _without_end(plain(model.backbone.module))
     ways = _ways(model, assistant) if can_generate else {}
     runs: dict[str, Callable[[], _Timed]] = {f"generate {way}": lambda settings=settings: _generate(as_loaded, prompt, new, **settings) for way, settings in ways.items()}
     names = [f"panel {i}" for i in range(len(panels))]
@@ -127,7 +130,8 @@ class _Timed(BaseStreamer):
 def _ways(model: Model, assistant: Model | None) -> dict[str, dict[str, Any]]:
     """What `generate` is given for each of its ways."""
     ways: dict[str, dict[str, Any]] = {"dynamic": {}, "static": {"cache_implementation": "static"}, "prompt_lookup": {"prompt_lookup_num_tokens": DRAFTED}}
-    if model.layers > 1 and model.folder is not None:   # with random weights no draft of it would ever stand, and each costs most of a pass
+    # with random weights no draft of it would ever stand, and each costs most of a pass
+    if model.layers > 1 and model.folder is not None:
         ways["early_exit"] = {"assistant_early_exit": (model.split or Split.default(model.layers)).late_start}
     if assistant is not None:
         if assistant.backbone.vocab_size != model.backbone.vocab_size:

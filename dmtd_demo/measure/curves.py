@@ -36,7 +36,8 @@ def head_accuracy(model: Model, rows: Sequence[Row]) -> dict[str, list[float]]:
     for row in tqdm(rows, desc="heads", unit="prompt"):
         batch = collate([row], len(row.ids), 0).to(backbone.device)
         h = masked_hidden(backbone, split, batch.ids, torch.ones_like(batch.ids, dtype=torch.bool))
-        guesses = right_guesses(backbone, heads, h, batch.targets, backbone.logits(h).argmax(-1))[0, row.answer:-1]   # where a decoder reads them
+        # where a decoder reads them
+        guesses = right_guesses(backbone, heads, h, batch.targets, backbone.logits(h).argmax(-1))[0, row.answer:-1]
         for i in range(min(heads.k, len(guesses) - 1)):
             within = guesses[:len(guesses) - 1 - i]   # past the end every guess counts as right
             right[i] += within[:, i].sum().item()

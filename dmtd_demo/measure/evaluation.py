@@ -21,7 +21,8 @@ from dmtd_demo.race.race import race_ids
 from dmtd_demo.sampling import Sampling
 
 RESAMPLES = 1000
-Task = tuple[str, list[Message], str]   # family, conversation up to the user's last turn, reference answer
+# family, conversation up to the user's last turn, reference answer
+Task = tuple[str, list[Message], str]
 
 
 def held_out_tasks(seed: int, count: int) -> list[Task]:

@@ -18,7 +18,8 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.race import trace
 from dmtd_demo.sampling import Sampler
 
-READ_BYTES = 512 * 2**20   # of the array whose reading measures the memory: more than any cache holds
+# of the array whose reading measures the memory: more than any cache holds
+READ_BYTES = 512 * 2**20
 
 
 class PassCosts:

@@ -36,8 +36,10 @@ DEVICES = {
 }
 REACHED = 0.8         # of bandwidth and operations, by well-written kernels
 EAGER = 0.4           # of the same, by PyTorch's own kernels one after another, as in training
-WEIGHT_BYTES = {"none": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}   # a weight; NF4 has a scale for each 64
-_LARGER: dict[str, tuple[int, int, int, int, int]] = {   # hidden, intermediate, layers, heads, kv heads; head size 128, untied, not in the catalog
+# a weight; NF4 has a scale for each 64
+WEIGHT_BYTES = {"none": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}
+# hidden, intermediate, layers, heads, kv heads; head size 128, untied, not in the catalog
+_LARGER: dict[str, tuple[int, int, int, int, int]] = {
     "Qwen2.5-14B": (5120, 13824, 48, 40, 8), "Qwen2.5-32B": (5120, 27648, 64, 40, 8), "Qwen2.5-72B": (8192, 29568, 80, 64, 8),
     "Qwen3-14B": (5120, 17408, 40, 40, 8), "Qwen3-32B": (5120, 25600, 64, 64, 8)}
 MODELS = (*CATALOG, *_LARGER)
@@ -90,7 +92,8 @@ class Setting:
         """One pass. runs: (layers, positions) in order; logit_rows: positions that the LM head reads; extra_parameters: of MTP heads and predictors, bfloat16."""
         total = 0.0
         for layers, positions in runs:
-            read = self.shape.layer * WEIGHT_BYTES[self.quantization] + 2 * 2 * self.shape.kv_size * self.context * self.batch   # keys and values, 2 bytes each
+            # keys and values, 2 bytes each
+            read = self.shape.layer * WEIGHT_BYTES[self.quantization] + 2 * 2 * self.shape.kv_size * self.context * self.batch
             work = 2 * self.batch * positions * (self.shape.layer + 2 * self.shape.query_size * self.context)
             total += layers * (self._longer(read, work) + self.device.layer_seconds)
         # the LM head stays in bfloat16 under every quantization here
@@ -123,7 +126,8 @@ def project(name: str, device: str, *, quantization: str = "none", batch: int = 
     head = shape.hidden * (shape.hidden + 1)                       # one MTP head
     predictor = (shape.hidden + 1) * (k + 1)
     gate = (shape.hidden + 1) * 640 + 641 * k
-    width = max(1, round(span))                                     # positions that the next pass takes along
+    # positions that the next pass takes along
+    width = max(1, round(span))
     ar = setting.seconds([(n, 1)])
 
     def spans(positions: int, rows: int, extra: int) -> float:

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from dmtd_demo.errors import UserError
 
-MAX_CHARACTERS = 200_000   # of one message: beyond it no model here has the context, and tokenizing would only cost time
+# of one message: beyond it no model here has the context, and tokenizing would only cost time
+MAX_CHARACTERS = 200_000
 Message = dict[str, str]
 Conversations = list[list[Message]]   # one list of messages per panel
 

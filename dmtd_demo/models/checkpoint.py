@@ -49,7 +49,8 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
     fields = {k: v for k, v in raw.items() if k not in ("model_type", "auto_map", "architectures")}
     try:
         return config_cls.from_dict(fields), cls
-    except Exception as error:   # transformers' strict configs raise several kinds for a wrong field
+    except Exception as error:
+        # transformers' strict configs raise several kinds for a wrong field
         raise UserError(f"{folder / 'config.json'} does not describe a {kind} model: {str(error).splitlines()[0]}") from None
 
 

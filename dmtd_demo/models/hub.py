@@ -71,7 +71,8 @@ def _check_disk(hub_id: str, files: list[str]) -> None:
     """Refuse what the disk has no room for, before anything is fetched."""
     try:
         plan = snapshot_download(hub_id, allow_patterns=files, dry_run=True)
-    except (DryRunError, LocalEntryNotFoundError):   # the hub cannot be asked; what is in the cache needs no room
+    except (DryRunError, LocalEntryNotFoundError):
+        # the hub cannot be asked; what is in the cache needs no room
         return
     size = sum(file.file_size for file in plan if file.will_download)
     cache = next(path for path in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if path.exists())

@@ -30,9 +30,12 @@ from dmtd_demo.models.placement import Placement, place
 from dmtd_demo.progress import Progress, no_progress
 
 THREADS = torch.get_num_threads()   # PyTorch's own choice for this machine
-STEPS, STEP_SECONDS = 7, 2.0        # of each thread count, at most, and the time after which fewer are enough
+# of each thread count, at most, and the time after which fewer are enough
+STEPS, STEP_SECONDS = 7, 2.0
 HOPELESS = 3                        # times as slow as the best: tried no more
-WORTH = 1.2                         # how many times as fast more threads have to be: a core that brings less is better left to the browser and to others
+# how many times as fast more threads have to be: a core that brings less is better left to the
+# browser and to others
+WORTH = 1.2
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,8 @@ def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
         # with another dtype it would say, for every layer of every step, that activations are cast to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)   # it misses an optional package, whose kernels it would fetch from the hub
+    # it misses an optional package, whose kernels it would fetch from the hub
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=placement.quantization == "nf4", bnb_4bit_compute_dtype=placement.dtype)
 
 

@@ -34,7 +34,8 @@ class Sizes:
         head = config.get("head_dim") or hidden // config["num_attention_heads"]
         queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
         matrices = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * inner
-        vectors = 2 * hidden + (queries + 2 * keys if family == "qwen2" else 2 * head)   # norms; Qwen2's biases, Qwen3's norms of queries and keys
+        # norms; Qwen2's biases, Qwen3's norms of queries and keys
+        vectors = 2 * hidden + (queries + 2 * keys if family == "qwen2" else 2 * head)
         tables = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
         return cls(layers * matrices, layers * (queries + 2 * keys + 2 * hidden + 2 * inner), layers * vectors + tables + hidden, 2 * layers * keys,
                    vocabulary * hidden, vocabulary, bool(config.get("tie_word_embeddings")))

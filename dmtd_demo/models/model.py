@@ -21,7 +21,8 @@ class Model:
     label: str
     backbone: Backbone
     tokenizer: PreTrainedTokenizerBase | None
-    split: Split | None   # what the checkpoint says of itself; None where it was never trained for DMTD
+    # what the checkpoint says of itself; None where it was never trained for DMTD
+    split: Split | None
     tau: int | None
     eos_ids: frozenset[int]
     trained_length: int | None

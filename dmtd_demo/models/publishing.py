@@ -33,7 +33,8 @@ def publish(folder: Path, hub_id: str, license: str | None, private: bool = Fals
     """Check the add-ons, write the license into addons.json and the card beside it, and upload them. Raises UserError."""
     if not hub.is_id(hub_id):
         raise UserError(f"push needs a hub id of the form owner/name; got {hub_id!r}")
-    load_addons(folder, _hidden_size(folder), torch.float32, torch.device("cpu"))   # strictly, as it will be read by others
+    # strictly, as it will be read by others
+    load_addons(folder, _hidden_size(folder), torch.float32, torch.device("cpu"))
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     card["license"] = license or card.get("license")
     if not card["license"]:

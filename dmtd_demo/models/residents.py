@@ -122,7 +122,8 @@ class Residents:
             try:
                 model = load(name, quantization=quantization, threads=self._threads, spare=self._spare(), make_room=lambda p: self._make_room(p, left), progress=progress)
             except BaseException as error:
-                error.__traceback__ = error.__context__ = None   # their frames hold what has been loaded so far
+                # their frames hold what has been loaded so far
+                error.__traceback__ = error.__context__ = None
                 give_back()
                 self._bring_back(left)
                 raise
@@ -172,7 +173,8 @@ class Residents:
                 if room < missing:
                     chosen.append(resident)
                     room += resident.model.memory
-            for resident in sorted(chosen, key=lambda resident: resident.model.memory):   # a small one may not be needed any more
+            # a small one may not be needed any more
+            for resident in sorted(chosen, key=lambda resident: resident.model.memory):
                 if room - resident.model.memory >= missing:
                     chosen.remove(resident)
                     room -= resident.model.memory

@@ -7,7 +7,8 @@ from typing import Sequence
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.race.trace import Record
 
-COLOURS = {"full": "#0072b2", "late": "#d55e00", "mtp": "#009e73", "draft": "#b3589a"}   # as on the page
+# as on the page
+COLOURS = {"full": "#0072b2", "late": "#d55e00", "mtp": "#009e73", "draft": "#b3589a"}
 NAMES = {"full": "full pass", "late": "late layers alone", "mtp": "MTP head", "draft": "verified draft"}
 CELL, LAYER, GAP, LEFT, TOP = 15, 9, 14, 92, 34
 ROWS = 5   # tokens named above one another over a pass
@@ -36,7 +37,8 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         reach = max(positions for _, _, positions in p["runs"])
         width = max(reach * CELL, 28, *(8 * len(word) for word in words), 0)
         centre = x + width / 2
-        right = centre + reach * CELL / 2   # the runs of a pass end at the same, newest position: a refill reaches further back
+        # the runs of a pass end at the same, newest position: a refill reaches further back
+        right = centre + reach * CELL / 2
         for start, stop, positions in p["runs"]:
             for position in range(positions):
                 opacity = 1 if position == positions - 1 else 0.55

@@ -10,7 +10,8 @@ from dmtd_demo.decoders import DECODERS, Decoder
 from dmtd_demo.errors import UserError
 from dmtd_demo.race.remote_server import Remote
 
-PANELS: ChainMap[str, type[Decoder]] = ChainMap({Remote.name: Remote}, DECODERS)   # all that a panel can be
+# all that a panel can be
+PANELS: ChainMap[str, type[Decoder]] = ChainMap({Remote.name: Remote}, DECODERS)
 RESERVED = ("model",)
 
 

@@ -18,11 +18,14 @@ from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models.chat import Message
 from dmtd_demo.sampling import Sampling
 
-KEY = "DMTD_REMOTE_KEY"      # the environment variable with the server's key, which is sent to it and nowhere written
+# the environment variable with the server's key, which is sent to it and nowhere written
+KEY = "DMTD_REMOTE_KEY"
 CONNECT_SECONDS = 10.0
-SILENCE_SECONDS = 120.0      # the longest that a server may say nothing: it may have to load the model first
+# the longest that a server may say nothing: it may have to load the model first
+SILENCE_SECONDS = 120.0
 MOST_LINE = 1_000_000        # bytes of one line of its stream
-MOST_PIECES = 4              # as many pieces per new token that was asked for: beyond it the server does not keep to the limit
+# as many pieces per new token that was asked for: beyond it the server does not keep to the limit
+MOST_PIECES = 4
 THINKS = ("<think>\n", "\n</think>\n\n")
 
 
@@ -80,7 +83,8 @@ class Remote(Decoder):
             async with httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)) as client:
                 name = self.options.name or await self._first_model(client)
                 plain = {"model": name, "messages": list(messages), "stream": True, "max_tokens": max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed,
-                         **({"top_k": sampling.top_k} if sampling.top_k else {}), **({"ignore_eos": True} if ignore_eos else {})}   # what the text depends on is never left out
+                         # what the text depends on is never left out
+                         **({"top_k": sampling.top_k} if sampling.top_k else {}), **({"ignore_eos": True} if ignore_eos else {})}
                 more = {"stream_options": {"include_usage": True}, "logprobs": True, "chat_template_kwargs": {"enable_thinking": thinking},
                         **({"top_logprobs": min(top, 20)} if top else {})}
                 # Servers refuse fields that they do not know: first all, then without what only some say, then what all understand.
@@ -141,7 +145,8 @@ async def _parts(response: httpx.Response, max_new_tokens: int) -> AsyncIterator
         for choice in chunk.get("choices") or []:
             delta = choice.get("delta") or {}
             thought, text = delta.get("reasoning_content") or delta.get("reasoning") or "", delta.get("content") or ""
-            if bool(thought) != thinks and (thought or text):   # some servers take the model's thoughts apart from its answer
+            # some servers take the model's thoughts apart from its answer
+            if bool(thought) != thinks and (thought or text):
                 thought, text = (THINKS[0] + thought, text) if thought else (thought, THINKS[1] + text)
                 thinks = not thinks
             for piece in _pieces(thought + text, choice.get("logprobs")):

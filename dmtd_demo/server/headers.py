@@ -46,7 +46,8 @@ def _kept_by(scope: Scope) -> tuple[Any, ...] | None:
 class Headers:
     """ASGI middleware. An HTML page is held until it is whole, because its policy names its scripts; everything else passes as it comes. The front page and its
     config are kept: they are the same for every visitor, and Gradio takes a tenth of a second to write them."""
-    MOST_KEPT = 32   # by the addresses under which the page is known; whoever invents more waits for Gradio
+    # by the addresses under which the page is known; whoever invents more waits for Gradio
+    MOST_KEPT = 32
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self.app = app
@@ -59,7 +60,8 @@ class Headers:
         key = _kept_by(scope)
         if key in self._kept:
             start, body = self._kept[key]
-            await send({**start, "headers": list(start["headers"])})   # those around this one change it
+            # those around this one change it
+            await send({**start, "headers": list(start["headers"])})
             await send({"type": "http.response.body", "body": body})
             return
         start: Message | None = None

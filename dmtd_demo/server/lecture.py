@@ -24,7 +24,8 @@ from dmtd_demo.web.texts import span
 from dmtd_demo.web.wire import Record
 
 BATCH_SECONDS = 0.25
-ALIVE_SECONDS = 15.0     # a line without meaning, so that what lies between does not take the connection for dead
+# a line without meaning, so that what lies between does not take the connection for dead
+ALIVE_SECONDS = 15.0
 MOST_LISTENERS = 200
 MOST_FILES, MOST_BYTES = 50, 20_000_000
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Flag:
-    run: str                                                     # the id that the page gave this race when Run was pressed
+    # the id that the page gave this race when Run was pressed
+    run: str
     stop: threading.Event = field(default_factory=threading.Event)
-    forget: bool = False                                         # a new chat has begun: the answers are not kept
-    taken: int = 0                                               # lines of its record that the page has
+    # a new chat has begun: the answers are not kept
+    forget: bool = False
+    # lines of its record that the page has
+    taken: int = 0
 
 
 class Stops:

@@ -110,7 +110,8 @@ def _listen(host: str | None, ports: list[int] | range, answer: Callable[[str, s
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        allow_reuse_address = os.name == "posix"   # elsewhere that would take a port from whoever has it
+        # elsewhere that would take a port from whoever has it
+        allow_reuse_address = os.name == "posix"
 
     for port in ports:
         Server.address_family, address = resolved(host, port)

@@ -54,7 +54,9 @@ def _native(url: str, title: str) -> bool:
     try:
         webview.create_window(title, url, width=WIDTH, height=HEIGHT, text_select=True, zoomable=True)
         webview.start(private_mode=False)
-    except Exception as error:   # the edge: it finds no toolkit, or one that does not start, and says so by errors of its own and of the toolkits
+    except Exception as error:
+        # the edge: it finds no toolkit, or one that does not start, and says so by errors of its
+        # own and of the toolkits
         logger.info("pywebview opened no window: %s", error)
         return False
     return True
@@ -64,7 +66,8 @@ def _app_mode(browser: str, url: str) -> bool:
     """Whether a window was opened and closed again. The browser gets a profile of its own, so that its process is this window's and ends with it."""
     with tempfile.TemporaryDirectory(prefix="dmtd-window-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen([browser, f"--app={url}", f"--user-data-dir={profile}", f"--window-size={WIDTH},{HEIGHT}", "--no-first-run", "--no-default-browser-check",
-                                    *(["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else [])],   # root gets no sandbox, and no window without saying so
+                                    # root gets no sandbox, and no window without saying so
+                                    *(["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else [])],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             return process.wait() == 0

@@ -21,7 +21,8 @@ from dmtd_demo.race.trace import Batch
 from dmtd_demo.sampling import Sampling
 
 START_SECONDS = 15        # the process, the weights' way to the GPU, warm-up, prefill and audit
-LAYER_SECONDS = 0.0015    # of one token, without CUDA graphs: what launching a layer's kernels takes, with room to spare
+# of one token, without CUDA graphs: what launching a layer's kernels takes, with room to spare
+LAYER_SECONDS = 0.0015
 LONGEST_SECONDS = 120     # what a visitor may ask for in one call
 
 
@@ -31,7 +32,8 @@ class Lent:
     def __init__(self, models: Residents, refusal: type[Exception]) -> None:
         import spaces
         self.refusal = refusal
-        self.models = {key: models.get(key) for key in models.keys}   # not the residents themselves: a lock that is held at the fork stays held
+        # not the residents themselves: a lock that is held at the fork stays held
+        self.models = {key: models.get(key) for key in models.keys}
         self._call: Callable[..., Iterator[Batch]] = spaces.GPU(duration=self.seconds)(self._on_gpu)
 
     def race(self, models: Sequence[Model], panels: Sequence[PanelSpec], conversations: Conversations, sampling: Sampling, *, max_new_tokens: int,
@@ -63,7 +65,8 @@ class Lent:
     def _on_gpu(self, keys: Sequence[str], panels: Sequence[PanelSpec], conversations: Conversations, sampling: Sampling, max_new_tokens: int, options: dict[str, Any],
                 stop: str) -> Iterator[Batch]:
         """In the forked process."""
-        ends = time.monotonic() + self.seconds(keys, panels, conversations, sampling, max_new_tokens) - 2   # before the Space ends the process, so that the texts stay
+        # before the Space ends the process, so that the texts stay
+        ends = time.monotonic() + self.seconds(keys, panels, conversations, sampling, max_new_tokens) - 2
         try:
             yield from race([self.models[key] for key in keys], panels, conversations, sampling, max_new_tokens=max_new_tokens,
                             should_stop=lambda: os.path.exists(stop) or time.monotonic() > ends, **options)

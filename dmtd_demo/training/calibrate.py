@@ -55,7 +55,8 @@ def spans(backbone: Backbone, split: Split, heads: MTPHeads, rows: Sequence[Row]
         if not bool((backbone.logits(h[0, row.answer - 1:-1]).argmax(-1) == ids[0, row.answer:]).all()):
             continue
         right += 1
-        guesses = backbone.logits(heads(h[0, row.answer:-1])).argmax(-1).tolist()       # [n, k], read at the generated positions
+        # [n, k], read at the generated positions
+        guesses = backbone.logits(heads(h[0, row.answer:-1])).argmax(-1).tolist()
         probabilities = probabilities_of(h[0, row.answer:-1]).tolist()
         text = row.ids[row.answer:]
         for threshold in THRESHOLDS:
@@ -115,7 +116,8 @@ def _decoded(model: Model, decoder: str, options: dict[str, Any], rows: list[Row
         for step in made.steps(model, row.ids[:row.answer], Sampler()):
             text += [t.id for t in step.tokens]
             full += any(p.kind == "full" for p in step.passes)
-            if text[:len(wanted)] != wanted[:len(text)] or len(text) >= len(wanted):   # one wrong token, or the end
+            # one wrong token, or the end
+            if text[:len(wanted)] != wanted[:len(text)] or len(text) >= len(wanted):
                 break
         tokens += min(len(text), len(wanted)) - 1
         right += text[:len(wanted)] == wanted

@@ -26,13 +26,21 @@ VOCABULARY = 2048
 SPLIT = Split(layers=12, early=0, late=3, head_input="replace")
 CONTEXT = 8192
 SHARD_SIZE = "9MB"
-AR_SHARE = 0.28                     # of the run: `ar` alone, until copying from the prompt has formed
-VARIED = 0.15                       # share of the rows whose cycles change their length within the text, for `dmtd-adaptive` and `mixed`
-TAUS = {1: 0.1, 2: 0.3, 3: 0.3, 4: 0.2, 5: 0.03, 6: 0.07}   # drawn for each row: a whole batch of one tau makes noisy updates
-VANILLA = "classroom-vanilla"       # the same recipe with every position a head: what the DMTD paper compares with
-CURRICULUM = ((0.0, 64), (0.1, 128), (0.3, 256), (0.6, 512))   # from this share of the run on, rows up to this length
-BEGIN = 0.7                         # a run from given weights begins here in the schedule: longest rows, falling rates
-LOOKAHEAD = 0.2                     # weight of what is trained beside the backbone, from this share of the run on:
+# of the run: `ar` alone, until copying from the prompt has formed
+AR_SHARE = 0.28
+# share of the rows whose cycles change their length within the text, for `dmtd-adaptive` and
+# `mixed`
+VARIED = 0.15
+# drawn for each row: a whole batch of one tau makes noisy updates
+TAUS = {1: 0.1, 2: 0.3, 3: 0.3, 4: 0.2, 5: 0.03, 6: 0.07}
+# the same recipe with every position a head: what the DMTD paper compares with
+VANILLA = "classroom-vanilla"
+# from this share of the run on, rows up to this length
+CURRICULUM = ((0.0, 64), (0.1, 128), (0.3, 256), (0.6, 512))
+# a run from given weights begins here in the schedule: longest rows, falling rates
+BEGIN = 0.7
+# weight of what is trained beside the backbone, from this share of the run on:
+LOOKAHEAD = 0.2
 LOOKAHEAD_SHARE = 0.5
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 

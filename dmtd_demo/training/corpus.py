@@ -78,7 +78,8 @@ def _hub(data: str) -> Iterator[tuple[str, Any]]:
                 yield f"{data} row {number}", row.get("text", row)
             else:
                 yield f"{data} row {number}", {"messages": [{"role": _role(turn), "content": turn.get("content", turn.get("value"))} for turn in turns]}
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:   # what it raises where there is no such repository, split or network
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # what it raises where there is no such repository, split or network
         raise UserError(f"--data {data} cannot be read by datasets: {' '.join(str(error).split())[:300]}") from None
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dmtd_demo.training.world import Example
 
-LENGTHS = (48, 64, 96, 128, 192, 256, 512)   # few fixed shapes: bf16 kernels on CPU are built per shape
+# few fixed shapes: bf16 kernels on CPU are built per shape
+LENGTHS = (48, 64, 96, 128, 192, 256, 512)
 TOKENS_PER_BATCH = 4096
 IGNORED = -100
 

@@ -23,10 +23,12 @@ from dmtd_demo.training.data import IGNORED, Batch, Row, collate
 from dmtd_demo.training.loop import Position, Progress, Recipe
 from dmtd_demo.training.masking import autocast, cyclical_heads, masked_hidden
 
-BLOCK = 16               # batches whose rows are sorted by length together, so that little of a batch is padding
+# batches whose rows are sorted by length together, so that little of a batch is padding
+BLOCK = 16
 RATE = 1e-4
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-STATE = 12               # bytes that a trained parameter takes beside itself: its gradient and AdamW's two means, in float32
+# bytes that a trained parameter takes beside itself: its gradient and AdamW's two means, in float32
+STATE = 12
 
 
 def parse_taus(text: str) -> tuple[int, ...]:

@@ -24,7 +24,8 @@ from dmtd_demo.training.heads import FALL, K, shifted
 from dmtd_demo.training.loop import Position, Progress, Recipe
 from dmtd_demo.training.masking import masked_hidden
 
-DRAWN = {"heads": 256, "head0": 256, "clp": 2048, "gate": 2048, "adaptive": 2048}   # positions of an update; heads read the whole vocabulary at each
+# positions of an update; heads read the whole vocabulary at each
+DRAWN = {"heads": 256, "head0": 256, "clp": 2048, "gate": 2048, "adaptive": 2048}
 METHODS = {"heads": "mtp_heads", "head0": "head0", "clp": "clp", "gate": "gate", "adaptive": "adaptive"}
 
 
@@ -106,7 +107,8 @@ def recipe(name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: 
     def save(output: Path) -> None:
         save_addon(output / "addons", method, module, base, backbone.hidden_size, **more)
 
-    counts = (lambda batch: (batch.labels != IGNORED).sum(0)) if isinstance(module, MTPHeads) else None   # the others are small, and weigh classes over the whole batch
+    # the others are small, and weigh classes over the whole batch
+    counts = (lambda batch: (batch.labels != IGNORED).sum(0)) if isinstance(module, MTPHeads) else None
     return Recipe(name, module, loss, save, counts, learning_rate=rate, warm_up=0.05, decay=0.8, weight_decay=0.01 if name in ("heads", "head0", "gate") else 0.0)
 
 

@@ -52,15 +52,20 @@ class Recipe:
     loss: Callable[[Batch | None, Progress], tuple[Tensor, dict[str, float]]]
     save: Callable[[Path], None]
     counts: Callable[[Batch], Tensor] | None = None
-    settings: str = ""           # what a resumed run must have in common with the one that it goes on
+    # what a resumed run must have in common with the one that it goes on
+    settings: str = ""
     learning_rate: float = 1e-3  # of AdamW
-    muon_rate: float | None = None   # of Muon, for the matrices inside the layers; None: AdamW for everything
+    # of Muon, for the matrices inside the layers; None: AdamW for everything
+    muon_rate: float | None = None
     warm_up: float = 0.02        # share of the run
     decay: float = 0.35          # share of the run, at its end, over which the rate falls to zero
     weight_decay: float = 0.1
-    repeats: int = 1             # updates for each batch: more where its features cost much and are remembered
-    begin: float = 0.0           # share of the schedule that was run before, where training goes on from given weights
-    cosine: bool = False         # after the warm-up the rate falls along a cosine, in place of plateau and decay
+    # updates for each batch: more where its features cost much and are remembered
+    repeats: int = 1
+    # share of the schedule that was run before, where training goes on from given weights
+    begin: float = 0.0
+    # after the warm-up the rate falls along a cosine, in place of plateau and decay
+    cosine: bool = False
 
     def share(self, done: int, total: int) -> float:
         """Where in the schedule a run of `total` tokens (or steps) is when `done` of them are."""
@@ -213,7 +218,8 @@ def _in_pieces(recipe: Recipe, batch: Batch, progress: Progress, device: torch.d
 def _signals() -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM, once caught, are only noted, so that the step ends and a checkpoint is written; a second one ends the process as always."""
     caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():   # Python gives signals to the main thread alone
+    # Python gives signals to the main thread alone
+    if threading.current_thread() is not threading.main_thread():
         yield caught
         return
     before: dict[int, Any] = {}

@@ -70,7 +70,8 @@ def train_addon(name: str, output: Path, tokens: int, seed: int, resume: bool, d
         return batches(model.tokenizer, training_examples(f"{name}:{seed}:{position.progress.tokens}"), lambda: classroom.CURRICULUM[-1][1], model.tokenizer.pad_token_id)
 
     train(addon_recipe(name, model, folder, seed), stream, tokens, output, resume=resume, device=device, checkpoint_seconds=checkpoint_seconds)
-    stored = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())   # as it is stored, and so as it will run
+    # as it is stored, and so as it will run
+    stored = load(str(folder), dtype="float32", device=str(device), threads=torch.get_num_threads())
     split, addons = stored.split or Split.default(stored.layers), stored.addons
     facts: dict[str, object] = {}
     if name in ("clp", "gate"):

@@ -12,7 +12,8 @@ class Chat:
     """Plain data, because it lives in a gr.State. No system prompt in it: that one is asked with as it stands on the page."""
     turns: Conversations = field(default_factory=list)
     before: Conversations = field(default_factory=list)   # as they were before the last turn
-    prompt: str = ""                                      # what the last turn asked; empty before the first
+    # what the last turn asked; empty before the first
+    prompt: str = ""
 
     def asked(self, prompt: str, panels: int, again: bool = False) -> Conversations:
         """The conversation of each panel with the prompt at its end; again: in place of the last turn. A panel that joins later takes

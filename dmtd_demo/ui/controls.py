@@ -75,7 +75,8 @@ def kinds() -> list[tuple[str, str]]:
 
 def decoder_choices(model: Model, servers: dict[str, PanelSpec]) -> list[tuple[str, str]]:
     """What the decoder list shows; one that the model cannot run stays in it, and says so."""
-    names = {name: (f"decoder.{name}.label", control("decoder.cannot", label=f"decoder.{name}.label")) for name in DECODERS}   # both from the start: control says why
+    # both from the start: control says why
+    names = {name: (f"decoder.{name}.label", control("decoder.cannot", label=f"decoder.{name}.label")) for name in DECODERS}
     return [(f"{name} · " + (names[name][1] if decoder.missing(model) else control(names[name][0])), name) for name, decoder in DECODERS.items()] + [
         (f"{Remote.name} · {spec.options.get('name') or spec.options['url']}", key) for key, spec in servers.items()]
 
@@ -177,7 +178,8 @@ class PanelControls:
             raise UserError(f"panel {self.index + 1} needs one of the decoders {', '.join(DECODERS)}; got {name!r}")
         own = {(option.name, kind_of(option)) for option in fields(DECODERS[name].Options)}
         if shown_for != name:
-            return PanelSpec(decoder=name, options={})   # the page has not shown this decoder's options yet: nothing was chosen
+            # the page has not shown this decoder's options yet: nothing was chosen
+            return PanelSpec(decoder=name, options={})
         chosen = {key[0]: value for key, value in zip(self.options, given) if key in own and value not in (None, "")}
         return PanelSpec(decoder=name, options=self._worth_naming(name, chosen, self.models.peek(key)))
 

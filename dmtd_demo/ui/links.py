@@ -53,7 +53,8 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Compar
     if panels and not FEWEST_PANELS <= len(panels) <= MOST_PANELS:
         raise UserError(f"a link needs {FEWEST_PANELS} to {MOST_PANELS} panels; got {len(panels)}")
     for panel in panels:
-        if panel.decoder == Remote.name and str(panel) not in servers:   # a link must not make this machine ask others
+        # a link must not make this machine ask others
+        if panel.decoder == Remote.name and str(panel) not in servers:
             raise UserError(f"a link needs remote panels that this page was started with ({', '.join(servers) or 'none'}); got {panel}")
         PANELS[panel.decoder].resolve(make_decoder(panel).options, model)
     prompt = given.get("prompt", [None])[0]

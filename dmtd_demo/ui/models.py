@@ -83,7 +83,8 @@ class ModelPicker:
         self.cancel.click(self.request_cancel, None, None, **now)
         self.unload.click(self.drop, self.loaded, [self.progress, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)
         return self.load.click(self.prepare, [self.choice, self.quantization, *others], [self.progress, self.wanted], concurrency_limit=4, trigger_mode="once", **hidden).success(
-            self.bring, self.wanted, [self.progress, self.arrived, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)   # after the races that wait already
+            # after the races that wait already
+            self.bring, self.wanted, [self.progress, self.arrived, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)
 
     def look(self, choice: Any, other: Any = "") -> list[Any]:
         """What the picker says about the chosen model."""

@@ -39,14 +39,18 @@ from dmtd_demo.web import replay_file, wire
 from dmtd_demo.web.texts import english
 
 PANELS_SHOWN = 3
-DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")   # the first four that the model can run; the fourth is hidden at first
+# the first four that the model can run; the fourth is hidden at first
+DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")
 WAITING_VISITORS = 16
 CLASS = 100   # that many may wait where a class shares the page
 LAST_EVENT_SECONDS = 0.1   # between the end of a race and its whole record
-QUEUE_SECONDS = 0.02   # between two looks of Gradio's queue whether a race was asked for: by itself it looks a thousand times a second, each time taking the interpreter's lock from the race
+# between two looks of Gradio's queue whether a race was asked for: by itself it looks a thousand
+# times a second, each time taking the interpreter's lock from the race
+QUEUE_SECONDS = 0.02
 CHAT_SECONDS = 6 * 3600   # a chat that nobody has touched for so long is dropped
 
-EXPLAINED = ("panels", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking", "regenerate", "edit-last")   # by hint.<element id>
+# by hint.<element id>
+EXPLAINED = ("panels", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking", "regenerate", "edit-last")
 
 
 def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpec]:
@@ -72,7 +76,8 @@ class Page:
         self.turns = Turns() if lecture else None
         lent = on_zero_gpu()
         self.racing = zero.Lent(models, gr.Error).race if lent else race
-        self.picker = ModelPicker(self.models, anything, fixed=lent or lecture is not None)   # loading takes the device from everybody
+        # loading takes the device from everybody
+        self.picker = ModelPicker(self.models, anything, fixed=lent or lecture is not None)
         self.training = TrainingPart(self.models) if train and not lent and not lecture else None
         self.first = model = models.get(models.keys[0])
         self.stops = Stops()
@@ -105,13 +110,16 @@ class Page:
             if self.training:
                 self.training.build()
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
-            self.question = gr.Textbox(visible=False)   # filled by the page's script as Run is pressed (question.py)
+            # filled by the page's script as Run is pressed (question.py)
+            self.question = gr.Textbox(visible=False)
             self.run_id = gr.Textbox(visible=False)
             self.lines_taken = gr.Number(visible=False, precision=0)
             self.take = gr.Button("", elem_id="take")   # the page's script presses it
             self.how = gr.Textbox(visible=False)
             self._wire(page)
-            for event in page.fns.values():   # Gradio's page else goes through the outputs of all events so far at each event of a race, to mark them as waiting: 14 ms on a laptop
+            # Gradio's page else goes through the outputs of all events so far at each event of a
+            # race, to mark them as waiting: 14 ms on a laptop
+            for event in page.fns.values():
                 event.show_progress_on = [head]
         page.queue(max_size=CLASS if self.lecture else WAITING_VISITORS)
         page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
@@ -221,7 +229,8 @@ class Page:
                 if self._lectures(request):
                     self.lecture.publish(running.record)
                 yield text, gr.skip()
-            time.sleep(LAST_EVENT_SECONDS)   # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
+            # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
+            time.sleep(LAST_EVENT_SECONDS)
             kept = running.answers and not flag.forget and how != "tour"
             yield running.record.whole(), answered(conversations, running.answers) if kept else gr.skip()
 
@@ -271,7 +280,9 @@ class Page:
     def arrive(self) -> list[Any]:
         """A new visitor: the page was built for the model that was there at the start, which may have left, or be no longer the only one."""
         keys, first = self.models.keys, self.panels[0].model.value
-        built = [component.value for panel in self.panels for component in panel.inputs]   # not asked of the page: it goes through the inputs of every event that has ended at each event of a race
+        # not asked of the page: it goes through the inputs of every event that has ended at each
+        # event of a race
+        built = [component.value for panel in self.panels for component in panel.inputs]
         return self.adopt(None if keys == [first] else first if first in keys else keys[-1], *built)
 
     def change_model(self, index: int, *values: Any) -> list[Any]:

@@ -11,7 +11,8 @@ from typing import Any
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Sampling
 
-SETTINGS = ("prompt", "count", "max_tokens", "seed", "temperature", "top_k", "top_p", "system", "thinking")   # in the order of the controls; those of the panels follow
+# in the order of the controls; those of the panels follow
+SETTINGS = ("prompt", "count", "max_tokens", "seed", "temperature", "top_k", "top_p", "system", "thinking")
 
 
 def whole(name: str, value: Any) -> int:

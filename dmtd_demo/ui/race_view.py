@@ -31,14 +31,19 @@ class RaceView(gr.HTML):
 
     # Gradio builds the component anew, without a value, for an update of its properties.
     def __init__(self, value: str | None = None, hints: dict[str, str] | None = None, plotly: str = "", template: str = "", **kwargs: Any) -> None:
-        given = json.dumps({"hints": hints or {}, "plotly": plotly, "template": template})   # not properties: Gradio's page compares all of those at every event
+        # not properties: Gradio's page compares all of those at every event
+        given = json.dumps({"hints": hints or {}, "plotly": plotly, "template": template})
         super().__init__(value, html_template=TEMPLATE, js_on_load=f"const given = {given};\n{script()}", apply_default_css=False, **kwargs)
 
     def postprocess(self, value: str | None) -> str | None:
-        return value   # data for the script, never HTML: gr.HTML's own search for <script> tags in it would be for nothing
+        # data for the script, never HTML: gr.HTML's own search for <script> tags in it would be for
+        # nothing
+        return value
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")   # gr.HTML would search the script for an event of that name, a quarter of a second for each visitor
+        # gr.HTML would search the script for an event of that name, a quarter of a second for each
+        # visitor
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def get_block_name(self) -> str:
         return "html"

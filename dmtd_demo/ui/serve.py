@@ -57,14 +57,16 @@ def _until_closed(page: gr.Blocks) -> None:
 def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, browser: bool = True, share: bool = False, own_window: bool = False,
           lecture: Lecture | None = None) -> None:
     """Serve the page until it is interrupted, or until its own window is closed. host and port None leave the choice to Gradio's own environment."""
-    os.environ.setdefault("GRADIO_RUN_HISTORY", "False")   # otherwise prompts are kept in the visitor's browser
+    # otherwise prompts are kept in the visitor's browser
+    os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
     routes.StateHolder = Sessions
     try:
         page.launch(server_name=host, server_port=port, inbrowser=browser and not own_window, share=share or None, pwa=True, favicon_path=ICON, prevent_thread_lock=own_window,
                     footer_links=[], theme=theme(), css_paths=[STYLE], i18n=I18N,
-                    app_kwargs={"middleware": [*([Middleware(Broadcast, lecture)] if lecture else []), Middleware(Headers)]}, max_file_size=1,   # the page takes no files: a race is opened in the browser
+                    # the page takes no files: a race is opened in the browser
+                    app_kwargs={"middleware": [*([Middleware(Broadcast, lecture)] if lecture else []), Middleware(Headers)]}, max_file_size=1,
                     ssr_mode=False,   # one server, one policy
                     state_session_capacity=SESSIONS, max_threads=THREADS if lecture else 40)
         if own_window:

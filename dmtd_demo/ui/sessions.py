@@ -11,12 +11,15 @@ from typing import Any
 from gradio.blocks import Blocks
 from gradio.state_holder import SessionState, StateHolder
 
-SESSIONS = 2000   # visitors whose chats are kept; beyond them the one that has been quiet the longest begins a new one
+# visitors whose chats are kept; beyond them the one that has been quiet the longest begins a new
+# one
+SESSIONS = 2000
 
 
 class Session(SessionState):
     def __init__(self, blocks: Blocks) -> None:
-        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks=()))   # no component whose config would be copied
+        # no component whose config would be copied
+        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks=()))
 
     def _update_config(self, key: int) -> None:
         pass

@@ -19,7 +19,8 @@ from dmtd_demo.race.trace import Batch
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.web.wire import Record
 
-EVENT_SECONDS = 0.1          # ten events a second: what a page costs is their number, not their size
+# ten events a second: what a page costs is their number, not their size
+EVENT_SECONDS = 0.1
 LONG_EVENT_SECONDS = 0.2    # once a record is LONG: drawing a long text costs more
 LONG = 400                   # lines, one per step
 ALTERNATIVES = 5             # that every token records for its tooltip
@@ -56,7 +57,8 @@ class Stream:
             yield from self._race()
         except UserError as error:
             yield self._end("error", str(error))
-        except Exception as error:   # the edge: the visitor gets a sentence, the log the rest, and the app goes on
+        except Exception as error:
+            # the edge: the visitor gets a sentence, the log the rest, and the app goes on
             logger.exception("a race failed")
             yield self._end("error", "The race ran out of memory: fewer panels, fewer new tokens, a shorter conversation or a smaller model need less." if is_out_of_memory(error)
                             else f"The race failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
@@ -68,12 +70,15 @@ class Stream:
         try:
             sent = 0.0
             for batch in records:
-                if not self.record.lines:   # only now is it known that nothing the visitor supplied is wrong
+                # only now is it known that nothing the visitor supplied is wrong
+                if not self.record.lines:
                     self._say({"type": "page", "turns": wanted.conversations, "notes": notes(self.models, batch[0])})
                 for record in batch:
                     self._take(record)
-                ended = any(record["type"] == "end" for record in batch)   # what comes next may be the audit, which takes its time
-                last = len(self.summaries) == len(wanted.panels)   # the end of the race comes at once, with this
+                # what comes next may be the audit, which takes its time
+                ended = any(record["type"] == "end" for record in batch)
+                # the end of the race comes at once, with this
+                last = len(self.summaries) == len(wanted.panels)
                 if not last and (ended or time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS)):
                     sent = time.monotonic()
                     yield self.record.window(self.taken())

@@ -29,7 +29,8 @@ from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.models import complaint
 from dmtd_demo.web.texts import label, slot, span
 
-STEPS = {"clp": 300, "heads": 400, "gate": 300, "adaptive": 300}   # updates: after them the small ones learn little more
+# updates: after them the small ones learn little more
+STEPS = {"clp": 300, "heads": 400, "gate": 300, "adaptive": 300}
 FEWEST_ROWS, MOST_ROWS, ROWS = 20, 2000, 400
 LOOK_SECONDS = 0.4      # between two drawings
 POINTS = 120            # of a curve, at most
@@ -61,7 +62,8 @@ class TrainingPart:
     def __init__(self, models: Residents) -> None:
         self.models = models
         self.jobs = Jobs()
-        self.earlier: WeakKeyDictionary[Model, tuple[dict, dict]] = WeakKeyDictionary()   # the add-ons and facts that it came with
+        # the add-ons and facts that it came with
+        self.earlier: WeakKeyDictionary[Model, tuple[dict, dict]] = WeakKeyDictionary()
 
     def build(self) -> None:
         with gr.Accordion(control("train.title"), open=False, elem_id="train") as self.part:
@@ -82,7 +84,8 @@ class TrainingPart:
 
     def wire(self, now: dict[str, Any]) -> list[gr.events.Dependency]:
         """Returns the events after which `arrived` may name a model whose add-ons are others now."""
-        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_id": "device", "concurrency_limit": 1}   # no race runs meanwhile
+        # no race runs meanwhile
+        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_id": "device", "concurrency_limit": 1}
         self.part.expand(lambda: gr.update(**self._models()), None, self.model, **now)
         self.cancel.click(self.request_cancel, None, None, **now)
         return [self.start.click(self.train, [self.model, self.addon, self.rows], [self.progress, self.figures, self.arrived], trigger_mode="once", **hidden),

@@ -9,7 +9,8 @@ from dmtd_demo.web.texts import LANGUAGES
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 STYLE = ASSETS / "style.css"
 ICON = ASSETS / "icon.svg"
-SCRIPTS = ("texts", "format", "tape", "cycle", "turns", "panel", "legend", "tooltip", "figures", "charts", "table", "player", "keys", "presenter", "record", "keep", "tour_steps", "tour", "race")   # in this order: they share one scope
+# in this order: they share one scope
+SCRIPTS = ("texts", "format", "tape", "cycle", "turns", "panel", "legend", "tooltip", "figures", "charts", "table", "player", "keys", "presenter", "record", "keep", "tour_steps", "tour", "race")
 
 
 def script() -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 
-READ = 60_000   # characters that the page has: from so many on they are dropped, and what is left is sent again
+# characters that the page has: from so many on they are dropped, and what is left is sent again
+READ = 60_000
 
 
 class Record:

@@ -23,7 +23,8 @@ def is_the_product(packed, linear, weight, dtype, tolerance) -> None:
     for positions in (1, 2, 3, 4, 7, 16, 33):
         x = torch.randn(2, positions, linear.in_features, dtype=dtype)
         wanted = F.linear(x.double(), weight, linear.bias.double() if linear.bias is not None else None)
-        terms = F.linear(x.double().abs(), weight.abs()).max().item() + 1   # rounding goes by them; biases are smaller
+        # rounding goes by them; biases are smaller
+        terms = F.linear(x.double().abs(), weight.abs()).max().item() + 1
         with torch.no_grad():
             torch.testing.assert_close(packed(x).double(), wanted, rtol=tolerance, atol=tolerance * terms / 2)
 
@@ -38,7 +39,8 @@ def test_8_bits_are_the_product_with_the_dequantized_weights(dtype, tolerance, r
     assert packed.weight.dtype == torch.int8
     weight = packed.weight.double() * packed.scale.double()[:, None]
     off = (weight - linear.weight.double()).abs()
-    assert (off <= packed.scale.double()[:, None] * 1.01).all() and off.mean() < packed.scale.double().mean() / 2   # half a step, and the rounded scale's at the ends
+    # half a step, and the rounded scale's at the ends
+    assert (off <= packed.scale.double()[:, None] * 1.01).all() and off.mean() < packed.scale.double().mean() / 2
     is_the_product(packed, linear, weight, dtype, tolerance)
 
 
@@ -51,9 +53,12 @@ def test_4_bits_are_the_product_with_the_dequantized_weights(dtype, tolerance, r
     linear = torch.nn.Linear(columns, rows, bias=bias, dtype=dtype)
     packed = Int4Linear.of(linear)
     assert packed.weight.nbytes == rows * columns // 2 and packed.scale.nbytes == rows * columns // GROUP * 2 * dtype.itemsize
-    step, middle = packed.scale.double().unbind(-1)                                       # [groups, rows]
-    grid = middle[..., None] + step[..., None] * (torch.arange(16) - 8)                   # [groups, rows, 16]
-    groups, held = (w.double().view(rows, -1, GROUP).transpose(0, 1) for w in (linear.weight, packed.dense()))   # [groups, rows, GROUP]
+    # [groups, rows]
+    step, middle = packed.scale.double().unbind(-1)
+    # [groups, rows, 16]
+    grid = middle[..., None] + step[..., None] * (torch.arange(16) - 8)
+    # [groups, rows, GROUP]
+    groups, held = (w.double().view(rows, -1, GROUP).transpose(0, 1) for w in (linear.weight, packed.dense()))
     nearest = grid.gather(-1, (held[..., None] - grid[..., None, :]).abs().argmin(-1))
     assert ((nearest - groups).abs() <= (groups[..., None] - grid[..., None, :]).abs().amin(-1) + 1e-3 * step[..., None]).all()
     weight = nearest.transpose(0, 1).reshape(rows, columns)

@@ -33,7 +33,8 @@ def test_a_fused_layer_is_the_plain_layer(qwen3, lengths, start, seed, long):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "LONG", long)   # so that short texts are long ones
         wanted, found = both(module, [torch.randint(0, 97, (n,), generator=generator).tolist() for n in lengths], start, 4)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())   # rounding goes by the largest term
+    # rounding goes by the largest term
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])

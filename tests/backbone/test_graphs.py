@@ -58,7 +58,8 @@ def test_every_decoder_draws_the_same_tokens(name, family, sampling, windows):
     for static in (False, True):
         model = tiny_model(family, addons=True, split=Split(4, 1, 1), layers=4)
         model.backbone.static = static
-        panels, prompts = [PanelSpec(name), PanelSpec(name)], [[1, 2, 3] * 3, [4, 5] * 12]   # side by side, each over buffers of its own
+        # side by side, each over buffers of its own
+        panels, prompts = [PanelSpec(name), PanelSpec(name)], [[1, 2, 3] * 3, [4, 5] * 12]
         records = [r for batch in race_ids(model, panels, prompts, sampling, max_new_tokens=40, top=3, ignore_eos=True) for r in batch]
         assert all(r["stop"] == "length" for r in records if r["type"] == "summary")
         drawn.append([[(t["id"], [i for i, *_ in t["top"]]) for r in records if r["type"] == "step" and r["panel"] == panel for t in r["tokens"]] for panel in (0, 1)])
@@ -74,7 +75,8 @@ def test_ar_is_generate(family, windows):
     wanted = model.backbone.module.generate(ids, max_new_tokens=30, do_sample=False, pad_token_id=0)[0, 5:].tolist()
     records = [r for batch in race_ids(model, [PanelSpec("ar")], ids.tolist(), max_new_tokens=30, ignore_eos=True) for r in batch]
     assert [t["id"] for r in records if r["type"] == "step" for t in r["tokens"]] == wanted
-    assert {key[2:] for buffers in model.backbone._passes._free for key in buffers.passes} == {(1, 64)}   # those of windows that were outgrown are gone
+    # those of windows that were outgrown are gone
+    assert {key[2:] for buffers in model.backbone._passes._free for key in buffers.passes} == {(1, 64)}
 
 
 def test_buffers_serve_the_next_text(windows):
@@ -104,7 +106,8 @@ def test_where_a_pass_cannot_be_captured_the_ordinary_ones_go_on(windows, monkey
     wanted = [r for batch in race_ids(model, [PanelSpec("dmtd")], [[1, 2, 3]], max_new_tokens=20) for r in batch]
     model.backbone.static = True
     model.backbone._passes.refused = "operation not permitted when stream is capturing"
-    cache = StaticCache(graphs._Buffers(model.backbone._fused))   # the one that a text had when it was tried
+    # the one that a text had when it was tried
+    cache = StaticCache(graphs._Buffers(model.backbone._fused))
     with torch.inference_mode():
         backbone = model.backbone
         before = backbone.run_layers(backbone.embed([1, 2]), 0, 4, cache)

@@ -29,7 +29,8 @@ def test_heads_are_normed_rotated_and_stored(dtype, positions, norm):
     if norm:
         qk = F.rms_norm(qk, (32,), None, 1e-6) * weight
     wanted = torch.addcmul(qk.roll(16, -1).mul_(sin), qk, cos)
-    near = dict(rtol=1e-5, atol=1e-5) if dtype == torch.float32 else dict(rtol=2e-2 if DEVICE == "cuda" else 4e-2, atol=3e-2)   # the interpreter cuts where a GPU rounds
+    # the interpreter cuts where a GPU rounds
+    near = dict(rtol=1e-5, atol=1e-5) if dtype == torch.float32 else dict(rtol=2e-2 if DEVICE == "cuda" else 4e-2, atol=3e-2)
     torch.testing.assert_close(queries, wanted[:, :6], **near)
     stored = torch.zeros_like(entries)
     stored[:, at] = torch.cat((wanted[:, 6:], heads[:, 8:]), dim=1).transpose(0, 1)

@@ -52,7 +52,8 @@ def test_it_is_the_same_product(rows, columns, bias, dtype):
             for positions in (1, 2, 3, 7, 16, 33):
                 x = torch.randn(2, positions, columns, dtype=dtype)
                 wanted = F.linear(x.double(), linear.weight.double(), linear.bias.double() if bias else None)
-                terms = F.linear(x.double().abs(), linear.weight.double().abs()).max().item() + 4   # rounding goes by them: biases are smaller
+                # rounding goes by them: biases are smaller
+                terms = F.linear(x.double().abs(), linear.weight.double().abs()).max().item() + 4
                 eps = torch.finfo(dtype).eps
                 with torch.no_grad():
                     torch.testing.assert_close(one(x).double(), wanted, rtol=0, atol=4 * eps * terms)
@@ -76,7 +77,8 @@ def test_gradients_go_through_it(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("small", [0, 48 * 32 * 2])
 def test_a_model_is_the_same_function_and_comes_back_exactly(family, tied, dtype, small, always, monkeypatch):
-    monkeypatch.setattr(onednn, "SMALL", dict.fromkeys(onednn.SMALL, small))   # all of them, or all but some
+    # all of them, or all but some
+    monkeypatch.setattr(onednn, "SMALL", dict.fromkeys(onednn.SMALL, small))
     module = tiny_module(family, tied=tied, initializer_range=0.15).to(dtype)
     before, count = {name: p.clone() for name, p in module.named_parameters()}, parameters(module)
     size = taken(module)
@@ -89,7 +91,8 @@ def test_a_model_is_the_same_function_and_comes_back_exactly(family, tied, dtype
     torch.testing.assert_close(logits(module), wanted, rtol=0, atol=tolerance * wanted.abs().max().item())
     with torch.inference_mode():   # transformers' own layers, over what has been fused
         torch.testing.assert_close(module(torch.tensor([IDS])).logits, plain(module)(torch.tensor([IDS])).logits, rtol=0, atol=tolerance * wanted.abs().max().item())
-    assert parameters(module) == count and taken(module) <= size + before["model.embed_tokens.weight"].nbytes   # a tied LM head is held twice, nothing else
+    # a tied LM head is held twice, nothing else
+    assert parameters(module) == count and taken(module) <= size + before["model.embed_tokens.weight"].nbytes
     back = plain(module)
     assert {name: p.shape for name, p in back.named_parameters()} == {name: p.shape for name, p in before.items()}
     for name, p in back.named_parameters():

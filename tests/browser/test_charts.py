@@ -37,7 +37,8 @@ def test_tokens_against_time_and_where_the_time_went(visit: RacePage, tmp_path: 
 
 def test_the_charts_are_live(visit: RacePage) -> None:
     visit.wait_for_charts()
-    visit.write_into("#sampling", "#temperature input", 50)   # noise, which hardly ever ends by itself; with this seed not in 1,500 tokens
+    # noise, which hardly ever ends by itself; with this seed not in 1,500 tokens
+    visit.write_into("#sampling", "#temperature input", 50)
     visit.set("#seed", 2)
     visit.set("#max-tokens", 6000)
     visit.ask(LONG)

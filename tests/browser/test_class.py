@@ -9,7 +9,8 @@ from race_page import RacePage
 def test_a_student_sees_the_race_as_it_runs(chromium: object, lecture: str, screenshots: Path) -> None:
     lecturer = RacePage(chromium, lecture)
     lecturer.race("Hello", tokens=5)
-    student = RacePage(chromium, f"{lecture}class", scheme="dark", ready="done")   # whoever comes late sees the last race
+    # whoever comes late sees the last race
+    student = RacePage(chromium, f"{lecture}class", scheme="dark", ready="done")
     assert sum(student.origins(0).values()) == 5
     lecturer.set("#max-tokens", 200)
     lecturer.ask("What is DMTD?")

@@ -20,7 +20,8 @@ def test_the_pass_that_ran_last_is_drawn(visit: RacePage) -> None:
     assert "prefill" in said[0]
     assert "full pass: layers 1 to 12 over 1 position" in said[1]   # nothing was skipped yet
     assert all("late layers: layers 10 to 12 over 1 position" in each for each in said[2:5])
-    assert "layers 1 to 9 over 4 positions, layers 10 to 12 over 1 position" in said[5]   # the next cycle's head refills the middle layers
+    # the next cycle's head refills the middle layers
+    assert "layers 1 to 9 over 4 positions, layers 10 to 12 over 1 position" in said[5]
     assert drawn[1] == {"full": 12, "late": 0} and drawn[2] == {"full": 0, "late": 3} and drawn[5] == {"full": 9 * 4 + 3, "late": 0}
     assert "refills 3" in picture.inner_text()
 

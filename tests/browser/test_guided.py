@@ -32,12 +32,14 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
     visit.page.wait_for_function(SAID, timeout=1000 * END_SECONDS)
     assert "1 of 10" in visit.page.locator("#tour-title").inner_text() and visit.status == "done"
     passes = visit.page.locator(".facts").first.inner_text().split(" · ")[1]
-    assert passes in visit.page.locator("#tour-outcome").inner_text()   # the figure is this race's own
+    # the figure is this race's own
+    assert passes in visit.page.locator("#tour-outcome").inner_text()
     assert set(visit.origins(0)) == {"full"} and set(visit.origins(1)) == {"full", "late"}
     assert visit.page.input_value("#prompt textarea") == "Why is decoding slow?" and visit.page.input_value("#panel-1-opt-tau input") == "6"
     assert visit.page.evaluate("document.activeElement.textContent") == "Next"
     visit.page.keyboard.press("Enter")
-    visit.page.wait_for_selector("[data-panel='2'] [data-origin]", timeout=1000 * END_SECONDS)   # the second step has three panels
+    # the second step has three panels
+    visit.page.wait_for_selector("[data-panel='2'] [data-origin]", timeout=1000 * END_SECONDS)
     assert "2 of 10" in visit.page.locator("#tour-title").inner_text()
     visit.page.get_by_role("button", name="Back", exact=True).click()   # stops that race
     visit.page.wait_for_function(SAID, timeout=1000 * END_SECONDS)
@@ -49,7 +51,8 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
 
     visit.set("#seed", 0)
     visit.ask("And again")
-    visit.page.wait_for_function("document.querySelectorAll('.turn.user').length === 4")   # two panels: the conversation goes on where it was
+    # two panels: the conversation goes on where it was
+    visit.page.wait_for_function("document.querySelectorAll('.turn.user').length === 4")
     assert visit.wait_until(*OVER) == "done"
 
 

@@ -29,7 +29,8 @@ def innocent(page: object) -> None:
 def test_a_prompt_and_a_link_stay_text(chromium: object, app_url: str) -> None:
     prompt = "Hi. " + " ".join(PAYLOADS)
     visit = RacePage(chromium, f"{app_url}?{urlencode({'prompt': prompt, 'max-tokens': 4})}")
-    visit.page.wait_for_function("(prompt) => document.querySelector('#prompt textarea')?.value === prompt", arg=prompt)   # the link is opened after the page
+    # the link is opened after the page
+    visit.page.wait_for_function("(prompt) => document.querySelector('#prompt textarea')?.value === prompt", arg=prompt)
     visit.press("#run")
     assert visit.wait_until(*OVER) == "done"
     shown = visit.page.locator(".turn").first.inner_text()

@@ -7,7 +7,8 @@ from dmtd_demo.web.texts import LANGUAGES
 from race_page import END_SECONDS, OVER, RacePage, save
 
 CHINESE = LANGUAGES["zh-CN"]
-ENGLISH_WORDS = r"[A-Za-z]{3,} [a-z]{3,} [a-z]{3,}"   # a sentence that was left untranslated; the name of a model stays
+# a sentence that was left untranslated; the name of a model stays
+ENGLISH_WORDS = r"[A-Za-z]{3,} [a-z]{3,} [a-z]{3,}"
 
 
 def has(visit: RacePage, hook: str, text: str) -> None:
@@ -55,7 +56,8 @@ def test_a_chinese_browser_sees_chinese(chromium: object, app_url: str, screensh
     page.click("#models > button")
 
     path = save(visit, CHINESE["keep.html"], tmp_path)
-    for locale, title, status in (("zh-CN", CHINESE["page.title"], "完成。"), ("en-GB", LANGUAGES["en"]["page.title"], "Done.")):   # the file has all languages
+    # the file has all languages
+    for locale, title, status in (("zh-CN", CHINESE["page.title"], "完成。"), ("en-GB", LANGUAGES["en"]["page.title"], "Done.")):
         replay = RacePage(chromium, path.as_uri(), locale=locale, ready="done")
         assert replay.page.locator("h1").inner_text() == title and status in replay.sentence
         replay.close()

@@ -105,7 +105,8 @@ def test_a_model_of_the_hub_with_progress_and_cancel(chromium: object, models_ur
     visit.page.click("#model-load")
     assert "MiB" in told(visit, "me/tiny is loaded")
     visit.page.locator("#model-lines", has_text="me/tiny").wait_for()
-    assert "CLP" in visit.page.locator(".panel-controls >> nth=2 >> .cannot >> nth=0").inner_text()   # it came without add-ons
+    # it came without add-ons
+    assert "CLP" in visit.page.locator(".panel-controls >> nth=2 >> .cannot >> nth=0").inner_text()
     visit.page.click("#models > button")
     visit.set("#panels", 2)
     visit.page.wait_for_selector("[data-panel='2']", state="detached")

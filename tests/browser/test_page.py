@@ -22,7 +22,8 @@ def test_a_race(visit: RacePage, screenshots: Path) -> None:
     assert set(origins[0]) == {"full"}
     assert set(origins[1]) == {"full", "late"}
     assert set(origins[2]) == {"full", "mtp"}
-    assert abs(origins[1]["late"] / origins[1]["full"] - 3) < 0.5   # tau = 4: three late tokens after each full one
+    # tau = 4: three late tokens after each full one
+    assert abs(origins[1]["late"] / origins[1]["full"] - 3) < 0.5
 
     rows = visit.table()
     totals = [sum(counts.values()) for counts in origins]
@@ -44,7 +45,8 @@ def test_a_race(visit: RacePage, screenshots: Path) -> None:
 
 def test_stop(visit: RacePage) -> None:
     visit.page.click("#sampling > button")
-    visit.set("#temperature", 50)   # noise, which hardly ever ends by itself; with this seed not in 1,500 tokens
+    # noise, which hardly ever ends by itself; with this seed not in 1,500 tokens
+    visit.set("#temperature", 50)
     visit.set("#seed", 2)
     visit.set("#max-tokens", 4000)
     visit.ask(LONG)
@@ -105,7 +107,8 @@ def test_run_at_the_very_end_of_a_race_is_not_lost(visit: RacePage) -> None:
     }""")
     visit.ask(LONG)
     visit.page.wait_for_function("window.ends === 2", timeout=1000 * END_SECONDS)
-    assert visit.page.locator(".panel >> nth=0 >> .turn").count() == 3   # the prompt again, in the same chat
+    # the prompt again, in the same chat
+    assert visit.page.locator(".panel >> nth=0 >> .turn").count() == 3
     assert visit.status == "done"
 
 
@@ -149,7 +152,8 @@ def test_it_fits_the_screen(chromium: object, app_url: str, screenshots: Path, n
     visit.page.wait_for_timeout(600)
     visit.page.screenshot(path=screenshots / f"{name}.png", full_page=width < 900)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert visit.page.evaluate("[...document.querySelectorAll('input[type=number]')].filter(box => box.scrollWidth > box.clientWidth).map(box => box.value)") == []   # none is cut off
+    # none is cut off
+    assert visit.page.evaluate("[...document.querySelectorAll('input[type=number]')].filter(box => box.scrollWidth > box.clientWidth).map(box => box.value)") == []
     if width > 900:   # prompt, buttons, text and speed without scrolling
         for hook in ("#prompt", "#run", "#stop", ".tps >> nth=2", "[role='status']"):
             box = visit.page.locator(hook).first.bounding_box()

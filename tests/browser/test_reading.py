@@ -23,7 +23,8 @@ def test_a_token_explains_itself(visit: RacePage) -> None:
     widths = tooltip.locator(".top .track span").evaluate_all("bars => bars.map(bar => bar.offsetWidth)")
     assert len(shares) == 5 and shares == sorted(shares, reverse=True) and sum(shares) <= 100.6
     assert widths == sorted(widths, reverse=True) and widths[0] > 0
-    assert re.search(r"probability\s+([\d.]+) %", said)[1] == f"{shares[0]:.1f}"   # greedy: the most probable one it is
+    # greedy: the most probable one it is
+    assert re.search(r"probability\s+([\d.]+) %", said)[1] == f"{shares[0]:.1f}"
     assert tooltip.locator(".chosen").count() == 1
 
     visit.page.focus("[data-panel='0'] [data-origin] >> nth=0")
@@ -45,7 +46,8 @@ def test_a_click_pins_a_token_and_shows_its_span(visit: RacePage) -> None:
     ((left, right),) = visit.page.evaluate(marked, "chart-span")
     assert 3.5 < left < right < 4.5   # the bar of spans of four
     visit.page.hover("[data-panel='0'] [data-origin] >> nth=2")
-    assert "late layers" in visit.page.locator("#race-tooltip").inner_text()   # the pinned one stays
+    # the pinned one stays
+    assert "late layers" in visit.page.locator("#race-tooltip").inner_text()
     visit.page.keyboard.press("Escape")
     assert together.count() == 0 and visit.page.locator("#race-tooltip").is_hidden() and visit.page.evaluate(marked, "chart-tps") == []
     visit.page.focus("[data-panel='2'] [data-origin] >> nth=0")

@@ -20,7 +20,8 @@ def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
     speeds = visit.page.locator(".tps").all_inner_texts()
     end = clock(visit)
 
-    slider = player.locator("input[type='range']")   # in ms; the clock beside it is rounded to hundredths of a second
+    # in ms; the clock beside it is rounded to hundredths of a second
+    slider = player.locator("input[type='range']")
     last = float(slider.input_value())
     visit.page.keyboard.press("ArrowLeft")   # the focus has left the Run button after the click
     assert sum(counts(visit)) == sum(whole) - 1 and float(slider.input_value()) < last

@@ -16,7 +16,8 @@ def test_the_page_takes_the_place_of_what_was_shown_first(chromium: Any, tmp_pat
         assert "late-layer-only" in page.inner_text("main") and "being loaded" in page.inner_text("#stage")
         page.screenshot(path=screenshots / "waiting.png")
         page.wait_for_selector("#run", timeout=1000 * START_SECONDS)
-        assert page.url == f"{url}?seed=7" and page.locator("#stage").count() == 0   # a link to a comparison keeps what it says
+        # a link to a comparison keeps what it says
+        assert page.url == f"{url}?seed=7" and page.locator("#stage").count() == 0
         page.close()
     assert not errors
 

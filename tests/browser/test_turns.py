@@ -69,7 +69,8 @@ def test_a_thought_is_folded_and_every_token_stays(visit: RacePage) -> None:
     assert toggle.get_attribute("aria-expanded") == "false"
     widths = [box["width"] for box in (token.bounding_box() for token in tokens.all())]
     assert all(0 < width < 8 for width in widths[:4]) and widths[5] > 20
-    assert tokens.nth(2).evaluate("node => getComputedStyle(node).backgroundColor") == "rgb(213, 94, 0)"   # a tick in the colour of late layers
+    # a tick in the colour of late layers
+    assert tokens.nth(2).evaluate("node => getComputedStyle(node).backgroundColor") == "rgb(213, 94, 0)"
     toggle.click()
     assert tokens.nth(2).bounding_box()["width"] > 40 and "Two and two" in text.inner_text()
     toggle.click()

@@ -64,7 +64,8 @@ def test_closing_the_window_ends_the_server(display: str, tmp_path: Path) -> Non
     try:
         window = window_of(display, process, tmp_path / "app.log")
         assert process.poll() is None
-        xdotool(display, "windowfocus", window, "key", "--clearmodifiers", "ctrl+w")   # there is no window manager here, and so no cross to click
+        # there is no window manager here, and so no cross to click
+        xdotool(display, "windowfocus", window, "key", "--clearmodifiers", "ctrl+w")
         assert process.wait(30) == 0, (tmp_path / "app.log").read_text()
     finally:
         process.kill()

@@ -77,7 +77,8 @@ def test_bench_has_its_row(run, model_folder):
     assert all(dmtd[f"over_{way}"] > 0 for way in ("prompt_lookup", "early_exit"))
     layers, head = load(str(model_folder)).backbone.weight_bytes()
     assert ar["bytes_per_token"] == sum(layers) + head and ar["share_of_memory"] > 0
-    full, late = sum(layers) + head, layers[-1] + head   # 11 tokens after the first: four full passes and seven late ones
+    # 11 tokens after the first: four full passes and seven late ones
+    full, late = sum(layers) + head, layers[-1] + head
     assert dmtd["bytes_per_token"] == round((4 * full + 7 * late) / 11)
 
 

@@ -168,16 +168,20 @@ def test_top_k_1_is_greedy(name):
     assert greedy == forced
 
 
-@pytest.mark.parametrize("name", [name for name in DECODERS if name != "mtp-heads"])   # its tokens are not the backbone's
+# its tokens are not the backbone's
+@pytest.mark.parametrize("name", [name for name in DECODERS if name != "mtp-heads"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_below_float32_a_token_is_within_one_unit_of_the_top_logit(name, dtype):
     """Teacher-forced by the formula in the same dtype: a token may differ from its argmax only where the logits round together."""
     split = Split(4, 1, 1)
-    model = tiny_model("qwen3", dtype=dtype, split=split, addons=True, initializer_range=0.1)   # at the larger one of the other tests rounding grows from layer to layer
+    # at the larger one of the other tests rounding grows from layer to layer
+    model = tiny_model("qwen3", dtype=dtype, split=split, addons=True, initializer_range=0.1)
     prompt = [9, 8, 7, 6]
     tau = 3
-    careful = {"threshold": 1.0} if "threshold" in DECODERS[name].Options.__dataclass_fields__ else {}   # caution 1: the backbone alone
-    model.addon_facts["adaptive"]["threshold"] = 1.0   # of the cycles of `mixed`, whose own threshold is for its MTP tokens
+    # caution 1: the backbone alone
+    careful = {"threshold": 1.0} if "threshold" in DECODERS[name].Options.__dataclass_fields__ else {}
+    # of the cycles of `mixed`, whose own threshold is for its MTP tokens
+    model.addon_facts["adaptive"]["threshold"] = 1.0
     panel = PanelSpec(name, {"tau": tau} if name == "dmtd" else careful)
     ids = ids_of(steps_of(model, panel, prompt, 30))
     text = prompt + ids

@@ -43,7 +43,8 @@ def test_what_always_agrees_is_always_accepted():
     for panel, length in ((PanelSpec("dmtd-spec", {"tau": 4}), 4), (PanelSpec("mtp-verified", {"k": 3}), 4), (PanelSpec("prompt-lookup", {"k": 3}), 4)):
         steps = [step for step in steps_of(model, panel, [5, 6, 7], 60) if step.tokens]
         assert ids_of(steps)[:60] == ids_of(steps_of(model, PanelSpec("ar"), [5, 6, 7], 60))[:60]
-        assert {len(step.tokens) for step in steps[4:]} == {length}, panel   # tied embeddings and no layers: the text repeats one token
+        # tied embeddings and no layers: the text repeats one token
+        assert {len(step.tokens) for step in steps[4:]} == {length}, panel
         origin = {"dmtd-spec": "late", "mtp-verified": "mtp", "prompt-lookup": "draft"}[panel.decoder]
         assert [t.origin for t in steps[-1].tokens] == [origin] * (length - 1) + ["full"]
         assert [p.kind for step in steps[1:] for p in step.passes] == ["verify"] * (len(steps) - 1)
@@ -106,10 +107,12 @@ def test_the_acceptance_rule_keeps_the_verifiers_distribution(sampled_drafts):
     wanted = torch.randn(2, 8)[0].softmax(-1)
     assert chi_square(draw_next(Sampler.verify, sampled_drafts), wanted) < CRITICAL
 
-    def wrong(sampler, drafts, draft_logits, logits):   # accepts by the verifier's probability alone, and draws the rest from all of it
+    # accepts by the verifier's probability alone, and draws the rest from all of it
+    def wrong(sampler, drafts, draft_logits, logits):
         keep = float(torch.rand((), generator=sampler.generator)) < float(logits[0].softmax(-1)[drafts[0]])
         return (1, sampler.choose(logits[1:])[0]) if keep else (0, sampler.choose(logits[:1])[0])
-    assert chi_square(draw_next(wrong, sampled_drafts), wanted) > CRITICAL   # the same test sees a rule that is wrong
+    # the same test sees a rule that is wrong
+    assert chi_square(draw_next(wrong, sampled_drafts), wanted) > CRITICAL
 
 
 @pytest.mark.slow

@@ -74,7 +74,8 @@ def test_predicted_cycles_equal_the_formula(name, early, head_input):
         text += argmax(model, hidden(model, text, heads))
         wanted = [(text[-1], "full")]
         while len(wanted) < NEW:
-            heads += [True] * (len(text) - len(heads))   # MTP tokens that no pass has read, and the cycle's head
+            # MTP tokens that no pass has read, and the cycle's head
+            heads += [True] * (len(text) - len(heads))
             h = hidden(model, text, heads)
             late = accepted_length(model.addons["adaptive"](h).softmax(-1)[0].tolist(), 5, 0.5, "cumulative")
             new = [(argmax(model, h)[0], "full")]

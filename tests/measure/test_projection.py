@@ -67,7 +67,8 @@ def test_published_figures_stand_beside_their_estimates():
 def test_what_was_published_without_a_span_gives_the_span_it_needs():
     """Turned round again: a step of that span, which `clp` predicts for two positions, has the published ratio."""
     rows = project("Qwen2.5-1.5B-Instruct", "a100-40gb", span=2.0)
-    predicted = next(row["over_ar"] for row in rows["rows"] if row["panel"] == "clp") / 2   # per token of a span
+    # per token of a span
+    predicted = next(row["over_ar"] for row in rows["rows"] if row["panel"] == "clp") / 2
     first = rows["implied"][0]
     assert first["published"] == [1.20, 1.29] and [span * predicted for span in first["span"]] == pytest.approx(first["published"], rel=5e-3)
     assert all(published <= span < 1.2 * published for row in rows["implied"] for published, span in zip(row["published"], row["span"]))

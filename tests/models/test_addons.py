@@ -81,7 +81,8 @@ def test_the_wrong_base_is_an_error_that_names_it(folder):
     save_addon(folder, "clp", CollocationLengthPredictor(16, 3), Base("owner/base", "c0ffee", "cafe"), 16, threshold=0.7)
     card = json.loads((folder / "addons.json").read_text())
     assert card["base_revision"] == "c0ffee" and card["base_fingerprint"] == "cafe"
-    load_addons(folder, 16, torch.float32, CPU, Base("a-local-copy", None, "cafe"))   # the weights count, not the name
+    # the weights count, not the name
+    load_addons(folder, 16, torch.float32, CPU, Base("a-local-copy", None, "cafe"))
     with pytest.raises(UserError, match=r"weights cafe\); this model is base \(weights beef\)"):
         load_addons(folder, 16, torch.float32, CPU, Base("base", None, "beef"))
 
@@ -91,7 +92,8 @@ def test_push_writes_a_card_and_says_what_it_lacks(folder):
         publish(folder, "me/addons", None)
     with pytest.raises(UserError, match="owner/name"):
         publish(folder, "addons", "mit")
-    with pytest.raises(UserError, match="cannot be reached"):   # tests run offline: everything before the upload is done
+    # tests run offline: everything before the upload is done
+    with pytest.raises(UserError, match="cannot be reached"):
         publish(folder, "me/addons", "apache-2.0")
     text = (folder / "README.md").read_text()
     for word in ("license: apache-2.0", "base_model: base", "`clp`: Collocation-Length Predictor, for `clp` | 3 | 0.7 |", "--addons me/addons"):

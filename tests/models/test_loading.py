@@ -32,7 +32,8 @@ def test_a_folder_is_a_model(model_folder):
     model = load(str(model_folder))
     assert model.layers == 4 and model.context == 512 and model.dtype == "float32" and model.device == "cpu" and model.split is None
     assert model.tokenizer is not None and model.eos_ids == {model.tokenizer.eos_token_id}
-    assert len(model.reasons) == 2   # of the device and the dtype: with one thread there is nothing to choose
+    # of the device and the dtype: with one thread there is nothing to choose
+    assert len(model.reasons) == 2
 
 
 def test_a_qwen2_folder_too(tmp_path):

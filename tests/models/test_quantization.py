@@ -93,7 +93,8 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
 
 def test_only_bfloat16_matrices_that_fit_are_laid_out_anew(folder, model_folder):
     """On CPUs with instructions for bfloat16 bitsandbytes would do so with all others too, and compute in bfloat16 where float32 was asked for, or fail."""
-    for path, dtype in ((folder, torch.bfloat16), (folder, torch.float32), (model_folder, torch.bfloat16)):   # of model_folder some are 32 wide, half a block
+    # of model_folder some are 32 wide, half a block
+    for path, dtype in ((folder, torch.bfloat16), (folder, torch.float32), (model_folder, torch.bfloat16)):
         model = load(str(path), quantization="nf4", dtype=str(dtype).removeprefix("torch."))
         parts = [part for part in model.backbone.module.modules() if isinstance(part, bitsandbytes.nn.Linear4bit)]
         for part in parts:
@@ -131,7 +132,8 @@ def test_the_quantized_matrices_are_quantized_and_nothing_else(folder):
         assert model.parameters == load(str(folder)).parameters
 
 
-@pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "cpu-int4"])   # which does not take a vocabulary of 97: tests/backbone/test_cpu_packed.py
+# which does not take a vocabulary of 97: tests/backbone/test_cpu_packed.py
+@pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "cpu-int4"])
 def test_the_arithmetic_is_what_the_weights_take(folder, quantization):
     model = load(str(folder), quantization=quantization)
     config = model.backbone.config
@@ -167,7 +169,8 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(folder, tmp_path):
 
 def test_a_refusal_says_which_quantization_would_fit():
     layer, base = (Sizes.of("qwen3", {**CATALOG["Qwen3-8B"].shape, "num_hidden_layers": n}) for n in (2, 1))
-    layers = int(free("cpu") * 0.7 / 2 / (layer.parameters - base.parameters)) * 2   # about 1.4 times what is free, in bfloat16
+    # about 1.4 times what is free, in bfloat16
+    layers = int(free("cpu") * 0.7 / 2 / (layer.parameters - base.parameters)) * 2
     sizes = Sizes.of("qwen3", {**CATALOG["Qwen3-8B"].shape, "num_hidden_layers": layers})
     with pytest.raises(UserError, match="bfloat16, quantization none, needs .* cpu has .* GiB free: --quantization nf4 needs"):
         place(sizes, 64, quantization="none")

@@ -91,7 +91,8 @@ def test_what_cannot_fit_is_refused_and_nobody_leaves(models, folders, monkeypat
 @pytest.mark.parametrize("stage", ["Checking the weights", "Loading the weights"])
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_a_cancelled_load_leaves_everything_as_it_was(models, folders, monkeypatch, stage, quantization):
-    room_for(monkeypatch, models, need(models, folders[1]) - 1000)   # tiny0 has to leave, and comes back
+    # tiny0 has to leave, and comes back
+    room_for(monkeypatch, models, need(models, folders[1]) - 1000)
     held = models.get("tiny0").memory
     seen = []
 

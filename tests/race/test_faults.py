@@ -138,7 +138,8 @@ def test_what_was_imported_is_never_collected_in_a_race():
 def test_sigterm_in_a_race_ends_the_app_at_once(tmp_path: Path):
     with running_app(tmp_path) as (url, process):
         visitor = Visitor(url)
-        visitor.ask("Tell me a story about Iris, a fox and a red lantern in the forest.", max_tokens=2000, temperature=50, seed=2)   # noise, which does not end by itself
+        # noise, which does not end by itself
+        visitor.ask("Tell me a story about Iris, a fox and a red lantern in the forest.", max_tokens=2000, temperature=50, seed=2)
         for message in visitor.messages():
             if message["msg"] == "process_generating":
                 break

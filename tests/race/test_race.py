@@ -64,7 +64,8 @@ def test_what_a_span_emits_over_the_limit_is_dropped(limit):
 def test_eos_inside_a_span_ends_the_text_there():
     plain = run(model_with(), [PanelSpec("clp", {"threshold": 0.0})], max_new_tokens=21)
     ids = [t["id"] for t in emitted(plain, 0)]
-    position = next(i for i in range(2, 21) if ids[i] not in ids[:i] and (i - 1) % 5 in (1, 2, 3))   # inside a span of five
+    # inside a span of five
+    position = next(i for i in range(2, 21) if ids[i] not in ids[:i] and (i - 1) % 5 in (1, 2, 3))
     records = run(model_with(eos=frozenset([ids[position]])), [PanelSpec("clp", {"threshold": 0.0})], max_new_tokens=21)
     tokens = emitted(records, 0)
     assert [t["id"] for t in tokens] == ids[:position + 1]
@@ -83,7 +84,8 @@ def test_the_audit_is_ars_argmax_after_each_prefix(head_input):
         logits = model.backbone.module.lm_head(naive.hidden(model.backbone.module, text, [True] * len(text), 1, 1, head_input))
         assert of(records, "audit", panel)[0]["agrees"] == [int(logits[1 + i].argmax()) == token for i, token in enumerate(ids)]
     assert all(of(records, "audit", 0)[0]["agrees"])
-    assert not all(of(records, "audit", 1)[0]["agrees"])   # a random model's late layers do not know
+    # a random model's late layers do not know
+    assert not all(of(records, "audit", 1)[0]["agrees"])
 
 
 def test_agreement_is_the_common_prefix():

@@ -66,11 +66,13 @@ def test_transformers_serve_writes_what_ar_writes(served):
     found = records(["ar", f"remote:url={served},name={ROOT / 'assets' / 'classroom'}", "dmtd:tau=4"])
     header, own, remote = found[0], *summaries(found)[:2]
     assert remote["stop"] == own["stop"] == "eos" and remote["text"] == own["text"] and "85" in remote["text"]
-    assert remote["tokens"] == own["tokens"] and remote["tokens_per_second"] > 0   # by the server's own count, EOS included
+    # by the server's own count, EOS included
+    assert remote["tokens"] == own["tokens"] and remote["tokens_per_second"] > 0
     assert set(remote["origins"]) == {"remote"} and remote["full_passes"] == 0 and remote["agreement"] is remote["audit_agreement"] is remote["plt"] is None
     assert header["panels"][1]["decoder"] == "remote" and "layers" not in header["panels"][1]
     steps = [record for record in found if record["type"] == "step" and record["panel"] == 1]
-    assert [step["ms"] for step in steps] == sorted(step["ms"] for step in steps) and len({step["ms"] for step in steps}) > 5   # it streams
+    # it streams
+    assert [step["ms"] for step in steps] == sorted(step["ms"] for step in steps) and len({step["ms"] for step in steps}) > 5
 
 
 def test_a_remote_panel_alone_and_first(served):

@@ -54,7 +54,8 @@ def test_turns_are_one_at_a_time_and_fair(asked):
         for thread in threads:
             thread.start()
         come.wait()
-        with turns.waiting("last") as other:   # one more, which counts those before it, and the one that runs
+        # one more, which counts those before it, and the one that runs
+        with turns.waiting("last") as other:
             assert other() >= 1
         stayed = [address for address, gives_up in asked if not gives_up]
     for thread in threads:
@@ -112,7 +113,8 @@ def test_everybody_sees_the_lecturers_race_as_it_runs(lecture):
     thread.start()
     ready.wait(30)
     lecturer = Visitor(lecture)
-    lecturer.ask("What is DMTD?", max_tokens=600, temperature=50, seed=2)   # noise, which hardly ever ends by itself: seconds on every machine
+    # noise, which hardly ever ends by itself: seconds on every machine
+    lecturer.ask("What is DMTD?", max_tokens=600, temperature=50, seed=2)
     came: list[float] = []   # when each line was on its way to the lecturer's own page
     for message in lecturer.messages():
         if message["msg"] == "process_generating":
@@ -150,7 +152,8 @@ def test_a_students_race_is_the_students_own(lecture):
     lecturer.ask("Thanks", max_tokens=4)
     lecturer.lines()
     heard: list[dict] = []
-    listener = threading.Thread(target=lambda: heard.extend(asyncio.run(shown())))   # a thread of its own: this one may have the browser tests' event loop
+    # a thread of its own: this one may have the browser tests' event loop
+    listener = threading.Thread(target=lambda: heard.extend(asyncio.run(shown())))
     listener.start()
     listener.join(60)
     assert next(line["run"] for line in heard if line["type"] == "header") != run and heard[0]["turns"][0][-1]["content"] == "Thanks"
@@ -175,7 +178,8 @@ def test_the_lecturer_goes_first_and_the_others_are_told_how_many_are_ahead(lect
     threads = [ask("long", "127.0.0.3", 500), ask("again", "127.0.0.3", 4), ask("other", "127.0.0.4", 4), ask("lecturer", "127.0.0.1", 4)]
     for thread in threads:
         thread.join(120)
-    assert ended == ["long", "lecturer", "other", "again"]   # "again" came before "other", after a race of its own
+    # "again" came before "other", after a race of its own
+    assert ended == ["long", "lecturer", "other", "again"]
     waited = {name: any('waiting' in message for message in messages) for name, messages in said.items()}
     assert waited == {"long": False, "again": True, "other": True, "lecturer": True}
 

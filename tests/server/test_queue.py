@@ -28,6 +28,7 @@ def test_it_looks_for_work_no_more_often_than_asked(monkeypatch: pytest.MonkeyPa
         await wait(SECONDS)
         looking.cancel()
 
-    with ThreadPoolExecutor(1) as thread:   # Playwright's loop runs in this one, once a browser test has come before
+    # Playwright's loop runs in this one, once a browser test has come before
+    with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, for_a_while()).result()
     assert 1 <= looks <= SECONDS / QUEUE_SECONDS + 1

@@ -162,13 +162,15 @@ def test_a_race_on_a_lent_gpu(zero: tuple[str, type[Device]]) -> None:
     assert len(summaries) == 3 and all("85" in summary["text"] for summary in summaries)
     assert {token["origin"] for line in lines if line["type"] == "step" for token in line["tokens"]} == {"full", "late", "mtp"}
     schedule = [query for path, query in device.asked if path == "/schedule"][-1]
-    assert schedule["durationSeconds"] == [str(round(15 + 3 * 60 * 12 * 0.0015))]   # from the request: three panels of 60 tokens through 12 layers
+    # from the request: three panels of 60 tokens through 12 layers
+    assert schedule["durationSeconds"] == [str(round(15 + 3 * 60 * 12 * 0.0015))]
     assert [path for path, _ in device.asked if path in ("/startup-report", "/allow")] and device.asked[-1][0] == "/release"
 
 
 def test_stop_reaches_the_other_process(zero: tuple[str, type[Device]]) -> None:
     visitor = Visitor(zero[0])
-    run = visitor.ask("Tell me a story about a sailor.", max_tokens=900, temperature=50, seed=2)   # noise, which does not end by itself before the Stop comes
+    # noise, which does not end by itself before the Stop comes
+    run = visitor.ask("Tell me a story about a sailor.", max_tokens=900, temperature=50, seed=2)
     stopped, ends = False, []
     for message in visitor.messages(ends=2):   # of the stop, and of the race
         if message["msg"] == "process_generating" and not stopped:

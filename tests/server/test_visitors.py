@@ -94,7 +94,8 @@ def test_a_visitor_who_leaves_frees_the_device(app: tuple) -> None:
 
     def abort() -> None:
         visitor = Visitor(url)
-        visitor.ask(LONG, max_tokens=1000, temperature=50, seed=2)   # noise, which does not end by itself
+        # noise, which does not end by itself
+        visitor.ask(LONG, max_tokens=1000, temperature=50, seed=2)
         for message in visitor.messages():
             if message["msg"] == "process_generating":
                 break   # the connection closes in the middle of the race

@@ -76,7 +76,8 @@ def test_features_are_the_formulas_states_and_labels():
     assert features.collect("gate", model.backbone, Split(4, 0, 1), heads, [row], 10 ** 9, 0).labels.tolist() == right
     lengths = [next((i for i, ok in enumerate(each) if not ok), 4) for each in right]
     assert features.collect("clp", model.backbone, Split(4, 0, 1), heads, [row], 10 ** 9, 0).labels.tolist() == lengths
-    assert len(features.collect("clp", model.backbone, Split(4, 0, 1), heads, [row] * 50, 3000, 0).h) == 24   # room for no more than two rows
+    # room for no more than two rows
+    assert len(features.collect("clp", model.backbone, Split(4, 0, 1), heads, [row] * 50, 3000, 0).h) == 24
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])

@@ -70,7 +70,8 @@ def test_what_is_trained_agrees_with_ar_and_runs_from_its_folder(model_folder, t
     made = load(str(tmp_path / "model"))
     assert made.split == split and made.tau == 3 and made.quantization == "none" and made.tokenizer.encode("What is 3?") == plain.tokenizer.encode("What is 3?")
     assert agreement(made, rows) > 0.5 and correct(made, split, rows) > 0.6
-    assert made.base.fingerprint != plain.base.fingerprint   # add-ons of the one are not for the other
+    # add-ons of the one are not for the other
+    assert made.base.fingerprint != plain.base.fingerprint
     before, after = plain.backbone.module.state_dict(), made.backbone.module.state_dict()
     changed = {name for name, t in before.items() if not torch.equal(t, after[name])}
     assert changed and all(name.startswith("model.layers." if lora else ("model.layers.", "model.norm.")) for name in changed) and {name.split(".")[2] for name in changed} >= {"0", "1", "2", "3"}
@@ -115,7 +116,8 @@ def start(work: Callable[[], int | None], errors: Path | None = None) -> multipr
 def of_two(rank: int, port: int, work: Callable[[], None]) -> None:
     """What `accelerate launch --cpu --num_processes 2` sets, then the work."""
     from accelerate.state import AcceleratorState
-    AcceleratorState._reset_state(reset_partial_state=True)   # of the process that this one was forked from
+    # of the process that this one was forked from
+    AcceleratorState._reset_state(reset_partial_state=True)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
     work()
     torch.distributed.destroy_process_group()
@@ -124,7 +126,8 @@ def of_two(rank: int, port: int, work: Callable[[], None]) -> None:
 @pytest.mark.parametrize("name", ["dmtd", "heads"])
 def test_two_processes_make_the_update_of_one(model_folder, tmp_path, data, name, monkeypatch):
     """Two processes, and with them rows in pieces, and activations computed twice: the losses and the weights of one process that passes the whole batch."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)   # in float32 on every machine: in bfloat16 each piece rounds for itself
+    # in float32 on every machine: in bfloat16 each piece rounds for itself
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     def work(folder: str, **more: object) -> None:
         model, common = load(str(model_folder)), dict(data=data, steps=3, seed=0, resume=False, checkpoint_seconds=0.0, rate=1e-3)
         if name == "dmtd":
@@ -151,10 +154,12 @@ def test_accelerates_mixed_precision_is_taken(model_folder, tmp_path, data, monk
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
         folder = tmp_path / precision
         train_dmtd(load(str(model_folder)), folder, data=data, steps=2, seed=0, resume=False, checkpoint_seconds=0.0, rate=1e-3, batch=4)
-        assert all(t.dtype == torch.float32 for name, t in load_file(folder / "checkpoint" / "dmtd.safetensors").items() if name.startswith("model."))   # the weights themselves are not rounded
+        # the weights themselves are not rounded
+        assert all(t.dtype == torch.float32 for name, t in load_file(folder / "checkpoint" / "dmtd.safetensors").items() if name.startswith("model."))
         return losses(folder)
 
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)   # the same everywhere
+    # the same everywhere
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     plain, mixed = run("no"), run("bf16")
     assert mixed != plain and mixed == pytest.approx(plain, rel=0.02)
     with pytest.raises(UserError, match="bf16, or no; got fp16"):
@@ -170,7 +175,8 @@ def test_no_interruption_changes_the_result(model_folder, tmp_path, data):
         return main(["train", "dmtd", "--model", str(model_folder), "--data", data, "--max-steps", "60", "--batch", "4", "--output", str(folder), *more])
 
     def small_files() -> int:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))   # as a full disk: writing fails
+        # as a full disk: writing fails
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         return command(cut, "--resume", "--checkpoint-seconds", "0")
 
     def until_saved(process: multiprocessing.Process, lines: int) -> None:

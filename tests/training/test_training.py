@@ -83,9 +83,11 @@ def test_labels_of_clp_are_the_correct_prefix():
 
 def test_calibration_follows_the_text_until_the_first_wrong_token():
     text = [10, 11, 12, 13, 14]
-    guesses = [[12, 13, 99, 0], [0, 0, 0, 0], [14, 0, 0, 0], [0, 0, 0, 0]]   # read at text[0], text[1] …
+    # read at text[0], text[1] …
+    guesses = [[12, 13, 99, 0], [0, 0, 0, 0], [14, 0, 0, 0], [0, 0, 0, 0]]
     span = [0, 0]
-    assert calibrate.follow(text, guesses, [2] * 4, span) == (2, 0)   # 11 + 12, 13; then 14 and the end
+    # 11 + 12, 13; then 14 and the end
+    assert calibrate.follow(text, guesses, [2] * 4, span) == (2, 0)
     assert span == [4, 2]
     assert calibrate.follow(text, guesses, [3] * 4, [0, 0]) == (3, 1)
 
@@ -108,7 +110,8 @@ def test_labels_of_adaptive_cycles_are_the_late_layers_correct_prefix():
     greedy = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]])
     late = torch.tensor([[9, 2, 3, 9, 5, 6, 7, 8]])
     targets = torch.tensor([[0, 0, 0, 0, 0, 0, 0, IGNORED]])
-    assert cycles.late_prefix(late, greedy, targets)[0].tolist() == [2, 1, 0, 5, 5, 5, 5, 5]   # past the end everything agrees
+    # past the end everything agrees
+    assert cycles.late_prefix(late, greedy, targets)[0].tolist() == [2, 1, 0, 5, 5, 5, 5, 5]
 
 
 def test_exact_match_by_tau_is_what_the_decoder_writes():

@@ -126,7 +126,8 @@ def test_whatever_the_controls_send_gets_a_sentence(page: Page, how: str | None,
     values = [component.value for panel in page.panels for component in panel.inputs]
     for index, value in options.items():
         values[index % len(values)] = value
-    numbers = [settings.get(index, value) for index, value in enumerate([2, 3, 0, 0, 0, 1])]   # panels, tokens, seed, temperature, top-k, top-p
+    # panels, tokens, seed, temperature, top-k, top-p
+    numbers = [settings.get(index, value) for index, value in enumerate([2, 3, 0, 0, 0, 1])]
     if isinstance(numbers[1], int) and numbers[1] > 8:
         numbers[1] = 8   # a long race is no other input
     events = list(page.race(SimpleNamespace(session_hash="fuzz"), json.dumps(["run", how, [prompt, *numbers, system, thinking, *values]]), Chat()))

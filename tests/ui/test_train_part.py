@@ -45,13 +45,15 @@ def test_clp_learns_and_the_model_uses_it(part: TrainingPart, classroom: Model, 
     words, picture, key = shown[-1]
     assert key == "classroom" and "train.done" in words and picture.count("<polyline") == 2
     rows = [[int(n.replace(",", "")) for n in re.findall(r'class="whole">([\d,]+)<', row)] for row in re.findall(r"<tr><th.*?</tr>", picture)]
-    assert len(rows) == 5 and sum(sum(row) for row in rows) > 20   # positions of the four conversations kept aside, by how many heads were right there
+    # positions of the four conversations kept aside, by how many heads were right there
+    assert len(rows) == 5 and sum(sum(row) for row in rows) > 20
     assert classroom.addons["clp"] is not before["clp"] and all(classroom.addons[name] is module for name, module in before.items() if name != "clp")
     folder = Path(re.search(r"<code>(.*?)</code>", words)[1])
     modules, facts = load_addons(folder, classroom.backbone.hidden_size, torch.float32, classroom.backbone.device, classroom.base)
     assert torch.equal(modules["clp"].linear.weight, classroom.addons["clp"].linear.weight) and facts["clp"] == classroom.addon_facts["clp"]
     assert folder.is_relative_to(tmp_path) and facts["clp"]["data"] == "the conversations that classroom learns from"
-    elsewhere = load("classroom", addons=str(folder))   # as the page says: what the panels use here, all of it
+    # as the page says: what the panels use here, all of it
+    elsewhere = load("classroom", addons=str(folder))
     assert elsewhere.addon_facts == classroom.addon_facts and elsewhere.addons.keys() == before.keys()
     for name, module in elsewhere.addons.items():
         assert all(torch.equal(its, classroom.addons[name].state_dict()[part]) for part, its in module.state_dict().items())

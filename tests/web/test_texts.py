@@ -16,7 +16,8 @@ from dmtd_demo.web.texts import ENGLISH, FOLDER, LANGUAGES, slot, span
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "assets" / "race").glob("*.js"))
-NO_TEXT = {"ar agrees", "tour-title tour-text tour-outcome", "turn system", "turn user", "turn assistant"}   # a heading of the CSV file, ids, classes
+# a heading of the CSV file, ids, classes
+NO_TEXT = {"ar agrees", "tour-title tour-text tour-outcome", "turn system", "turn user", "turn assistant"}
 PLACE = re.compile(r"\{[\w -]+\}")
 CALLS = {"control", "span", "english", "hint", "label"}   # of dmtd_demo/web/texts.py, the key first
 LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"|`((?:[^`\\]|\\.)*)`')
@@ -51,7 +52,8 @@ OWN = set(json.loads((FOLDER / "en.json").read_text(encoding="utf-8")))
 
 
 def test_english_has_no_key_of_a_decoder():
-    assert not {key for key in OWN if re.match(r"(decoder|option)\.", key)} - {"decoder.cannot"}   # those stay in their classes
+    # those stay in their classes
+    assert not {key for key in OWN if re.match(r"(decoder|option)\.", key)} - {"decoder.cannot"}
     assert all(ENGLISH[f"decoder.{name}.label"] == decoder.label for name, decoder in DECODERS.items())
 
 
@@ -67,7 +69,8 @@ def test_every_key_that_is_asked_for_exists():
     asked = [pattern for pattern, sure in USED if sure]
     assert len(asked) > 200
     prefixes = {key.partition(".")[0] for key in OWN}
-    asked += [pattern for pattern, sure in USED if re.fullmatch(rf"({'|'.join(prefixes)})(\\\.([\w-]|\\-)+)+", pattern)]   # those that are chosen from, or stand in a table
+    # those that are chosen from, or stand in a table
+    asked += [pattern for pattern, sure in USED if re.fullmatch(rf"({'|'.join(prefixes)})(\\\.([\w-]|\\-)+)+", pattern)]
     assert not [pattern for pattern in asked if not any(re.fullmatch(pattern, key) for key in ENGLISH)]
 
 
@@ -79,7 +82,8 @@ def test_every_key_is_asked_for():
 
 def test_the_scripts_have_no_sentence_of_their_own():
     for path in SCRIPTS:
-        if path.name == "tour_steps.js":   # prompts: the race of a step is the same in every language
+        # prompts: the race of a step is the same in every language
+        if path.name == "tour_steps.js":
             continue
         for match in LITERAL.finditer(code(path)):
             text = re.sub(r"\$\{[^}]*\}", "", match[match.lastindex])

@@ -72,8 +72,10 @@ CODA_ALONE = ["It was a day that {h} never forgot.", "Then {h} went home, tired 
 
 @dataclass(frozen=True)
 class Plot:
-    parts: tuple[list[str], ...]                     # one of each is told; the third is left out of a short story
-    slots: dict[str, list[str]]                      # what else is drawn: "{o}" and "{h}" may be among it
+    # one of each is told; the third is left out of a short story
+    parts: tuple[list[str], ...]
+    # what else is drawn: "{o}" and "{h}" may be among it
+    slots: dict[str, list[str]]
     asks: dict[str, tuple[list[str], str]]           # questions of this plot alone
     outdoors: bool = False
 

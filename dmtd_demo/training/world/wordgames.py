@@ -12,7 +12,8 @@ WORDS = [word for word in dict.fromkeys(ANIMALS + THINGS + PLACES + COLOURS + FO
 
 IRREGULAR = {"sheep", "mouse", "wolf", "fish", "deer", "potato", "beans", "bread", "cheese", "soup", "rice", "honey", "milk", "tea",
              "jam", "corn"}   # no regular plural, or none in common use
-AMBIGUOUS = {"orange", "apple", "fish", "peach", "plum", "lemon", "duck", "brown", "June", "Will", "Lily", "Otto"}   # of two kinds
+# of two kinds
+AMBIGUOUS = {"orange", "apple", "fish", "peach", "plum", "lemon", "duck", "brown", "June", "Will", "Lily", "Otto"}
 KINDS = {kind: [word for word in words if word not in AMBIGUOUS]
          for kind, words in (("animals", ANIMALS), ("colours", COLOURS), ("foods", FOODS), ("places", PLACES), ("names", PEOPLE))}
 

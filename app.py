@@ -1,4 +1,5 @@
 """The page: `python app.py`, also on Hugging Face Spaces. What it does is in dmtd_demo/cli/page.py."""
+
 from __future__ import annotations
 
 import os
@@ -10,7 +11,9 @@ if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
     try:
         import spaces  # noqa: F401 - before torch, which it makes believe that a GPU is there
     except ImportError:
-        sys.exit("app.py: a ZeroGPU Space (SPACES_ZERO_GPU) needs the package spaces: pip install spaces")
+        sys.exit(
+            "app.py: a ZeroGPU Space (SPACES_ZERO_GPU) needs the package spaces: pip install spaces"
+        )
 
 from dmtd_demo.cli.page import main  # noqa: E402
 

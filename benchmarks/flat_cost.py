@@ -3,6 +3,7 @@
 A token's cost by `ar` after 64, 1,024 and 4,096 tokens, with and without attention's own part, which is timed inside the same steps; without it the last should be within 1.3 times the first.
 And the memory of a process that races one panel and of one that races four on the same model: should be under 1.1 times, and what it grows by is their KV caches.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -29,8 +30,8 @@ from dmtd_demo.race.race import race_ids
 from dmtd_demo.sampling import Sampler
 
 CONTEXTS = (64, 1024, 4096)
-STEPS = 32        # timed at each
-NEW = 512         # tokens of each panel, where memory is measured
+STEPS = 32  # timed at each
+NEW = 512  # tokens of each panel, where memory is measured
 
 
 class TimedAttention:
@@ -46,6 +47,7 @@ class TimedAttention:
             result = self.plain(layer, *arguments)
             self.seconds += time.perf_counter() - started
             return result
+
         FusedLayer._attention = timed
         return self
 
@@ -75,17 +77,30 @@ def race_memory(model: Any, panels: int) -> tuple[int, int]:
     new_cache = model.backbone.new_cache
     model.backbone.new_cache = lambda *a: caches.append(new_cache(*a)) or caches[-1]
     held = 0
-    for _ in race_ids(model, [PanelSpec("ar")] * panels, [bench_prompt(model, 64)] * panels, max_new_tokens=NEW, ignore_eos=True, audit=False):
+    for _ in race_ids(
+        model,
+        [PanelSpec("ar")] * panels,
+        [bench_prompt(model, 64)] * panels,
+        max_new_tokens=NEW,
+        ignore_eos=True,
+        audit=False,
+    ):
         held = max(held, psutil.Process().memory_info().rss)
     return held, sum(cache.nbytes() for cache in caches[-panels:])
 
 
 def loaded(options: argparse.Namespace) -> Any:
-    return load_random(options.random_weights, quantization=options.quantization, threads=1) if options.random_weights else load(options.model, quantization=options.quantization, threads=1)
+    return (
+        load_random(options.random_weights, quantization=options.quantization, threads=1)
+        if options.random_weights
+        else load(options.model, quantization=options.quantization, threads=1)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="classroom")
     parser.add_argument("--random-weights", metavar="NAME")
     parser.add_argument("--quantization")
@@ -98,20 +113,52 @@ def main() -> None:
     if options.panels:
         print(json.dumps(race_memory(model, options.panels)))
         return
-    rounds = [{context: step_ms(model, context) for context in CONTEXTS} for _ in range(options.rounds + 1)][1:]
-    steps = [{"context": context, "step_ms": round(statistics.median(r[context][0] for r in rounds), 3), "attention_ms": round(statistics.median(r[context][1] for r in rounds), 3)} for context in CONTEXTS]
+    rounds = [
+        {context: step_ms(model, context) for context in CONTEXTS}
+        for _ in range(options.rounds + 1)
+    ][1:]
+    steps = [
+        {
+            "context": context,
+            "step_ms": round(statistics.median(r[context][0] for r in rounds), 3),
+            "attention_ms": round(statistics.median(r[context][1] for r in rounds), 3),
+        }
+        for context in CONTEXTS
+    ]
     rest = [step["step_ms"] - step["attention_ms"] for step in steps]
-    memory = {panels: json.loads(subprocess.run([sys.executable, *sys.argv, "--panels", str(panels)], check=True, capture_output=True, text=True).stdout) for panels in (1, 4)}
+    memory = {
+        panels: json.loads(
+            subprocess.run(
+                [sys.executable, *sys.argv, "--panels", str(panels)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for panels in (1, 4)
+    }
     grown, caches = memory[4][0] - memory[1][0], memory[4][1] - memory[1][1]
-    result = {"machine": describe("cpu"), "model": model.name, "steps": steps, "without_attention": round(rest[-1] / rest[0], 3),
-              "memory": {panels: held for panels, (held, _) in memory.items()}, "four_over_one": round(memory[4][0] / memory[1][0], 3), "grown": grown, "kv_caches": caches}
+    result = {
+        "machine": describe("cpu"),
+        "model": model.name,
+        "steps": steps,
+        "without_attention": round(rest[-1] / rest[0], 3),
+        "memory": {panels: held for panels, (held, _) in memory.items()},
+        "four_over_one": round(memory[4][0] / memory[1][0], 3),
+        "grown": grown,
+        "kv_caches": caches,
+    }
     if options.json:
         print(json.dumps(result))
         return
     for step, ms in zip(steps, rest):
-        print(f"after {step['context']:5} tokens: {step['step_ms']:.2f} ms a step, {step['attention_ms']:.2f} of them attention, {ms:.2f} without")
+        print(
+            f"after {step['context']:5} tokens: {step['step_ms']:.2f} ms a step, {step['attention_ms']:.2f} of them attention, {ms:.2f} without"
+        )
     print(f"without attention, the last over the first: {result['without_attention']} (bar: 1.3)")
-    print(f"memory of the process, four panels over one: {result['four_over_one']} (bar: 1.1); {grown / 2**20:.1f} MiB more, their KV caches {caches / 2**20:.1f} MiB")
+    print(
+        f"memory of the process, four panels over one: {result['four_over_one']} (bar: 1.1); {grown / 2**20:.1f} MiB more, their KV caches {caches / 2**20:.1f} MiB"
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Generation is what the server saw: from the start of the first step to the end o
 The audit (one pass of the real model per panel, after the race) is not part of it: "done" comes after the audit, and its time is taken off. A page that
 lags draws during the audit: it is finished when both the last token is drawn and that is over.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -31,7 +32,9 @@ from urllib.parse import urlencode
 
 import psutil
 
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", ""))
+sys.path.extend(
+    str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", "")
+)
 
 from conftest import ARGUMENTS, BROWSERS
 
@@ -46,15 +49,20 @@ from dmtd_demo.sampling import Sampler
 
 ROOT = Path(__file__).resolve().parents[1]
 
-MOST_TIME = 1.05      # of the generation time, until the page is finished
-MOST_BUSY = 0.5       # share of the generation time that the page's main thread works
+MOST_TIME = 1.05  # of the generation time, until the page is finished
+MOST_BUSY = 0.5  # share of the generation time that the page's main thread works
 # bytes per token in the last quarter, against the first: each time the stream drops its older lines
 # (web/wire.py), the rest is sent again, once or twice a quarter
 MOST_GROWTH = 1.25
 START_SECONDS = 300
 
 # what the steps of a cycle emit, by the panel's option
-CYCLES = {"full": [["full"]], "late": [["full"], ["late"], ["late"], ["late"]], "mtp": [["full", "mtp", "mtp", "mtp"]], "mixed": [["full"], ["late"], ["late", "mtp", "mtp"]]}
+CYCLES = {
+    "full": [["full"]],
+    "late": [["full"], ["late"], ["late"], ["late"]],
+    "mtp": [["full", "mtp", "mtp", "mtp"]],
+    "mixed": [["full"], ["late"], ["late", "mtp", "mtp"]],
+}
 
 
 class Pace:
@@ -93,13 +101,19 @@ class Makes(Options):
 
 class Scripted(Decoder):
     """Writes the README again and again, five alternatives to each token, by the clock."""
+
     name = "scripted"
     label = "Scripted"
     Options = Makes
 
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
-        ids = model.tokenizer((ROOT / "README.md").read_text(encoding="utf-8"), add_special_tokens=False).input_ids
-        passes = {"full": Pass("full", ((0, model.layers, 1),)), "late": Pass("late", ((model.layers * 3 // 4, model.layers, 1),))}
+        ids = model.tokenizer(
+            (ROOT / "README.md").read_text(encoding="utf-8"), add_special_tokens=False
+        ).input_ids
+        passes = {
+            "full": Pass("full", ((0, model.layers, 1),)),
+            "late": Pass("late", ((model.layers * 3 // 4, model.layers, 1),)),
+        }
         tokens = self._tokens(ids, sampler.top)
         # a race of the page asks for alternatives, the warm-up before it does not
         warming = sampler.top == 0
@@ -107,7 +121,9 @@ class Scripted(Decoder):
             PACE.start()
         try:
             self._wait(1, warming)
-            yield Step((next(tokens)("full"),), (Pass("prefill", ((0, model.layers, len(prompt_ids)),)),))
+            yield Step(
+                (next(tokens)("full"),), (Pass("prefill", ((0, model.layers, len(prompt_ids)),)),)
+            )
             while True:
                 for origins in CYCLES[self.options.makes]:
                     made = tuple(next(tokens)(origin) for origin in origins)
@@ -125,9 +141,13 @@ class Scripted(Decoder):
         chance = random.Random(0)
         for index in count():
             p = chance.uniform(0.5, 1)
-            others = [(ids[(index + rank) % len(ids)], (1 - p) * 0.5 ** rank) for rank in range(1, top)]
+            others = [
+                (ids[(index + rank) % len(ids)], (1 - p) * 0.5**rank) for rank in range(1, top)
+            ]
             own = ids[index % len(ids)]
-            yield lambda origin, own=own, p=p, others=others: Token(own, origin, math.log(p), ((own, p), *others)[:top])
+            yield lambda origin, own=own, p=p, others=others: Token(
+                own, origin, math.log(p), ((own, p), *others)[:top]
+            )
 
 
 def serve_page(port: int, rate: float, report: Connection) -> None:
@@ -166,20 +186,28 @@ class Traffic:
     """What the stream of events brought: for each, the tokens of the record that were new in it, and its bytes."""
 
     def __init__(self, session: Any) -> None:
-        self.session = session   # a CDP session of the page
+        self.session = session  # a CDP session of the page
         self.received = b""
         self.value = ""
         self.lines = 0
         self.events: list[tuple[int, int]] = []
         self.requests: set[str] = set()
         session.on("Network.responseReceived", self._opened)
-        session.on("Network.dataReceived", lambda event: self._take(event["requestId"], event.get("data", "")))
+        session.on(
+            "Network.dataReceived",
+            lambda event: self._take(event["requestId"], event.get("data", "")),
+        )
         session.send("Network.enable")
 
     def _opened(self, event: dict[str, Any]) -> None:
         if "/queue/data" in event["response"]["url"]:
             self.requests.add(event["requestId"])
-            self._take(event["requestId"], self.session.send("Network.streamResourceContent", {"requestId": event["requestId"]})["bufferedData"])
+            self._take(
+                event["requestId"],
+                self.session.send(
+                    "Network.streamResourceContent", {"requestId": event["requestId"]}
+                )["bufferedData"],
+            )
 
     def _take(self, request: str, data: str) -> None:
         if request in self.requests:
@@ -197,13 +225,20 @@ class Traffic:
         found = message["output"]["data"][0]
         for action, path, part in found if isinstance(found, list) else [("replace", [], found)]:
             if path or action not in ("replace", "append"):
-                raise ValueError(f"an event needs to replace or lengthen the string; got {action} at {path}")
+                raise ValueError(
+                    f"an event needs to replace or lengthen the string; got {action} at {path}"
+                )
             self.value = part if action == "replace" else self.value + part
         head, *lines = self.value.splitlines()
         first = json.loads(head)["first"]
-        fresh = [json.loads(line) for line in lines[max(self.lines - first, 0):]]
+        fresh = [json.loads(line) for line in lines[max(self.lines - first, 0) :]]
         self.lines = max(self.lines, first + len(lines))
-        self.events.append((sum(len(line["tokens"]) for line in fresh if line["type"] == "step"), len(data.encode())))
+        self.events.append(
+            (
+                sum(len(line["tokens"]) for line in fresh if line["type"] == "step"),
+                len(data.encode()),
+            )
+        )
 
     def per_token(self, start: float, stop: float) -> float:
         """Bytes per token of the events that brought this part of all tokens; those that brought none, as the last, are not among them."""
@@ -224,7 +259,9 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 def cores_seconds() -> float:
     """Seconds that the cores which this script may use were busy, with anybody's work."""
     times = psutil.cpu_times(percpu=True)
-    return sum(sum(times[core]) - times[core].idle - times[core].iowait for core in os.sched_getaffinity(0))
+    return sum(
+        sum(times[core]) - times[core].idle - times[core].iowait for core in os.sched_getaffinity(0)
+    )
 
 
 def measure(panels: int, tokens: int, rate: float, profile: Path | None = None) -> dict[str, Any]:
@@ -238,7 +275,15 @@ def measure(panels: int, tokens: int, rate: float, profile: Path | None = None) 
     server.start()
     try:
         _wait_for(f"http://127.0.0.1:{port}/", server)
-        return _measure(f"http://127.0.0.1:{port}/", psutil.Process(server.pid), report, panels, tokens, rate, profile)
+        return _measure(
+            f"http://127.0.0.1:{port}/",
+            psutil.Process(server.pid),
+            report,
+            panels,
+            tokens,
+            rate,
+            profile,
+        )
     finally:
         server.terminate()
         server.join(20)
@@ -256,13 +301,30 @@ def _wait_for(url: str, server: Any) -> None:
     sys.exit("page_cost: the app did not start")
 
 
-def _measure(url: str, server: psutil.Process, report: Connection, panels: int, tokens: int, rate: float, profile: Path | None) -> dict[str, Any]:
+def _measure(
+    url: str,
+    server: psutil.Process,
+    report: Connection,
+    panels: int,
+    tokens: int,
+    rate: float,
+    profile: Path | None,
+) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright
+
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        sys.exit(f"page_cost: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH")
+        sys.exit(
+            f"page_cost: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH"
+        )
     each = tokens // panels
-    query = urlencode([("prompt", "Write."), *(("panel", f"scripted:makes={makes}") for makes in list(CYCLES)[:panels]), ("max-tokens", each)])
+    query = urlencode(
+        [
+            ("prompt", "Write."),
+            *(("panel", f"scripted:makes={makes}") for makes in list(CYCLES)[:panels]),
+            ("max-tokens", each),
+        ]
+    )
     patience = 1000 * (START_SECONDS + 20 * tokens / rate)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
@@ -270,22 +332,48 @@ def _measure(url: str, server: psutil.Process, report: Connection, panels: int, 
         page.set_default_timeout(patience)
         page.goto(f"{url}?{query}")
         page.wait_for_selector("#chart-span .main-svg", state="attached")
-        page.wait_for_function("count => document.querySelectorAll('[data-panel]').length === count && document.querySelector('#max-tokens input').value === arguments[0]"
-                               .replace("arguments[0]", f"'{each}'"), arg=panels)
-        page.wait_for_timeout(1500)   # what the page does as it opens is not measured
+        page.wait_for_function(
+            "count => document.querySelectorAll('[data-panel]').length === count && document.querySelector('#max-tokens input').value === arguments[0]".replace(
+                "arguments[0]", f"'{each}'"
+            ),
+            arg=panels,
+        )
+        page.wait_for_timeout(1500)  # what the page does as it opens is not measured
         page.evaluate(WATCH, each * panels)
-        clocks = {domain: page.context.new_cdp_session(page) for domain in ("timeTicks", "threadTicks")}
+        clocks = {
+            domain: page.context.new_cdp_session(page) for domain in ("timeTicks", "threadTicks")
+        }
         for domain, session in clocks.items():
             session.send("Performance.enable", {"timeDomain": domain})
         traffic = Traffic(page.context.new_cdp_session(page))
         moments: dict[str, float] = {}
-        page.on("console", lambda message: moments.update({message.text.split()[1]: float(message.text.split()[2])}) if message.text.startswith("cost") else None)
+        page.on(
+            "console",
+            lambda message: (
+                moments.update({message.text.split()[1]: float(message.text.split()[2])})
+                if message.text.startswith("cost")
+                else None
+            ),
+        )
 
         def busy() -> dict[str, float]:
-            return {domain: next(metric["value"] for metric in session.send("Performance.getMetrics")["metrics"] if metric["name"] == "TaskDuration") for domain, session in clocks.items()}
+            return {
+                domain: next(
+                    metric["value"]
+                    for metric in session.send("Performance.getMetrics")["metrics"]
+                    if metric["name"] == "TaskDuration"
+                )
+                for domain, session in clocks.items()
+            }
 
         def load_now() -> tuple[float, float, float]:
-            return cpu_seconds([server]), cpu_seconds([p for p in psutil.Process().children(recursive=True) if p.pid != server.pid]), cores_seconds()
+            return (
+                cpu_seconds([server]),
+                cpu_seconds(
+                    [p for p in psutil.Process().children(recursive=True) if p.pid != server.pid]
+                ),
+                cores_seconds(),
+            )
 
         if profile:
             clocks["timeTicks"].send("Profiler.enable")
@@ -310,13 +398,28 @@ def _measure(url: str, server: psutil.Process, report: Connection, panels: int, 
     finished = max(drawn, done - audit)
     own, theirs = load_after[0] - load_before[0], load_after[1] - load_before[1]
     return {
-        "panels": panels, "tokens": each * panels, "rate": rate, "generation_seconds": generation, "tokens_per_second": each * panels / generation,
-        "first_drawn_seconds": moments["first"] / 1000 - began, "last_drawn_seconds": drawn, "done_seconds": done, "audit_seconds": audit,
-        "finished_seconds": finished, "finished_over_generation": finished / generation,
-        "main_thread_busy": (after["timeTicks"] - before["timeTicks"]) / generation, "main_thread_cpu": (after["threadTicks"] - before["threadTicks"]) / generation,
-        "events": len(traffic.events), "bytes": sum(size for _, size in traffic.events), "bytes_per_token_by_quarter": [traffic.per_token(q / 4, (q + 1) / 4) for q in range(4)],
-        "cores": len(os.sched_getaffinity(0)), "server_cpu": own / took, "browser_cpu": theirs / took, "others_cpu": (load_after[2] - load_before[2] - own - theirs) / took,
-        "machine": describe("cpu")}
+        "panels": panels,
+        "tokens": each * panels,
+        "rate": rate,
+        "generation_seconds": generation,
+        "tokens_per_second": each * panels / generation,
+        "first_drawn_seconds": moments["first"] / 1000 - began,
+        "last_drawn_seconds": drawn,
+        "done_seconds": done,
+        "audit_seconds": audit,
+        "finished_seconds": finished,
+        "finished_over_generation": finished / generation,
+        "main_thread_busy": (after["timeTicks"] - before["timeTicks"]) / generation,
+        "main_thread_cpu": (after["threadTicks"] - before["threadTicks"]) / generation,
+        "events": len(traffic.events),
+        "bytes": sum(size for _, size in traffic.events),
+        "bytes_per_token_by_quarter": [traffic.per_token(q / 4, (q + 1) / 4) for q in range(4)],
+        "cores": len(os.sched_getaffinity(0)),
+        "server_cpu": own / took,
+        "browser_cpu": theirs / took,
+        "others_cpu": (load_after[2] - load_before[2] - own - theirs) / took,
+        "machine": describe("cpu"),
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -327,25 +430,75 @@ def table(result: dict[str, Any]) -> str:
     growth = quarters[-1] / quarters[0]
     rows = [
         ("tokens", f"{result['tokens']:,} in {result['panels']} panels", ""),
-        ("generation, as the server saw it", f"{result['generation_seconds']:.2f} s", f"{result['tokens_per_second']:.0f} tokens/s of {result['rate']:g} asked for"),
-        ("first and last token drawn", f"{result['first_drawn_seconds']:.2f} s, {result['last_drawn_seconds']:.2f} s", ""),
-        ("finished, the audit taken off", f"{result['finished_seconds']:.2f} s",
-         bar(result["finished_over_generation"], MOST_TIME, f"{result['finished_over_generation']:.3f} (≤ {MOST_TIME})") + f"; done after {result['done_seconds']:.2f} s, of which the audit {result['audit_seconds']:.2f} s"),
-        ("main thread busy", f"{100 * result['main_thread_busy']:.0f} %", bar(result["main_thread_busy"], MOST_BUSY, f"(≤ {100 * MOST_BUSY:.0f} %)") + f"; in CPU time {100 * result['main_thread_cpu']:.0f} %"),
-        ("bytes per token, by quarter", " ".join(f"{value:.0f}" for value in quarters), bar(growth, MOST_GROWTH, f"{growth:.2f} (≤ {MOST_GROWTH})")),
-        ("events", f"{result['events']}", f"{result['bytes'] / 1e6:.2f} MB, the whole record at the end included"),
-        ("CPU, of a core", f"server {result['server_cpu']:.2f}", f"browser {result['browser_cpu']:.2f}, others on the same cores {result['others_cpu']:.2f}; allowed: {result['cores']} cores")]
+        (
+            "generation, as the server saw it",
+            f"{result['generation_seconds']:.2f} s",
+            f"{result['tokens_per_second']:.0f} tokens/s of {result['rate']:g} asked for",
+        ),
+        (
+            "first and last token drawn",
+            f"{result['first_drawn_seconds']:.2f} s, {result['last_drawn_seconds']:.2f} s",
+            "",
+        ),
+        (
+            "finished, the audit taken off",
+            f"{result['finished_seconds']:.2f} s",
+            bar(
+                result["finished_over_generation"],
+                MOST_TIME,
+                f"{result['finished_over_generation']:.3f} (≤ {MOST_TIME})",
+            )
+            + f"; done after {result['done_seconds']:.2f} s, of which the audit {result['audit_seconds']:.2f} s",
+        ),
+        (
+            "main thread busy",
+            f"{100 * result['main_thread_busy']:.0f} %",
+            bar(result["main_thread_busy"], MOST_BUSY, f"(≤ {100 * MOST_BUSY:.0f} %)")
+            + f"; in CPU time {100 * result['main_thread_cpu']:.0f} %",
+        ),
+        (
+            "bytes per token, by quarter",
+            " ".join(f"{value:.0f}" for value in quarters),
+            bar(growth, MOST_GROWTH, f"{growth:.2f} (≤ {MOST_GROWTH})"),
+        ),
+        (
+            "events",
+            f"{result['events']}",
+            f"{result['bytes'] / 1e6:.2f} MB, the whole record at the end included",
+        ),
+        (
+            "CPU, of a core",
+            f"server {result['server_cpu']:.2f}",
+            f"browser {result['browser_cpu']:.2f}, others on the same cores {result['others_cpu']:.2f}; allowed: {result['cores']} cores",
+        ),
+    ]
     machine = result["machine"]
-    return "\n".join(f"{name:<34} {value:<24} {rest}" for name, value, rest in rows) + f"\n{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
+    return (
+        "\n".join(f"{name:<34} {value:<24} {rest}" for name, value, rest in rows)
+        + f"\n{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what the page costs: time, main thread, bytes.")
+    parser = argparse.ArgumentParser(
+        description="Measure what the page costs: time, main thread, bytes."
+    )
     parser.add_argument("--panels", type=int, default=4, choices=(2, 3, 4))
-    parser.add_argument("--tokens", type=int, default=4000, help="in all panels together; default: %(default)s")
-    parser.add_argument("--rate", type=float, default=800, help="tokens per second, all panels together; default: %(default)s")
+    parser.add_argument(
+        "--tokens", type=int, default=4000, help="in all panels together; default: %(default)s"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=800,
+        help="tokens per second, all panels together; default: %(default)s",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--profile", type=Path, help="write what the main thread did here, for Chromium's DevTools (.cpuprofile); it costs time itself")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        help="write what the main thread did here, for Chromium's DevTools (.cpuprofile); it costs time itself",
+    )
     args = parser.parse_args()
     result = measure(args.panels, args.tokens, args.rate, args.profile)
     print(json.dumps(result) if args.json else table(result))

@@ -3,6 +3,7 @@
 From `python app.py`, files warm, in a browser that is open already: until something is on the screen, and until the page can run. And, with `--no-browser`, where nothing is shown before
 it, until the page itself is served (bar: 8 s). The app as a newcomer starts it: every package imported, the model loaded, its threads measured. The first start, which warms the files, does not count.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,14 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", ""))
+sys.path.extend(
+    str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", "")
+)
 
 from conftest import ARGUMENTS, BROWSERS
 
 from app_process import START_SECONDS, opening_app, running_app
 from dmtd_demo.machine import describe
 
-BARS = {"served": 8.0, "can run": 12.0}   # seconds
+BARS = {"served": 8.0, "can run": 12.0}  # seconds
 
 
 def in_browser(chromium: Any, folder: Path) -> dict[str, float]:
@@ -31,7 +34,9 @@ def in_browser(chromium: Any, folder: Path) -> dict[str, float]:
     began = time.perf_counter()
     with opening_app(folder) as (_, url):
         page.goto(url)
-        page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+        page.evaluate(
+            "() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
+        )
         screen = time.perf_counter() - began
         page.wait_for_selector("[data-status='idle']", timeout=1000 * START_SECONDS)
         page.wait_for_selector("#run:not([disabled])")
@@ -47,18 +52,24 @@ def served(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
+
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         raise SystemExit("needs Chromium: apt install chromium")
     seconds: dict[str, list[float]] = {}
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
-        ways: list[Callable[[Path], dict[str, float]]] = [lambda folder: in_browser(chromium, folder), served]
+        ways: list[Callable[[Path], dict[str, float]]] = [
+            lambda folder: in_browser(chromium, folder),
+            served,
+        ]
         for start in range(1 + options.starts):
             for way in ways:
                 with tempfile.TemporaryDirectory(prefix="dmtd-start-") as folder:
@@ -66,7 +77,16 @@ def main() -> None:
                         if start:
                             seconds.setdefault(name, []).append(value)
         chromium.close()
-    rows = [{"until": name, "median_s": round(statistics.median(values), 2), "least_s": round(min(values), 2), "most_s": round(max(values), 2), "bar_s": BARS.get(name)} for name, values in seconds.items()]
+    rows = [
+        {
+            "until": name,
+            "median_s": round(statistics.median(values), 2),
+            "least_s": round(min(values), 2),
+            "most_s": round(max(values), 2),
+            "bar_s": BARS.get(name),
+        }
+        for name, values in seconds.items()
+    ]
     if options.json:
         print(json.dumps({"machine": describe("cpu"), "starts": options.starts, "rows": rows}))
         return

@@ -1,4 +1,5 @@
 """Multi-token decoding, side by side. As a library: `load` a model, `compare` decoders on a prompt (comparison.py)."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ def __getattr__(name: str) -> Any:
     """Only what is asked for is imported: PyTorch alone takes seconds."""
     if name == "load":
         from dmtd_demo.models.loading import load
+
         return load
     if name in ("compare", "Comparison"):
         from dmtd_demo import comparison
+
         return getattr(comparison, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,5 @@
 """python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | results | models | push | train"""
+
 from __future__ import annotations
 
 from dmtd_demo.cli.command import main

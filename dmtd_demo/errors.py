@@ -1,10 +1,16 @@
 """Errors that the edge (command line, page) presents as one sentence."""
+
 from __future__ import annotations
 
 import errno
 
 # as PyTorch's CPU allocator, the system and CUDA say it
-NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")
+NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "out of memory",
+)
 
 
 class UserError(ValueError):
@@ -33,6 +39,11 @@ class Interrupted(KeyboardInterrupt):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the machine or of a CUDA device. (By name: this file is read before PyTorch is loaded.)"""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or isinstance(error, OSError) and error.errno == errno.ENOMEM:
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or isinstance(error, OSError)
+        and error.errno == errno.ENOMEM
+    ):
         return True
     return not isinstance(error, UserError) and any(words in str(error) for words in NO_MEMORY)

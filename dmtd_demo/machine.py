@@ -1,4 +1,5 @@
 """The machine: what a figure was measured on, and what memory is free."""
+
 from __future__ import annotations
 
 import os
@@ -14,8 +15,16 @@ import transformers
 
 def describe(device: str) -> dict[str, Any]:
     """The machine as traces, benchmarks and the page state it."""
-    facts = {"device": device, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "processor": _processor(), "system": platform.system(),
-             "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    facts = {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     if device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
@@ -29,7 +38,10 @@ def on_zero_gpu() -> bool:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), platform.machine())
+            return next(
+                (line.partition(":")[2].strip() for line in file if line.startswith("model name")),
+                platform.machine(),
+            )
     except OSError:
         return platform.processor() or platform.machine()
 
@@ -41,12 +53,19 @@ def free(device: str) -> int:
     if device != "cpu":
         return torch.cuda.mem_get_info(device)[0]
     available = min(psutil.virtual_memory().available, _address_space())
-    try:   # cgroup v2
+    try:  # cgroup v2
         root = Path("/sys/fs/cgroup")
-        limit, used = int((root / "memory.max").read_text()), int((root / "memory.current").read_text())
-        files = next(int(line.split()[1]) for line in (root / "memory.stat").read_text().splitlines() if line.startswith("inactive_file "))
+        limit, used = (
+            int((root / "memory.max").read_text()),
+            int((root / "memory.current").read_text()),
+        )
+        files = next(
+            int(line.split()[1])
+            for line in (root / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
         return min(available, max(limit - used + files, 0))
-    except (OSError, ValueError, StopIteration):   # no container, or "max": no limit
+    except (OSError, ValueError, StopIteration):  # no container, or "max": no limit
         return available
 
 
@@ -57,4 +76,8 @@ def _address_space() -> int:
     except ImportError:
         return sys.maxsize
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return sys.maxsize if limit == resource.RLIM_INFINITY else max(limit - psutil.Process().memory_info().vms, 0)
+    return (
+        sys.maxsize
+        if limit == resource.RLIM_INFINITY
+        else max(limit - psutil.Process().memory_info().vms, 0)
+    )

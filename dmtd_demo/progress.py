@@ -1,4 +1,5 @@
 """How far a long piece of work has come, and whether it is still wanted."""
+
 from __future__ import annotations
 
 from typing import Callable

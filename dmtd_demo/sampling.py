@@ -1,4 +1,5 @@
 """Choosing tokens: functions of logits with an explicit generator."""
+
 from __future__ import annotations
 
 import math
@@ -11,20 +12,27 @@ from torch import Tensor
 
 from dmtd_demo.errors import ModelError, UserError
 
-Alternative = tuple[int, float]   # token id, probability
+Alternative = tuple[int, float]  # token id, probability
 
 
 @dataclass(frozen=True)
 class Sampling:
     """temperature 0 is greedy. top_k 0 and top_p 1 are off. seed: one generator per panel is made from it."""
+
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
 
-    def __post_init__(self) -> None:   # exact types: True is an int, and no seed
-        if not (type(self.temperature) in (int, float) and math.isfinite(self.temperature) and 0 <= self.temperature <= 100):
-            raise UserError(f"temperature needs to be a number from 0 (greedy) to 100; got {self.temperature}")
+    def __post_init__(self) -> None:  # exact types: True is an int, and no seed
+        if not (
+            type(self.temperature) in (int, float)
+            and math.isfinite(self.temperature)
+            and 0 <= self.temperature <= 100
+        ):
+            raise UserError(
+                f"temperature needs to be a number from 0 (greedy) to 100; got {self.temperature}"
+            )
         if not (type(self.top_k) is int and self.top_k >= 0):
             raise UserError(f"top-k needs to be a whole number, 0 (off) or more; got {self.top_k}")
         if not (type(self.top_p) in (int, float) and 0 < self.top_p <= 1):
@@ -43,7 +51,9 @@ def truncated(logits: Tensor, sampling: Sampling) -> Tensor:
         ordered, order = logits.sort(descending=True)
         # mass of everything ranked above
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
+        dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(
+            -1, order, before >= sampling.top_p
+        )
         logits = logits.masked_fill(dropped, -torch.inf)
     return logits
 
@@ -51,6 +61,7 @@ def truncated(logits: Tensor, sampling: Sampling) -> Tensor:
 @dataclass(frozen=True)
 class Choice:
     """A drawn token. logprob: natural log of the plain softmax, before temperature and truncation."""
+
     id: int
     logprob: float
     top: tuple[Alternative, ...] = ()
@@ -60,18 +71,25 @@ def _read(tensors: Sequence[Tensor]) -> list[list[list[float]]]:
     """Tensors [rows, any] as lists; from another device at once, so that the host waits for it once. Whole numbers below 2^53 stay exact."""
     if tensors[0].device.type == "cpu":
         return [t.tolist() for t in tensors]
-    rows, ends = torch.cat([t.double() for t in tensors], dim=-1).tolist(), list(accumulate(t.shape[-1] for t in tensors))
+    rows, ends = (
+        torch.cat([t.double() for t in tensors], dim=-1).tolist(),
+        list(accumulate(t.shape[-1] for t in tensors)),
+    )
     return [[row[start:end] for row in rows] for start, end in zip([0, *ends], ends)]
 
 
 def _not_finite() -> ModelError:
-    return ModelError("the model's logits need to be finite numbers; they are NaN or infinite: its weights are damaged, or too large for this dtype")
+    return ModelError(
+        "the model's logits need to be finite numbers; they are NaN or infinite: its weights are damaged, or too large for this dtype"
+    )
 
 
 class Sampler:
     """Draws tokens for one panel. top: how many alternatives each token records."""
 
-    def __init__(self, sampling: Sampling = Sampling(), top: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, sampling: Sampling = Sampling(), top: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
         self.sampling = sampling
         self.top = top
         self.generator = torch.Generator(device=device).manual_seed(sampling.seed)
@@ -105,7 +123,9 @@ class Sampler:
             tops = [tuple((int(i), p) for i, p in zip(*row)) for row in zip(*alternatives)]
         return [Choice(int(i[0]), p[0], t) for i, p, t in zip(drawn, logprobs, tops)]
 
-    def verify(self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor) -> tuple[int, Choice]:
+    def verify(
+        self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor
+    ) -> tuple[int, Choice]:
         """How many of the drafts stand, and the verifier's own token after them.
 
         drafts: n ids. draft_logits [n, vocabulary]: what they were drawn from by this sampler; None: they were not drawn. logits [n + 1, vocabulary]: the
@@ -115,9 +135,11 @@ class Sampler:
         if self.sampling.temperature == 0:
             best = logits.argmax(-1).tolist()
             stand = next((i for i, draft in enumerate(drafts) if draft != best[i]), len(drafts))
-            return stand, self.choose(logits[stand:stand + 1])[0]
+            return stand, self.choose(logits[stand : stand + 1])[0]
         wanted = truncated(logits, self.sampling).softmax(-1)
-        proposed = None if draft_logits is None else truncated(draft_logits, self.sampling).softmax(-1)
+        proposed = (
+            None if draft_logits is None else truncated(draft_logits, self.sampling).softmax(-1)
+        )
         for i, draft in enumerate(drafts):
             chance = torch.rand((), generator=self.generator, device=logits.device)
             if chance * (1 if proposed is None else proposed[i, draft]) < wanted[i, draft]:
@@ -130,5 +152,5 @@ class Sampler:
             # nothing left but rounding: the two are the same
             row = rest if rest.sum() > 0 else wanted[i]
             drawn = torch.multinomial(row, 1, generator=self.generator)
-            return i, self.describe(drawn, logits[i:i + 1])[0]
+            return i, self.describe(drawn, logits[i : i + 1])[0]
         return len(drafts), self.choose(logits[-1:])[0]

@@ -3,6 +3,7 @@
 assets/screenshot.png is the whole page after the race. assets/race.webp is the same race in the presenter's view, slowed: each frame is the page's own replay at
 the next moment of the clock that the panels share, so it shows every token, whatever a screenshot takes.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,7 +16,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", ""))
+sys.path.extend(
+    str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", "")
+)
 
 from conftest import ARGUMENTS, BROWSERS
 
@@ -28,12 +31,12 @@ from race_page import RacePage
 WINDOW = (1280, 640)
 SIZE = (960, 480)
 FRAMES, FRAME_MS = 48, 125
-END_MS = 1500             # how long the last frame stays
+END_MS = 1500  # how long the last frame stays
 QUALITY = 50
 
 
 def screenshot(visit: RacePage, path: Path) -> None:
-    visit.page.wait_for_timeout(3000)   # the charts are drawn one after the other
+    visit.page.wait_for_timeout(3000)  # the charts are drawn one after the other
     visit.page.screenshot(path=path, full_page=True)
 
 
@@ -45,26 +48,61 @@ def animation(visit: RacePage, path: Path) -> None:
     end = float(slider.get_attribute("max"))
     frames = []
     for index in range(1, FRAMES + 1):
-        slider.fill(f"{int(10 * end * index / FRAMES) / 10:g}" if index < FRAMES else slider.get_attribute("max"))
-        frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB").resize(SIZE, Image.Resampling.LANCZOS))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[FRAME_MS] * (FRAMES - 1) + [END_MS], loop=0, quality=QUALITY, method=4)
+        slider.fill(
+            f"{int(10 * end * index / FRAMES) / 10:g}"
+            if index < FRAMES
+            else slider.get_attribute("max")
+        )
+        frames.append(
+            Image.open(io.BytesIO(page.screenshot()))
+            .convert("RGB")
+            .resize(SIZE, Image.Resampling.LANCZOS)
+        )
+    frames[0].save(
+        path,
+        save_all=True,
+        append_images=frames[1:],
+        duration=[FRAME_MS] * (FRAMES - 1) + [END_MS],
+        loop=0,
+        quality=QUALITY,
+        method=4,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw assets/screenshot.png and assets/race.webp anew, from a race that runs now.")
+    parser = argparse.ArgumentParser(
+        description="Draw assets/screenshot.png and assets/race.webp anew, from a race that runs now."
+    )
     parser.add_argument("--prompt", default=FIRST_PROMPT, help="default: %(default)s")
-    parser.add_argument("--max-tokens", type=int, default=96, help="per panel; default: %(default)s")
-    parser.add_argument("--output", type=Path, default=ASSETS, help="the folder of both pictures; default: %(default)s")
+    parser.add_argument(
+        "--max-tokens", type=int, default=96, help="per panel; default: %(default)s"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ASSETS,
+        help="the folder of both pictures; default: %(default)s",
+    )
     args = parser.parse_args()
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        sys.exit(f"pictures: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH")
-    with tempfile.TemporaryDirectory() as folder, running_app(Path(folder)) as (url, _), sync_playwright() as playwright:
-        visit = RacePage(playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS)), url, charts=True)
+        sys.exit(
+            f"pictures: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH"
+        )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_app(Path(folder)) as (url, _),
+        sync_playwright() as playwright,
+    ):
+        visit = RacePage(
+            playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS)), url, charts=True
+        )
         visit.race(args.prompt, args.max_tokens)
         made = set().union(*(visit.origins(panel) for panel in range(3)))
         if not {"full", "late", "mtp"} <= made:
-            sys.exit(f"pictures: the race needs tokens of all three origins; got {', '.join(sorted(made))}")
+            sys.exit(
+                f"pictures: the race needs tokens of all three origins; got {', '.join(sorted(made))}"
+            )
         screenshot(visit, args.output / "screenshot.png")
         animation(visit, args.output / "race.webp")
         visit.close()

@@ -6,6 +6,7 @@
 
 It needs the token of `hf auth login`. What goes there is the app alone, with requirements of its own: on a CPU PyTorch's small build, on ZeroGPU a version that ZeroGPU has.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,10 +25,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError  # no
 from dmtd_demo.models.catalog import CATALOG  # noqa: E402
 
 PARTS = ("app.py", "dmtd_demo", "assets", "README.md", "LICENSE", "CITATION.cff", "docs")
-ZERO_TORCH = "torch==2.11.0"   # ZeroGPU has 2.8 to 2.11
+ZERO_TORCH = "torch==2.11.0"  # ZeroGPU has 2.8 to 2.11
 # the same versions without gigabytes of CUDA
 CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
-MOST_BYTES = 10 * 2 ** 20
+MOST_BYTES = 10 * 2**20
 
 
 def write(folder: Path, zero: bool, models: list[str]) -> None:
@@ -35,7 +36,9 @@ def write(folder: Path, zero: bool, models: list[str]) -> None:
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+            shutil.copytree(
+                source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+            )
         else:
             shutil.copy2(source, folder / part)
     (folder / "requirements.txt").write_text(requirements(zero), encoding="utf-8")
@@ -44,7 +47,9 @@ def write(folder: Path, zero: bool, models: list[str]) -> None:
     readme.write_text(f"---\n{front_matter(facts, models)}---\n{text}", encoding="utf-8")
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"a file of a Space needs to be under {MOST_BYTES >> 20} MB; {path.relative_to(folder)} has {path.stat().st_size:,} bytes")
+            raise ValueError(
+                f"a file of a Space needs to be under {MOST_BYTES >> 20} MB; {path.relative_to(folder)} has {path.stat().st_size:,} bytes"
+            )
 
 
 def requirements(zero: bool) -> str:
@@ -57,7 +62,11 @@ def requirements(zero: bool) -> str:
 def front_matter(own: str, models: list[str]) -> str:
     """The README's, with what the hub is to fetch before the Space starts."""
     facts = yaml.safe_load(own)
-    ids = [CATALOG[name].source if name in CATALOG else name for name in models if not (name in CATALOG and CATALOG[name].is_local)]
+    ids = [
+        CATALOG[name].source if name in CATALOG else name
+        for name in models
+        if not (name in CATALOG and CATALOG[name].is_local)
+    ]
     if ids:
         facts |= {"models": ids, "preload_from_hub": list(ids), "startup_duration_timeout": "1h"}
     return yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
@@ -65,18 +74,39 @@ def front_matter(own: str, models: list[str]) -> str:
 
 def publish(space: str, folder: Path, zero: bool, models: list[str], private: bool) -> str:
     api = HfApi()
-    api.create_repo(space, repo_type="space", space_sdk="gradio", exist_ok=True, private=private, space_hardware="zero-a10g" if zero else None)
+    api.create_repo(
+        space,
+        repo_type="space",
+        space_sdk="gradio",
+        exist_ok=True,
+        private=private,
+        space_hardware="zero-a10g" if zero else None,
+    )
     api.add_space_variable(space, "DMTD_MODELS", ",".join(models))
-    api.upload_folder(repo_id=space, repo_type="space", folder_path=folder, delete_patterns=["*"], commit_message="dmtd_demo")
+    api.upload_folder(
+        repo_id=space,
+        repo_type="space",
+        folder_path=folder,
+        delete_patterns=["*"],
+        commit_message="dmtd_demo",
+    )
     return f"https://huggingface.co/spaces/{space}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("space", nargs="?", help="owner/name")
-    parser.add_argument("--folder", type=Path, help="write the Space's files there, and upload nothing")
+    parser.add_argument(
+        "--folder", type=Path, help="write the Space's files there, and upload nothing"
+    )
     parser.add_argument("--zero", action="store_true", help="a ZeroGPU Space")
-    parser.add_argument("--models", default="classroom", help="in memory from the start, with commas between them; default: %(default)s")
+    parser.add_argument(
+        "--models",
+        default="classroom",
+        help="in memory from the start, with commas between them; default: %(default)s",
+    )
     parser.add_argument("--private", action="store_true")
     args = parser.parse_args()
     models = [name.strip() for name in args.models.split(",") if name.strip()]

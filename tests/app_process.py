@@ -1,4 +1,5 @@
 """`python app.py` as a process of its own, and a visitor of it who speaks the page's own protocol."""
+
 from __future__ import annotations
 
 import json
@@ -31,7 +32,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_app(folder: Path, *options: str, script: str = "app.py", measured: bool = False, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def running_app(
+    folder: Path, *options: str, script: str = "app.py", measured: bool = False, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Its address and its process; its output is in `folder`/app.log. environment: what differs from the tests' own. measured: it finds out itself how many threads are fastest."""
     port = free_port()
     log = folder / "app.log"
@@ -39,8 +42,19 @@ def running_app(folder: Path, *options: str, script: str = "app.py", measured: b
         # not measured anew for every app: up to two seconds on a busy machine
         options = (*options, "--threads", "1")
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, script, "--no-browser", "--port", str(port), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                                   env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **environment})
+        process = subprocess.Popen(
+            [sys.executable, script, "--no-browser", "--port", str(port), *options],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={
+                **os.environ,
+                "HF_HUB_OFFLINE": "1",
+                "GRADIO_TEMP_DIR": str(folder / "gradio"),
+                **environment,
+            },
+        )
     url = f"http://127.0.0.1:{port}/"
     try:
         _wait_for(url, process, log)
@@ -48,7 +62,7 @@ def running_app(folder: Path, *options: str, script: str = "app.py", measured: b
     finally:
         process.terminate()
         process.wait(60)
-        with suppress(ProcessLookupError):   # its forks, which a ZeroGPU Space leaves waiting
+        with suppress(ProcessLookupError):  # its forks, which a ZeroGPU Space leaves waiting
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -58,8 +72,13 @@ def opening_app(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[
     opened, log = folder / "opened", folder / "app.log"
     browser = f"{shlex.quote(sys.executable)} -c {shlex.quote('import sys; open(sys.argv[1], chr(119)).write(sys.argv[2])')} {shlex.quote(str(opened))} %s"
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "app.py", "--port", str(free_port()), *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
-                                   env={**os.environ, "BROWSER": browser, "HF_HUB_OFFLINE": "1"})
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(free_port()), *options],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "BROWSER": browser, "HF_HUB_OFFLINE": "1"},
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while not (opened.exists() and opened.read_text()):
@@ -97,9 +116,15 @@ class Visitor:
         self.functions = {function["api_name"]: function for function in config["dependencies"]}
         self.race = self.functions["race"]
         # gathers the controls, in the browser alone
-        pressed = next(function for function in config["dependencies"] if function["id"] == self.race["trigger_after"])
+        pressed = next(
+            function
+            for function in config["dependencies"]
+            if function["id"] == self.race["trigger_after"]
+        )
         self.values = [components[index].get("value") for index in pressed["inputs"]]
-        self.places = {components[index].get("elem_id"): place for place, index in enumerate(pressed["inputs"])}
+        self.places = {
+            components[index].get("elem_id"): place for place, index in enumerate(pressed["inputs"])
+        }
 
     def ask(self, prompt: str, **settings: Any) -> str:
         """Run. settings: by element id, with _ for -. Returns the id of the race; `lines` has what comes. Raises httpx.HTTPStatusError where the queue is full."""
@@ -120,12 +145,22 @@ class Visitor:
         self._send(self.functions["request_stop"], [run])
 
     def _send(self, function: dict[str, Any], values: list[Any]) -> None:
-        self.http.post(f"{self.url}/gradio_api/queue/join", json={
-            "data": values, "fn_index": function["id"], "session_hash": self.session, "event_data": None, "trigger_id": None}).raise_for_status()
+        self.http.post(
+            f"{self.url}/gradio_api/queue/join",
+            json={
+                "data": values,
+                "fn_index": function["id"],
+                "session_hash": self.session,
+                "event_data": None,
+                "trigger_id": None,
+            },
+        ).raise_for_status()
 
     def messages(self, ends: int = 1) -> Iterator[dict[str, Any]]:
         """What the queue sends, until the race is over. ends: of how many events; whoever leaves earlier ends the race."""
-        with self.http.stream("GET", f"{self.url}/gradio_api/queue/data", params={"session_hash": self.session}) as events:
+        with self.http.stream(
+            "GET", f"{self.url}/gradio_api/queue/data", params={"session_hash": self.session}
+        ) as events:
             for line in events.iter_lines():
                 if line.startswith("data:"):
                     message = json.loads(line[5:])

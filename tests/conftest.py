@@ -1,4 +1,5 @@
 """What every test shares."""
+
 from __future__ import annotations
 
 import os
@@ -31,6 +32,7 @@ def small_tokenizer():
     """A byte-level BPE with Qwen's special tokens and chat template, trained on a little of the small world."""
     from dmtd_demo.training.tokenizer import train_tokenizer
     from dmtd_demo.training.world.mix import training_examples
+
     stream = training_examples("test tokenizer")
     return train_tokenizer((text for _ in range(300) for _, text in next(stream)[1].messages), 600)
 
@@ -51,6 +53,7 @@ def model_folder(tmp_path_factory, small_tokenizer) -> Path:
 def saved(tmp_path_factory) -> Path:
     """The lecturer's saved races."""
     from dmtd_demo.comparison import compare
+
     folder = tmp_path_factory.mktemp("saved")
     race = compare("Hello", ["ar", "clp"], max_new_tokens=6)
     race.save(folder / "one.jsonl")
@@ -63,5 +66,8 @@ def saved(tmp_path_factory) -> Path:
 def lecture(saved, tmp_path_factory) -> Iterator[str]:
     """`python app.py --class`: its address."""
     from app_process import running_app
-    with running_app(tmp_path_factory.mktemp("app"), "--class", "--yes", "--class-files", str(saved)) as (url, _):
+
+    with running_app(
+        tmp_path_factory.mktemp("app"), "--class", "--yes", "--class-files", str(saved)
+    ) as (url, _):
         yield url

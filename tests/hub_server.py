@@ -1,4 +1,5 @@
 """A hub of the tests' own, which huggingface_hub asks in place of the real one."""
+
 from __future__ import annotations
 
 import json
@@ -11,8 +12,9 @@ ANSWERS = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "broke
 
 class Hub(BaseHTTPRequestHandler):
     """Answers for the models `me/gated`, `me/missing`, `me/broken`, and `me/tiny`, whose files are those of `folder`."""
+
     folder: Path
-    claimed: dict[str, int] = {}   # sizes to claim instead of the real ones
+    claimed: dict[str, int] = {}  # sizes to claim instead of the real ones
 
     def do_GET(self) -> None:
         self.answer(True)
@@ -28,11 +30,39 @@ class Hub(BaseHTTPRequestHandler):
             return self.reply(code, b"", {"X-Error-Code": word} if word else {}, body)
         files = {str(p.relative_to(self.folder)): p for p in self.folder.rglob("*") if p.is_file()}
         if parts[0] == "api":
-            listed = [{"type": "file", "path": f, "rfilename": f, "size": p.stat().st_size, "oid": "0" * 40} for f, p in files.items()]
-            value = listed if "tree" in parts else {"id": "me/tiny", "sha": COMMIT, "siblings": listed, "private": False, "tags": []}
+            listed = [
+                {
+                    "type": "file",
+                    "path": f,
+                    "rfilename": f,
+                    "size": p.stat().st_size,
+                    "oid": "0" * 40,
+                }
+                for f, p in files.items()
+            ]
+            value = (
+                listed
+                if "tree" in parts
+                else {
+                    "id": "me/tiny",
+                    "sha": COMMIT,
+                    "siblings": listed,
+                    "private": False,
+                    "tags": [],
+                }
+            )
             return self.reply(200, json.dumps(value).encode(), {}, body)
         path = files["/".join(parts[4:])]
-        self.reply(200, path.read_bytes(), {"ETag": f'"{path.name}"', "X-Repo-Commit": COMMIT, **({} if body else self.claimed_size(path))}, body)
+        self.reply(
+            200,
+            path.read_bytes(),
+            {
+                "ETag": f'"{path.name}"',
+                "X-Repo-Commit": COMMIT,
+                **({} if body else self.claimed_size(path)),
+            },
+            body,
+        )
 
     def claimed_size(self, path: Path) -> dict[str, str]:
         return {"X-Linked-Size": str(self.claimed[path.name])} if path.name in self.claimed else {}

@@ -2,6 +2,7 @@
 
 They call transformers' layers with masks of their own and share nothing with the package but the modules' weights.
 """
+
 from __future__ import annotations
 
 import torch
@@ -19,7 +20,9 @@ def layers(module, h: Tensor, start: int, stop: int) -> Tensor:
     return h
 
 
-def hidden(module, ids: list[int], heads: list[bool], early: int, late: int, head_input: str) -> Tensor:
+def hidden(
+    module, ids: list[int], heads: list[bool], early: int, late: int, head_input: str
+) -> Tensor:
     """Last hidden states [n, hidden] by the formula of methods.md section 2; heads says which positions have m = 1."""
     n = module.config.num_hidden_layers
     c = layers(module, module.model.embed_tokens(torch.tensor([ids])), 0, early)
@@ -29,20 +32,30 @@ def hidden(module, ids: list[int], heads: list[bool], early: int, late: int, hea
     return module.model.norm(layers(module, u, n - late, n))[0]
 
 
-def dmtd(module, prompt: list[int], tau: int, early: int, late: int, head_input: str, new: int) -> list[int]:
+def dmtd(
+    module, prompt: list[int], tau: int, early: int, late: int, head_input: str, new: int
+) -> list[int]:
     """Greedy DMTD: the prompt all heads, then position prompt + 0, tau, 2 tau … are heads."""
     ids = list(prompt)
     for _ in range(new):
         heads = [i < len(prompt) or (i - len(prompt)) % tau == 0 for i in range(len(ids))]
-        ids.append(int(module.lm_head(hidden(module, ids, heads, early, late, head_input)[-1]).argmax()))
-    return ids[len(prompt):]
+        ids.append(
+            int(module.lm_head(hidden(module, ids, heads, early, late, head_input)[-1]).argmax())
+        )
+    return ids[len(prompt) :]
 
 
-def dmtd_would_go_on(module, prompt: list[int], written: list[int], tau: int, early: int, late: int, head_input: str) -> list[int]:
+def dmtd_would_go_on(
+    module, prompt: list[int], written: list[int], tau: int, early: int, late: int, head_input: str
+) -> list[int]:
     """What `dmtd` writes after each beginning of `written`, in one pass: a position's state depends on none after it. Equal to `written` where `dmtd` is."""
     ids = [*prompt, *written[:-1]]
     heads = [i < len(prompt) or (i - len(prompt)) % tau == 0 for i in range(len(ids))]
-    return module.lm_head(hidden(module, ids, heads, early, late, head_input)[len(prompt) - 1:]).argmax(-1).tolist()
+    return (
+        module.lm_head(hidden(module, ids, heads, early, late, head_input)[len(prompt) - 1 :])
+        .argmax(-1)
+        .tolist()
+    )
 
 
 def clp(module, addons, prompt: list[int], k: int, threshold: float, new: int) -> list[list[int]]:
@@ -53,7 +66,7 @@ def clp(module, addons, prompt: list[int], k: int, threshold: float, new: int) -
     while sum(map(len, steps)) < new:
         h = hidden(module, ids, [True] * len(ids), 0, 1, "replace")[-1]
         tokens = [int(module.lm_head(h).argmax())]
-        if steps:   # the prefill emits exactly one token
+        if steps:  # the prefill emits exactly one token
             p = torch.softmax(predictor.linear.weight @ h + predictor.linear.bias, -1)
             s = max((s for s in range(1, k + 1) if float(p[s:].sum()) >= threshold), default=0)
             for i in range(s):

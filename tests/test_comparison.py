@@ -1,4 +1,5 @@
 """The library as notebooks use it, and the notebook that shows it."""
+
 from __future__ import annotations
 
 import ast
@@ -31,7 +32,9 @@ def comparison(model: Model) -> Comparison:
 def test_the_notebook_runs_and_has_no_outputs() -> None:
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    assert len(sources) >= 7 and all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
+    assert len(sources) >= 7 and all(
+        not cell.get("outputs") and cell.get("execution_count") is None for cell in cells
+    )
     names: dict[str, Any] = {}
     shown = []
     for source in sources:
@@ -50,11 +53,21 @@ def test_the_notebook_runs_and_has_no_outputs() -> None:
 def test_a_comparison_has_the_figures_of_its_record(comparison: Comparison, tmp_path: Path) -> None:
     assert len(comparison.texts) == 3 and all("85" in text for text in comparison.texts)
     rows = comparison.table()
-    assert [row["panel"] for row in rows] == ["ar", "dmtd:tau=4", "clp"] and rows[0]["speed_up"] == 1 and rows[0]["tokens_per_full_pass"] == 1
-    assert str(comparison).splitlines()[0].split()[0] == "panel" and len(str(comparison).splitlines()) == 4
+    assert (
+        [row["panel"] for row in rows] == ["ar", "dmtd:tau=4", "clp"]
+        and rows[0]["speed_up"] == 1
+        and rows[0]["tokens_per_full_pass"] == 1
+    )
+    assert (
+        str(comparison).splitlines()[0].split()[0] == "panel"
+        and len(str(comparison).splitlines()) == 4
+    )
     tokens = comparison.tokens_over_time().data
     assert [list(line.y)[-1] for line in tokens] == [row["tokens"] for row in rows]
-    assert [sum(length * spans for length, spans in zip(bar.x, bar.y)) for bar in comparison.span_lengths().data] == [row["tokens"] - 1 for row in rows]
+    assert [
+        sum(length * spans for length, spans in zip(bar.x, bar.y))
+        for bar in comparison.span_lengths().data
+    ] == [row["tokens"] - 1 for row in rows]
     comparison.save(tmp_path / "race.jsonl")
     assert Comparison.open(tmp_path / "race.jsonl") == comparison
 

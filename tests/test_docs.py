@@ -1,4 +1,5 @@
 """What the documents say is what the code has and what was measured."""
+
 from __future__ import annotations
 
 import json
@@ -21,19 +22,36 @@ RESULTS = ASSETS / "classroom" / "results.json"
 
 
 # https://huggingface.co/docs/hub/spaces-config-reference
-SPACES_KEYS = set("""title emoji colorFrom colorTo sdk sdk_version python_version app_file app_port base_path fullWidth header short_description license models datasets tags
+SPACES_KEYS = set(
+    """title emoji colorFrom colorTo sdk sdk_version python_version app_file app_port base_path fullWidth header short_description license models datasets tags
 thumbnail pinned hf_oauth hf_oauth_scopes hf_oauth_expiration_minutes disable_embedding startup_duration_timeout custom_headers preload_from_hub suggested_hardware
-suggested_storage""".split())
+suggested_storage""".split()
+)
 SPACES_COLOURS = set("red yellow green blue indigo purple pink gray".split())
 
 
 def test_the_readme_begins_as_a_space_needs_it():
     facts = yaml.safe_load((ROOT / "README.md").read_text(encoding="utf-8").split("---\n")[1])
-    assert set(facts) <= SPACES_KEYS and facts["sdk"] == "gradio" and {facts["colorFrom"], facts["colorTo"]} <= SPACES_COLOURS
-    assert (ROOT / facts["app_file"]).is_file() and len(facts["short_description"]) <= 60 and len(facts["emoji"]) <= 2
-    wanted, = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("gradio")]
+    assert (
+        set(facts) <= SPACES_KEYS
+        and facts["sdk"] == "gradio"
+        and {facts["colorFrom"], facts["colorTo"]} <= SPACES_COLOURS
+    )
+    assert (
+        (ROOT / facts["app_file"]).is_file()
+        and len(facts["short_description"]) <= 60
+        and len(facts["emoji"]) <= 2
+    )
+    (wanted,) = [
+        Requirement(line)
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line.startswith("gradio")
+    ]
     # the two that ZeroGPU has
-    assert wanted.specifier.contains(facts["sdk_version"]) and facts["python_version"] in ("3.10", "3.12")
+    assert wanted.specifier.contains(facts["sdk_version"]) and facts["python_version"] in (
+        "3.10",
+        "3.12",
+    )
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -54,21 +72,31 @@ def test_the_tables_are_those_of_the_stored_result():
 
 def test_the_curves_are_the_stored_ones():
     result = json.loads((ASSETS / "classroom" / "curves.json").read_text(encoding="utf-8"))
-    assert result["over_training"] and curve_tables(result) in (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8")
+    assert result["over_training"] and curve_tables(result) in (
+        ROOT / "docs" / "decoders.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_the_page_of_results_is_the_stored_ones(tmp_path):
     text = page(ASSETS / "classroom")
     assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     quantized = json.loads((ASSETS / "classroom" / "quantized.json").read_text(encoding="utf-8"))
-    assert [result["quantization"] for result in quantized] == ["none", "nf4", "int8", "cpu-int8", "cpu-int4"] and all(result["prompts"] >= 100 for result in quantized)
+    assert [result["quantization"] for result in quantized] == [
+        "none",
+        "nf4",
+        "int8",
+        "cpu-int8",
+        "cpu-int4",
+    ] and all(result["prompts"] >= 100 for result in quantized)
     with pytest.raises(UserError, match="results.json gave"):
         page(tmp_path)
 
 
 def test_clp_and_the_gate_are_compared_at_many_thresholds():
     result = json.loads((ASSETS / "classroom" / "clp_and_gate.json").read_text(encoding="utf-8"))
-    assert {row["decoder"] for row in result["rows"]} == {"ar", "clp", "mtp-gate"} and len(result["rows"]) >= 10
+    assert {row["decoder"] for row in result["rows"]} == {"ar", "clp", "mtp-gate"} and len(
+        result["rows"]
+    ) >= 10
     assert summary_table(result) in (ROOT / "docs" / "decoders.md").read_text(encoding="utf-8")
 
 

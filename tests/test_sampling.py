@@ -1,4 +1,5 @@
 """Sampling: functions of logits with an explicit generator."""
+
 import math
 
 import pytest
@@ -23,7 +24,7 @@ def test_truncation_keeps_what_transformers_keeps(values, temperature, k, p):
         wanted = TopKLogitsWarper(k)(None, wanted)
     cumulative = wanted.sort(descending=True).values.softmax(-1).cumsum(-1)
     if (cumulative - p).abs().min() < 1e-5:
-        return   # on the edge rounding decides
+        return  # on the edge rounding decides
     if p < 1:
         wanted = TopPLogitsWarper(p)(None, wanted)
     ours = truncated(logits, Sampling(temperature, k, p))
@@ -37,19 +38,22 @@ def test_draws_follow_the_truncated_distribution():
     logits = torch.tensor([0.5, 2.0, -1.0, 1.0, 0.0])
     sampler = Sampler(Sampling(temperature=1.5, top_k=4, seed=11))
     n = 20_000
-    counts = torch.bincount(torch.tensor([c.id for c in sampler.choose(logits.expand(n, -1))]), minlength=5).float()
+    counts = torch.bincount(
+        torch.tensor([c.id for c in sampler.choose(logits.expand(n, -1))]), minlength=5
+    ).float()
 
     def chi_square(temperature: float) -> float:
         expected = truncated(logits, Sampling(temperature, 4)).softmax(-1) * n
         kept = expected > 0
         assert counts[~kept].sum() == 0
         return float(((counts - expected)[kept] ** 2 / expected[kept]).sum())
-    assert chi_square(1.5) < 16.27    # 3 degrees of freedom, p = 0.001
+
+    assert chi_square(1.5) < 16.27  # 3 degrees of freedom, p = 0.001
     assert chi_square(1.4) > 16.27
 
 
 def test_greedy_takes_the_first_of_the_largest_and_reports_the_plain_logprob():
-    choice, = Sampler().choose(torch.tensor([[1.0, 3.0, 2.0]]))
+    (choice,) = Sampler().choose(torch.tensor([[1.0, 3.0, 2.0]]))
     assert choice.id == 1
     assert choice.logprob == pytest.approx(3 - math.log(math.e + math.e**3 + math.e**2), abs=1e-5)
 
@@ -65,11 +69,23 @@ def test_logits_that_are_not_finite_are_an_error_with_a_name(bad, place, tempera
 
 
 def test_a_token_that_is_ruled_out_is_no_error():
-    choice, = Sampler().choose(torch.tensor([[1.0, -math.inf, 2.0]]))
+    (choice,) = Sampler().choose(torch.tensor([[1.0, -math.inf, 2.0]]))
     assert choice.id == 2
 
 
-@pytest.mark.parametrize("settings_", [dict(temperature=-1), dict(temperature=float("nan")), dict(temperature=101), dict(top_k=-1), dict(top_p=0), dict(top_p=1.1), dict(seed=-1), dict(seed=2**63)])
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        dict(temperature=-1),
+        dict(temperature=float("nan")),
+        dict(temperature=101),
+        dict(top_k=-1),
+        dict(top_p=0),
+        dict(top_p=1.1),
+        dict(seed=-1),
+        dict(seed=2**63),
+    ],
+)
 def test_a_setting_out_of_range_says_what_was_needed(settings_):
     with pytest.raises(UserError, match="needs to be .*got"):
         Sampling(**settings_)

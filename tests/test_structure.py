@@ -1,4 +1,5 @@
 """The rooms of the package import downward only, and what few may import stays with them."""
+
 from __future__ import annotations
 
 import ast
@@ -25,9 +26,26 @@ FLOORS = [
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 # What transformers' Qwen modules are made of.
-INSIDE = {"embed_tokens", "rotary_emb", "self_attn", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "input_layernorm", "post_attention_layernorm"}
+INSIDE = {
+    "embed_tokens",
+    "rotary_emb",
+    "self_attn",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+}
 # Packages, and the rooms that may import them; app.py is the page's own start.
-KEPT = {"gradio": {"ui"}, "plotly": {"ui", "comparison"}, "bitsandbytes": set(), "peft": {"training"}, "datasets": {"training"}}
+KEPT = {
+    "gradio": {"ui"},
+    "plotly": {"ui", "comparison"},
+    "bitsandbytes": set(),
+    "peft": {"training"},
+    "datasets": {"training"},
+}
 
 
 def room_of(path: Path) -> str:
@@ -57,16 +75,34 @@ def test_rooms_import_downward():
             if parts[0] != "dmtd_demo":
                 continue
             assert parts[1] in FLOOR, f"{path.relative_to(ROOT)} imports {name}: name the room"
-            assert parts[1] == own or FLOOR[parts[1]] < FLOOR[own], f"{path.relative_to(ROOT)} imports {name}, which is not below {own}"
+            assert parts[1] == own or FLOOR[parts[1]] < FLOOR[own], (
+                f"{path.relative_to(ROOT)} imports {name}, which is not below {own}"
+            )
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    imports = {path: {PACKAGE.joinpath(*name.split(".")[1:length]) for name in imported(path) if name.startswith("dmtd_demo.") for length in (2, 3, 4)} for path in modules()}
-    named = {path: path.parent if path.name == "__init__.py" else path.with_suffix("") for path in imports}
-    waiting = {named[path]: targets & set(named.values()) - {named[path], named[path].parent} for path, targets in imports.items()}
+    imports = {
+        path: {
+            PACKAGE.joinpath(*name.split(".")[1:length])
+            for name in imported(path)
+            if name.startswith("dmtd_demo.")
+            for length in (2, 3, 4)
+        }
+        for path in modules()
+    }
+    named = {
+        path: path.parent if path.name == "__init__.py" else path.with_suffix("")
+        for path in imports
+    }
+    waiting = {
+        named[path]: targets & set(named.values()) - {named[path], named[path].parent}
+        for path, targets in imports.items()
+    }
     while waiting:
         free = {name for name, targets in waiting.items() if not targets & waiting.keys()}
-        assert free, f"in a circle, or above one: {sorted(str(name.relative_to(PACKAGE)) for name in waiting)}"
+        assert free, (
+            f"in a circle, or above one: {sorted(str(name.relative_to(PACKAGE)) for name in waiting)}"
+        )
         waiting = {name: targets for name, targets in waiting.items() if name not in free}
 
 
@@ -74,7 +110,9 @@ def test_packages_that_only_some_rooms_import():
     for path in modules():
         for name in imported(path):
             package = name.split(".")[0]
-            assert package not in KEPT or room_of(path) in KEPT[package], f"{path.relative_to(ROOT)} imports {name}"
+            assert package not in KEPT or room_of(path) in KEPT[package], (
+                f"{path.relative_to(ROOT)} imports {name}"
+            )
 
 
 def test_transformers_internals_are_touched_in_one_file():
@@ -82,14 +120,26 @@ def test_transformers_internals_are_touched_in_one_file():
     for path in modules():
         if path == PACKAGE / "backbone" / "qwen.py":
             continue
-        inner = [name for name in imported(path) if name.startswith("transformers.") and name.count(".") > 1 and not name.startswith(public)]
-        parts = {node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)} & INSIDE
+        inner = [
+            name
+            for name in imported(path)
+            if name.startswith("transformers.")
+            and name.count(".") > 1
+            and not name.startswith(public)
+        ]
+        parts = {
+            node.attr
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute)
+        } & INSIDE
         assert not inner and not parts, f"{path.relative_to(ROOT)} touches {inner or parts}"
 
 
 def test_no_module_is_a_box_of_odds_and_ends():
     for path in modules():
-        assert not {"utils", "util", "helpers", "common", "misc"} & {part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts}, path
+        assert not {"utils", "util", "helpers", "common", "misc"} & {
+            part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts
+        }, path
 
 
 def test_the_core_imports_without_the_pages_packages():

@@ -1,8 +1,15 @@
 """Tiny random models, made on the spot: no download, no GPU, no network."""
+
 from __future__ import annotations
 
 import torch
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GenerationConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
@@ -10,16 +17,32 @@ from dmtd_demo.models.addons import ADDONS
 from dmtd_demo.models.model import Model
 
 VOCABULARY = 97
-SHAPE = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-             pad_token_id=None, bos_token_id=None, eos_token_id=None, initializer_range=0.3)
+SHAPE = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    intermediate_size=48,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    pad_token_id=None,
+    bos_token_id=None,
+    eos_token_id=None,
+    initializer_range=0.3,
+)
 
 
 def tiny_module(family: str, tied: bool = True, layers: int = 4, seed: int = 0, **changes):
     """A random Qwen2 (with biases that are not zero) or Qwen3 with grouped-query attention."""
     torch.manual_seed(seed)
-    config_cls, cls = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[family]
+    config_cls, cls = {
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }[family]
     shape = {**SHAPE, **({"head_dim": 16} if family == "qwen3" else {}), **changes}
-    module = cls._from_config(config_cls(**shape, num_hidden_layers=layers, tie_word_embeddings=tied), attn_implementation="sdpa").eval()
+    module = cls._from_config(
+        config_cls(**shape, num_hidden_layers=layers, tie_word_embeddings=tied),
+        attn_implementation="sdpa",
+    ).eval()
     with torch.no_grad():
         for name, p in module.named_parameters():
             if name.endswith("bias"):
@@ -30,10 +53,23 @@ def tiny_module(family: str, tied: bool = True, layers: int = 4, seed: int = 0, 
     return module.requires_grad_(False)
 
 
-def tiny_model(family: str = "qwen3", *, tied: bool = True, layers: int = 4, split: Split | None = None, eos: frozenset[int] = frozenset(), seed: int = 0, addons: bool = False,
-               tokenizer=None, dtype: torch.dtype = torch.float32, **changes) -> Model:
+def tiny_model(
+    family: str = "qwen3",
+    *,
+    tied: bool = True,
+    layers: int = 4,
+    split: Split | None = None,
+    eos: frozenset[int] = frozenset(),
+    seed: int = 0,
+    addons: bool = False,
+    tokenizer=None,
+    dtype: torch.dtype = torch.float32,
+    **changes,
+) -> Model:
     module = tiny_module(family, tied, layers, seed, **changes).to(dtype)
-    model = Model("tiny", "tiny random model", Backbone(module), tokenizer, split, None, eos, None, "none", [])
+    model = Model(
+        "tiny", "tiny random model", Backbone(module), tokenizer, split, None, eos, None, "none", []
+    )
     if addons:
         torch.manual_seed(seed + 1)
         k = {"mtp_heads": 4, "head0": 1, "clp": 4, "gate": 4, "adaptive": 5, "mixed": 2}

@@ -1,4 +1,5 @@
 """`app.py` as a ZeroGPU Space runs it, on a machine without a GPU: the real package `spaces` with its fork and its queues, and the CPU in the place of the GPU that is lent."""
+
 from __future__ import annotations
 
 import os
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-if not torch.version.cuda:   # the package takes a build for CUDA as given
+if not torch.version.cuda:  # the package takes a build for CUDA as given
     torch.version.cuda = "12.8"
     torch._C._cuda_init = torch.cuda._is_in_bad_fork = bool
 
@@ -23,11 +24,21 @@ def move(callback: object = None) -> None:
     for pack in patching.tensor_packs:
         data = Path(pack.path()).read_bytes()
         begins = 0
-        for tensor, size, aligned in [each for batch in pack.batches for each in batch] + list(pack.big_tensors):
-            own = torch.frombuffer(bytearray(data[begins:begins + size]), dtype=torch.uint8).view(tensor.dtype) if size else torch.empty(0, dtype=tensor.dtype)
+        for tensor, size, aligned in [each for batch in pack.batches for each in batch] + list(
+            pack.big_tensors
+        ):
+            own = (
+                torch.frombuffer(bytearray(data[begins : begins + size]), dtype=torch.uint8).view(
+                    tensor.dtype
+                )
+                if size
+                else torch.empty(0, dtype=tensor.dtype)
+            )
             begins += aligned
             for fake in pack.fakes[tensor]:
-                fake.data = torch.empty(0, dtype=tensor.dtype).set_(own.untyped_storage(), 0, tensor.shape, tensor.stride())
+                fake.data = torch.empty(0, dtype=tensor.dtype).set_(
+                    own.untyped_storage(), 0, tensor.shape, tensor.stride()
+                )
 
 
 lent.init = lambda nvidia_uuid: None

@@ -1,5 +1,6 @@
 """bitsandbytes' second layout of 4-bit matrices. On CPUs with instructions for bfloat16 (AVX512-BF16) a matrix is laid out anew as it is first used without gradients,
 for a kernel that computes in bfloat16, from blocks of 32 rows. It is faster by far, fails on other shapes, and can be neither trained on nor read back exactly."""
+
 from __future__ import annotations
 
 import torch
@@ -16,13 +17,25 @@ def choose_layout(module: nn.Module, dtype: torch.dtype) -> None:
     """The second layout only where bfloat16 was asked for, and where the matrix has its shape."""
     for part in module.modules():
         if getattr(part, SWITCH, False):
-            setattr(part, SWITCH, dtype == torch.bfloat16 and part.out_features % ROWS == 0 and part.in_features % part.weight.blocksize == 0)
+            setattr(
+                part,
+                SWITCH,
+                dtype == torch.bfloat16
+                and part.out_features % ROWS == 0
+                and part.in_features % part.weight.blocksize == 0,
+            )
 
 
 def keep_layout(module: nn.Module) -> None:
     """The first layout for good, for training. Raises UserError where a matrix has been laid out anew already."""
     for part in module.modules():
-        if getattr(getattr(getattr(part, "weight", None), "quant_state", None), "packing_format_for_cpu", False):
-            raise UserError("training needs 4-bit weights as they were loaded; these have run already, on a CPU that lays them out anew: load the model again, with a number of threads")
+        if getattr(
+            getattr(getattr(part, "weight", None), "quant_state", None),
+            "packing_format_for_cpu",
+            False,
+        ):
+            raise UserError(
+                "training needs 4-bit weights as they were loaded; these have run already, on a CPU that lays them out anew: load the model again, with a number of threads"
+            )
         if hasattr(part, SWITCH):
             setattr(part, SWITCH, False)

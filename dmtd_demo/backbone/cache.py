@@ -1,4 +1,5 @@
 """The KV cache: one entry per layer, whose lengths may differ between the layer groups (methods.md section 2)."""
+
 from __future__ import annotations
 
 import torch
@@ -10,7 +11,8 @@ class KVCache:
 
     Layers call `append` or `update`; a decoder reads `length` and rewinds with `crop`.
     """
-    kernels = None   # of fused.Appending: nothing but `append` writes here
+
+    kernels = None  # of fused.Appending: nothing but `append` writes here
 
     def __init__(self, layers: int, capacity: int = 256) -> None:
         self._capacity = capacity
@@ -35,7 +37,9 @@ class KVCache:
         held = entries[:, :stop].view(2, 1, heads // 2, stop, size)
         return held[0], held[1]
 
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         """The same for transformers' attention modules: key and value [1, kv heads, q, head size]."""
         return self.append(torch.cat((key, value), dim=1)[0].transpose(0, 1), layer)
 

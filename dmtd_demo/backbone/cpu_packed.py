@@ -1,4 +1,5 @@
 """Linears in 8 or 4 bits by PyTorch's own CPU kernels: `--quantization cpu-int8` and `cpu-int4`. Weights alone are rounded; the LM head is packed too."""
+
 from __future__ import annotations
 
 from typing import Callable
@@ -7,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ROWS = 4096   # quantized at once, so that the float32 copy of an LM head is never whole
-GROUP = 32    # weights of a row that share a scale, in 4 bits
-EVEN = 16     # rows: their number has to be a multiple of it, in 4 bits
-BLOCK = 64    # rows that the 4-bit layouts keep together, at most
+ROWS = 4096  # quantized at once, so that the float32 copy of an LM head is never whole
+GROUP = 32  # weights of a row that share a scale, in 4 bits
+EVEN = 16  # rows: their number has to be a multiple of it, in 4 bits
+BLOCK = 64  # rows that the 4-bit layouts keep together, at most
 FOUR_BITS = torch.ops.aten._weight_int4pack_mm_for_cpu.default
 
 
@@ -20,7 +21,15 @@ class PackedLinear(nn.Module):
     shared: the weights are another module's parameters too (a tied LM head), so these are counted as a buffer.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int, shared: bool = False) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        out_features: int,
+        in_features: int,
+        shared: bool = False,
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = out_features, in_features
         if shared:
@@ -44,9 +53,11 @@ class PackedLinear(nn.Module):
         return product if bias is None else lambda x: product(x).add_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:   # the kernels have no backward
+        if torch.is_grad_enabled() and x.requires_grad:  # the kernels have no backward
             return F.linear(x, self.dense(), self.bias)
-        return self.kernel()(x.reshape(-1, self.in_features).contiguous()).view(*x.shape[:-1], self.out_features)
+        return self.kernel()(x.reshape(-1, self.in_features).contiguous()).view(
+            *x.shape[:-1], self.out_features
+        )
 
 
 class Int8Linear(PackedLinear):
@@ -59,9 +70,13 @@ class Int8Linear(PackedLinear):
         weight = torch.empty(linear.weight.shape, dtype=torch.int8)
         scale = torch.empty(linear.out_features, dtype=linear.weight.dtype)
         for start in range(0, linear.out_features, ROWS):
-            rows = linear.weight[start:start + ROWS].float()
-            scale[start:start + ROWS] = (rows.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(scale.dtype).tiny)
-            weight[start:start + ROWS] = rows.div(scale[start:start + ROWS, None].float()).round_().clamp_(-127, 127)
+            rows = linear.weight[start : start + ROWS].float()
+            scale[start : start + ROWS] = (rows.abs().amax(dim=1) / 127).clamp_(
+                min=torch.finfo(scale.dtype).tiny
+            )
+            weight[start : start + ROWS] = (
+                rows.div(scale[start : start + ROWS, None].float()).round_().clamp_(-127, 127)
+            )
         return cls(weight, scale, linear.bias, linear.out_features, linear.in_features, shared)
 
     def dense(self) -> Tensor:
@@ -83,17 +98,39 @@ class Int4Linear(PackedLinear):
         levels = torch.empty(linear.weight.shape, dtype=torch.uint8)
         scale = torch.empty(groups, linear.out_features, 2, dtype=dtype)
         for start in range(0, linear.out_features, ROWS):
-            rows = linear.weight[start:start + ROWS].float().view(-1, groups, GROUP)
+            rows = linear.weight[start : start + ROWS].float().view(-1, groups, GROUP)
             least, most = rows.aminmax(dim=-1)
             step = ((most - least) / 15).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
             middle = (least + 8 * step.float()).to(dtype)
-            scale[:, start:start + ROWS] = torch.stack((step, middle), dim=-1).transpose(0, 1)
-            levels[start:start + ROWS] = (rows - middle.float()[..., None]).div_(step.float()[..., None]).add_(8).round_().clamp_(0, 15).flatten(1)
-        return cls(torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1), scale, linear.bias, linear.out_features, linear.in_features, shared)
+            scale[:, start : start + ROWS] = torch.stack((step, middle), dim=-1).transpose(0, 1)
+            levels[start : start + ROWS] = (
+                (rows - middle.float()[..., None])
+                .div_(step.float()[..., None])
+                .add_(8)
+                .round_()
+                .clamp_(0, 15)
+                .flatten(1)
+            )
+        return cls(
+            torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1),
+            scale,
+            linear.bias,
+            linear.out_features,
+            linear.in_features,
+            shared,
+        )
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, out_features: int, in_features: int, shared: bool = False) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        out_features: int,
+        in_features: int,
+        shared: bool = False,
+    ) -> None:
         super().__init__(weight, scale, bias, out_features, in_features, shared)
-        self.weight.in_one = 2   # weights in an element
+        self.weight.in_one = 2  # weights in an element
 
     def dense(self) -> Tensor:
         return self.product()(torch.eye(self.in_features, dtype=self.scale.dtype)).t()
@@ -113,12 +150,20 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
     if kind is Int4Linear and any(linear.out_features % BLOCK for linear in linears[:-1]):
         return None
     bias = torch.cat([linear.bias for linear in linears]) if linears[0].bias is not None else None
-    whole = kind(torch.cat([linear.weight for linear in linears]), torch.cat([linear.scale for linear in linears], dim=rows), bias,
-                 sum(linear.out_features for linear in linears), linears[0].in_features)
+    whole = kind(
+        torch.cat([linear.weight for linear in linears]),
+        torch.cat([linear.scale for linear in linears], dim=rows),
+        bias,
+        sum(linear.out_features for linear in linears),
+        linears[0].in_features,
+    )
     start = 0
     for linear in linears:
         stop = start + linear.out_features
-        linear.weight.data, linear.scale = whole.weight.data[start:stop], whole.scale.narrow(rows, start, linear.out_features)
+        linear.weight.data, linear.scale = (
+            whole.weight.data[start:stop],
+            whole.scale.narrow(rows, start, linear.out_features),
+        )
         if bias is not None:
             linear.bias.data = whole.bias.data[start:stop]
         start = stop
@@ -132,5 +177,9 @@ def pack(module: nn.Module, quantization: str) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                kind = KINDS[quantization] if child.in_features % GROUP == 0 and child.out_features % EVEN == 0 else Int8Linear
+                kind = (
+                    KINDS[quantization]
+                    if child.in_features % GROUP == 0 and child.out_features % EVEN == 0
+                    else Int8Linear
+                )
                 setattr(parent, name, kind.of(child, shared=child.weight is table))

@@ -1,5 +1,6 @@
 """Short passes over a KV cache that stays where it is. What changes from pass to pass lies in tensors, so that on CUDA each kind of pass is one graph: a launch
 in place of some fifteen for every layer, and nothing that the host waits for. The same passes run without graphs on a CPU, where tests hold them against the others."""
+
 from __future__ import annotations
 
 import time
@@ -16,7 +17,7 @@ from dmtd_demo.backbone.fused import FusedLayer, can_attend_apart
 
 # positions that attention reads, seen or masked; twice as many where a text is longer, and so on
 WINDOW = 1024
-WARM = 2        # runs before a capture: kernels are chosen and libraries get their memory
+WARM = 2  # runs before a capture: kernels are chosen and libraries get their memory
 
 Rope = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -28,7 +29,7 @@ class _Buffers:
         # [2 x kv heads, capacity, head size]
         self.entries: list[Tensor | None] = [None] * len(layers)
         self.capacity = 0
-        self.passes: dict[tuple[int, int, int, int], _Pass] = {}   # by layers, positions and window
+        self.passes: dict[tuple[int, int, int, int], _Pass] = {}  # by layers, positions and window
         # of the graphs' memory: passes never overlap, and their results are kept apart
         self.pool: tuple[int, int] | None = None
         self._layers = layers
@@ -37,14 +38,16 @@ class _Buffers:
         if positions <= self.capacity:
             return
         self.capacity = window_of(positions)
-        self.passes.clear()   # they know the old places
-        self.pool = None      # one whose graphs are all gone takes no other
+        self.passes.clear()  # they know the old places
+        self.pool = None  # one whose graphs are all gone takes no other
         for layer in self._layers:
             old = self.entries[layer.index]
             # what is masked is read too, and has to be finite
-            grown = torch.zeros((2 * layer.kv_heads, self.capacity, layer.head_size), dtype=dtype, device=device)
+            grown = torch.zeros(
+                (2 * layer.kv_heads, self.capacity, layer.head_size), dtype=dtype, device=device
+            )
             if old is not None:
-                grown[:, :old.shape[1]] = old
+                grown[:, : old.shape[1]] = old
             self.entries[layer.index] = grown
 
 
@@ -89,7 +92,9 @@ class StaticPasses:
         buffers.reserve(window, h.dtype, h.device)
         key = (start, stop, positions, window)
         known = buffers.passes.get(key)
-        one = known or _Pass(self._layers[start:stop], buffers.entries, positions, window, h, self._rope(window))
+        one = known or _Pass(
+            self._layers[start:stop], buffers.entries, positions, window, h, self._rope(window)
+        )
         one.h.copy_(h)
         one.past.fill_(past)
         if known is None:
@@ -114,9 +119,17 @@ class StaticPasses:
 class _Pass:
     """A kind of pass over some buffers, with its inputs: h [q, hidden] and how many positions came before."""
 
-    def __init__(self, layers: Sequence[FusedLayer], entries: list[Tensor | None], positions: int, window: int, like: Tensor, rope: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[FusedLayer],
+        entries: list[Tensor | None],
+        positions: int,
+        window: int,
+        like: Tensor,
+        rope: tuple[Tensor, Tensor],
+    ) -> None:
         self._layers, self._entries, self._window = layers, entries, window
-        self._cos, self._sin = rope   # each [window, 1, head size]
+        self._cos, self._sin = rope  # each [window, 1, head size]
         self.h = torch.zeros_like(like)
         self.past = torch.zeros((), dtype=torch.long, device=like.device)
         self._steps = torch.arange(positions, device=like.device)
@@ -124,9 +137,15 @@ class _Pass:
         self._unseen = torch.full((), -torch.inf, dtype=like.dtype, device=like.device)
         self._seen = torch.zeros((), dtype=like.dtype, device=like.device)
         # they take sizes that are powers of two
-        self._kernels = triton_kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None
+        self._kernels = (
+            triton_kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None
+        )
         writer = self._writer()
-        self._apart = can_attend_apart(like.new_empty((positions, layers[0].query_heads, layers[0].head_size)), writer.held(layers[0].index)[0], self._mask(writer.at)[:, None, None])
+        self._apart = can_attend_apart(
+            like.new_empty((positions, layers[0].query_heads, layers[0].head_size)),
+            writer.held(layers[0].index)[0],
+            self._mask(writer.at)[:, None, None],
+        )
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out: Tensor | None = None
 
@@ -135,7 +154,7 @@ class _Pass:
             return self._layers_over_buffers()
         self._graph.replay()
         assert self._out is not None
-        return self._out.clone()   # the next replay writes there
+        return self._out.clone()  # the next replay writes there
 
     def capture(self, pool: tuple[int, int]) -> None:
         """Raises whatever is in the way."""
@@ -171,7 +190,9 @@ class _Pass:
 class _Writer:
     """The cache as a layer sees it within a pass. at: the places of the new positions, [q]."""
 
-    def __init__(self, entries: list[Tensor | None], at: Tensor, window: int, kernels: ModuleType | None) -> None:
+    def __init__(
+        self, entries: list[Tensor | None], at: Tensor, window: int, kernels: ModuleType | None
+    ) -> None:
         self._entries, self.at, self._window, self.kernels = entries, at, window, kernels
 
     def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -186,7 +207,9 @@ class _Writer:
 
     def held(self, layer: int) -> tuple[Tensor, Tensor]:
         entries = self.entries(layer)
-        held = entries[:, :self._window].view(2, 1, entries.shape[0] // 2, self._window, entries.shape[2])
+        held = entries[:, : self._window].view(
+            2, 1, entries.shape[0] // 2, self._window, entries.shape[2]
+        )
         return held[0], held[1]
 
 
@@ -197,6 +220,7 @@ def triton_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
         return None, "no CUDA"
     try:
         from dmtd_demo.backbone import kernels
+
         kernels.try_out(device)
     except Exception as error:
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,6 +1,7 @@
 """Triton kernels for what lies between the matrix products of a layer: on a GPU each small operation costs 1.3 to 3 µs of a pass, whatever it computes, and four launches of these take the
 place of thirteen (docs/performance.md). They compute what `fused.FusedLayer` does without them, with the same roundings. Only CUDA graphs use them (`graphs.py`), and only where Triton is there and can compile.
 """
+
 from __future__ import annotations
 
 import torch
@@ -11,7 +12,16 @@ from torch import Tensor
 BLOCK = 1024
 
 
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor, weight: Tensor | None, eps: float, query_heads: int, entries: Tensor, at: Tensor) -> Tensor:
+def rotate(
+    heads: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    query_heads: int,
+    entries: Tensor,
+    at: Tensor,
+) -> Tensor:
     """QK norm, RoPE and the write into the cache.
 
     heads [q, query heads + 2 x kv heads, head size], contiguous, the size a power of two; cos, sin [q, 1, head size], sin with its first half negated; weight of the norms, [query heads +
@@ -19,15 +29,31 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor, weight: Tensor | None, eps: 
     """
     positions, count, size = heads.shape
     queries = heads.new_empty((positions, query_heads, size))
-    _rotate[(positions, count)](heads, cos, sin, heads if weight is None else weight, eps, at, entries, queries, query_heads, (query_heads + count) // 2, entries.shape[1],
-                                SIZE=size, NORM=weight is not None, num_warps=1)
+    _rotate[(positions, count)](
+        heads,
+        cos,
+        sin,
+        heads if weight is None else weight,
+        eps,
+        at,
+        entries,
+        queries,
+        query_heads,
+        (query_heads + count) // 2,
+        entries.shape[1],
+        SIZE=size,
+        NORM=weight is not None,
+        num_warps=1,
+    )
     return queries
 
 
 def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm of x [q, hidden]."""
     out = torch.empty_like(x)
-    _normed[(x.shape[0],)](x, weight, eps, out, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=8)
+    _normed[(x.shape[0],)](
+        x, weight, eps, out, x.shape[1], BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=8
+    )
     return out
 
 
@@ -42,24 +68,61 @@ def gated(gate_up: Tensor) -> Tensor:
 def try_out(device: torch.device) -> None:
     """Raises whatever is in the way."""
     heads, table = torch.ones((1, 3, 16), device=device), torch.ones((1, 1, 16), device=device)
-    rotate(heads, table, table, None, 0.0, 1, torch.zeros((2, 1, 16), device=device), torch.zeros(1, dtype=torch.long, device=device))
+    rotate(
+        heads,
+        table,
+        table,
+        None,
+        0.0,
+        1,
+        torch.zeros((2, 1, 16), device=device),
+        torch.zeros(1, dtype=torch.long, device=device),
+    )
     normed(gated(heads.view(3, 16)), heads[0, 0, :8], 0.0)
 
 
 @triton.jit
-def _rotate(heads, cos, sin, weight, eps, at, entries, queries, query_heads, rotated, capacity, SIZE: tl.constexpr, NORM: tl.constexpr):
-    position, head = tl.program_id(0), tl.program_id(1)   # one program each
+def _rotate(
+    heads,
+    cos,
+    sin,
+    weight,
+    eps,
+    at,
+    entries,
+    queries,
+    query_heads,
+    rotated,
+    capacity,
+    SIZE: tl.constexpr,
+    NORM: tl.constexpr,
+):
+    position, head = tl.program_id(0), tl.program_id(1)  # one program each
     kind = queries.dtype.element_ty
     here = tl.arange(0, SIZE)
     start = heads + (position * tl.num_programs(1) + head) * SIZE
     x = tl.load(start + here).to(tl.float32)
-    if head < rotated:   # a query or a key
-        there = (here + SIZE // 2) % SIZE   # RoPE exchanges the halves
+    if head < rotated:  # a query or a key
+        there = (here + SIZE // 2) % SIZE  # RoPE exchanges the halves
         y = tl.load(start + there).to(tl.float32)
         if NORM:
             scale = tl.rsqrt(tl.sum(x * x, 0) / SIZE + eps)
-            x = ((x * scale).to(kind).to(tl.float32) * tl.load(weight + head * SIZE + here).to(tl.float32)).to(kind).to(tl.float32)
-            y = ((y * scale).to(kind).to(tl.float32) * tl.load(weight + head * SIZE + there).to(tl.float32)).to(kind).to(tl.float32)
+            x = (
+                (
+                    (x * scale).to(kind).to(tl.float32)
+                    * tl.load(weight + head * SIZE + here).to(tl.float32)
+                )
+                .to(kind)
+                .to(tl.float32)
+            )
+            y = (
+                (
+                    (y * scale).to(kind).to(tl.float32)
+                    * tl.load(weight + head * SIZE + there).to(tl.float32)
+                )
+                .to(kind)
+                .to(tl.float32)
+            )
         y = (y * tl.load(sin + position * SIZE + here).to(tl.float32)).to(kind).to(tl.float32)
         x = y + x * tl.load(cos + position * SIZE + here).to(tl.float32)
     x = x.to(kind)
@@ -77,7 +140,11 @@ def _normed(x, weight, eps, out, size, BLOCK: tl.constexpr):
     start = tl.program_id(0) * size
     whole = tl.load(x + start + here, mask=here < size, other=0.0).to(tl.float32)
     scaled = (whole * tl.rsqrt(tl.sum(whole * whole, 0) / size + eps)).to(kind).to(tl.float32)
-    tl.store(out + start + here, (scaled * tl.load(weight + here, mask=here < size, other=0.0).to(tl.float32)).to(kind), mask=here < size)
+    tl.store(
+        out + start + here,
+        (scaled * tl.load(weight + here, mask=here < size, other=0.0).to(tl.float32)).to(kind),
+        mask=here < size,
+    )
 
 
 @triton.jit

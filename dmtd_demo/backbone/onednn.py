@@ -1,4 +1,5 @@
 """Linears on a CPU in the layout that oneDNN computes from, which ships with PyTorch: the same weights and products, read about as fast as memory can give them."""
+
 from __future__ import annotations
 
 import copy
@@ -14,14 +15,14 @@ from transformers import PreTrainedModel
 from dmtd_demo.machine import free
 
 # bytes of a matrix under which it stays: float32 ones that small are as fast, [in, out] and joined
-SMALL = {torch.bfloat16: 0, torch.float32: 2 ** 19}
+SMALL = {torch.bfloat16: 0, torch.float32: 2**19}
 # bytes of all others from which on a layout is measured: what fits a cache is not read from memory
-LARGE = 2 ** 24
-SAMPLE = 2 ** 26   # bytes of those that are measured
+LARGE = 2**24
+SAMPLE = 2**26  # bytes of those that are measured
 # that the layout is made for; for one alone oneDNN would take another, slower here for one too
 # (docs/performance.md)
 POSITIONS = 4
-WORTH = 0.9        # times the plain matrices' time
+WORTH = 0.9  # times the plain matrices' time
 REPEATS = 5
 
 
@@ -40,7 +41,7 @@ class BlockedLinear(nn.Module):
         # in a list, so that it is not this module's parameter
         self._table = [weight] if shared else []
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.rows: slice | None = None   # of `weight`, where it is several linears' in one
+        self.rows: slice | None = None  # of `weight`, where it is several linears' in one
 
     def dense(self) -> Tensor:
         """The weights, [out, in]."""
@@ -51,7 +52,11 @@ class BlockedLinear(nn.Module):
         """As it was before."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         dense = self.dense()
-        linear.weight = dense if isinstance(dense, nn.Parameter) else nn.Parameter(dense.contiguous(), requires_grad=False)
+        linear.weight = (
+            dense
+            if isinstance(dense, nn.Parameter)
+            else nn.Parameter(dense.contiguous(), requires_grad=False)
+        )
         linear.bias = self.bias
         return linear
 
@@ -90,7 +95,11 @@ def lay_out(module: PreTrainedModel) -> str | None:
     if not torch.backends.mkldnn.is_available():
         return None
     head, table = module.get_output_embeddings(), module.get_input_embeddings().weight
-    fit = [part for part in module.modules() if _fits(part) and not (part.weight is table and free("cpu") < 4 * _bytes(part))]
+    fit = [
+        part
+        for part in module.modules()
+        if _fits(part) and not (part.weight is table and free("cpu") < 4 * _bytes(part))
+    ]
     if sum(map(_bytes, fit)) < LARGE:
         return None
     sample = fit[:1]
@@ -99,19 +108,27 @@ def lay_out(module: PreTrainedModel) -> str | None:
             sample.append(linear)
     try:
         before, after = _compared(sample)
-    except RuntimeError:   # a CPU or a build for which oneDNN has no such layout
+    except RuntimeError:  # a CPU or a build for which oneDNN has no such layout
         return None
     dtype = str(sample[0].weight.dtype).removeprefix("torch.")
     found = f"one position and four through {sum(map(_bytes, sample)) / 1e6:.0f} MB of them take {after * 1000:.1f} ms, and {before * 1000:.1f} through the plain matrices"
     if after > WORTH * before:
         return f"{dtype} matrices as they are: in oneDNN's layout {found}"
     chosen = set(fit)
-    for parent in list(module.modules()):   # one after another, so that the plain matrices go
+    for parent in list(module.modules()):  # one after another, so that the plain matrices go
         for name, child in list(parent.named_children()):
             if child in chosen:
-                setattr(parent, name, BlockedLinear(child.weight, child.bias, shared=child.weight is table))
+                setattr(
+                    parent,
+                    name,
+                    BlockedLinear(child.weight, child.bias, shared=child.weight is table),
+                )
                 chosen.discard(child)
-    return f"{dtype} matrices in oneDNN's layout: {found}" + ("; the LM head is held beside the embedding table" if type(head) is nn.Linear and head in fit and head.weight is table else "")
+    return f"{dtype} matrices in oneDNN's layout: {found}" + (
+        "; the LM head is held beside the embedding table"
+        if type(head) is nn.Linear and head in fit and head.weight is table
+        else ""
+    )
 
 
 def plain(module: PreTrainedModel) -> PreTrainedModel:
@@ -124,15 +141,30 @@ def _plain(module: nn.Module, table: Tensor) -> nn.Module:
         return module.linear()
     twin = copy.copy(module)
     if type(module) is nn.Linear:
-        twin._parameters = {name: p if p is None or p is table else nn.Parameter(p.detach().contiguous(), requires_grad=p.requires_grad) for name, p in module._parameters.items()}
-    twin._modules = {name: None if child is None else _plain(child, table) for name, child in module._modules.items()}
+        twin._parameters = {
+            name: p
+            if p is None or p is table
+            else nn.Parameter(p.detach().contiguous(), requires_grad=p.requires_grad)
+            for name, p in module._parameters.items()
+        }
+    twin._modules = {
+        name: None if child is None else _plain(child, table)
+        for name, child in module._modules.items()
+    }
     return twin
 
 
 def _fits(module: nn.Module) -> bool:
-    if type(module) is not nn.Linear or hasattr(module, "_hf_hook") or module.weight.device.type != "cpu" or module.weight.dtype not in SMALL:
+    if (
+        type(module) is not nn.Linear
+        or hasattr(module, "_hf_hook")
+        or module.weight.device.type != "cpu"
+        or module.weight.dtype not in SMALL
+    ):
         return False
-    return _bytes(module) >= SMALL[module.weight.dtype] and (module.weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return _bytes(module) >= SMALL[module.weight.dtype] and (
+        module.weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _bytes(linear: nn.Linear) -> int:
@@ -143,12 +175,23 @@ def _bytes(linear: nn.Linear) -> int:
 def _compared(linears: Sequence[nn.Linear]) -> tuple[float, float]:
     """Median seconds of one position and four through all of them, in the fused layers' own layout of plain matrices and in oneDNN's; in alternation."""
     laid_out = [BlockedLinear(linear.weight) for linear in linears]
-    turned = [linear.weight.t().contiguous() if linear.weight.dtype == torch.float32 else linear.weight.t() for linear in linears]
-    inputs = [[torch.zeros(q, linear.in_features, dtype=linear.weight.dtype) for linear in linears] for q in (1, 4)]
+    turned = [
+        linear.weight.t().contiguous()
+        if linear.weight.dtype == torch.float32
+        else linear.weight.t()
+        for linear in linears
+    ]
+    inputs = [
+        [torch.zeros(q, linear.in_features, dtype=linear.weight.dtype) for linear in linears]
+        for q in (1, 4)
+    ]
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(REPEATS + 1):
-        for product, weights, each in ((torch.mm, turned, times[0]), (lambda x, linear: linear(x), laid_out, times[1])):
-            for timed in (False, True):   # the caches hold what the turn before read
+        for product, weights, each in (
+            (torch.mm, turned, times[0]),
+            (lambda x, linear: linear(x), laid_out, times[1]),
+        ):
+            for timed in (False, True):  # the caches hold what the turn before read
                 started = time.perf_counter()
                 for xs in inputs:
                     for x, weight in zip(xs, weights):

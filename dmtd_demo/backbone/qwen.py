@@ -3,6 +3,7 @@
 Everything that depends on transformers' internals lies in this file; their modules are called, never patched or copied, so that
 quantized linears and accelerate's hooks work as they are. Passes with a cache take the fused layers instead, where there are any.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -34,18 +35,33 @@ class Backbone:
     def __init__(self, module: transformers.PreTrainedModel) -> None:
         config = module.config
         if config.model_type not in MODEL_TYPES:
-            raise UserError(f"a backbone needs one of the model types {', '.join(MODEL_TYPES)}; got {config.model_type}")
+            raise UserError(
+                f"a backbone needs one of the model types {', '.join(MODEL_TYPES)}; got {config.model_type}"
+            )
         rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
         if rope not in STATIC_ROPE:
-            raise UserError(f"a backbone needs a RoPE that does not depend on the text's length ({', '.join(STATIC_ROPE)}); got {rope}")
+            raise UserError(
+                f"a backbone needs a RoPE that does not depend on the text's length ({', '.join(STATIC_ROPE)}); got {rope}"
+            )
         try:
             inner = module.model
-            self._embed, self._layers, self._norm, self._rotary = inner.embed_tokens, list(inner.layers), inner.norm, inner.rotary_emb
+            self._embed, self._layers, self._norm, self._rotary = (
+                inner.embed_tokens,
+                list(inner.layers),
+                inner.norm,
+                inner.rotary_emb,
+            )
             self._head = module.lm_head
         except AttributeError as error:
             raise _does_not_fit(error) from error
         # transformers 5.24 gave the argument another name, which layers before it would take without a word and ignore
-        self._cache_argument = "cache" if any("cache" in inspect.signature(layer.forward).parameters for layer in self._layers[:1]) else "past_key_values"
+        self._cache_argument = (
+            "cache"
+            if any(
+                "cache" in inspect.signature(layer.forward).parameters for layer in self._layers[:1]
+            )
+            else "past_key_values"
+        )
         self.module = module
         self.config = config
         self.layers: int = len(self._layers)
@@ -57,7 +73,7 @@ class Backbone:
             self.context = min(self.context, config.sliding_window)
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._signed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._fused_norm: FusedNorm | None = None   # once the layers are fused
+        self._fused_norm: FusedNorm | None = None  # once the layers are fused
         # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains
         # nothing
         self.static = self.device.type == "cuda" and not on_zero_gpu()
@@ -78,7 +94,9 @@ class Backbone:
 
     @cached_property
     def _passes(self) -> StaticPasses:
-        return StaticPasses(self._fused, lambda window: self._signed_rope(self._embed.weight, 0, window))
+        return StaticPasses(
+            self._fused, lambda window: self._signed_rope(self._embed.weight, 0, window)
+        )
 
     @property
     def preparing(self) -> float:
@@ -97,7 +115,10 @@ class Backbone:
         if self._passes.refused is not None:
             return f"no CUDA graphs: {self._passes.refused}"
         _, without = triton_kernels(self.device)
-        return f"CUDA graphs of {len(runs)} kinds of pass, captured in {self.preparing:.1f} s; others come with the first of their kind" + (f"; slower without Triton's kernels ({without})" if without else "")
+        return (
+            f"CUDA graphs of {len(runs)} kinds of pass, captured in {self.preparing:.1f} s; others come with the first of their kind"
+            + (f"; slower without Triton's kernels ({without})" if without else "")
+        )
 
     def embed(self, ids: Tensor | list[int]) -> Tensor:
         """Token ids, a list or [batch, positions], to hidden states."""
@@ -125,13 +146,20 @@ class Backbone:
         # itself
         mask = None
         if q > 1 and past:
-            mask = torch.ones((q, past + q), dtype=torch.bool, device=h.device).tril(past)[None, None]
+            mask = torch.ones((q, past + q), dtype=torch.bool, device=h.device).tril(past)[
+                None, None
+            ]
         try:
             for layer in self._layers[start:stop]:
-                h = layer(h, attention_mask=mask, position_embeddings=position_embeddings, **{self._cache_argument: cache})
+                h = layer(
+                    h,
+                    attention_mask=mask,
+                    position_embeddings=position_embeddings,
+                    **{self._cache_argument: cache},
+                )
         except (TypeError, AttributeError) as error:
             raise _does_not_fit(error) from error
-        return h.to(self.device)   # where the layers lie on several devices
+        return h.to(self.device)  # where the layers lie on several devices
 
     def _run_fused(self, h: Tensor, start: int, stop: int, past: int, cache: KVCache) -> Tensor:
         q = h.shape[1]
@@ -143,7 +171,9 @@ class Backbone:
         cos, sin = self._signed_rope(h, past, past + q)
         mask = None
         if 1 < q and (past or q <= POSITIONS):
-            mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(past + 1)
+            mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(
+                past + 1
+            )
             if q <= POSITIONS:
                 mask = mask.repeat(fused[0].group, 1)
         h = h[0]
@@ -155,10 +185,27 @@ class Backbone:
     def _fused(self) -> list[FusedLayer]:
         """Empty where the linears are of no known kind, or lie on several devices."""
         try:
-            parts = [LayerParts(i, layer.self_attn.head_dim, layer.input_layernorm.variance_epsilon, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj,
-                                layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj, layer.input_layernorm.weight, layer.post_attention_layernorm.weight,
-                                *(getattr(getattr(layer.self_attn, name, None), "weight", None) for name in ("q_norm", "k_norm")))
-                     for i, layer in enumerate(self._layers)]
+            parts = [
+                LayerParts(
+                    i,
+                    layer.self_attn.head_dim,
+                    layer.input_layernorm.variance_epsilon,
+                    layer.self_attn.q_proj,
+                    layer.self_attn.k_proj,
+                    layer.self_attn.v_proj,
+                    layer.self_attn.o_proj,
+                    layer.mlp.gate_proj,
+                    layer.mlp.up_proj,
+                    layer.mlp.down_proj,
+                    layer.input_layernorm.weight,
+                    layer.post_attention_layernorm.weight,
+                    *(
+                        getattr(getattr(layer.self_attn, name, None), "weight", None)
+                        for name in ("q_norm", "k_norm")
+                    ),
+                )
+                for i, layer in enumerate(self._layers)
+            ]
         except AttributeError as error:
             raise _does_not_fit(error) from error
         # as the parameters are, so that they stay trainable
@@ -176,8 +223,12 @@ class Backbone:
 
     def weight_bytes(self) -> tuple[list[int], int]:
         """Bytes that the weights of each layer, and those of the LM head, take as they are held."""
+
         def held(module: nn.Module) -> int:
-            return sum(p.numel() * p.element_size() for p in (*module.parameters(), *module.buffers()))
+            return sum(
+                p.numel() * p.element_size() for p in (*module.parameters(), *module.buffers())
+            )
+
         return [held(layer) for layer in self._layers], held(self._head)
 
     def final_norm(self, h: Tensor) -> Tensor:
@@ -219,9 +270,16 @@ class Backbone:
 
 
 def _does_not_fit(error: Exception) -> ModelError:
-    return ModelError(f"the Qwen modules of transformers {transformers.__version__} are not as expected ({error}); tried versions: {TRIED}")
+    return ModelError(
+        f"the Qwen modules of transformers {transformers.__version__} are not as expected ({error}); tried versions: {TRIED}"
+    )
 
 
 def parameters(module: nn.Module) -> int:
     """How many parameters a module has, shared ones counted once, those packed into 4 bits unpacked."""
-    return sum(math.prod(p.quant_state.shape) if hasattr(p, "quant_state") else p.numel() * getattr(p, "in_one", 1) for p in module.parameters())
+    return sum(
+        math.prod(p.quant_state.shape)
+        if hasattr(p, "quant_state")
+        else p.numel() * getattr(p, "in_one", 1)
+        for p in module.parameters()
+    )

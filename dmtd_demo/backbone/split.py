@@ -1,4 +1,5 @@
 """How a backbone's layers are divided for Direct Multi-Token Decoding (DMTD paper, section 3; methods.md section 1)."""
+
 from __future__ import annotations
 
 import re
@@ -12,6 +13,7 @@ HEAD_INPUTS = ("sum", "replace")
 @dataclass(frozen=True)
 class Split:
     """early + middle + late = layers. head_input: what the late layers read at a cycle head, `c + Think(c)` (sum) or `Think(c)` (replace)."""
+
     layers: int
     early: int
     late: int
@@ -19,9 +21,13 @@ class Split:
 
     def __post_init__(self) -> None:
         if self.early < 0 or self.late < 1 or self.middle < 1:
-            raise UserError(f"a split needs early >= 0, middle >= 1 and late >= 1 layers of {self.layers} in all; got {self} with {self.middle} in the middle")
+            raise UserError(
+                f"a split needs early >= 0, middle >= 1 and late >= 1 layers of {self.layers} in all; got {self} with {self.middle} in the middle"
+            )
         if self.head_input not in HEAD_INPUTS:
-            raise UserError(f"a split's head input needs to be one of {', '.join(HEAD_INPUTS)}; got {self.head_input!r}")
+            raise UserError(
+                f"a split's head input needs to be one of {', '.join(HEAD_INPUTS)}; got {self.head_input!r}"
+            )
 
     @property
     def middle(self) -> int:
@@ -54,11 +60,15 @@ class Split:
         if "num_decoding_layers" not in config and "num_thinking_layers" not in config:
             return None
         early = config.get("num_encoding_layers", 0)
-        late = config.get("num_decoding_layers", layers - early - config.get("num_thinking_layers", 0))
+        late = config.get(
+            "num_decoding_layers", layers - early - config.get("num_thinking_layers", 0)
+        )
         for name, value in (("num_encoding_layers", early), ("num_decoding_layers", late)):
             if not isinstance(value, int):
                 raise UserError(f"config.json: {name} needs to be a whole number; got {value!r}")
         split = cls(layers, early, late, config.get("dmtd_head_input", "sum"))
         if config.get("num_thinking_layers", split.middle) != split.middle:
-            raise UserError(f"config.json: encoding, thinking and decoding layers need to add up to {layers}; got {early} + {config['num_thinking_layers']} + {late}")
+            raise UserError(
+                f"config.json: encoding, thinking and decoding layers need to add up to {layers}; got {early} + {config['num_thinking_layers']} + {late}"
+            )
         return split

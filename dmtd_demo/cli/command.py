@@ -1,4 +1,5 @@
 """`python -m dmtd_demo`: which command it is, and what its errors end with."""
+
 from __future__ import annotations
 
 import sys
@@ -9,14 +10,27 @@ from dmtd_demo.cli.options import build_parser
 from dmtd_demo.cli.races import compare, draw, generate
 from dmtd_demo.cli.train import train
 
-COMMANDS = {"generate": generate, "compare": compare, "eval": evaluate, "bench": bench, "curves": curves, "project": project, "draw": draw, "report": report, "results": results, "models": models,
-            "push": push, "train": train}
+COMMANDS = {
+    "generate": generate,
+    "compare": compare,
+    "eval": evaluate,
+    "bench": bench,
+    "curves": curves,
+    "project": project,
+    "draw": draw,
+    "report": report,
+    "results": results,
+    "models": models,
+    "push": push,
+    "train": train,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     # after --help, which needs no PyTorch
     from dmtd_demo.errors import Interrupted, TrainingError, UserError
+
     try:
         COMMANDS[options.command](options)
     except UserError as error:
@@ -30,10 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + stop.signal
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:   # the reader of our output has gone
+    except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         return 1
     except Exception as error:
-        print(f"dmtd_demo: {type(error).__name__}: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        print(
+            f"dmtd_demo: {type(error).__name__}: {' '.join(str(error).split())[:500]}",
+            file=sys.stderr,
+        )
         return 1
     return 0

@@ -1,4 +1,5 @@
 """`eval`, `curves`, `bench`, `project`, `report` and `results`: figures, and the tables made of them."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,22 +15,47 @@ def evaluate(options: argparse.Namespace) -> None:
     from dmtd_demo.errors import UserError
     from dmtd_demo.measure import evaluation
     from dmtd_demo.race.panels import parse_panel
+
     if options.prompts < 1:
         raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
     sampling = sampling_of(options)
-    tasks = evaluation.read_tasks(options.data, options.prompts) if options.data else evaluation.held_out_tasks(options.seed, options.prompts)
+    tasks = (
+        evaluation.read_tasks(options.data, options.prompts)
+        if options.data
+        else evaluation.held_out_tasks(options.seed, options.prompts)
+    )
     model = loaded(options)
     panels = local_panels(options, model)
-    if not options.panel:   # every other decoder as well, at its defaults
-        panels += [parse_panel(name) for name in DECODERS if name not in {panel.decoder for panel in panels} and not DECODERS[name].missing(model)]
-    _print_rows(evaluation.evaluate(model, panels, tasks, sampling, options.max_new_tokens, options.thinking), options.json,
-                ("exact_match", "relative", "repetition_ratio", "audit_agreement", "mean_span", "tokens_per_full_pass", "plt", "tokens_per_second", "over_ar"))
+    if not options.panel:  # every other decoder as well, at its defaults
+        panels += [
+            parse_panel(name)
+            for name in DECODERS
+            if name not in {panel.decoder for panel in panels} and not DECODERS[name].missing(model)
+        ]
+    _print_rows(
+        evaluation.evaluate(
+            model, panels, tasks, sampling, options.max_new_tokens, options.thinking
+        ),
+        options.json,
+        (
+            "exact_match",
+            "relative",
+            "repetition_ratio",
+            "audit_agreement",
+            "mean_span",
+            "tokens_per_full_pass",
+            "plt",
+            "tokens_per_second",
+            "over_ar",
+        ),
+    )
 
 
 def curves(options: argparse.Namespace) -> None:
     from dmtd_demo.errors import UserError
     from dmtd_demo.measure.curves import curves as measure
     from dmtd_demo.measure.report import curve_tables
+
     if options.prompts < 1:
         raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
     result = measure(loaded(options), options.kept, options.seed, options.prompts)
@@ -40,52 +66,101 @@ def bench(options: argparse.Namespace) -> None:
     from dmtd_demo.errors import UserError
     from dmtd_demo.measure.bench import bench as run
     from dmtd_demo.models.loading import load
+
     for name, low in (("context", 1), ("new", 2), ("rounds", 1)):
         if getattr(options, name) < low:
-            raise UserError(f"--{name} needs a whole number, {low} or more; got {getattr(options, name)}")
+            raise UserError(
+                f"--{name} needs a whole number, {low} or more; got {getattr(options, name)}"
+            )
     model = loaded(options)
-    assistant = load(options.assistant, dtype=model.dtype, device=model.device, threads=model.threads) if options.assistant else None
-    result = run(model, local_panels(options, model), options.context, options.new, options.rounds, assistant)
-    _print_rows(result, options.json, ("tokens_per_second", "over_generate", "over_ar", "limit", "share_of_limit", "bytes_per_token", "share_of_memory"))
+    assistant = (
+        load(options.assistant, dtype=model.dtype, device=model.device, threads=model.threads)
+        if options.assistant
+        else None
+    )
+    result = run(
+        model, local_panels(options, model), options.context, options.new, options.rounds, assistant
+    )
+    _print_rows(
+        result,
+        options.json,
+        (
+            "tokens_per_second",
+            "over_generate",
+            "over_ar",
+            "limit",
+            "share_of_limit",
+            "bytes_per_token",
+            "share_of_memory",
+        ),
+    )
     if not options.json:
         if result["generate"]:
-            print(f"\ngenerate, tokens/s: {', '.join(f'{way} {speed:.4g}' for way, speed in result['generate']['all'].items())}")
-        print(f"passes, ms: {', '.join(f'{name} {ms:.4g}' for name, ms in result['pass_ms'].items())}")
+            print(
+                f"\ngenerate, tokens/s: {', '.join(f'{way} {speed:.4g}' for way, speed in result['generate']['all'].items())}"
+            )
+        print(
+            f"passes, ms: {', '.join(f'{name} {ms:.4g}' for name, ms in result['pass_ms'].items())}"
+        )
         print(f"memory, read: {result['memory_bandwidth'] / 1e9:.3g} GB/s")
 
 
 def project(options: argparse.Namespace) -> None:
     from dmtd_demo.measure.projection import project as estimate
-    result = estimate(options.model, options.device, quantization=options.quantization, batch=options.batch, context=options.context, split=options.split, k=options.k,
-                      span=options.span, reached=options.reached)
+
+    result = estimate(
+        options.model,
+        options.device,
+        quantization=options.quantization,
+        batch=options.batch,
+        context=options.context,
+        split=options.split,
+        k=options.k,
+        span=options.span,
+        reached=options.reached,
+    )
     if not options.json:
-        print(f"An estimate, nothing here was measured: {result['model']} {result['split']} on {result['device_label']}, {result['quantization']}, batch {result['batch']}, context {result['context']}\n")
+        print(
+            f"An estimate, nothing here was measured: {result['model']} {result['split']} on {result['device_label']}, {result['quantization']}, batch {result['batch']}, context {result['context']}\n"
+        )
     _print_rows(result, options.json, ("tokens_per_second", "over_ar"))
     if not options.json:
         print("\nThe same estimate in published settings:")
         for row in result["published"]:
-            print(f"  {row['what']}: {row['predicted']:.4g} estimated, {row['published']:.4g} published ({row['error']:+.0%})")
+            print(
+                f"  {row['what']}: {row['predicted']:.4g} estimated, {row['published']:.4g} published ({row['error']:+.0%})"
+            )
         print("The same estimate where this code was measured:")
         for row in result["measured"]:
-            print(f"  {row['what']}: {row['predicted']:.4g} estimated, {row['measured']:.4g} measured ({row['error']:+.0%})")
-        print("Published without device and mean span; the tokens per full pass that the estimate needs for it:")
+            print(
+                f"  {row['what']}: {row['predicted']:.4g} estimated, {row['measured']:.4g} measured ({row['error']:+.0%})"
+            )
+        print(
+            "Published without device and mean span; the tokens per full pass that the estimate needs for it:"
+        )
         for row in result["implied"]:
-            print(f"  {row['what']}: {' to '.join(f'{each:.2f}' for each in row['published'])} published, {' to '.join(f'{each:.2f}' for each in row['span'])} tokens per full pass")
+            print(
+                f"  {row['what']}: {' to '.join(f'{each:.2f}' for each in row['published'])} published, {' to '.join(f'{each:.2f}' for each in row['span'])} tokens per full pass"
+            )
 
 
 def report(options: argparse.Namespace) -> None:
     from dmtd_demo.errors import UserError
     from dmtd_demo.measure.report import family_table, summary_table
+
     try:
         result = json.loads(Path(options.file).read_text(encoding="utf-8"))
         print(summary_table(result), family_table(result), sep="\n", end="")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"report needs a file that `eval --json` printed; reading {options.file} gave: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(
+            f"report needs a file that `eval --json` printed; reading {options.file} gave: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def results(options: argparse.Namespace) -> None:
     from dmtd_demo.measure.results import page
     from dmtd_demo.models.catalog import CATALOG
+
     print(page(Path(options.folder or CATALOG["classroom"].source)), end="")
 
 
@@ -93,7 +168,13 @@ def _print_rows(result: dict[str, Any], as_json: bool, columns: tuple[str, ...])
     if as_json:
         print(json.dumps(result))
         return
-    table = [("panel", *columns), *((row["panel"], *("–" if row[c] is None else f"{row[c]:.4g}" for c in columns)) for row in result["rows"])]
+    table = [
+        ("panel", *columns),
+        *(
+            (row["panel"], *("–" if row[c] is None else f"{row[c]:.4g}" for c in columns))
+            for row in result["rows"]
+        ),
+    ]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())

@@ -1,4 +1,5 @@
 """`models` and `push`: the catalog, and add-ons on their way to the hub."""
+
 from __future__ import annotations
 
 import argparse
@@ -11,6 +12,7 @@ def models(options: argparse.Namespace) -> None:
 
     from dmtd_demo.measure.availability import describe, lines
     from dmtd_demo.models.catalog import CATALOG
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     described = [describe(entry, device) for entry in CATALOG.values()]
     if options.json:
@@ -21,4 +23,5 @@ def models(options: argparse.Namespace) -> None:
 
 def push(options: argparse.Namespace) -> None:
     from dmtd_demo.models.publishing import publish
+
     print(publish(Path(options.folder), options.to, options.license, options.private))

@@ -1,4 +1,5 @@
 """The options of `python -m dmtd_demo`, command by command. Without PyTorch: --help and a mistyped option answer at once."""
+
 from __future__ import annotations
 
 import argparse
@@ -18,25 +19,56 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="python -m dmtd_demo", description="Multi-token decoding, side by side: run, compare, measure and train.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    parser = Parser(
+        prog="python -m dmtd_demo",
+        description="Multi-token decoding, side by side: run, compare, measure and train.",
+    )
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=Parser
+    )
 
     model = Parser(add_help=False)
-    model.add_argument("--model", default="classroom", help="a catalog name (see `models`), a local folder in Hugging Face format, or a hub id (default: classroom)")
-    model.add_argument("--random-weights", metavar="NAME", help="a catalog model's shape with random weights, no download: for benchmarks")
-    model.add_argument("--quantization", help="none, nf4, nf4-single (its scales not quantized again) int8, cpu-int8 or cpu-int4 (PyTorch's own, LM head too) (default: by device and size)")
+    model.add_argument(
+        "--model",
+        default="classroom",
+        help="a catalog name (see `models`), a local folder in Hugging Face format, or a hub id (default: classroom)",
+    )
+    model.add_argument(
+        "--random-weights",
+        metavar="NAME",
+        help="a catalog model's shape with random weights, no download: for benchmarks",
+    )
+    model.add_argument(
+        "--quantization",
+        help="none, nf4, nf4-single (its scales not quantized again) int8, cpu-int8 or cpu-int4 (PyTorch's own, LM head too) (default: by device and size)",
+    )
     model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device and size)")
-    model.add_argument("--addons", metavar="FOLDER", help="add-ons to use instead of the model's own: a folder, or a hub id")
-    model.add_argument("--threads", type=int, help="CPU threads (default: what a decode step is fastest with, measured as the model is loaded)")
+    model.add_argument(
+        "--addons",
+        metavar="FOLDER",
+        help="add-ons to use instead of the model's own: a folder, or a hub id",
+    )
+    model.add_argument(
+        "--threads",
+        type=int,
+        help="CPU threads (default: what a decode step is fastest with, measured as the model is loaded)",
+    )
     model.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
     run = Parser(add_help=False)
     run.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     run.add_argument("--top-k", type=int, default=0, help="0 is off (default: 0)")
     run.add_argument("--top-p", type=float, default=1.0, help="1 is off (default: 1)")
-    run.add_argument("--seed", type=int, default=0, help="of each panel's generator; of the prompts in `eval` (default: 0)")
+    run.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of each panel's generator; of the prompts in `eval` (default: 0)",
+    )
     run.add_argument("--max-new-tokens", type=int, default=256, help="(default: 256)")
-    run.add_argument("--top", type=int, default=0, help="alternatives to record with every token (default: 0)")
+    run.add_argument(
+        "--top", type=int, default=0, help="alternatives to record with every token (default: 0)"
+    )
     run.add_argument("--ignore-eos", action="store_true", help="go on past the end mark")
     run.add_argument("--thinking", action="store_true", help="let models that can think do so")
     run.add_argument("--json", action="store_true", help="the record instead of the text")
@@ -47,86 +79,251 @@ def build_parser() -> Parser:
     prompts.add_argument("--prompt-ids", metavar="1,2,3", help="token ids, used as they are")
     prompt.add_argument("--system", metavar="TEXT", help="with --prompt: a system prompt before it")
 
-    generate = commands.add_parser("generate", parents=[model, run, prompt], help="one decoder's text")
+    generate = commands.add_parser(
+        "generate", parents=[model, run, prompt], help="one decoder's text"
+    )
     generate.add_argument("--decoder", default="ar", help="(default: ar)")
-    generate.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the decoder, such as tau=4")
+    generate.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the decoder, such as tau=4",
+    )
 
-    compare = commands.add_parser("compare", parents=[model, run, prompt], help="race several decoders on one prompt")
-    evaluation = commands.add_parser("eval", parents=[model, run], help="exact match on held-out prompts")
+    compare = commands.add_parser(
+        "compare", parents=[model, run, prompt], help="race several decoders on one prompt"
+    )
+    evaluation = commands.add_parser(
+        "eval", parents=[model, run], help="exact match on held-out prompts"
+    )
     evaluation.add_argument("--prompts", type=int, default=500, help="how many (default: 500)")
-    evaluation.add_argument("--data", metavar="FILE.jsonl", help="your own prompts: lines with prompt or messages, and answer")
-    curves = commands.add_parser("curves", parents=[model], help="what binds the speed-up: MTP head accuracy, and exact match of each cycle length over training")
-    curves.add_argument("--kept", metavar="FOLDER", help="checkpoints of a run: what `train classroom --keep` left in OUTPUT/kept")
+    evaluation.add_argument(
+        "--data",
+        metavar="FILE.jsonl",
+        help="your own prompts: lines with prompt or messages, and answer",
+    )
+    curves = commands.add_parser(
+        "curves",
+        parents=[model],
+        help="what binds the speed-up: MTP head accuracy, and exact match of each cycle length over training",
+    )
+    curves.add_argument(
+        "--kept",
+        metavar="FOLDER",
+        help="checkpoints of a run: what `train classroom --keep` left in OUTPUT/kept",
+    )
     curves.add_argument("--prompts", type=int, default=190, help="held-out prompts (default: 190)")
     curves.add_argument("--seed", type=int, default=0, help="of the prompts (default: 0)")
     curves.add_argument("--json", action="store_true", help="one JSON object")
-    bench = commands.add_parser("bench", parents=[model], help="tokens per second against transformers.generate")
+    bench = commands.add_parser(
+        "bench", parents=[model], help="tokens per second against transformers.generate"
+    )
     bench.add_argument("--context", type=int, default=64, help="prompt tokens (default: 64)")
     bench.add_argument("--new", type=int, default=128, help="new tokens (default: 128)")
     bench.add_argument("--rounds", type=int, default=5, help="measured rounds (default: 5)")
-    bench.add_argument("--assistant", metavar="MODEL", help="a smaller model with the same tokenizer, for transformers' assisted generation")
+    bench.add_argument(
+        "--assistant",
+        metavar="MODEL",
+        help="a smaller model with the same tokenizer, for transformers' assisted generation",
+    )
     bench.add_argument("--json", action="store_true", help="one JSON object")
-    for command, panels in ((compare, COMPARED), (evaluation, DEFAULT_PANELS), (bench, DEFAULT_PANELS)):
-        command.add_argument("--panel", action="append", metavar="DECODER[:NAME=VALUE,…]", help=f"may be repeated (default: {', '.join(panels)}{'; then every other decoder' if command is evaluation else ''})")
+    for command, panels in (
+        (compare, COMPARED),
+        (evaluation, DEFAULT_PANELS),
+        (bench, DEFAULT_PANELS),
+    ):
+        command.add_argument(
+            "--panel",
+            action="append",
+            metavar="DECODER[:NAME=VALUE,…]",
+            help=f"may be repeated (default: {', '.join(panels)}{'; then every other decoder' if command is evaluation else ''})",
+        )
         command.set_defaults(default_panels=panels)
 
-    project = commands.add_parser("project", help="an estimate, from bytes and operations, of every decoder's speed on a machine that is not here")
-    project.add_argument("--model", default="Qwen3-4B", help="a catalog name, or a larger Qwen, up to Qwen2.5-72B (default: Qwen3-4B)")
-    project.add_argument("--device", default="h100", help="laptop, server-cpu, t4, rtx4090, a10g, l40s, a100-40gb, h100 or h200 (default: h100)")
-    project.add_argument("--quantization", default="none", help="none, nf4 or int8 (default: none, bfloat16)")
+    project = commands.add_parser(
+        "project",
+        help="an estimate, from bytes and operations, of every decoder's speed on a machine that is not here",
+    )
+    project.add_argument(
+        "--model",
+        default="Qwen3-4B",
+        help="a catalog name, or a larger Qwen, up to Qwen2.5-72B (default: Qwen3-4B)",
+    )
+    project.add_argument(
+        "--device",
+        default="h100",
+        help="laptop, server-cpu, t4, rtx4090, a10g, l40s, a100-40gb, h100 or h200 (default: h100)",
+    )
+    project.add_argument(
+        "--quantization", default="none", help="none, nf4 or int8 (default: none, bfloat16)"
+    )
     project.add_argument("--batch", type=int, default=1, help="texts at once (default: 1)")
-    project.add_argument("--context", type=int, default=1024, help="tokens that each holds (default: 1024)")
-    project.add_argument("--split", help="early and late layers, such as E0D8 (default: two ninths of the layers are late)")
+    project.add_argument(
+        "--context", type=int, default=1024, help="tokens that each holds (default: 1024)"
+    )
+    project.add_argument(
+        "--split",
+        help="early and late layers, such as E0D8 (default: two ninths of the layers are late)",
+    )
     project.add_argument("--k", type=int, default=4, help="MTP heads (default: 4)")
-    project.add_argument("--span", type=float, default=2.0, help="tokens that a full pass pays for, where the text decides (default: 2)")
-    project.add_argument("--reached", type=float, default=0.8, help="share of the device's stated bandwidth and operations (default: 0.8)")
+    project.add_argument(
+        "--span",
+        type=float,
+        default=2.0,
+        help="tokens that a full pass pays for, where the text decides (default: 2)",
+    )
+    project.add_argument(
+        "--reached",
+        type=float,
+        default=0.8,
+        help="share of the device's stated bandwidth and operations (default: 0.8)",
+    )
     project.add_argument("--json", action="store_true", help="one JSON object")
 
-    draw = commands.add_parser("draw", parents=[model, run, prompt], help="a decoder's first passes as a picture (SVG): layers, positions, tokens")
-    draw.add_argument("--panel", default="dmtd", metavar="DECODER[:NAME=VALUE,…]", help="(default: dmtd)")
+    draw = commands.add_parser(
+        "draw",
+        parents=[model, run, prompt],
+        help="a decoder's first passes as a picture (SVG): layers, positions, tokens",
+    )
+    draw.add_argument(
+        "--panel", default="dmtd", metavar="DECODER[:NAME=VALUE,…]", help="(default: dmtd)"
+    )
     draw.add_argument("--passes", type=int, default=9, help="how many to draw (default: 9)")
 
     report = commands.add_parser("report", help="what `eval --json` printed, as Markdown tables")
     report.add_argument("file", metavar="FILE.json")
-    results = commands.add_parser("results", help="docs/results.md: every stored figure of a model beside the papers' own")
-    results.add_argument("folder", nargs="?", help="where what `eval` and `curves` printed is stored; default: classroom's")
+    results = commands.add_parser(
+        "results", help="docs/results.md: every stored figure of a model beside the papers' own"
+    )
+    results.add_argument(
+        "folder",
+        nargs="?",
+        help="where what `eval` and `curves` printed is stored; default: classroom's",
+    )
 
     models = commands.add_parser("models", help="the models that can be picked")
     models.add_argument("--json", action="store_true", help="one JSON object")
 
-    push = commands.add_parser("push", help="a folder of add-ons to the hub, with a card made from it")
+    push = commands.add_parser(
+        "push", help="a folder of add-ons to the hub, with a card made from it"
+    )
     push.add_argument("folder", metavar="FOLDER")
-    push.add_argument("--to", required=True, metavar="OWNER/NAME", help="the repository on the hub; made where it is not there")
+    push.add_argument(
+        "--to",
+        required=True,
+        metavar="OWNER/NAME",
+        help="the repository on the hub; made where it is not there",
+    )
     push.add_argument("--license", help="such as apache-2.0 (default: what addons.json says)")
     push.add_argument("--private", action="store_true", help="make the repository private")
 
-    train = commands.add_parser("train", help="train the embedded model and its add-ons; with --model, heads, head0, clp, gate, adaptive and dmtd for any Qwen")
-    train.add_argument("recipe", choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed", "dmtd"),
-                       help="classroom: the model; then, on it, heads, and with them clp and gate; head0; adaptive, and with it mixed. dmtd: the layers of another model")
-    train.add_argument("--output", default="runs/classroom", metavar="FOLDER", help="checkpoints, log and the model (default: runs/classroom)")
-    train.add_argument("--tokens", type=float, help="how many tokens to see (default: the recipe's own)")
-    train.add_argument("--model", help="train for this model: a catalog name, a folder or a hub id; the result lies in OUTPUT/addons, of dmtd in OUTPUT/model")
+    train = commands.add_parser(
+        "train",
+        help="train the embedded model and its add-ons; with --model, heads, head0, clp, gate, adaptive and dmtd for any Qwen",
+    )
+    train.add_argument(
+        "recipe",
+        choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed", "dmtd"),
+        help="classroom: the model; then, on it, heads, and with them clp and gate; head0; adaptive, and with it mixed. dmtd: the layers of another model",
+    )
+    train.add_argument(
+        "--output",
+        default="runs/classroom",
+        metavar="FOLDER",
+        help="checkpoints, log and the model (default: runs/classroom)",
+    )
+    train.add_argument(
+        "--tokens", type=float, help="how many tokens to see (default: the recipe's own)"
+    )
+    train.add_argument(
+        "--model",
+        help="train for this model: a catalog name, a folder or a hub id; the result lies in OUTPUT/addons, of dmtd in OUTPUT/model",
+    )
     train.add_argument("--quantization", help="with --model: as in `generate`")
     train.add_argument("--dtype", help="with --model: as in `generate`")
-    train.add_argument("--data", metavar="FILE", help="with --model: JSON lines with messages (.jsonl), plain text, hf:OWNER/NAME[:SPLIT], a data set of the hub, or world, "
-                       "the conversations that classroom learns from (default: the model's own answers to shipped prompts)")
-    train.add_argument("--max-rows", type=int, default=20_000, help="with --model: texts of the data that are read at most (default: 20,000)")
-    train.add_argument("--own-answers", action="store_true", help="with --model: the model's own answers in place of the data's last ones (self-distillation)")
-    train.add_argument("--max-steps", type=int, help="with --model: updates (default: the recipe's own)")
-    train.add_argument("--learning-rate", type=float, help="with --model: the highest (default: the recipe's own)")
-    train.add_argument("--split", help="dmtd only: early and late layers, such as E0D8 (default: the checkpoint's, else two ninths of the layers are late)")
-    train.add_argument("--tau", default="2,3,4", metavar="2,3,4", help="dmtd only: cycle lengths, one drawn for each update (default: 2,3,4)")
-    train.add_argument("--lora", type=int, metavar="RANK", help="dmtd only: train LoRA adapters of this rank, by peft, in place of the layers; with --quantization nf4 this is QLoRA")
-    train.add_argument("--batch", type=int, default=16, help="dmtd only: rows of an update, over all processes (default: 16)")
-    train.add_argument("--gradient-accumulation", type=int, default=1, metavar="N", help="dmtd only: pass each update's rows in N parts: the same update in less memory (default: 1)")
-    train.add_argument("--gradient-checkpointing", action="store_true", help="dmtd only: compute activations twice instead of keeping them: less memory, a third more time")
+    train.add_argument(
+        "--data",
+        metavar="FILE",
+        help="with --model: JSON lines with messages (.jsonl), plain text, hf:OWNER/NAME[:SPLIT], a data set of the hub, or world, "
+        "the conversations that classroom learns from (default: the model's own answers to shipped prompts)",
+    )
+    train.add_argument(
+        "--max-rows",
+        type=int,
+        default=20_000,
+        help="with --model: texts of the data that are read at most (default: 20,000)",
+    )
+    train.add_argument(
+        "--own-answers",
+        action="store_true",
+        help="with --model: the model's own answers in place of the data's last ones (self-distillation)",
+    )
+    train.add_argument(
+        "--max-steps", type=int, help="with --model: updates (default: the recipe's own)"
+    )
+    train.add_argument(
+        "--learning-rate", type=float, help="with --model: the highest (default: the recipe's own)"
+    )
+    train.add_argument(
+        "--split",
+        help="dmtd only: early and late layers, such as E0D8 (default: the checkpoint's, else two ninths of the layers are late)",
+    )
+    train.add_argument(
+        "--tau",
+        default="2,3,4",
+        metavar="2,3,4",
+        help="dmtd only: cycle lengths, one drawn for each update (default: 2,3,4)",
+    )
+    train.add_argument(
+        "--lora",
+        type=int,
+        metavar="RANK",
+        help="dmtd only: train LoRA adapters of this rank, by peft, in place of the layers; with --quantization nf4 this is QLoRA",
+    )
+    train.add_argument(
+        "--batch",
+        type=int,
+        default=16,
+        help="dmtd only: rows of an update, over all processes (default: 16)",
+    )
+    train.add_argument(
+        "--gradient-accumulation",
+        type=int,
+        default=1,
+        metavar="N",
+        help="dmtd only: pass each update's rows in N parts: the same update in less memory (default: 1)",
+    )
+    train.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="dmtd only: compute activations twice instead of keeping them: less memory, a third more time",
+    )
     train.add_argument("--seed", type=int, default=0, help="(default: 0)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    train.add_argument("--start", metavar="FOLDER", help="classroom only: begin from the weights in this folder, in the schedule's later part")
+    train.add_argument(
+        "--start",
+        metavar="FOLDER",
+        help="classroom only: begin from the weights in this folder, in the schedule's later part",
+    )
     train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     train.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own)")
-    train.add_argument("--compile", action="store_true", help="classroom only: compile its layers, a third faster; needs a C++ compiler")
-    train.add_argument("--vanilla", action="store_true", help="classroom only: no cycles, every token from a full pass: the twin to compare with")
-    train.add_argument("--keep", action="store_true", help="classroom only: keep the model of every checkpoint, in OUTPUT/kept")
-    train.add_argument("--checkpoint-seconds", type=float, default=300, help="between checkpoints (default: 300)")
+    train.add_argument(
+        "--compile",
+        action="store_true",
+        help="classroom only: compile its layers, a third faster; needs a C++ compiler",
+    )
+    train.add_argument(
+        "--vanilla",
+        action="store_true",
+        help="classroom only: no cycles, every token from a full pass: the twin to compare with",
+    )
+    train.add_argument(
+        "--keep",
+        action="store_true",
+        help="classroom only: keep the model of every checkpoint, in OUTPUT/kept",
+    )
+    train.add_argument(
+        "--checkpoint-seconds", type=float, default=300, help="between checkpoints (default: 300)"
+    )
     return parser

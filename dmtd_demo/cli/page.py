@@ -1,4 +1,5 @@
 """`python app.py`: parse options, build the page, serve it."""
+
 from __future__ import annotations
 
 import argparse
@@ -25,27 +26,76 @@ def port(text: str) -> int:
 
 def options() -> argparse.Namespace:
     parser = Parser(description="Race multi-token decoders side by side, in the browser.")
-    parser.add_argument("--model", action="append", help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, or a hub id; again for more of them; "
-                        "default: DMTD_MODELS, names with commas between them, else classroom")
-    parser.add_argument("--quantization", default=None, help="none, nf4, nf4-single, int8, cpu-int8 or cpu-int4; default: what suits the device and the model's size")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads for the model; default: what a decode step is fastest with, measured as it is loaded")
-    parser.add_argument("--panel", action="append", default=[], metavar="DECODER[:NAME=VALUE,…]", help="a panel to begin with, such as dmtd:tau=4; again for more of them. "
-                        "remote:url=http://127.0.0.1:8000,name=MODEL is an OpenAI-compatible server, its key in DMTD_REMOTE_KEY")
-    parser.add_argument("--host", default=None, help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only")
-    parser.add_argument("--port", type=port, default=None, help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on")
+    parser.add_argument(
+        "--model",
+        action="append",
+        help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, or a hub id; again for more of them; "
+        "default: DMTD_MODELS, names with commas between them, else classroom",
+    )
+    parser.add_argument(
+        "--quantization",
+        default=None,
+        help="none, nf4, nf4-single, int8, cpu-int8 or cpu-int4; default: what suits the device and the model's size",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=None,
+        help="CPU threads for the model; default: what a decode step is fastest with, measured as it is loaded",
+    )
+    parser.add_argument(
+        "--panel",
+        action="append",
+        default=[],
+        metavar="DECODER[:NAME=VALUE,…]",
+        help="a panel to begin with, such as dmtd:tau=4; again for more of them. "
+        "remote:url=http://127.0.0.1:8000,name=MODEL is an OpenAI-compatible server, its key in DMTD_REMOTE_KEY",
+    )
+    parser.add_argument(
+        "--host",
+        default=None,
+        help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only",
+    )
+    parser.add_argument(
+        "--port",
+        type=port,
+        default=None,
+        help="port to listen on; default: GRADIO_SERVER_PORT, else the first free one from 7860 on",
+    )
     place = parser.add_mutually_exclusive_group()
-    place.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
-    place.add_argument("--window", action="store_true", help="open the page in a window of its own; closing it ends the server")
-    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
-    parser.add_argument("--class", action="store_true", dest="lecture", help="for a lecture: your races are mirrored live to everybody in the network, who may also race in turns; what it opens is said, and asked for")
-    parser.add_argument("--class-files", metavar="FOLDER", help="with --class: saved races (.html, .jsonl) that everybody may play again")
+    place.add_argument(
+        "--no-browser", action="store_true", help="do not open the page in a browser"
+    )
+    place.add_argument(
+        "--window",
+        action="store_true",
+        help="open the page in a window of its own; closing it ends the server",
+    )
+    parser.add_argument(
+        "--share", action="store_true", help="make a public link through Gradio's servers"
+    )
+    parser.add_argument(
+        "--class",
+        action="store_true",
+        dest="lecture",
+        help="for a lecture: your races are mirrored live to everybody in the network, who may also race in turns; what it opens is said, and asked for",
+    )
+    parser.add_argument(
+        "--class-files",
+        metavar="FOLDER",
+        help="with --class: saved races (.html, .jsonl) that everybody may play again",
+    )
     parser.add_argument("--yes", action="store_true", help="with --class: do not ask")
     args = parser.parse_args()
     if (args.class_files or args.yes) and not args.lecture:
         parser.error("--class-files and --yes need --class")
     if args.lecture and args.share:
         parser.error("--class is for a local network: give no --share with it")
-    args.model = args.model or [name.strip() for name in os.environ.get("DMTD_MODELS", "").split(",") if name.strip()] or ["classroom"]
+    args.model = (
+        args.model
+        or [name.strip() for name in os.environ.get("DMTD_MODELS", "").split(",") if name.strip()]
+        or ["classroom"]
+    )
     return args
 
 
@@ -62,13 +112,19 @@ def main() -> int:
     # neither these nor --help and a mistyped option wait for torch
     from dmtd_demo.errors import UserError
     from dmtd_demo.server.address import check_address, is_loopback
+
     try:
-        args.host = args.host or os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if args.lecture else None)
+        args.host = (
+            args.host
+            or os.environ.get("GRADIO_SERVER_NAME")
+            or ("0.0.0.0" if args.lecture else None)
+        )
         check_address(args.host, args.port)
         own = is_loopback(args.host) and not args.share
         waiting = None
         if own and not (args.no_browser or args.window or args.lecture):
             from dmtd_demo.server.waiting import Waiting
+
             waiting = Waiting(args.host, args.port, args.model[0])
             waiting.open()
         return show(args, own, waiting)
@@ -89,6 +145,7 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     from dmtd_demo.server.lecture import Lecture
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import opened, serve
+
     # nor is a race to pay for them: a full collection took a quarter of a second of whichever panel
     # it fell on
     gc.freeze()
@@ -97,18 +154,37 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     panels = [parse_panel(text) for text in args.panel]
     lecture = Lecture(args.class_files) if args.lecture else None
     if not own:
-        print(opened(args.host, args.share, allowance, may_train(own) and not lecture, [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name], lecture))
+        print(
+            opened(
+                args.host,
+                args.share,
+                allowance,
+                may_train(own) and not lecture,
+                [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name],
+                lecture,
+            )
+        )
     if lecture and not own and not args.yes and not agreed():
         print("app.py: nothing was opened", file=sys.stderr)
         return 2
     if waiting:
         waiting.model()
     first, *more = args.model
-    models = Residents(load(first, quantization=args.quantization, threads=args.threads), first, args.threads)
+    models = Residents(
+        load(first, quantization=args.quantization, threads=args.threads), first, args.threads
+    )
     for name in more:
         models.load(name, args.quantization)
     page = build(models, own, allowance, may_train(own), panels, lecture)
     if waiting:
         waiting.close()
-    serve(page, host=args.host, port=waiting.port if waiting else args.port, browser=not (args.no_browser or waiting), share=args.share, own_window=args.window, lecture=lecture)
+    serve(
+        page,
+        host=args.host,
+        port=waiting.port if waiting else args.port,
+        browser=not (args.no_browser or waiting),
+        share=args.share,
+        own_window=args.window,
+        lecture=lecture,
+    )
     return 0

@@ -1,4 +1,5 @@
 """`generate`, `compare` and `draw`: races whose text, figures or passes are printed."""
+
 from __future__ import annotations
 
 import argparse
@@ -12,6 +13,7 @@ def generate(options: argparse.Namespace) -> None:
     from dmtd_demo.errors import UserError
     from dmtd_demo.race import trace
     from dmtd_demo.race.panels import make_panel
+
     pairs = []
     for item in options.set:
         name, equals, value = item.partition("=")
@@ -35,6 +37,7 @@ def generate(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     from dmtd_demo.race import trace
     from dmtd_demo.race.panels import parse_panel
+
     panels = [parse_panel(text) for text in options.panel or options.default_panels]
     summaries = []
     for batch in _batches(options, panels):
@@ -44,8 +47,14 @@ def compare(options: argparse.Namespace) -> None:
             if record["type"] == "summary":
                 summaries.append(record)
                 if not options.json:
-                    speed = f"{record['tokens_per_second']:.1f} tokens/s, " if record["tokens_per_second"] else ""
-                    print(f"--- {panels[record['panel']]}: {record['tokens']} tokens, {speed}stopped by {record['stop']}\n{record['text']}\n")
+                    speed = (
+                        f"{record['tokens_per_second']:.1f} tokens/s, "
+                        if record["tokens_per_second"]
+                        else ""
+                    )
+                    print(
+                        f"--- {panels[record['panel']]}: {record['tokens']} tokens, {speed}stopped by {record['stop']}\n{record['text']}\n"
+                    )
     _failed(summaries)
 
 
@@ -54,6 +63,7 @@ def draw(options: argparse.Namespace) -> None:
     from dmtd_demo.errors import UserError
     from dmtd_demo.race.drawing import passes_svg
     from dmtd_demo.race.panels import parse_panel
+
     if options.passes < 1:
         raise UserError(f"--passes needs a whole number, 1 or more; got {options.passes}")
     panel = parse_panel(options.panel)
@@ -68,27 +78,35 @@ def draw(options: argparse.Namespace) -> None:
 def _batches(options: argparse.Namespace, panels: list[Any], model: Any = None) -> Any:
     from dmtd_demo.errors import UserError
     from dmtd_demo.race.race import race, race_ids
-    settings = dict(max_new_tokens=options.max_new_tokens, top=options.top, ignore_eos=options.ignore_eos)
+
+    settings = dict(
+        max_new_tokens=options.max_new_tokens, top=options.top, ignore_eos=options.ignore_eos
+    )
     sampling = sampling_of(options)
     ids = _prompt_ids(options.prompt_ids) if options.prompt_ids is not None else None
     if ids is not None and options.system is not None:
         raise UserError("--system needs --prompt; got --prompt-ids, which are used as they are")
     model = model or loaded(options)
-    gc.collect()   # what loading left; a quarter of a second, which no panel is to pay for
+    gc.collect()  # what loading left; a quarter of a second, which no panel is to pay for
     if ids is not None:
         return race_ids(model, panels, [ids] * len(panels), sampling, **settings)
     messages = [{"role": "user", "content": options.prompt}]
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
-    return race(model, panels, [messages] * len(panels), sampling, thinking=options.thinking, **settings)
+    return race(
+        model, panels, [messages] * len(panels), sampling, thinking=options.thinking, **settings
+    )
 
 
 def _prompt_ids(text: str) -> list[int]:
     from dmtd_demo.errors import UserError
+
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--prompt-ids needs whole numbers with commas between, such as 1,2,3; got {text[:80]!r}") from None
+        raise UserError(
+            f"--prompt-ids needs whole numbers with commas between, such as 1,2,3; got {text[:80]!r}"
+        ) from None
 
 
 def _failed(summaries: list[dict[str, Any]]) -> None:

@@ -1,4 +1,5 @@
 """`train`: the embedded model and its add-ons, or add-ons and DMTD for any Qwen."""
+
 from __future__ import annotations
 
 import argparse
@@ -10,21 +11,60 @@ def train(options: argparse.Namespace) -> None:
         from dmtd_demo.models.loading import THREADS, load
         from dmtd_demo.training.any_model import train_addon, train_dmtd
         from dmtd_demo.training.loop import own_device
+
         # its weights are trained themselves
         whole = options.recipe == "dmtd" and options.lora is None
-        model = load(options.model, quantization=options.quantization or ("none" if whole else None), dtype=options.dtype or ("float32" if whole else None),
-                     device=own_device(options.device), threads=options.threads or THREADS)
-        common = dict(data=options.data, steps=options.max_steps, seed=options.seed, resume=options.resume, checkpoint_seconds=options.checkpoint_seconds,
-                      rate=options.learning_rate, most=options.max_rows, distill=options.own_answers)
+        model = load(
+            options.model,
+            quantization=options.quantization or ("none" if whole else None),
+            dtype=options.dtype or ("float32" if whole else None),
+            device=own_device(options.device),
+            threads=options.threads or THREADS,
+        )
+        common = dict(
+            data=options.data,
+            steps=options.max_steps,
+            seed=options.seed,
+            resume=options.resume,
+            checkpoint_seconds=options.checkpoint_seconds,
+            rate=options.learning_rate,
+            most=options.max_rows,
+            distill=options.own_answers,
+        )
         if options.recipe == "dmtd":
-            train_dmtd(model, Path(options.output), **common, split=options.split, taus=options.tau, lora=options.lora, batch=options.batch,
-                       pieces=options.gradient_accumulation, checkpointing=options.gradient_checkpointing)
+            train_dmtd(
+                model,
+                Path(options.output),
+                **common,
+                split=options.split,
+                taus=options.tau,
+                lora=options.lora,
+                batch=options.batch,
+                pieces=options.gradient_accumulation,
+                checkpointing=options.gradient_checkpointing,
+            )
         else:
             train_addon(options.recipe, model, Path(options.output), **common)
         return
     if options.recipe == "dmtd":
         from dmtd_demo.errors import UserError
-        raise UserError("train dmtd needs --model: a catalog name, a folder in Hugging Face format or a hub id (`train classroom` trains the embedded model for DMTD)")
+
+        raise UserError(
+            "train dmtd needs --model: a catalog name, a folder in Hugging Face format or a hub id (`train classroom` trains the embedded model for DMTD)"
+        )
     from dmtd_demo.training import run
-    run.train_recipe(options.recipe, Path(options.output), int(options.tokens) if options.tokens else None, options.seed, options.resume, options.device, options.threads,
-                     options.checkpoint_seconds, options.compile, options.start, options.keep, options.vanilla)
+
+    run.train_recipe(
+        options.recipe,
+        Path(options.output),
+        int(options.tokens) if options.tokens else None,
+        options.seed,
+        options.resume,
+        options.device,
+        options.threads,
+        options.checkpoint_seconds,
+        options.compile,
+        options.start,
+        options.keep,
+        options.vanilla,
+    )

@@ -1,4 +1,5 @@
 """The registry of decoders. A new decoder is one file and one line here; page, command line and tests iterate it."""
+
 from dmtd_demo.decoders.ar import Autoregressive
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token
 from dmtd_demo.decoders.clp import CollocationLength
@@ -11,17 +12,20 @@ from dmtd_demo.decoders.mtp_heads import HeadsOnly
 from dmtd_demo.decoders.mtp_verified import VerifiedHeads
 from dmtd_demo.decoders.prompt_lookup import PromptLookup
 
-DECODERS: dict[str, type[Decoder]] = {decoder.name: decoder for decoder in (
-    Autoregressive,
-    DirectMultiToken,
-    SelfSpeculative,
-    AdaptiveCycles,
-    CollocationLength,
-    HeadsOnly,
-    GatedHeads,
-    VerifiedHeads,
-    Mixed,
-    PromptLookup,
-)}
+DECODERS: dict[str, type[Decoder]] = {
+    decoder.name: decoder
+    for decoder in (
+        Autoregressive,
+        DirectMultiToken,
+        SelfSpeculative,
+        AdaptiveCycles,
+        CollocationLength,
+        HeadsOnly,
+        GatedHeads,
+        VerifiedHeads,
+        Mixed,
+        PromptLookup,
+    )
+}
 
 __all__ = ["DECODERS", "Decoder", "Options", "Pass", "Step", "Token"]

@@ -1,4 +1,5 @@
 """`ar`: the checkpoint's own autoregressive mode, every position a head (methods.md section 1)."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterator, Sequence
@@ -23,5 +24,7 @@ class Autoregressive(Decoder):
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:
             out, runs = stack.heads([token.id])
-            token = Token.of(sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], "full")
+            token = Token.of(
+                sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], "full"
+            )
             yield Step((token,), (Pass("full", runs),))

@@ -1,4 +1,5 @@
 """The decoder contract: a decoder is a generator of steps and never sees text, clocks, EOS or limits."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
@@ -10,12 +11,13 @@ from dmtd_demo.sampling import Alternative, Choice, Sampler
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
-Run = tuple[int, int, int]   # first layer, last layer + 1, positions
+Run = tuple[int, int, int]  # first layer, last layer + 1, positions
 
 
 @dataclass(frozen=True)
 class Token:
     """origin: which computation made it (full, late, mtp; methods.md section 1). logprob: natural log, before temperature and truncation."""
+
     id: int
     origin: str
     logprob: float
@@ -29,6 +31,7 @@ class Token:
 @dataclass(frozen=True)
 class Pass:
     """kind: prefill, full, late or verify. runs: which layers ran over how many positions, in order."""
+
     kind: str
     runs: tuple[Run, ...]
 
@@ -39,20 +42,49 @@ class Step:
 
     lengths: where a predictor decided how many tokens follow the first one, the probability that it gave to 0, 1, 2 …
     """
+
     tokens: tuple[Token, ...]
     passes: tuple[Pass, ...]
     lengths: tuple[float, ...] = ()
 
 
-def option(default: Any, kind: type, label: str, help: str, *, minimum: float | None = None, maximum: float | None = None, step: float | None = None,
-           choices: Sequence[str] | None = None) -> Any:
+def option(
+    default: Any,
+    kind: type,
+    label: str,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    step: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
     """A field of a decoder's Options. A default of None is resolved against the model: the checkpoint's or the add-on's own."""
-    return field(default=default, metadata={"kind": kind, "label": label, "help": help, "minimum": minimum, "maximum": maximum, "step": step, "choices": choices})
+    return field(
+        default=default,
+        metadata={
+            "kind": kind,
+            "label": label,
+            "help": help,
+            "minimum": minimum,
+            "maximum": maximum,
+            "step": step,
+            "choices": choices,
+        },
+    )
 
 
 def caution_option() -> Any:
     """The option threshold of a decoder with a trained predictor; None is the add-on's own."""
-    return option(None, float, "caution", "take as many tokens along as the predictor holds right with at least this probability", minimum=0.0, maximum=1.0, step=0.0001)
+    return option(
+        None,
+        float,
+        "caution",
+        "take as many tokens along as the predictor holds right with at least this probability",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.0001,
+    )
 
 
 @dataclass(frozen=True)
@@ -72,9 +104,13 @@ class Options:
                 raise UserError(f"the option {f.name} needs {_KINDS[kind]}; got {value!r}")
             low, high = facts["minimum"], facts["maximum"]
             if low is not None and not low <= value <= high:
-                raise UserError(f"the option {f.name} needs a value from {low} to {high}; got {value}")
+                raise UserError(
+                    f"the option {f.name} needs a value from {low} to {high}; got {value}"
+                )
             if facts["choices"] and value not in facts["choices"]:
-                raise UserError(f"the option {f.name} needs one of {', '.join(facts['choices'])}; got {value!r}")
+                raise UserError(
+                    f"the option {f.name} needs one of {', '.join(facts['choices'])}; got {value!r}"
+                )
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text"}
@@ -94,7 +130,11 @@ class Decoder:
     @classmethod
     def missing(cls, model: Model) -> list[str]:
         """What the model lacks for this decoder, one sentence each; empty where it can run."""
-        return [_MISSING[need].format(decoder=cls.name, model=model.name) for need in sorted(cls.needs) if not model.has(need)]
+        return [
+            _MISSING[need].format(decoder=cls.name, model=model.name)
+            for need in sorted(cls.needs)
+            if not model.has(need)
+        ]
 
     @classmethod
     def resolve(cls, options: Options, model: Model) -> Options:
@@ -102,7 +142,14 @@ class Decoder:
         lacks = cls.missing(model)
         if lacks:
             raise UserError(" ".join(lacks))
-        return replace(options, **{name: value for name, value in cls.model_defaults(model).items() if getattr(options, name) is None})
+        return replace(
+            options,
+            **{
+                name: value
+                for name, value in cls.model_defaults(model).items()
+                if getattr(options, name) is None
+            },
+        )
 
     @classmethod
     def defaults(cls, model: Model) -> Options:
@@ -117,7 +164,12 @@ class Decoder:
     @classmethod
     def extra_parameters(cls, model: Model) -> int:
         """Parameters that the method adds to the backbone."""
-        return sum(p.numel() for need in cls.needs if need in model.addons for p in model.addons[need].parameters())
+        return sum(
+            p.numel()
+            for need in cls.needs
+            if need in model.addons
+            for p in model.addons[need].parameters()
+        )
 
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
         """Decode without end after the prompt; the first step with a token emits exactly one, from the prefill."""

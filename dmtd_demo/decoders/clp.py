@@ -1,4 +1,5 @@
 """`clp`: MTP heads under the Backbone-as-Architect rule with a collocation-length predictor (Xie, Zhou; arXiv 2606.10935; methods.md section 3)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -20,7 +21,13 @@ RULES = ("cumulative", "argmax")
 class CLPOptions(Options):
     k: int | None = heads_option("how many MTP heads may follow the backbone's own token")
     threshold: float | None = caution_option()
-    rule: str = option("cumulative", str, "rule", "cumulative: the largest s with P(length ≥ s) ≥ caution; argmax: the likeliest length", choices=RULES)
+    rule: str = option(
+        "cumulative",
+        str,
+        "rule",
+        "cumulative: the largest s with P(length ≥ s) ≥ caution; argmax: the likeliest length",
+        choices=RULES,
+    )
 
 
 def folded_lengths(probabilities: Sequence[float], k: int) -> tuple[float, ...]:
@@ -54,7 +61,11 @@ class CollocationLength(Decoder):
 
     @classmethod
     def resolve(cls, options: CLPOptions, model: Model) -> CLPOptions:
-        return at_most_trained(super().resolve(options, model), model, min(model.addons["clp"].k, model.addons["mtp_heads"].k))
+        return at_most_trained(
+            super().resolve(options, model),
+            model,
+            min(model.addons["clp"].k, model.addons["mtp_heads"].k),
+        )
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
@@ -65,6 +76,8 @@ class CollocationLength(Decoder):
         def states_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:
             probabilities = predictor(h).float().softmax(-1)[0].tolist()
             s = accepted_length(probabilities, options.k, options.threshold, options.rule)
-            return torch.cat([h, heads(h, s)[0]]) if s else h, folded_lengths(probabilities, options.k)
+            return torch.cat([h, heads(h, s)[0]]) if s else h, folded_lengths(
+                probabilities, options.k
+            )
 
         yield from unverified_steps(model, prompt_ids, sampler, states_of, first="full")

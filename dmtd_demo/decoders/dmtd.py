@@ -1,4 +1,5 @@
 """`dmtd`: Direct Multi-Token Decoding (Luo, Wang, Yan; arXiv 2510.11958, section 3): one full pass, then tau - 1 late-layer-only passes."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,12 +20,25 @@ MAX_TAU = 16
 
 def split_option() -> Any:
     """The option split of a decoder with late-layer-only passes; None is the checkpoint's."""
-    return option(None, str, "split", "early and late layers, such as E0D3; the rest is the middle, which late-layer-only passes leave out")
+    return option(
+        None,
+        str,
+        "split",
+        "early and late layers, such as E0D3; the rest is the middle, which late-layer-only passes leave out",
+    )
 
 
 @dataclass(frozen=True)
 class DMTDOptions(Options):
-    tau: int | None = option(None, int, "cycle length τ", "tokens per cycle: one from a full pass, the others from the late layers alone", minimum=1, maximum=MAX_TAU, step=1)
+    tau: int | None = option(
+        None,
+        int,
+        "cycle length τ",
+        "tokens per cycle: one from a full pass, the others from the late layers alone",
+        minimum=1,
+        maximum=MAX_TAU,
+        step=1,
+    )
     split: str | None = split_option()
 
 
@@ -36,7 +50,10 @@ class DirectMultiToken(Decoder):
 
     @classmethod
     def model_defaults(cls, model: Model) -> dict[str, Any]:
-        return {"tau": model.tau or 4, "split": str(model.split or Split.default(model.backbone.layers))}
+        return {
+            "tau": model.tau or 4,
+            "split": str(model.split or Split.default(model.backbone.layers)),
+        }
 
     @classmethod
     def resolve(cls, options: DMTDOptions, model: Model) -> DMTDOptions:
@@ -54,7 +71,9 @@ class DirectMultiToken(Decoder):
             for position in range(options.tau):
                 origin = "full" if position == 0 else "late"
                 out, runs = stack.heads([token.id]) if position == 0 else stack.late_only(token.id)
-                token = Token.of(sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], origin)
+                token = Token.of(
+                    sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], origin
+                )
                 yield Step((token,), (Pass(origin, runs),))
 
 

@@ -1,4 +1,5 @@
 """`dmtd-adaptive`: DMTD whose cycles are as long as a linear predictor on the head's hidden state says *(ours; methods.md section 4)*."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -24,7 +25,15 @@ MAX_CYCLE = 6
 @dataclass(frozen=True)
 class AdaptiveOptions(Options):
     threshold: float | None = caution_option()
-    max: int = option(MAX_CYCLE, int, "longest cycle", "one token from a full pass and at most this many less one from the late layers alone", minimum=1, maximum=16, step=1)
+    max: int = option(
+        MAX_CYCLE,
+        int,
+        "longest cycle",
+        "one token from a full pass and at most this many less one from the late layers alone",
+        minimum=1,
+        maximum=16,
+        step=1,
+    )
     split: str | None = split_option()
 
 
@@ -33,11 +42,14 @@ class AdaptiveCycles(Decoder):
     label = "DMTD with predicted cycle lengths"
     needs = frozenset({"split", "adaptive"})
     Options = AdaptiveOptions
-    threshold_of: ClassVar[str] = "adaptive"   # the add-on whose default threshold it is
+    threshold_of: ClassVar[str] = "adaptive"  # the add-on whose default threshold it is
 
     @classmethod
     def model_defaults(cls, model: Model) -> dict[str, Any]:
-        return {"threshold": model.addon_facts[cls.threshold_of]["threshold"], "split": str(model.split or Split.default(model.backbone.layers))}
+        return {
+            "threshold": model.addon_facts[cls.threshold_of]["threshold"],
+            "split": str(model.split or Split.default(model.backbone.layers)),
+        }
 
     @classmethod
     def resolve(cls, options: AdaptiveOptions, model: Model) -> AdaptiveOptions:
@@ -45,7 +57,9 @@ class AdaptiveCycles(Decoder):
         split_of(options, model)
         longest = model.addons["adaptive"].k + 1
         if options.max > longest:
-            raise UserError(f"the option max needs a value from 1 to {longest}, the longest cycle that the predictor of {model.name} knows; got {options.max}")
+            raise UserError(
+                f"the option max needs a value from 1 to {longest}, the longest cycle that the predictor of {model.name} knows; got {options.max}"
+            )
         return options
 
     @torch.inference_mode()
@@ -60,7 +74,9 @@ class AdaptiveCycles(Decoder):
             yield Step((token,), (Pass("full", runs),))
             for _ in range(late_tokens(model, h, options.max, options.threshold)):
                 out, runs = stack.late_only(token.id)
-                token = Token.of(sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], "late")
+                token = Token.of(
+                    sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], "late"
+                )
                 yield Step((token,), (Pass("late", runs),))
 
 

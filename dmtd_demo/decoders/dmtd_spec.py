@@ -1,4 +1,5 @@
 """`dmtd-spec`: self-speculative DMTD, lossless (methods.md section 2): the late layers draft a cycle, one pass of all layers verifies it."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterator, Sequence
@@ -37,7 +38,9 @@ class SelfSpeculative(DirectMultiToken):
                 last = drafts[-1].id
                 # a chance to stop: nothing is emitted before it is verified
                 yield Step((), (Pass("late", runs),))
-            stack.rewind(stack.length - len(drafts))    # the drafts' entries, made with m = 0
-            tokens, runs, _ = verify(stack, token.id, drafts, torch.cat(rows) if rows else None, sampler, "late")
+            stack.rewind(stack.length - len(drafts))  # the drafts' entries, made with m = 0
+            tokens, runs, _ = verify(
+                stack, token.id, drafts, torch.cat(rows) if rows else None, sampler, "late"
+            )
             yield Step(tokens, (Pass("verify", runs),))
             token = tokens[-1]

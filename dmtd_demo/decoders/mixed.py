@@ -1,4 +1,5 @@
 """`mixed`: a full pass, then late-layer-only passes, then MTP heads on the last late hidden state *(ours; methods.md section 4)*."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterator, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 class Mixed(AdaptiveCycles):
     """One text with all three origins. `max` counts the full and late tokens of a cycle, whose predictor is as cautious as its own default; the MTP tokens come
     on top, and `threshold` is theirs."""
+
     name = "mixed"
     label = "DMTD, then MTP heads"
     needs = frozenset({"split", "adaptive", "mixed"})
@@ -42,8 +44,19 @@ class Mixed(AdaptiveCycles):
             for i in range(late):
                 out, runs = stack.late_only(unread[0])
                 h = stack.last_hidden(out)
-                s = 0 if i < late - 1 else accepted_length(mixed.lengths(h).float().softmax(-1)[0].tolist(), mixed.k, options.threshold, "cumulative")
-                first, *mtp = sampler.choose(backbone.logits(torch.cat([h, mixed.heads(h, s)[0]]) if s else h))
+                s = (
+                    0
+                    if i < late - 1
+                    else accepted_length(
+                        mixed.lengths(h).float().softmax(-1)[0].tolist(),
+                        mixed.k,
+                        options.threshold,
+                        "cumulative",
+                    )
+                )
+                first, *mtp = sampler.choose(
+                    backbone.logits(torch.cat([h, mixed.heads(h, s)[0]]) if s else h)
+                )
                 tokens = (Token.of(first, "late"), *(Token.of(choice, "mtp") for choice in mtp))
                 yield Step(tokens, (Pass("late", runs),))
                 unread = [t.id for t in tokens]

@@ -1,4 +1,5 @@
 """What the decoders with MTP heads share: one step of methods.md section 3, and the option k."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -30,12 +31,15 @@ class HeadsOptions(Options):
 def at_most_trained(options: Any, model: Model, trained: int) -> Any:
     """The options, where their k heads are there; raises UserError."""
     if options.k > trained:
-        raise UserError(f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; got {options.k}")
+        raise UserError(
+            f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; got {options.k}"
+        )
     return options
 
 
 class HeadsDecoder(Decoder):
     """Base of the decoders whose only option is k."""
+
     Options = HeadsOptions
 
     @classmethod
@@ -47,7 +51,13 @@ class HeadsDecoder(Decoder):
         return at_most_trained(super().resolve(options, model), model, model.addons["mtp_heads"].k)
 
 
-def unverified_steps(model: Model, prompt_ids: Sequence[int], sampler: Sampler, states_of: Callable[[Tensor], tuple[Tensor, tuple[float, ...]]], first: str) -> Iterator[Step]:
+def unverified_steps(
+    model: Model,
+    prompt_ids: Sequence[int],
+    sampler: Sampler,
+    states_of: Callable[[Tensor], tuple[Tensor, tuple[float, ...]]],
+    first: str,
+) -> Iterator[Step]:
     """Steps whose tokens are emitted as they are drawn; the next pass reads all of them at once.
 
     states_of: the last hidden state [1, hidden] to one state for each token of the step, [1 + accepted, hidden], read by the LM head, and Step.lengths.

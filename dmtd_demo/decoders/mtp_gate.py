@@ -1,4 +1,5 @@
 """`mtp-gate`: MTP heads behind a gate network, the baseline that CLP replaces by one linear layer (arXiv 2606.10935; methods.md section 3)."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ class GateOptions(Options):
 
 def open_gates(probabilities: Sequence[float], k: int, threshold: float) -> int:
     """The number of MTP tokens to accept: those before the first of k gates under the threshold."""
-    return next((i for i, p in enumerate(probabilities[:k]) if p < threshold), min(k, len(probabilities)))
+    return next(
+        (i for i, p in enumerate(probabilities[:k]) if p < threshold), min(k, len(probabilities))
+    )
 
 
 class GatedHeads(Decoder):
@@ -37,7 +40,11 @@ class GatedHeads(Decoder):
 
     @classmethod
     def resolve(cls, options: GateOptions, model: Model) -> GateOptions:
-        return at_most_trained(super().resolve(options, model), model, min(model.addons["gate"].k, model.addons["mtp_heads"].k))
+        return at_most_trained(
+            super().resolve(options, model),
+            model,
+            min(model.addons["gate"].k, model.addons["mtp_heads"].k),
+        )
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:

@@ -1,4 +1,5 @@
 """`mtp-heads`: heads alone, head 0 in the LM head's place: the head-backbone competition that the CLP paper argues against (arXiv 2606.10935)."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterator, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 class HeadsOnly(HeadsDecoder):
     """Head 0 makes token n + 1, heads 1..k the tokens after it, and all of them are accepted: it repeats itself, and that is the point."""
+
     name = "mtp-heads"
     label = "MTP heads alone (no backbone token)"
     needs = frozenset({"mtp_heads", "head0"})
@@ -23,4 +25,10 @@ class HeadsOnly(HeadsDecoder):
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
         options = self.resolve(self.options, model)
         head0, heads = model.addons["head0"], model.addons["mtp_heads"]
-        yield from unverified_steps(model, prompt_ids, sampler, lambda h: (torch.cat([head0(h)[0], heads(h, options.k)[0]]), ()), first="mtp")
+        yield from unverified_steps(
+            model,
+            prompt_ids,
+            sampler,
+            lambda h: (torch.cat([head0(h)[0], heads(h, options.k)[0]]), ()),
+            first="mtp",
+        )

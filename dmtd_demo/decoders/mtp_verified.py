@@ -1,4 +1,5 @@
 """`mtp-verified`: MTP heads draft, the backbone's next pass verifies (Medusa-style; methods.md section 3): lossless against `ar`."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterator, Sequence
@@ -28,8 +29,10 @@ class VerifiedHeads(HeadsDecoder):
         token = yield from prefill(stack, prompt_ids, sampler)
         logits = None
         while True:
-            drafts = [] if logits is None else sampler.choose(logits[:stack.room - 1])
-            tokens, runs, h = verify(stack, token.id, drafts, logits[:len(drafts)] if drafts else None, sampler, "mtp")
+            drafts = [] if logits is None else sampler.choose(logits[: stack.room - 1])
+            tokens, runs, h = verify(
+                stack, token.id, drafts, logits[: len(drafts)] if drafts else None, sampler, "mtp"
+            )
             yield Step(tokens, (Pass("verify", runs),))
             token = tokens[-1]
             logits = backbone.logits(heads(h, options.k)[0])

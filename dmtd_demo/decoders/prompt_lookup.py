@@ -1,4 +1,5 @@
 """`prompt-lookup`: drafts are what followed the same n-gram earlier in the text; verified, so lossless, and with no training at all."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -17,8 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LookupOptions(Options):
-    ngram: int = option(3, int, "n-gram", "the longest ending of the text to look for earlier in it; shorter ones are tried after it", minimum=1, maximum=8, step=1)
-    k: int = option(4, int, "draft length k", "how many tokens to draft from what followed it there", minimum=1, maximum=16, step=1)
+    ngram: int = option(
+        3,
+        int,
+        "n-gram",
+        "the longest ending of the text to look for earlier in it; shorter ones are tried after it",
+        minimum=1,
+        maximum=8,
+        step=1,
+    )
+    k: int = option(
+        4,
+        int,
+        "draft length k",
+        "how many tokens to draft from what followed it there",
+        minimum=1,
+        maximum=16,
+        step=1,
+    )
 
 
 class Lookup:
@@ -32,7 +49,7 @@ class Lookup:
     def extend(self, ids: Sequence[int]) -> None:
         for token in ids:
             for n in range(1, min(self.longest, len(self.ids)) + 1):
-                self._after[tuple(self.ids[-n:])] = len(self.ids)   # the latest place wins
+                self._after[tuple(self.ids[-n:])] = len(self.ids)  # the latest place wins
             self.ids.append(token)
 
     def draft(self, k: int) -> list[int]:

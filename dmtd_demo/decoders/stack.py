@@ -1,4 +1,5 @@
 """The three layer groups over one text: the passes that decoders are made of (DMTD paper, section 3; methods.md section 2)."""
+
 from __future__ import annotations
 
 from typing import Iterator, Sequence
@@ -11,7 +12,7 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.base import Pass, Run, Step, Token
 from dmtd_demo.sampling import Sampler
 
-PREFILL_CHUNK = 512   # positions between two chances to stop
+PREFILL_CHUNK = 512  # positions between two chances to stop
 
 
 class Stack:
@@ -22,7 +23,7 @@ class Stack:
         self.backbone = backbone
         self.split = split or Split.default(backbone.layers) if backbone.layers > 1 else None
         self.cache = backbone.new_cache()
-        self.skipped: list[Tensor] = []   # early outputs c_i, [1, 1, hidden] each
+        self.skipped: list[Tensor] = []  # early outputs c_i, [1, 1, hidden] each
 
     def heads(self, ids: Sequence[int]) -> tuple[Tensor, tuple[Run, ...]]:
         """Every id a cycle head (m = 1). The middle layers first refill what they skipped. Returns late outputs [1, q, hidden] before the final norm."""
@@ -38,7 +39,11 @@ class Stack:
         thought = backbone.run_layers(unseen, split.early, split.late_start, self.cache)[:, -q:]
         u = c + thought if split.head_input == "sum" else thought
         out = backbone.run_layers(u, split.late_start, n, self.cache)
-        return out, _merged((0, split.early, q), (split.early, split.late_start, unseen.shape[1]), (split.late_start, n, q))
+        return out, _merged(
+            (0, split.early, q),
+            (split.early, split.late_start, unseen.shape[1]),
+            (split.late_start, n, q),
+        )
 
     def late_only(self, token: int) -> tuple[Tensor, tuple[Run, ...]]:
         """One position without the middle layers (m = 0). Returns the late output [1, 1, hidden] before the final norm."""
@@ -64,7 +69,7 @@ class Stack:
         self.cache.crop(length)
         if self.skipped:
             assert self.split is not None
-            del self.skipped[max(length - self.cache.length(self.split.early), 0):]
+            del self.skipped[max(length - self.cache.length(self.split.early), 0) :]
 
     def last_hidden(self, out: Tensor) -> Tensor:
         """The last position's hidden state after the final norm, [1, hidden]."""
@@ -75,7 +80,7 @@ def prefill(stack: Stack, prompt_ids: Sequence[int], sampler: Sampler) -> Iterat
     """Read the prompt, every position a head, in chunks; the last step holds the first token. The generator returns that token."""
     last = (len(prompt_ids) - 1) // PREFILL_CHUNK * PREFILL_CHUNK
     for start in range(0, last, PREFILL_CHUNK):
-        _, runs = stack.heads(prompt_ids[start:start + PREFILL_CHUNK])
+        _, runs = stack.heads(prompt_ids[start : start + PREFILL_CHUNK])
         yield Step((), (Pass("prefill", runs),))
     out, runs = stack.heads(prompt_ids[last:])
     token = Token.of(sampler.choose(stack.backbone.logits(stack.last_hidden(out)))[0], "full")

@@ -1,4 +1,5 @@
 """What the lossless decoders share: a draft, one pass over it, and what stands (methods.md section 2, "Self-speculative DMTD")."""
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -11,7 +12,14 @@ from dmtd_demo.decoders.stack import Stack
 from dmtd_demo.sampling import Choice, Sampler
 
 
-def verify(stack: Stack, pending: int, drafts: Sequence[Choice], draft_logits: Tensor | None, sampler: Sampler, origin: str) -> tuple[tuple[Token, ...], tuple[Run, ...], Tensor]:
+def verify(
+    stack: Stack,
+    pending: int,
+    drafts: Sequence[Choice],
+    draft_logits: Tensor | None,
+    sampler: Sampler,
+    origin: str,
+) -> tuple[tuple[Token, ...], tuple[Run, ...], Tensor]:
     """One pass over the pending token and its drafts, every position a head; the KV cache is rolled back to what stands.
 
     draft_logits [drafts, vocabulary]: what the drafts were drawn from; None where they were not drawn (n-gram drafts). Returns the accepted drafts
@@ -26,5 +34,11 @@ def verify(stack: Stack, pending: int, drafts: Sequence[Choice], draft_logits: T
     stack.rewind(before + 1 + accepted)
     # no computation drew them: what is recorded of them is the verifier's
     if draft_logits is None and accepted:
-        drafts = sampler.describe(torch.tensor(ids[:accepted], device=logits.device), logits[:accepted])
-    return (*(Token.of(draft, origin) for draft in drafts[:accepted]), Token.of(following, "full")), runs, hidden[accepted:accepted + 1]
+        drafts = sampler.describe(
+            torch.tensor(ids[:accepted], device=logits.device), logits[:accepted]
+        )
+    return (
+        (*(Token.of(draft, origin) for draft in drafts[:accepted]), Token.of(following, "full")),
+        runs,
+        hidden[accepted : accepted + 1],
+    )

@@ -1,4 +1,5 @@
 """What each model of the catalog takes in memory, which decoders it can run now, and how to get what is missing for the others."""
+
 from __future__ import annotations
 
 import json
@@ -20,9 +21,15 @@ from dmtd_demo.training.corpus import ANSWER, PROMPTS
 from dmtd_demo.training.features import DRAWN
 
 # add-on: the recipe that makes it for any Qwen, in this order
-TRAINED = {"mtp_heads": "heads", "clp": "clp", "gate": "gate", "head0": "head0", "adaptive": "adaptive"}
-RENTED = DEVICES["a10g"]   # the GPU for which the time of training is estimated
-STORED = 2   # bytes a parameter in the published checkpoints: bfloat16
+TRAINED = {
+    "mtp_heads": "heads",
+    "clp": "clp",
+    "gate": "gate",
+    "head0": "head0",
+    "adaptive": "adaptive",
+}
+RENTED = DEVICES["a10g"]  # the GPU for which the time of training is estimated
+STORED = 2  # bytes a parameter in the published checkpoints: bfloat16
 
 
 def describe(entry: Entry, device: str) -> dict[str, Any]:
@@ -31,14 +38,29 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
     of add-ons that will be fetched with the model."""
     sizes = Sizes.of(entry.family, entry.shape)
     context = int(entry.shape["max_position_embeddings"])
-    memory = {name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total for name in offered(device)}
+    memory = {
+        name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total
+        for name in offered(device)
+    }
     room = free(device)
     have = {"split"} | _addons(entry)
     lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}
-    return {"name": entry.name, "label": entry.label, "source": "assets" if entry.name in CATALOG and entry.is_local else entry.source, "family": entry.family, "here": entry.is_local or cached(entry.source),
-            "parameters": sizes.parameters, "bytes": sizes.parameters * STORED, "memory": memory, "fits": [name for name, need in memory.items() if need <= room],
-            "decoders": [name for name, lack in lacks.items() if not lack], "missing": {name: lack for name, lack in lacks.items() if lack}, "note": entry.note,
-            "published": entry.addons if entry.addons and not cached_addons(entry.addons) else None, **entry.shape}
+    return {
+        "name": entry.name,
+        "label": entry.label,
+        "source": "assets" if entry.name in CATALOG and entry.is_local else entry.source,
+        "family": entry.family,
+        "here": entry.is_local or cached(entry.source),
+        "parameters": sizes.parameters,
+        "bytes": sizes.parameters * STORED,
+        "memory": memory,
+        "fits": [name for name, need in memory.items() if need <= room],
+        "decoders": [name for name, lack in lacks.items() if not lack],
+        "missing": {name: lack for name, lack in lacks.items() if lack},
+        "note": entry.note,
+        "published": entry.addons if entry.addons and not cached_addons(entry.addons) else None,
+        **entry.shape,
+    }
 
 
 def where(described: dict[str, Any]) -> str:
@@ -53,17 +75,31 @@ def where(described: dict[str, Any]) -> str:
 def lines(described: dict[str, Any]) -> list[str]:
     """The same in words."""
     d = described
-    words = [f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, {gib(d['bytes'])}, {where(d)}",
-             "  memory: " + ", ".join(f"{name} {gib(need)}{'' if name in d['fits'] else ' (more than is free)'}" for name, need in d["memory"].items()),
-             "  runs now: " + ", ".join(d["decoders"])]
+    words = [
+        f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, {gib(d['bytes'])}, {where(d)}",
+        "  memory: "
+        + ", ".join(
+            f"{name} {gib(need)}{'' if name in d['fits'] else ' (more than is free)'}"
+            for name, need in d["memory"].items()
+        ),
+        "  runs now: " + ", ".join(d["decoders"]),
+    ]
     if d["missing"] and d["published"]:
-        words.append(f"  not yet: {', '.join(d['missing'])}: the add-ons published for it, {d['published']}, will be fetched with it")
+        words.append(
+            f"  not yet: {', '.join(d['missing'])}: the add-ons published for it, {d['published']}, will be fetched with it"
+        )
     elif d["missing"]:
-        words.append(f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for this model yet")
+        words.append(
+            f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for this model yet"
+        )
         words += [f"    {command}" for command in training(d)]
-        words.append(f"    about {minutes(d)} minutes on an {RENTED.label}, by estimate; then run it with --addons runs/{d['name']}/addons")
+        words.append(
+            f"    about {minutes(d)} minutes on an {RENTED.label}, by estimate; then run it with --addons runs/{d['name']}/addons"
+        )
         if untaught(d):
-            words.append(f"    {', '.join(untaught(d))}: no recipe trains it for this model; classroom has it")
+            words.append(
+                f"    {', '.join(untaught(d))}: no recipe trains it for this model; classroom has it"
+            )
     return words + ([f"  {d['note']}"] if d["note"] else [])
 
 
@@ -75,14 +111,28 @@ def lacking(described: dict[str, Any]) -> list[str]:
 def training(described: dict[str, Any]) -> list[str]:
     """The commands that train those that can be trained for any Qwen, in order."""
     model = described["source"] if Path(described["source"]).is_absolute() else described["name"]
-    return [f"python -m dmtd_demo train {recipe} --model {model} --output runs/{described['name']}" for addon, recipe in TRAINED.items() if addon in lacking(described)]
+    return [
+        f"python -m dmtd_demo train {recipe} --model {model} --output runs/{described['name']}"
+        for addon, recipe in TRAINED.items()
+        if addon in lacking(described)
+    ]
 
 
 def minutes(described: dict[str, Any]) -> int:
     """How long these commands take on a rented GPU, by estimate from bytes and operations."""
     recipes = [recipe for addon, recipe in TRAINED.items() if addon in lacking(described)]
     texts = len(PROMPTS.read_text(encoding="utf-8").splitlines())
-    return math.ceil(training_seconds(Shape.of_fields(described), RENTED, texts, ANSWER, {recipe: STEPS[recipe] for recipe in recipes}, DRAWN) / 60)
+    return math.ceil(
+        training_seconds(
+            Shape.of_fields(described),
+            RENTED,
+            texts,
+            ANSWER,
+            {recipe: STEPS[recipe] for recipe in recipes},
+            DRAWN,
+        )
+        / 60
+    )
 
 
 def untaught(described: dict[str, Any]) -> list[str]:

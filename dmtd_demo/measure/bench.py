@@ -1,4 +1,5 @@
 """`bench`: tokens per second of each panel against `transformers.generate` on the same weights, in one run, in alternation, medians."""
+
 from __future__ import annotations
 
 import gc
@@ -26,13 +27,20 @@ from dmtd_demo.race.panels import PanelSpec, make_decoder
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.request import check_prompt
 
-DRAFTED = 4   # tokens, by transformers' prompt lookup
+DRAFTED = 4  # tokens, by transformers' prompt lookup
 # those of transformers' ways that draft tokens
 AHEAD = ("prompt_lookup", "early_exit", "assistant")
 QUESTION = "What is a language model?"
 
 
-def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rounds: int = 5, assistant: Model | None = None) -> dict[str, Any]:
+def bench(
+    model: Model,
+    panels: Sequence[PanelSpec],
+    context: int,
+    new: int,
+    rounds: int = 5,
+    assistant: Model | None = None,
+) -> dict[str, Any]:
     """Greedy, batch 1, `new` tokens after a prompt of `context`, past any EOS. Every round runs `generate` over the weights as transformers loads them, and each panel once.
 
     `generate` runs with a dynamic and a static cache, with its own prompt lookup, with the layers before the late ones as its own assistant (early exit), and with
@@ -47,7 +55,10 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
     # without what makes our own passes fast
     as_loaded = _without_end(plain(model.backbone.module))
     ways = _ways(model, assistant) if can_generate else {}
-    runs: dict[str, Callable[[], _Timed]] = {f"generate {way}": lambda settings=settings: _generate(as_loaded, prompt, new, **settings) for way, settings in ways.items()}
+    runs: dict[str, Callable[[], _Timed]] = {
+        f"generate {way}": lambda settings=settings: _generate(as_loaded, prompt, new, **settings)
+        for way, settings in ways.items()
+    }
     names = [f"panel {i}" for i in range(len(panels))]
     if not any(panel.decoder == "ar" for panel in panels):
         names.append("ar")
@@ -58,32 +69,78 @@ def bench(model: Model, panels: Sequence[PanelSpec], context: int, new: int, rou
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     last: dict[str, _Timed] = {}
     costs = PassCosts(model, prompt, new)
-    for round_ in tqdm(range(rounds + 1), desc="bench", unit="round", file=sys.stderr, disable=None):
+    for round_ in tqdm(
+        range(rounds + 1), desc="bench", unit="round", file=sys.stderr, disable=None
+    ):
         for name, run in runs.items():
             gc.collect()
             last[name] = run()
-            if round_:   # the first round warms up
+            if round_:  # the first round warms up
                 speeds[name].append(last[name].tokens_per_second)
                 if name in decoders:
                     costs.walk(decoders[name].name, options[name], last[name].spans)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    best = max((name for name in medians if name in ("generate dynamic", "generate static")), key=medians.__getitem__, default=None)
-    ar_name = next(name for name, panel in zip(names, [*panels, PanelSpec("ar")]) if panel.decoder == "ar")
+    best = max(
+        (name for name in medians if name in ("generate dynamic", "generate static")),
+        key=medians.__getitem__,
+        default=None,
+    )
+    ar_name = next(
+        name for name, panel in zip(names, [*panels, PanelSpec("ar")]) if panel.decoder == "ar"
+    )
     bandwidth = memory_bandwidth(model.backbone.device)
     rows = []
     for name, panel in zip(names, panels):
         over_ar = medians[name] / medians[ar_name]
         limit = costs.limit(panel.decoder, options[name], last[name].spans)
-        rows.append({
-            "panel": str(panel), "decoder": panel.decoder, "options": asdict(options[name]), "tokens_per_second": round(medians[name], 2), "spread": [round(min(speeds[name]), 2), round(max(speeds[name]), 2)],
-            "over_generate": round(medians[name] / medians[best], 3) if best else None, **{f"over_{way}": round(medians[name] / medians[f"generate {way}"], 3) for way in AHEAD if way in ways}, "over_ar": round(over_ar, 3),
-            "limit": round(limit, 3) if limit else None, "share_of_limit": round(over_ar / limit, 3) if limit else None,
-            "bytes_per_token": round(last[name].bytes_per_token), "share_of_memory": round(medians[name] * last[name].bytes_per_token / bandwidth, 3),
-            "same_tokens_as_generate": last[name].ids == last[best].ids if best else None})
-    generate = {"cache": best.split()[1], "tokens_per_second": round(medians[best], 2), "spread": [round(min(speeds[best]), 2), round(max(speeds[best]), 2)],
-                "all": {name.split()[1]: round(medians[name], 2) for name in medians if name.startswith("generate")}} if best else None
-    return {"model": model.name, "machine": describe(model.device), "dtype": model.dtype, "quantization": model.quantization, "context": context, "new": new, "rounds": rounds,
-            "generate": generate, "memory_bandwidth": round(bandwidth), "pass_ms": costs.measured(), "rows": rows}
+        rows.append(
+            {
+                "panel": str(panel),
+                "decoder": panel.decoder,
+                "options": asdict(options[name]),
+                "tokens_per_second": round(medians[name], 2),
+                "spread": [round(min(speeds[name]), 2), round(max(speeds[name]), 2)],
+                "over_generate": round(medians[name] / medians[best], 3) if best else None,
+                **{
+                    f"over_{way}": round(medians[name] / medians[f"generate {way}"], 3)
+                    for way in AHEAD
+                    if way in ways
+                },
+                "over_ar": round(over_ar, 3),
+                "limit": round(limit, 3) if limit else None,
+                "share_of_limit": round(over_ar / limit, 3) if limit else None,
+                "bytes_per_token": round(last[name].bytes_per_token),
+                "share_of_memory": round(medians[name] * last[name].bytes_per_token / bandwidth, 3),
+                "same_tokens_as_generate": last[name].ids == last[best].ids if best else None,
+            }
+        )
+    generate = (
+        {
+            "cache": best.split()[1],
+            "tokens_per_second": round(medians[best], 2),
+            "spread": [round(min(speeds[best]), 2), round(max(speeds[best]), 2)],
+            "all": {
+                name.split()[1]: round(medians[name], 2)
+                for name in medians
+                if name.startswith("generate")
+            },
+        }
+        if best
+        else None
+    )
+    return {
+        "model": model.name,
+        "machine": describe(model.device),
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+        "context": context,
+        "new": new,
+        "rounds": rounds,
+        "generate": generate,
+        "memory_bandwidth": round(bandwidth),
+        "pass_ms": costs.measured(),
+        "rows": rows,
+    }
 
 
 def bench_prompt(model: Model, context: int) -> list[int]:
@@ -93,7 +150,9 @@ def bench_prompt(model: Model, context: int) -> list[int]:
         return [rng.randrange(model.backbone.vocab_size) for _ in range(context)]
     messages = [{"role": "user", "content": QUESTION}]
     ids = encode_chat(model.tokenizer, messages)
-    filler = model.tokenizer("Ada found a red kite in the garden and took it home. ", add_special_tokens=False).input_ids
+    filler = model.tokenizer(
+        "Ada found a red kite in the garden and took it home. ", add_special_tokens=False
+    ).input_ids
     short = max(context - len(ids), 0)
     return ((filler * (short // len(filler) + 1))[:short] + ids)[-context:]
 
@@ -106,7 +165,7 @@ class _Timed(BaseStreamer):
         self.spans: dict[str, int] = {}
         self._prompt = True
         self._times: list[float] = []
-        self._first = 0   # tokens that came with the first of them
+        self._first = 0  # tokens that came with the first of them
         self._speed: float | None = None
         self.bytes_per_token = 0.0
 
@@ -129,13 +188,21 @@ class _Timed(BaseStreamer):
 
 def _ways(model: Model, assistant: Model | None) -> dict[str, dict[str, Any]]:
     """What `generate` is given for each of its ways."""
-    ways: dict[str, dict[str, Any]] = {"dynamic": {}, "static": {"cache_implementation": "static"}, "prompt_lookup": {"prompt_lookup_num_tokens": DRAFTED}}
+    ways: dict[str, dict[str, Any]] = {
+        "dynamic": {},
+        "static": {"cache_implementation": "static"},
+        "prompt_lookup": {"prompt_lookup_num_tokens": DRAFTED},
+    }
     # with random weights no draft of it would ever stand, and each costs most of a pass
     if model.layers > 1 and model.folder is not None:
-        ways["early_exit"] = {"assistant_early_exit": (model.split or Split.default(model.layers)).late_start}
+        ways["early_exit"] = {
+            "assistant_early_exit": (model.split or Split.default(model.layers)).late_start
+        }
     if assistant is not None:
         if assistant.backbone.vocab_size != model.backbone.vocab_size:
-            raise UserError(f"an assistant needs the model's own vocabulary of {model.backbone.vocab_size} tokens; {assistant.name} has {assistant.backbone.vocab_size}")
+            raise UserError(
+                f"an assistant needs the model's own vocabulary of {model.backbone.vocab_size} tokens; {assistant.name} has {assistant.backbone.vocab_size}"
+            )
         ways["assistant"] = {"assistant_model": _without_end(plain(assistant.backbone.module))}
     return ways
 
@@ -147,12 +214,31 @@ def _without_end(twin: PreTrainedModel) -> PreTrainedModel:
 
 
 @torch.inference_mode()
-def _generate(module: PreTrainedModel, prompt: list[int], new: int, assistant_model: PreTrainedModel | None = None, **settings: Any) -> _Timed:
+def _generate(
+    module: PreTrainedModel,
+    prompt: list[int],
+    new: int,
+    assistant_model: PreTrainedModel | None = None,
+    **settings: Any,
+) -> _Timed:
     timed = _Timed()
-    config = GenerationConfig(do_sample=False, repetition_penalty=1.0, max_new_tokens=new, eos_token_id=None, pad_token_id=0, **settings)
+    config = GenerationConfig(
+        do_sample=False,
+        repetition_penalty=1.0,
+        max_new_tokens=new,
+        eos_token_id=None,
+        pad_token_id=0,
+        **settings,
+    )
     ids = torch.tensor([prompt], device=module.device)
-    transformers_logging.set_verbosity_error()   # of what transformers itself does when it assists
-    module.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=timed, **({"assistant_model": assistant_model} if assistant_model is not None else {}))
+    transformers_logging.set_verbosity_error()  # of what transformers itself does when it assists
+    module.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=config,
+        streamer=timed,
+        **({"assistant_model": assistant_model} if assistant_model is not None else {}),
+    )
     if len(timed.ids) != new:
         raise RuntimeError(f"generate was asked for {new} tokens and made {len(timed.ids)}")
     return timed
@@ -160,10 +246,12 @@ def _generate(module: PreTrainedModel, prompt: list[int], new: int, assistant_mo
 
 def _panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> _Timed:
     timed, read = _Timed(), 0
-    for batch in race_ids(model, [panel], [prompt], max_new_tokens=new, ignore_eos=True, audit=False):
+    for batch in race_ids(
+        model, [panel], [prompt], max_new_tokens=new, ignore_eos=True, audit=False
+    ):
         for record in batch:
             if record["type"] == "step":
-                if timed.ids:   # not the prefill
+                if timed.ids:  # not the prefill
                     read += bytes_read(model.backbone, record)
                 timed.ids += [token["id"] for token in record["tokens"]]
             elif record["type"] == "summary":

@@ -1,4 +1,5 @@
 """`eval`: held-out prompts through every panel; exact match and the figures of design.md, "Command line"."""
+
 from __future__ import annotations
 
 import json
@@ -28,7 +29,15 @@ Task = tuple[str, list[Message], str]
 def held_out_tasks(seed: int, count: int) -> list[Task]:
     """Prompts of the small world's compositional families whose content was never trained on."""
     from dmtd_demo.training.world.mix import held_out_examples
-    return [(family, [{"role": role, "content": text} for role, text in example.messages[:-1]], example.answer) for family, example in held_out_examples(seed, count)]
+
+    return [
+        (
+            family,
+            [{"role": role, "content": text} for role, text in example.messages[:-1]],
+            example.answer,
+        )
+        for family, example in held_out_examples(seed, count)
+    ]
 
 
 def read_tasks(path: str, count: int) -> list[Task]:
@@ -36,23 +45,44 @@ def read_tasks(path: str, count: int) -> list[Task]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--data needs a readable JSON-lines file; reading {path} gave: {error}") from None
+        raise UserError(
+            f"--data needs a readable JSON-lines file; reading {path} gave: {error}"
+        ) from None
     tasks: list[Task] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
-            tasks.append((str(row.get("family", "all")), [{"role": str(m["role"]), "content": str(m["content"])} for m in messages], str(row["answer"])))
+            messages = (
+                row["messages"]
+                if "messages" in row
+                else [{"role": "user", "content": row["prompt"]}]
+            )
+            tasks.append(
+                (
+                    str(row.get("family", "all")),
+                    [{"role": str(m["role"]), "content": str(m["content"])} for m in messages],
+                    str(row["answer"]),
+                )
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} line {number} needs to be a JSON object with answer, and prompt or messages; got {line[:80]!r}") from None
+            raise UserError(
+                f"{path} line {number} needs to be a JSON object with answer, and prompt or messages; got {line[:80]!r}"
+            ) from None
     if not tasks:
         raise UserError(f"--data needs at least one line; {path} has none")
     return tasks[:count]
 
 
-def evaluate(model: Model, panels: Sequence[PanelSpec], tasks: Sequence[Task], sampling: Sampling, max_new_tokens: int, thinking: bool = False) -> dict[str, Any]:
+def evaluate(
+    model: Model,
+    panels: Sequence[PanelSpec],
+    tasks: Sequence[Task],
+    sampling: Sampling,
+    max_new_tokens: int,
+    thinking: bool = False,
+) -> dict[str, Any]:
     """One JSON object: the model, the machine and a row for each panel. `relative` and `over_ar` are against `ar` on the same checkpoint and prompts.
 
     `intervals`: for each figure the 2.5th and 97.5th percentile of RESAMPLES bootstrap samples of the prompts, those of `ar` drawn along.
@@ -60,29 +90,69 @@ def evaluate(model: Model, panels: Sequence[PanelSpec], tasks: Sequence[Task], s
     reference = next((i for i, panel in enumerate(panels) if panel.decoder == "ar"), None)
     raced = list(panels) if reference is not None else [*panels, PanelSpec("ar")]
     results = [_Results() for _ in raced]
-    for family, conversation, answer in tqdm(tasks, desc="eval", unit="prompt", file=sys.stderr, disable=None):
+    for family, conversation, answer in tqdm(
+        tasks, desc="eval", unit="prompt", file=sys.stderr, disable=None
+    ):
         ids = encode_chat(model.tokenizer, conversation, thinking)
-        for batch in race_ids(model, raced, [ids] * len(raced), sampling, max_new_tokens=max_new_tokens):
+        for batch in race_ids(
+            model, raced, [ids] * len(raced), sampling, max_new_tokens=max_new_tokens
+        ):
             for record in batch:
                 if record["type"] in ("step", "audit", "summary"):
                     results[record["panel"]].add(record, family, answer)
     ar = results[-1 if reference is None else reference].table()
-    samples = [np.arange(len(tasks)), *np.random.default_rng(0).integers(0, len(tasks), (RESAMPLES, len(tasks)))]
+    samples = [
+        np.arange(len(tasks)),
+        *np.random.default_rng(0).integers(0, len(tasks), (RESAMPLES, len(tasks))),
+    ]
     rows = []
     for panel, result in zip(panels, results):
         decoder = make_decoder(panel)
         table = result.table()
-        figures, *resampled = [_figures(table[sample], ar[sample], model.layers) for sample in samples]
+        figures, *resampled = [
+            _figures(table[sample], ar[sample], model.layers) for sample in samples
+        ]
         intervals = {}
         for name, value in figures.items():
             drawn = [f[name] for f in resampled if f[name] is not None]
-            intervals[name] = [round(float(x), 4) for x in np.percentile(drawn, (2.5, 97.5))] if value is not None and drawn else None
-        rows.append({"panel": str(panel), "decoder": panel.decoder, "options": asdict(decoder.resolve(decoder.options, model)), **figures, "intervals": intervals,
-                     "exact_match_by_family": result.by_family(), "stops": dict(result.stops)})
-    return {"model": model.name, "machine": describe(model.device), "dtype": model.dtype, "quantization": model.quantization, "prompts": len(tasks), "rows": rows}
+            intervals[name] = (
+                [round(float(x), 4) for x in np.percentile(drawn, (2.5, 97.5))]
+                if value is not None and drawn
+                else None
+            )
+        rows.append(
+            {
+                "panel": str(panel),
+                "decoder": panel.decoder,
+                "options": asdict(decoder.resolve(decoder.options, model)),
+                **figures,
+                "intervals": intervals,
+                "exact_match_by_family": result.by_family(),
+                "stops": dict(result.stops),
+            }
+        )
+    return {
+        "model": model.name,
+        "machine": describe(model.device),
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+        "prompts": len(tasks),
+        "rows": rows,
+    }
 
 
-COLUMNS = ("right", "repetition", "judged", "agreed", "spanned", "spans", "full_passes", "decoded", "layer_runs", "seconds")
+COLUMNS = (
+    "right",
+    "repetition",
+    "judged",
+    "agreed",
+    "spanned",
+    "spans",
+    "full_passes",
+    "decoded",
+    "layer_runs",
+    "seconds",
+)
 
 
 def _figures(table: np.ndarray, ar: np.ndarray, layers: int) -> dict[str, float | None]:
@@ -93,7 +163,10 @@ def _figures(table: np.ndarray, ar: np.ndarray, layers: int) -> dict[str, float 
     def ratio(a: float, b: float) -> float | None:
         return round(float(a / b), 4) if b else None
 
-    speed, ar_speed = ratio(total["decoded"], total["seconds"]), ratio(base["decoded"], base["seconds"])
+    speed, ar_speed = (
+        ratio(total["decoded"], total["seconds"]),
+        ratio(base["decoded"], base["seconds"]),
+    )
     return {
         "exact_match": ratio(total["right"], len(table)),
         "relative": ratio(total["right"], base["right"]),
@@ -103,7 +176,8 @@ def _figures(table: np.ndarray, ar: np.ndarray, layers: int) -> dict[str, float 
         "tokens_per_full_pass": ratio(total["decoded"], total["full_passes"]),
         "plt": ratio(total["layer_runs"], layers * total["decoded"]),
         "tokens_per_second": speed,
-        "over_ar": ratio(speed, ar_speed) if speed and ar_speed else None}
+        "over_ar": ratio(speed, ar_speed) if speed and ar_speed else None,
+    }
 
 
 class _Results:
@@ -119,17 +193,35 @@ class _Results:
     def add(self, record: trace.Record, family: str, answer: str) -> None:
         if record["type"] == "step":
             self._tokens += record["tokens"]
-            self._layer_runs += sum(stop - start for p in record["passes"] if p["kind"] != "prefill" for start, stop, _ in p["runs"])
+            self._layer_runs += sum(
+                stop - start
+                for p in record["passes"]
+                if p["kind"] != "prefill"
+                for start, stop, _ in p["runs"]
+            )
         elif record["type"] == "audit":
-            judged = [ok for token, ok in zip(self._tokens, record["agrees"]) if token["origin"] != "full"]
+            judged = [
+                ok for token, ok in zip(self._tokens, record["agrees"]) if token["origin"] != "full"
+            ]
             self._judged, self._agreed = len(judged), sum(judged)
         else:
             if record["stop"] == "error":
                 raise RuntimeError(record["message"])
             spans = {int(length): count for length, count in record["spans"].items()}
-            self.lines.append((
-                record["text"].strip() == answer.strip(), record["repetition_ratio"], self._judged, self._agreed,
-                sum(length * count for length, count in spans.items()), sum(spans.values()), record["full_passes"], record["tokens"] - 1, self._layer_runs, record["decode_seconds"]))
+            self.lines.append(
+                (
+                    record["text"].strip() == answer.strip(),
+                    record["repetition_ratio"],
+                    self._judged,
+                    self._agreed,
+                    sum(length * count for length, count in spans.items()),
+                    sum(spans.values()),
+                    record["full_passes"],
+                    record["tokens"] - 1,
+                    self._layer_runs,
+                    record["decode_seconds"],
+                )
+            )
             self.families.append(family)
             self.stops[record["stop"]] += 1
             self._tokens, self._layer_runs, self._judged, self._agreed = [], 0, 0, 0

@@ -1,4 +1,5 @@
 """What bounds a decoder's speed: the measured cost of each kind of pass (methods.md section 6), and the bytes that a pass must read from memory."""
+
 from __future__ import annotations
 
 import random
@@ -31,7 +32,7 @@ class PassCosts:
 
     def __init__(self, model: Model, prompt: Sequence[int], new: int) -> None:
         self.model, self.prompt, self.new = model, list(prompt), new
-        self._ms: dict[str, list[float]] = {}   # of each round, the mean
+        self._ms: dict[str, list[float]] = {}  # of each round, the mean
 
     def measured(self) -> dict[str, float]:
         """Milliseconds, the median of the rounds."""
@@ -49,16 +50,32 @@ class PassCosts:
             split = split_of(options, self.model)
             stack = self._stack(split)
             for cycle in range(self.new // options.tau + 1):
-                self._time(times if cycle else {}, _refill(options.tau, split), stack, lambda: stack.heads(self._ids(stack, 1))[0])
+                self._time(
+                    times if cycle else {},
+                    _refill(options.tau, split),
+                    stack,
+                    lambda: stack.heads(self._ids(stack, 1))[0],
+                )
                 for _ in range(options.tau - 1):
-                    self._time(times, _late(options.tau, split), stack, lambda: stack.late_only(self._ids(stack, 1)[0])[0])
+                    self._time(
+                        times,
+                        _late(options.tau, split),
+                        stack,
+                        lambda: stack.late_only(self._ids(stack, 1)[0])[0],
+                    )
         elif decoder == CollocationLength.name:
             stack = self._stack(self.model.split)
             order = [int(s) for s, count in spans.items() for _ in range(count)]
             random.Random(0).shuffle(order)
             for s in order:
                 if stack.room > s:
-                    self._time(times, f"step({s})", stack, lambda s=s: stack.heads(self._ids(stack, s))[0], s)
+                    self._time(
+                        times,
+                        f"step({s})",
+                        stack,
+                        lambda s=s: stack.heads(self._ids(stack, s))[0],
+                        s,
+                    )
         for name, each in times.items():
             self._ms.setdefault(name, []).append(statistics.mean(each) * 1000)
 
@@ -67,11 +84,17 @@ class PassCosts:
         ms = self.measured()
         if decoder == DirectMultiToken.name:
             tau, split = options.tau, split_of(options, self.model)
-            return tau * ms["full(1)"] / (ms[_refill(tau, split)] + (tau - 1) * ms.get(_late(tau, split), 0))
+            return (
+                tau
+                * ms["full(1)"]
+                / (ms[_refill(tau, split)] + (tau - 1) * ms.get(_late(tau, split), 0))
+            )
         if decoder == CollocationLength.name and spans:
             total = sum(spans.values())
             mean = sum(int(s) * n for s, n in spans.items()) / total
-            return mean * ms["full(1)"] / sum(n / total * ms[f"step({s})"] for s, n in spans.items())
+            return (
+                mean * ms["full(1)"] / sum(n / total * ms[f"step({s})"] for s, n in spans.items())
+            )
         return None
 
     def _stack(self, split: Split | None) -> Stack:
@@ -84,14 +107,25 @@ class PassCosts:
         """Any ids: which ones costs the same."""
         return [self.prompt[(stack.length + i) % len(self.prompt)] for i in range(count)]
 
-    def _time(self, times: dict[str, list[float]], name: str, stack: Stack, run: Callable[[], torch.Tensor], span: int = 0) -> None:
+    def _time(
+        self,
+        times: dict[str, list[float]],
+        name: str,
+        stack: Stack,
+        run: Callable[[], torch.Tensor],
+        span: int = 0,
+    ) -> None:
         """One pass, from its ids to the drawn tokens. span: of `clp`, the tokens that follow."""
         backbone, sampler = self.model.backbone, Sampler(device=self.model.backbone.device)
         started = time.perf_counter()
         states = stack.last_hidden(run())
         if span:
             self.model.addons["clp"](states).float().softmax(-1)[0].tolist()
-            states = torch.cat([states, self.model.addons["mtp_heads"](states, span - 1)[0]]) if span > 1 else states
+            states = (
+                torch.cat([states, self.model.addons["mtp_heads"](states, span - 1)[0]])
+                if span > 1
+                else states
+            )
         sampler.choose(backbone.logits(states))
         times.setdefault(name, []).append(time.perf_counter() - started)
 
@@ -121,4 +155,6 @@ def memory_bandwidth(device: torch.device) -> float:
 def bytes_read(backbone: Backbone, step: trace.Record) -> int:
     """Bytes of the backbone's weights that a step's passes read: each layer that ran, once for a run, and the LM head once a pass."""
     layers, head = backbone.weight_bytes()
-    return sum(head + sum(sum(layers[start:stop]) for start, stop, _ in p["runs"]) for p in step["passes"])
+    return sum(
+        head + sum(sum(layers[start:stop]) for start, stop, _ in p["runs"]) for p in step["passes"]
+    )

@@ -1,10 +1,20 @@
 """The results of `eval` and `curves` as Markdown tables, for the README, the docs and a model's card."""
+
 from __future__ import annotations
 
 from typing import Any
 
-COLUMNS = {"exact_match": "exact match", "relative": "÷ `ar`", "audit_agreement": "audit", "repetition_ratio": "repetition", "mean_span": "mean span",
-           "tokens_per_full_pass": "tokens per full pass", "plt": "PLT", "tokens_per_second": "tokens/s", "over_ar": "speed-up"}
+COLUMNS = {
+    "exact_match": "exact match",
+    "relative": "÷ `ar`",
+    "audit_agreement": "audit",
+    "repetition_ratio": "repetition",
+    "mean_span": "mean span",
+    "tokens_per_full_pass": "tokens per full pass",
+    "plt": "PLT",
+    "tokens_per_second": "tokens/s",
+    "over_ar": "speed-up",
+}
 PERCENT = {"exact_match", "relative", "audit_agreement", "plt"}
 WITH_INTERVAL = {"exact_match", "relative", "over_ar"}
 
@@ -29,7 +39,9 @@ def family_table(result: dict[str, Any]) -> str:
     rows = result["rows"]
     lines = [["family", *(f"`{row['panel']}`" for row in rows)], ["---"] * (len(rows) + 1)]
     for family in rows[0]["exact_match_by_family"]:
-        lines.append([family, *(f"{row['exact_match_by_family'][family] * 100:.0f}" for row in rows)])
+        lines.append(
+            [family, *(f"{row['exact_match_by_family'][family] * 100:.0f}" for row in rows)]
+        )
     return markdown(lines)
 
 
@@ -37,12 +49,27 @@ def curve_tables(result: dict[str, Any]) -> str:
     """What `curves` measured: one line an MTP head; then exact match at each cycle length over training, in per cent."""
     heads = result["heads"]
     lines = [["i", "head i is right", "heads 1 to i all are"], ["---"] * 3]
-    lines += [[str(i), f"{one * 100:.1f} %", f"{together * 100:.1f} %"] for i, (one, together) in enumerate(zip(heads["head"], heads["prefix"]), 1)]
-    stages = [*((f"{at['tokens'] / 1e6:.2f} M", at) for at in result["over_training"]), ("as shipped", {"exact_match": result["exact_match"], "heads": heads["head"]})]
+    lines += [
+        [str(i), f"{one * 100:.1f} %", f"{together * 100:.1f} %"]
+        for i, (one, together) in enumerate(zip(heads["head"], heads["prefix"]), 1)
+    ]
+    stages = [
+        *((f"{at['tokens'] / 1e6:.2f} M", at) for at in result["over_training"]),
+        ("as shipped", {"exact_match": result["exact_match"], "heads": heads["head"]}),
+    ]
     taus = [str(tau) for tau in stages[-1][1]["exact_match"]]
-    over = [["tokens", *(f"τ = {tau}" for tau in taus), *(f"head {i + 1}" for i in range(len(heads["head"])))]]
+    over = [
+        [
+            "tokens",
+            *(f"τ = {tau}" for tau in taus),
+            *(f"head {i + 1}" for i in range(len(heads["head"]))),
+        ]
+    ]
     over.append(["---"] * len(over[0]))
-    over += [[name, *(f"{share * 100:.1f}" for share in [*at["exact_match"].values(), *at["heads"]])] for name, at in stages]
+    over += [
+        [name, *(f"{share * 100:.1f}" for share in [*at["exact_match"].values(), *at["heads"]])]
+        for name, at in stages
+    ]
     return markdown(lines) + "\n" + markdown(over)
 
 

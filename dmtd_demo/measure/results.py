@@ -1,4 +1,5 @@
 """docs/results.md: every stored figure of `classroom` on one page, beside the papers' own, with the command that measured each. `python -m dmtd_demo results` prints it."""
+
 from __future__ import annotations
 
 import json
@@ -15,12 +16,42 @@ DMTD, CLP = "DMTD, arXiv 2510.11958", "CLP, arXiv 2606.10935"
 QUALITY = "theirs is relative to a vanilla Qwen3-4B over six benchmarks, ours to the same checkpoint's own `ar` on tasks of a small world; against a vanilla twin, trained on fewer tokens: below"
 SPEED = "theirs is the best of a 4B model, limited by memory, on one A100; ours one CPU thread on 10 M parameters, where every pass has a fixed cost"
 PUBLISHED = (
-    (DMTD, "quality, C2", "100.9 %", "dmtd:tau=2", "relative", QUALITY), (DMTD, "quality, C3", "99.4 %", "dmtd:tau=3", "relative", QUALITY),
-    (DMTD, "quality, C4", "95.9 %", "dmtd:tau=4", "relative", QUALITY), (DMTD, "quality, C6", "81.7 %", "dmtd:tau=6", "relative", QUALITY + "; six was among the cycle lengths that it was trained with"),
+    (DMTD, "quality, C2", "100.9 %", "dmtd:tau=2", "relative", QUALITY),
+    (DMTD, "quality, C3", "99.4 %", "dmtd:tau=3", "relative", QUALITY),
+    (DMTD, "quality, C4", "95.9 %", "dmtd:tau=4", "relative", QUALITY),
+    (
+        DMTD,
+        "quality, C6",
+        "81.7 %",
+        "dmtd:tau=6",
+        "relative",
+        QUALITY + "; six was among the cycle lengths that it was trained with",
+    ),
     (DMTD, "speed-up, C4", "up to 2.15×", "dmtd:tau=4", "over_ar", SPEED),
-    (CLP, "speed-up", "1.20× to 1.29× on Qwen2.5-1.5B, 1.14× to 1.20× on 7B", "clp", "over_ar", "the small world's answers are far easier to foresee than text from people, so spans are longer"),
-    (CLP, "repetition ratio", "under 0.02", "clp", "repetition_ratio", "their abstract does not define it; ours is the share of 4-grams that occurred before in the same text"),
-    (CLP, "gate-based MTP, speed-up", "1.07×, or severely degraded text", "mtp-gate", "over_ar", "our gate is calibrated as CLP is; against it at many thresholds, see above"),
+    (
+        CLP,
+        "speed-up",
+        "1.20× to 1.29× on Qwen2.5-1.5B, 1.14× to 1.20× on 7B",
+        "clp",
+        "over_ar",
+        "the small world's answers are far easier to foresee than text from people, so spans are longer",
+    ),
+    (
+        CLP,
+        "repetition ratio",
+        "under 0.02",
+        "clp",
+        "repetition_ratio",
+        "their abstract does not define it; ours is the share of 4-grams that occurred before in the same text",
+    ),
+    (
+        CLP,
+        "gate-based MTP, speed-up",
+        "1.07×, or severely degraded text",
+        "mtp-gate",
+        "over_ar",
+        "our gate is calibrated as CLP is; against it at many thresholds, see above",
+    ),
 )
 
 PAGE = """# Results
@@ -93,20 +124,51 @@ def page(folder: Path) -> str:
         try:
             stored[name] = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"results needs {', '.join(FILES)} in {folder}; {name} gave: {error}") from None
+            raise UserError(
+                f"results needs {', '.join(FILES)} in {folder}; {name} gave: {error}"
+            ) from None
     results, quantized, gate, curves, twin = (stored[name] for name in FILES)
     machine = results["machine"]
-    return PAGE.format(summary=summary_table(results), families=family_table(results), quantized=_quantized(quantized), gate=summary_table(gate), curves=curve_tables(curves), papers=_papers(results), twin=_twin(twin),
-                       twin_tokens=f"{twin['tokens'] / 1e6:.1f} M", twin_number=f"{twin['tokens']:.1e}".replace("e+0", "e"), twin_prompts=twin["vanilla"]["prompts"],
-                       prompts=results["prompts"], quantized_prompts=quantized[0]["prompts"], gate_prompts=gate["prompts"], curve_prompts=curves["prompts"],
-                       **{name: machine[name] for name in ("processor", "cores", "threads", "torch", "transformers")})
+    return PAGE.format(
+        summary=summary_table(results),
+        families=family_table(results),
+        quantized=_quantized(quantized),
+        gate=summary_table(gate),
+        curves=curve_tables(curves),
+        papers=_papers(results),
+        twin=_twin(twin),
+        twin_tokens=f"{twin['tokens'] / 1e6:.1f} M",
+        twin_number=f"{twin['tokens']:.1e}".replace("e+0", "e"),
+        twin_prompts=twin["vanilla"]["prompts"],
+        prompts=results["prompts"],
+        quantized_prompts=quantized[0]["prompts"],
+        gate_prompts=gate["prompts"],
+        curve_prompts=curves["prompts"],
+        **{
+            name: machine[name]
+            for name in ("processor", "cores", "threads", "torch", "transformers")
+        },
+    )
 
 
 def _quantized(results: list[dict[str, Any]]) -> str:
-    lines = [["quantization", "panel", "exact match", "audit", "mean span", "tokens/s", "speed-up"], ["---"] * 7]
+    lines = [
+        ["quantization", "panel", "exact match", "audit", "mean span", "tokens/s", "speed-up"],
+        ["---"] * 7,
+    ]
     for result in results:
-        lines += [[f"`{result['quantization']}` ({result['dtype']})", f"`{row['panel']}`", percent(row["exact_match"]), percent(row["audit_agreement"]), f"{row['mean_span']:.2f}",
-                   f"{row['tokens_per_second']:.0f}", f"{row['over_ar']:.2f}×"] for row in result["rows"]]
+        lines += [
+            [
+                f"`{result['quantization']}` ({result['dtype']})",
+                f"`{row['panel']}`",
+                percent(row["exact_match"]),
+                percent(row["audit_agreement"]),
+                f"{row['mean_span']:.2f}",
+                f"{row['tokens_per_second']:.0f}",
+                f"{row['over_ar']:.2f}×",
+            ]
+            for row in result["rows"]
+        ]
     return markdown(lines)
 
 
@@ -115,17 +177,35 @@ def _papers(results: dict[str, Any]) -> str:
     lines = [["paper", "figure", "theirs", "ours", "what differs"], ["---"] * 5]
     for paper, what, theirs, panel, field, differs in PUBLISHED:
         value = rows[panel][field]
-        ours = f"{value:.2f}×" if field == "over_ar" else f"{value:.3f}" if field == "repetition_ratio" else percent(value)
+        ours = (
+            f"{value:.2f}×"
+            if field == "over_ar"
+            else f"{value:.3f}"
+            if field == "repetition_ratio"
+            else percent(value)
+        )
         lines.append([paper, what, theirs, f"`{panel}` {ours}", differs])
     return markdown(lines)
 
 
 def _twin(twin: dict[str, Any]) -> str:
     """twin: tokens, and two results, vanilla and cyclical."""
-    lines = [["trained", "panel", "exact match", "÷ vanilla `ar`", "÷ its own `ar`", "mean span"], ["---"] * 6]
+    lines = [
+        ["trained", "panel", "exact match", "÷ vanilla `ar`", "÷ its own `ar`", "mean span"],
+        ["---"] * 6,
+    ]
     base = twin["vanilla"]["rows"][0]["exact_match"]
     for name, words in (("vanilla", "without cycles"), ("cyclical", "with cycles")):
         for row in twin[name]["rows"]:
             low, high = row["intervals"]["exact_match"]
-            lines.append([words, f"`{row['panel']}`", f"{percent(row['exact_match'])} [{100 * low:.1f}, {100 * high:.1f}]", percent(row["exact_match"] / base), percent(row["relative"]), f"{row['mean_span']:.2f}"])
+            lines.append(
+                [
+                    words,
+                    f"`{row['panel']}`",
+                    f"{percent(row['exact_match'])} [{100 * low:.1f}, {100 * high:.1f}]",
+                    percent(row["exact_match"] / base),
+                    percent(row["relative"]),
+                    f"{row['mean_span']:.2f}",
+                ]
+            )
     return markdown(lines)

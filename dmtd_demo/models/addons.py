@@ -3,6 +3,7 @@
 A folder of add-ons holds `addons.json` (base model, hidden size, and for each method its k, defaults and results) and one
 safetensors file per method.
 """
+
 from __future__ import annotations
 
 import json
@@ -24,6 +25,7 @@ SCHEMA = 1
 @dataclass(frozen=True)
 class Base:
     """The model that add-ons were trained on. name: a hub id, or a folder's name; revision: the hub's commit; fingerprint: a hash of the weights."""
+
     name: str
     revision: str | None = None
     fingerprint: str | None = None
@@ -87,19 +89,51 @@ class LateHeads(nn.Module):
 
 # head0: one MTP head for token n + 1, in the LM head's place. adaptive: how many late-layer-only tokens, 0..k, may follow a cycle head.
 ADDONS: dict[str, type[nn.Module]] = {
-    "mtp_heads": MTPHeads, "head0": MTPHeads, "clp": CollocationLengthPredictor, "gate": SpanGate, "adaptive": CollocationLengthPredictor, "mixed": LateHeads}
+    "mtp_heads": MTPHeads,
+    "head0": MTPHeads,
+    "clp": CollocationLengthPredictor,
+    "gate": SpanGate,
+    "adaptive": CollocationLengthPredictor,
+    "mixed": LateHeads,
+}
 
 
-def save_addon(folder: Path, method: str, module: nn.Module, base_model: str | Base, hidden_size: int, **facts: object) -> None:
+def save_addon(
+    folder: Path,
+    method: str,
+    module: nn.Module,
+    base_model: str | Base,
+    hidden_size: int,
+    **facts: object,
+) -> None:
     """Write one add-on into the folder, beside those already there. `facts` (threshold, results, data …) go into the card."""
     base = base_model if isinstance(base_model, Base) else Base(base_model)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CARD
-    card = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "base_model": base.name, "hidden_size": hidden_size, "addons": {}}
-    card.update({name: value for name, value in (("base_revision", base.revision), ("base_fingerprint", base.fingerprint)) if value})
+    card = (
+        json.loads(path.read_text())
+        if path.exists()
+        else {"schema": SCHEMA, "base_model": base.name, "hidden_size": hidden_size, "addons": {}}
+    )
+    card.update(
+        {
+            name: value
+            for name, value in (
+                ("base_revision", base.revision),
+                ("base_fingerprint", base.fingerprint),
+            )
+            if value
+        }
+    )
     card["addons"][method] = {"k": module.k, **facts}
     temporary = folder / f"{method}.safetensors.part"
-    save_file({name: t.detach().to(torch.bfloat16).contiguous() for name, t in module.state_dict().items()}, temporary)
+    save_file(
+        {
+            name: t.detach().to(torch.bfloat16).contiguous()
+            for name, t in module.state_dict().items()
+        },
+        temporary,
+    )
     temporary.rename(folder / f"{method}.safetensors")
     temporary = folder / f"{CARD}.part"
     temporary.write_text(json.dumps(card, indent=2) + "\n")
@@ -111,26 +145,40 @@ def methods_in(folder: Path) -> set[str]:
     return set(_read_card(folder)["addons"]) if (folder / CARD).exists() else set()
 
 
-def load_addons(folder: Path, hidden_size: int, dtype: torch.dtype, device: torch.device, base: Base | None = None) -> tuple[dict[str, nn.Module], dict[str, dict]]:
+def load_addons(
+    folder: Path,
+    hidden_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    base: Base | None = None,
+) -> tuple[dict[str, nn.Module], dict[str, dict]]:
     """Read a folder of add-ons: modules by method, and each one's facts from the card. base: the model they must be made for; None where they
     came in its own folder. Raises UserError where anything does not fit."""
     card = _read_card(folder)
     if base:
         _check_base(folder, card, base)
     if card["hidden_size"] != hidden_size:
-        raise UserError(f"the add-ons in {folder} are made for hidden size {card['hidden_size']} ({card.get('base_model', 'unnamed base')}); this model has hidden size {hidden_size}")
+        raise UserError(
+            f"the add-ons in {folder} are made for hidden size {card['hidden_size']} ({card.get('base_model', 'unnamed base')}); this model has hidden size {hidden_size}"
+        )
     modules = {}
     for method, facts in card["addons"].items():
         if method not in ADDONS:
-            raise UserError(f"the add-ons in {folder} name the method {method!r}; known methods: {', '.join(ADDONS)}")
+            raise UserError(
+                f"the add-ons in {folder} name the method {method!r}; known methods: {', '.join(ADDONS)}"
+            )
         module = ADDONS[method](hidden_size, facts["k"])
         path = folder / f"{method}.safetensors"
         try:
             tensors = load_file(path)
         except FileNotFoundError:
-            raise UserError(f"the add-on folder {folder} needs {path.name} for {method}; the file is not there") from None
+            raise UserError(
+                f"the add-on folder {folder} needs {path.name} for {method}; the file is not there"
+            ) from None
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
+            raise UserError(
+                f"{path} needs to be a whole safetensors file; reading it gave: {error}"
+            ) from None
         _check_tensors(path, tensors, module)
         module.load_state_dict(tensors)
         modules[method] = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -140,10 +188,16 @@ def load_addons(folder: Path, hidden_size: int, dtype: torch.dtype, device: torc
 def _check_base(folder: Path, card: dict, base: Base) -> None:
     """By the weights' fingerprint where the card has one, else by name."""
     name, fingerprint = card.get("base_model"), card.get("base_fingerprint")
-    same = fingerprint == base.fingerprint if fingerprint and base.fingerprint else str(name).rpartition("/")[2] == base.name.rpartition("/")[2]
+    same = (
+        fingerprint == base.fingerprint
+        if fingerprint and base.fingerprint
+        else str(name).rpartition("/")[2] == base.name.rpartition("/")[2]
+    )
     if not same:
-        raise UserError(f"the add-ons in {folder} are made for the base {name} (weights {fingerprint or 'not named'}); this model is {base.name} (weights {base.fingerprint or 'unknown'}): "
-                        "take those made for it, or train them")
+        raise UserError(
+            f"the add-ons in {folder} are made for the base {name} (weights {fingerprint or 'not named'}); this model is {base.name} (weights {base.fingerprint or 'unknown'}): "
+            "take those made for it, or train them"
+        )
 
 
 def _read_card(folder: Path) -> dict:
@@ -153,11 +207,23 @@ def _read_card(folder: Path) -> dict:
         raise UserError(f"a folder of add-ons needs {CARD}; {folder} has none") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / CARD} needs to be JSON; reading it gave: {error}") from None
-    if not isinstance(card, dict) or not isinstance(card.get("addons"), dict) or type(card.get("hidden_size")) is not int:
-        raise UserError(f"{folder / CARD} needs the fields hidden_size (a number) and addons (an object)")
+    if (
+        not isinstance(card, dict)
+        or not isinstance(card.get("addons"), dict)
+        or type(card.get("hidden_size")) is not int
+    ):
+        raise UserError(
+            f"{folder / CARD} needs the fields hidden_size (a number) and addons (an object)"
+        )
     for method, facts in card["addons"].items():
-        if not isinstance(facts, dict) or type(facts.get("k")) is not int or not 1 <= facts["k"] <= 16:
-            raise UserError(f"{folder / CARD}: {method} needs k, a whole number from 1 to 16; got {facts.get('k') if isinstance(facts, dict) else facts!r}")
+        if (
+            not isinstance(facts, dict)
+            or type(facts.get("k")) is not int
+            or not 1 <= facts["k"] <= 16
+        ):
+            raise UserError(
+                f"{folder / CARD}: {method} needs k, a whole number from 1 to 16; got {facts.get('k') if isinstance(facts, dict) else facts!r}"
+            )
     return card
 
 
@@ -165,9 +231,13 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], module: nn.Module) ->
     wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     for name, shape in wanted.items():
         if name not in tensors:
-            raise UserError(f"{path} needs the tensor {name} {list(shape)}; it holds {', '.join(sorted(tensors)) or 'nothing'}")
+            raise UserError(
+                f"{path} needs the tensor {name} {list(shape)}; it holds {', '.join(sorted(tensors)) or 'nothing'}"
+            )
         if tuple(tensors[name].shape) != shape:
-            raise UserError(f"{path}: the tensor {name} needs shape {list(shape)}; got {list(tensors[name].shape)}")
+            raise UserError(
+                f"{path}: the tensor {name} needs shape {list(shape)}; got {list(tensors[name].shape)}"
+            )
         if not torch.isfinite(tensors[name]).all():
             raise UserError(f"{path}: the tensor {name} holds values that are not finite")
     extra = set(tensors) - set(wanted)

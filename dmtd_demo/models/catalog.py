@@ -1,4 +1,5 @@
 """The models a user can pick: data only."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 class Entry:
     """name: what `--model` takes. source: a folder, or a hub id. family: transformers' model type. shape: config fields of the published checkpoint.
     addons: hub id of published add-ons, None where there are none yet (those of a local model lie in its folder). note: what else to know."""
+
     name: str
     label: str
     source: str
@@ -24,33 +26,88 @@ class Entry:
         return Path(self.source).is_absolute()
 
 
-def _shape(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, tied: bool, vocabulary: int, context: int, head_dim: int) -> dict[str, int | float | bool]:
-    return {"hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-            "tie_word_embeddings": tied, "vocab_size": vocabulary, "max_position_embeddings": context, "head_dim": head_dim}
+def _shape(
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    tied: bool,
+    vocabulary: int,
+    context: int,
+    head_dim: int,
+) -> dict[str, int | float | bool]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "tie_word_embeddings": tied,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": context,
+        "head_dim": head_dim,
+    }
 
 
 def _qwen25(size: str, *shape: int | bool, vocabulary: int = 151936) -> Entry:
     hidden, intermediate, layers, heads, kv_heads, tied = shape
     name = f"Qwen2.5-{size}-Instruct"
-    return Entry(name, name, f"Qwen/{name}", "qwen2", _shape(hidden, intermediate, layers, heads, kv_heads, bool(tied), vocabulary, 32768, hidden // heads))
+    return Entry(
+        name,
+        name,
+        f"Qwen/{name}",
+        "qwen2",
+        _shape(
+            hidden,
+            intermediate,
+            layers,
+            heads,
+            kv_heads,
+            bool(tied),
+            vocabulary,
+            32768,
+            hidden // heads,
+        ),
+    )
 
 
 def _qwen3(size: str, *shape: int | bool) -> Entry:
     hidden, intermediate, layers, heads, kv_heads, tied = shape
     name = f"Qwen3-{size}"
-    return Entry(name, name, f"Qwen/{name}", "qwen3", _shape(hidden, intermediate, layers, heads, kv_heads, bool(tied), 151936, 40960, 128))
+    return Entry(
+        name,
+        name,
+        f"Qwen/{name}",
+        "qwen3",
+        _shape(hidden, intermediate, layers, heads, kv_heads, bool(tied), 151936, 40960, 128),
+    )
 
 
-CATALOG: dict[str, Entry] = {entry.name: entry for entry in (
-    Entry("classroom", "classroom, trained for this demo", str(ASSETS / "classroom"), "qwen3", _shape(256, 768, 12, 8, 4, True, 2048, 8192, 32)),
-    _qwen25("0.5B", 896, 4864, 24, 14, 2, True),
-    _qwen25("1.5B", 1536, 8960, 28, 12, 2, True),
-    _qwen25("3B", 2048, 11008, 36, 16, 2, True),
-    _qwen25("7B", 3584, 18944, 28, 28, 4, False, vocabulary=152064),
-    _qwen3("0.6B", 1024, 3072, 28, 16, 8, True),
-    _qwen3("1.7B", 2048, 6144, 28, 16, 8, True),
-    _qwen3("4B", 2560, 9728, 36, 32, 8, True),
-    replace(_qwen3("4B", 2560, 9728, 36, 32, 8, True), name="DMTD-Qwen3-4B", label="DMTD-Qwen3-4B, trained for DMTD by its authors", source="xuan-luo/DMTD-Qwen3-4B",
-            note="split E0D8 and τ = 4 by its authors; loading is tested on folders built like theirs, the real weights could not be tried here"),
-    _qwen3("8B", 4096, 12288, 36, 32, 8, False),
-)}
+CATALOG: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "classroom",
+            "classroom, trained for this demo",
+            str(ASSETS / "classroom"),
+            "qwen3",
+            _shape(256, 768, 12, 8, 4, True, 2048, 8192, 32),
+        ),
+        _qwen25("0.5B", 896, 4864, 24, 14, 2, True),
+        _qwen25("1.5B", 1536, 8960, 28, 12, 2, True),
+        _qwen25("3B", 2048, 11008, 36, 16, 2, True),
+        _qwen25("7B", 3584, 18944, 28, 28, 4, False, vocabulary=152064),
+        _qwen3("0.6B", 1024, 3072, 28, 16, 8, True),
+        _qwen3("1.7B", 2048, 6144, 28, 16, 8, True),
+        _qwen3("4B", 2560, 9728, 36, 32, 8, True),
+        replace(
+            _qwen3("4B", 2560, 9728, 36, 32, 8, True),
+            name="DMTD-Qwen3-4B",
+            label="DMTD-Qwen3-4B, trained for DMTD by its authors",
+            source="xuan-luo/DMTD-Qwen3-4B",
+            note="split E0D8 and τ = 4 by its authors; loading is tested on folders built like theirs, the real weights could not be tried here",
+        ),
+        _qwen3("8B", 4096, 12288, 36, 32, 8, False),
+    )
+}

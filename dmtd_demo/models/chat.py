@@ -1,4 +1,5 @@
 """Conversations to token ids through the model's chat template, and token ids back to text."""
+
 from __future__ import annotations
 
 import codecs
@@ -14,19 +15,23 @@ from dmtd_demo.errors import UserError
 # of one message: beyond it no model here has the context, and tokenizing would only cost time
 MAX_CHARACTERS = 200_000
 Message = dict[str, str]
-Conversations = list[list[Message]]   # one list of messages per panel
+Conversations = list[list[Message]]  # one list of messages per panel
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Message], thinking: bool = False) -> list[int]:
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Message], thinking: bool = False
+) -> list[int]:
     """The prompt's token ids, the generation prompt included. Special tokens written in a message are encoded as text, so no message
     can end its own turn. Raises UserError without a tokenizer or template, or for an empty or oversized message."""
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         lacks = "tokenizer" if tokenizer is None else "chat template"
-        raise UserError(f"this model has no {lacks}, which a prompt in words needs; give token ids by --prompt-ids instead")
+        raise UserError(
+            f"this model has no {lacks}, which a prompt in words needs; give token ids by --prompt-ids instead"
+        )
     check_messages(messages)
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, added))) if added else None
-    mark = f"\ue000{secrets.token_hex(8)}\ue001"   # no message can hold it by intent
+    mark = f"\ue000{secrets.token_hex(8)}\ue001"  # no message can hold it by intent
     hidden: list[str] = []
     shown: list[Message] = []
     for message in messages:
@@ -36,7 +41,9 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Me
             hidden.append(message["content"])
         else:
             shown.append(message)
-    text = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+    text = tokenizer.apply_chat_template(
+        shown, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+    )
     ids: list[int] = []
     for index, part in enumerate(re.split(rf"{mark}(\d+){mark}", text) if hidden else [text]):
         # breaking each special token's text after its first character leaves nothing that the tokenizer would take for the token
@@ -54,7 +61,9 @@ def can_think(tokenizer: PreTrainedTokenizerBase | None) -> bool:
 def check_messages(messages: Sequence[Message]) -> None:
     """Raises UserError where one of them cannot be."""
     for message in messages:
-        check_text(message["content"], "the system prompt" if message["role"] == "system" else "a prompt")
+        check_text(
+            message["content"], "the system prompt" if message["role"] == "system" else "a prompt"
+        )
 
 
 def check_text(text: str, what: str = "a prompt") -> None:
@@ -64,14 +73,22 @@ def check_text(text: str, what: str = "a prompt") -> None:
     if not text.strip():
         raise UserError(f"{what} needs at least one visible character; got an empty one")
     if len(text) > MAX_CHARACTERS:
-        raise UserError(f"{what} needs to be at most {MAX_CHARACTERS:,} characters long; got {len(text):,}")
+        raise UserError(
+            f"{what} needs to be at most {MAX_CHARACTERS:,} characters long; got {len(text):,}"
+        )
     bad = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", text)
     if bad:
-        raise UserError(f"{what} needs to be plain text; got the control character U+{ord(bad[0]):04X} at position {bad.start()}")
+        raise UserError(
+            f"{what} needs to be plain text; got the control character U+{ord(bad[0]):04X} at position {bad.start()}"
+        )
 
 
 def _broken(text: str, pattern: re.Pattern[str] | None) -> list[str]:
-    cuts = [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)] if pattern else [0, len(text)]
+    cuts = (
+        [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)]
+        if pattern
+        else [0, len(text)]
+    )
     return [text[a:b] for a, b in zip(cuts, cuts[1:])]
 
 
@@ -80,7 +97,11 @@ class TokenText:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self._tokenizer = tokenizer
-        self._added = {} if tokenizer is None else {index: text for text, index in tokenizer.get_added_vocab().items()}
+        self._added = (
+            {}
+            if tokenizer is None
+            else {index: text for text, index in tokenizer.get_added_vocab().items()}
+        )
         self._known: dict[int, bytes] = {}
 
     def bytes_of(self, token: int) -> bytes:
@@ -119,11 +140,19 @@ class TextStream:
 @lru_cache(1)
 def _byte_of() -> dict[str, int]:
     """GPT-2's printable stand-ins for bytes, which Qwen's byte-level BPE uses, back to the bytes."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    plain = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [b for b in range(256) if b not in set(plain)]
     return {**{chr(b): b for b in plain}, **{chr(256 + i): b for i, b in enumerate(others)}}
 
 
 def instructed(conversations: Conversations, system: str | None) -> Conversations:
     """The conversations under a system prompt, where there is one."""
-    return [[{"role": "system", "content": system}, *messages] for messages in conversations] if system and system.strip() else conversations
+    return (
+        [[{"role": "system", "content": system}, *messages] for messages in conversations]
+        if system and system.strip()
+        else conversations
+    )

@@ -1,4 +1,5 @@
 """The files of a folder in Hugging Face format: config.json, weights, tokenizer. Whatever is wrong with them is a UserError that says what to do."""
+
 from __future__ import annotations
 
 import hashlib
@@ -8,17 +9,34 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from dmtd_demo.backbone.qwen import MODEL_TYPES
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.progress import Progress, no_progress
 
-CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
-SAMPLE = 64   # values of each tensor that the fingerprint is made from
+CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+SAMPLE = 64  # values of each tensor that the fingerprint is made from
 # by a part of their model type: the Qwen variants whose layers are others
-VARIANTS = {"moe": "a mixture of experts", "vl": "a model of images and text", "omni": "a model of sound, images and text", "audio": "a model of sound and text",
-            "next": "with linear attention", "qwen3_5": "with linear attention"}
+VARIANTS = {
+    "moe": "a mixture of experts",
+    "vl": "a model of images and text",
+    "omni": "a model of sound, images and text",
+    "audio": "a model of sound and text",
+    "next": "with linear attention",
+    "qwen3_5": "with linear attention",
+}
 
 
 def read_json(path: Path, complaint: str) -> dict:
@@ -37,13 +55,23 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
     """transformers' config for the folder. A DMTD checkpoint has its authors' own model type and is a Qwen3 otherwise; no remote code is ever run."""
     kind = raw.get("model_type")
     if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown") if isinstance(raw["quantization_config"], dict) else "unknown"
-        raise UserError(f"a model needs to come unquantized; the one in {folder} is quantized already ({method}): take the plain checkpoint, and quantize it here by --quantization")
+        method = (
+            raw["quantization_config"].get("quant_method", "unknown")
+            if isinstance(raw["quantization_config"], dict)
+            else "unknown"
+        )
+        raise UserError(
+            f"a model needs to come unquantized; the one in {folder} is quantized already ({method}): take the plain checkpoint, and quantize it here by --quantization"
+        )
     if kind not in MODEL_TYPES:
         if "num_thinking_layers" not in raw:
-            variant = next((f", {words}" for part, words in VARIANTS.items() if part in str(kind)), "")
-            raise UserError(f"a model needs to be a dense text model of the Qwen2 or Qwen3 family ({', '.join(MODEL_TYPES)}), or a DMTD checkpoint; the one in {folder} is "
-                            f"{kind!r}{variant}: take another, such as Qwen3-0.6B")
+            variant = next(
+                (f", {words}" for part, words in VARIANTS.items() if part in str(kind)), ""
+            )
+            raise UserError(
+                f"a model needs to be a dense text model of the Qwen2 or Qwen3 family ({', '.join(MODEL_TYPES)}), or a DMTD checkpoint; the one in {folder} is "
+                f"{kind!r}{variant}: take another, such as Qwen3-0.6B"
+            )
         kind = "qwen3"
     config_cls, cls = CLASSES[kind]
     fields = {k: v for k, v in raw.items() if k not in ("model_type", "auto_map", "architectures")}
@@ -51,7 +79,9 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
         return config_cls.from_dict(fields), cls
     except Exception as error:
         # transformers' strict configs raise several kinds for a wrong field
-        raise UserError(f"{folder / 'config.json'} does not describe a {kind} model: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{folder / 'config.json'} does not describe a {kind} model: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def check_weights(folder: Path, progress: Progress = no_progress) -> str:
@@ -59,7 +89,9 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
     of the first values of every tensor; not of the LM head, which a tied model's files may hold or not."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UserError(f"the model in {folder} needs its weights in safetensors files; none are there")
+        raise UserError(
+            f"the model in {folder} needs its weights in safetensors files; none are there"
+        )
     samples: dict[str, bytes] = {}
     done, size = 0, sum(path.stat().st_size for path in files)
     for path in files:
@@ -67,17 +99,29 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
             with safe_open(path, "pt") as file:
                 for name in file.keys():
                     tensor = file.get_tensor(name)
-                    if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, torch.aminmax(tensor))):
-                        raise UserError(f"weights need to be finite; the tensor {name} in {path} holds NaN or infinity: the file is damaged or its training failed, fetch it again or take another")
+                    if (
+                        tensor.is_floating_point()
+                        and tensor.numel()
+                        and not all(map(torch.isfinite, torch.aminmax(tensor)))
+                    ):
+                        raise UserError(
+                            f"weights need to be finite; the tensor {name} in {path} holds NaN or infinity: the file is damaged or its training failed, fetch it again or take another"
+                        )
                     if name != "lm_head.weight":
                         samples[name] = tensor.flatten()[:SAMPLE].float().numpy().tobytes()
                     done += tensor.numel() * tensor.element_size()
                     progress("Checking the weights", done, size)
         except (SafetensorError, OSError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise UserError(f"reading {path} ran out of memory: close what else runs here, or take a smaller model") from None
-            raise UserError(f"{path} needs to be a whole safetensors file; reading it gave: {error}") from None
-    return hashlib.sha256(b"".join(name.encode() + samples[name] for name in sorted(samples))).hexdigest()[:16]
+                raise UserError(
+                    f"reading {path} ran out of memory: close what else runs here, or take a smaller model"
+                ) from None
+            raise UserError(
+                f"{path} needs to be a whole safetensors file; reading it gave: {error}"
+            ) from None
+    return hashlib.sha256(
+        b"".join(name.encode() + samples[name] for name in sorted(samples))
+    ).hexdigest()[:16]
 
 
 def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
@@ -86,8 +130,10 @@ def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
-    except Exception as error:   # tokenizer files fail in many ways; all of them are the folder's
-        raise UserError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # tokenizer files fail in many ways; all of them are the folder's
+        raise UserError(
+            f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def eos_ids(folder: Path, raw: dict) -> frozenset[int]:

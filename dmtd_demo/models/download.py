@@ -1,7 +1,8 @@
 """A model of the hub into the local cache, by a process of its own: what is wanted no longer ends at once, whatever the network does.
 
-    python -m dmtd_demo.models.download HUB-ID     prints JSON lines: {"done": bytes, "total": bytes} …, then {"folder": path} or {"error": sentence}
+python -m dmtd_demo.models.download HUB-ID     prints JSON lines: {"done": bytes, "total": bytes} …, then {"folder": path} or {"error": sentence}
 """
+
 from __future__ import annotations
 
 import json
@@ -19,12 +20,20 @@ from dmtd_demo.models import hub
 from dmtd_demo.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
-ASK_SECONDS = 0.2   # how often it is asked whether the download is still wanted
+ASK_SECONDS = 0.2  # how often it is asked whether the download is still wanted
 
 
 def download(hub_id: str, progress: Progress) -> Path:
     """The folder of the model in the cache. A download that was cancelled goes on from where it was when it is asked for again. Raises UserError, and Cancelled where `progress` does."""
-    process = subprocess.Popen([sys.executable, "-m", "dmtd_demo.models.download", hub_id], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dmtd_demo.models.download", hub_id],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+    )
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(process, lines), daemon=True).start()
     done, total = 0, 0
@@ -36,7 +45,9 @@ def download(hub_id: str, progress: Progress) -> Path:
                 progress("Downloading", done, total)
                 continue
             if not line:
-                raise UserError(f"{hub_id} could not be downloaded: the process that did it ended with code {process.wait()}; try again")
+                raise UserError(
+                    f"{hub_id} could not be downloaded: the process that did it ended with code {process.wait()}; try again"
+                )
             told = json.loads(line)
             if "error" in told:
                 raise UserError(told["error"])
@@ -57,10 +68,13 @@ def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
 
 class Bar(tqdm):
     """Draws nothing: prints how many bytes have come, of how many."""
+
     lock = threading.Lock()
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        self.counts_bytes = settings.get("unit") == "B" and "transfer" not in str(settings.get("name", ""))
+        self.counts_bytes = settings.get("unit") == "B" and "transfer" not in str(
+            settings.get("name", "")
+        )
         super().__init__(*args, **settings)
 
     def display(self, *args: Any, **settings: Any) -> None:

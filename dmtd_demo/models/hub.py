@@ -1,4 +1,5 @@
 """Models and add-ons from the Hugging Face hub. Every way in which that can fail is one sentence with what to do."""
+
 from __future__ import annotations
 
 import contextlib
@@ -9,14 +10,20 @@ from pathlib import Path
 from typing import Iterator
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import DryRunError, GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.memory import gib
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "addons/*"]
 ADDON_FILES = ["addons.json", "*.safetensors"]
-SPARE = 2 ** 28   # bytes of the disk that stay free
+SPARE = 2**28  # bytes of the disk that stay free
 
 
 def is_id(text: str) -> bool:
@@ -41,7 +48,14 @@ def push(folder: Path, hub_id: str, private: bool) -> str:
     with in_words(hub_id):
         api = HfApi()
         api.create_repo(hub_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=hub_id, folder_path=folder, allow_patterns=[*ADDON_FILES, "README.md"], commit_message="Add-ons by dmtd_demo"))
+        return str(
+            api.upload_folder(
+                repo_id=hub_id,
+                folder_path=folder,
+                allow_patterns=[*ADDON_FILES, "README.md"],
+                commit_message="Add-ons by dmtd_demo",
+            )
+        )
 
 
 @contextlib.contextmanager
@@ -53,18 +67,28 @@ def in_words(hub_id: str) -> Iterator[None]:
     except UserError:
         raise
     except GatedRepoError:
-        raise UserError(f"{hub_id} is gated: accept its terms on {page}, and log in with `hf auth login`") from None
+        raise UserError(
+            f"{hub_id} is gated: accept its terms on {page}, and log in with `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
-        raise UserError(f"{hub_id} is neither a folder here nor a repository that you can reach on the hub: check the name on {page}, or log in with `hf auth login`") from None
+        raise UserError(
+            f"{hub_id} is neither a folder here nor a repository that you can reach on the hub: check the name on {page}, or log in with `hf auth login`"
+        ) from None
     except HFValidationError as error:
         raise UserError(f"a hub id needs the form owner/name; got {hub_id!r}: {error}") from None
-    except (LocalEntryNotFoundError, ConnectionError):   # offline mode is among the latter
-        raise UserError(f"{hub_id} is no folder here, so it needs to be fetched from the hub, which cannot be reached, and the local cache does not have it: connect this machine "
-                        f"to the network, or fetch it elsewhere (`hf download {hub_id}`) and give the folder's path") from None
-    except Exception as error:   # the hub's and the network's other errors, and the disk's
+    except (LocalEntryNotFoundError, ConnectionError):  # offline mode is among the latter
+        raise UserError(
+            f"{hub_id} is no folder here, so it needs to be fetched from the hub, which cannot be reached, and the local cache does not have it: connect this machine "
+            f"to the network, or fetch it elsewhere (`hf download {hub_id}`) and give the folder's path"
+        ) from None
+    except Exception as error:  # the hub's and the network's other errors, and the disk's
         if getattr(error, "errno", None) == errno.ENOSPC:
-            raise UserError(f"{hub_id} does not fit on the disk of {constants.HF_HUB_CACHE}: free some space, or set HF_HOME to a folder on another disk") from None
-        raise UserError(f"{hub_id} needs the hub, which answered: {' '.join(str(error).split())[:200]}; try again later, or `hf auth login` where it asks who you are") from None
+            raise UserError(
+                f"{hub_id} does not fit on the disk of {constants.HF_HUB_CACHE}: free some space, or set HF_HOME to a folder on another disk"
+            ) from None
+        raise UserError(
+            f"{hub_id} needs the hub, which answered: {' '.join(str(error).split())[:200]}; try again later, or `hf auth login` where it asks who you are"
+        ) from None
 
 
 def _check_disk(hub_id: str, files: list[str]) -> None:
@@ -75,7 +99,13 @@ def _check_disk(hub_id: str, files: list[str]) -> None:
         # the hub cannot be asked; what is in the cache needs no room
         return
     size = sum(file.file_size for file in plan if file.will_download)
-    cache = next(path for path in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if path.exists())
+    cache = next(
+        path
+        for path in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents)
+        if path.exists()
+    )
     room = shutil.disk_usage(cache).free - SPARE
     if size > room:
-        raise UserError(f"{hub_id} needs {gib(size)} of disk; {constants.HF_HUB_CACHE} has {gib(max(room, 0))} to spare: free some space, or set HF_HOME to a folder on another disk")
+        raise UserError(
+            f"{hub_id} needs {gib(size)} of disk; {constants.HF_HUB_CACHE} has {gib(max(room, 0))} to spare: free some space, or set HF_HOME to a folder on another disk"
+        )

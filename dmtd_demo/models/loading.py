@@ -1,4 +1,5 @@
 """A catalog entry or a folder to a Model: weights, quantization, device and dtype, each with the reason as text."""
+
 from __future__ import annotations
 
 import logging
@@ -29,10 +30,10 @@ from dmtd_demo.models.model import Model, use_threads
 from dmtd_demo.models.placement import Placement, place
 from dmtd_demo.progress import Progress, no_progress
 
-THREADS = torch.get_num_threads()   # PyTorch's own choice for this machine
+THREADS = torch.get_num_threads()  # PyTorch's own choice for this machine
 # of each thread count, at most, and the time after which fewer are enough
 STEPS, STEP_SECONDS = 7, 2.0
-HOPELESS = 3                        # times as slow as the best: tried no more
+HOPELESS = 3  # times as slow as the best: tried no more
 # how many times as fast more threads have to be: a core that brings less is better left to the
 # browser and to others
 WORTH = 1.2
@@ -42,6 +43,7 @@ WORTH = 1.2
 class Found:
     """A model by its config.json alone. source: the hub id that it has to be fetched from; None where all of it lies in the folder. addons: the hub id of those
     that are published for it."""
+
     name: str
     label: str
     folder: Path
@@ -71,39 +73,102 @@ def find(name: str) -> Found:
     elif not folder.is_dir():
         if folder.is_file() or not hub.is_id(name):
             what = "is a file" if folder.is_file() else "is none of them"
-            raise UserError(f"the model needs to be a folder in Hugging Face format, a hub id such as Qwen/Qwen3-0.6B, or one of {', '.join(CATALOG)}; {name!r} {what}")
+            raise UserError(
+                f"the model needs to be a folder in Hugging Face format, a hub id such as Qwen/Qwen3-0.6B, or one of {', '.join(CATALOG)}; {name!r} {what}"
+            )
         source = name
     if source:
         folder = hub.fetch(source, ["config.json"])
     raw = checkpoint.read_json(folder / "config.json", f"the folder {folder} is no model: it")
     config, module = checkpoint.config_of(raw, folder)
-    return Found(entry.name if entry else source or folder.name, entry.label if entry else source or str(folder), folder, source, entry.note if entry else "", raw, config, module, entry.addons if entry else None)
+    return Found(
+        entry.name if entry else source or folder.name,
+        entry.label if entry else source or str(folder),
+        folder,
+        source,
+        entry.note if entry else "",
+        raw,
+        config,
+        module,
+        entry.addons if entry else None,
+    )
 
 
 def entry_of(found: Found) -> Entry:
     """A found model as the catalog has its own."""
     fields = found.config.to_dict()
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "tie_word_embeddings", "vocab_size", "max_position_embeddings")
-    shape = {name: fields[name] for name in names} | {"head_dim": fields.get("head_dim") or found.config.hidden_size // found.config.num_attention_heads}
-    return Entry(found.name, found.label, found.source or str(found.folder.resolve()), found.config.model_type, shape, note=found.note)
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "tie_word_embeddings",
+        "vocab_size",
+        "max_position_embeddings",
+    )
+    shape = {name: fields[name] for name in names} | {
+        "head_dim": fields.get("head_dim")
+        or found.config.hidden_size // found.config.num_attention_heads
+    }
+    return Entry(
+        found.name,
+        found.label,
+        found.source or str(found.folder.resolve()),
+        found.config.model_type,
+        shape,
+        note=found.note,
+    )
 
 
-def load(name: str = "classroom", *, quantization: str | None = None, dtype: str | None = None, device: str | None = None, threads: int | None = None,
-         addons: str | None = None, trainable: bool = False, spare: int = 0, make_room: Callable[[Placement], None] = lambda _: None, progress: Progress = no_progress) -> Model:
+def load(
+    name: str = "classroom",
+    *,
+    quantization: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    addons: str | None = None,
+    trainable: bool = False,
+    spare: int = 0,
+    make_room: Callable[[Placement], None] = lambda _: None,
+    progress: Progress = no_progress,
+) -> Model:
     """Load a catalog model, a local folder in Hugging Face format or a hub id. addons: a folder or hub id. trainable: the linears stay as transformers loads them. spare: bytes that others would give up, which
     `make_room` asks them for when the weights are known to be good. Raises UserError where anything the user supplied does not fit, and what `progress` raises."""
-    found = find(name)   # what cannot run is refused before gigabytes are fetched
-    placement = place(found.sizes, found.context, quantization=quantization, dtype=dtype, device=device, spare=spare)
+    found = find(name)  # what cannot run is refused before gigabytes are fetched
+    placement = place(
+        found.sizes,
+        found.context,
+        quantization=quantization,
+        dtype=dtype,
+        device=device,
+        spare=spare,
+    )
     folder = hub.fetch(found.source, hub.MODEL_FILES) if found.source else found.folder
-    base = Base(found.source or found.name, hub.revision(folder), checkpoint.check_weights(folder, progress))
+    base = Base(
+        found.source or found.name, hub.revision(folder), checkpoint.check_weights(folder, progress)
+    )
     make_room(placement)
     try:
         module = _weights(folder, found.config, found.module, placement, progress=progress)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"loading {found.name} needs {placement.need}, and the memory ran out before that: close what else runs here, or take a smaller model or --quantization") from None
-    model = _model(found.name, found.label, module, checkpoint.tokenizer(folder, found.config), found.raw, checkpoint.eos_ids(folder, found.raw), placement, base, trainable)
+        raise UserError(
+            f"loading {found.name} needs {placement.need}, and the memory ran out before that: close what else runs here, or take a smaller model or --quantization"
+        ) from None
+    model = _model(
+        found.name,
+        found.label,
+        module,
+        checkpoint.tokenizer(folder, found.config),
+        found.raw,
+        checkpoint.eos_ids(folder, found.raw),
+        placement,
+        base,
+        trainable,
+    )
     model.folder = folder
     if found.note:
         model.reasons.append(found.note)
@@ -111,8 +176,10 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
     own = folder / "addons"
     if addons:
         _take_addons(model, addons)
-    elif own.is_dir():   # they came with these weights
-        model.addons, model.addon_facts = load_addons(own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device)
+    elif own.is_dir():  # they came with these weights
+        model.addons, model.addon_facts = load_addons(
+            own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device
+        )
     elif found.addons:
         try:
             _take_addons(model, found.addons)
@@ -124,18 +191,37 @@ def load(name: str = "classroom", *, quantization: str | None = None, dtype: str
 
 def _take_addons(model: Model, addons: str) -> None:
     """Those of a folder or a hub id. Raises UserError where they are not made for this model."""
-    folder = hub.fetch(addons, hub.ADDON_FILES) if hub.is_id(addons) and not Path(addons).exists() else Path(addons)
-    model.addons, model.addon_facts = load_addons(folder, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, model.base)
+    folder = (
+        hub.fetch(addons, hub.ADDON_FILES)
+        if hub.is_id(addons) and not Path(addons).exists()
+        else Path(addons)
+    )
+    model.addons, model.addon_facts = load_addons(
+        folder, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, model.base
+    )
 
 
-def load_random(name: str, *, dtype: str | None = None, device: str | None = None, threads: int | None = None, quantization: str | None = None) -> Model:
+def load_random(
+    name: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    quantization: str | None = None,
+) -> Model:
     """A catalog model's shape with random weights, no download and no tokenizer: for benchmarks."""
     if name not in CATALOG:
         raise UserError(f"--random-weights needs one of {', '.join(CATALOG)}; got {name!r}")
     entry = CATALOG[name]
     config_cls, cls = CLASSES[entry.family]
     config = config_cls(**entry.shape, eos_token_id=None, pad_token_id=None, bos_token_id=None)
-    placement = place(Sizes.of(entry.family, entry.shape), config.max_position_embeddings, quantization=quantization, dtype=dtype, device=device)
+    placement = place(
+        Sizes.of(entry.family, entry.shape),
+        config.max_position_embeddings,
+        quantization=quantization,
+        dtype=dtype,
+        device=device,
+    )
     torch.manual_seed(0)
     previous = torch.get_default_dtype()
     torch.set_default_dtype(placement.dtype)
@@ -148,13 +234,32 @@ def load_random(name: str, *, dtype: str | None = None, device: str | None = Non
         pack(module, placement.quantization)
     elif placement.quantization != "none" or placement.device == "auto":
         module = _weights(None, config, cls, placement, module.state_dict())
-    model = _model(f"{name} (random weights)", f"{entry.label}, random weights", module, None, {}, frozenset(), placement, Base(f"{name} (random weights)"))
+    model = _model(
+        f"{name} (random weights)",
+        f"{entry.label}, random weights",
+        module,
+        None,
+        {},
+        frozenset(),
+        placement,
+        Base(f"{name} (random weights)"),
+    )
     _threads(model, threads)
     _prepare(model)
     return model
 
 
-def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, raw: dict, eos_ids: frozenset[int], placement: Placement, base: Base, trainable: bool = False) -> Model:
+def _model(
+    name: str,
+    label: str,
+    module: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    raw: dict,
+    eos_ids: frozenset[int],
+    placement: Placement,
+    base: Base,
+    trainable: bool = False,
+) -> Model:
     module.eval().requires_grad_(False)
     found = None if trainable else lay_out(module)
     if found:
@@ -162,42 +267,80 @@ def _model(name: str, label: str, module: PreTrainedModel, tokenizer: PreTrained
     backbone = Backbone(module)
     trained = raw.get("trained_length")
     tau = raw.get("mtp_horizon")
-    return Model(name, label, backbone, tokenizer, Split.from_config(raw, backbone.layers), tau if isinstance(tau, int) and tau >= 1 else None, eos_ids,
-                 trained if isinstance(trained, int) else None, placement.quantization, placement.reasons, base)
+    return Model(
+        name,
+        label,
+        backbone,
+        tokenizer,
+        Split.from_config(raw, backbone.layers),
+        tau if isinstance(tau, int) and tau >= 1 else None,
+        eos_ids,
+        trained if isinstance(trained, int) else None,
+        placement.quantization,
+        placement.reasons,
+        base,
+    )
 
 
-def _weights(folder: Path | None, config: Any, cls: type[PreTrainedModel], placement: Placement, state: dict[str, torch.Tensor] | None = None,
-             progress: Progress = no_progress) -> PreTrainedModel:
+def _weights(
+    folder: Path | None,
+    config: Any,
+    cls: type[PreTrainedModel],
+    placement: Placement,
+    state: dict[str, torch.Tensor] | None = None,
+    progress: Progress = no_progress,
+) -> PreTrainedModel:
     """The checkpoint's weights (or `state`), strictly: a missing or misshapen tensor is an error."""
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()   # what it would warn of is checked below
+    transformers_logging.set_verbosity_error()  # what it would warn of is checked below
     transformers_logging.disable_progress_bar()
     previous = transformers_logging.set_tqdm_hook(partial(_told, progress))
     try:
-        module, info = cls.from_pretrained(folder, config=config, dtype=placement.dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True,
-                                           output_loading_info=True, device_map="auto" if placement.device == "auto" else {"": placement.device},
-                                           quantization_config=_bitsandbytes(placement), state_dict=state)
+        module, info = cls.from_pretrained(
+            folder,
+            config=config,
+            dtype=placement.dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            device_map="auto" if placement.device == "auto" else {"": placement.device},
+            quantization_config=_bitsandbytes(placement),
+            state_dict=state,
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"the weights in {folder} do not fit its config.json: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(
+            f"the weights in {folder} do not fit its config.json: {' '.join(str(error).split())[:300]}"
+        ) from None
     finally:
         transformers_logging.set_tqdm_hook(previous)
         transformers_logging.set_verbosity(verbosity)
     missing = sorted(info["missing_keys"])
     misshapen = sorted(str(key) for key in info.get("mismatched_keys", ()))
     if missing or misshapen:
-        what = f"the tensor {missing[0]} is missing" if missing else f"a tensor has the wrong shape: {misshapen[0]}"
-        raise UserError(f"the weights in {folder} do not fit its config.json: {what} ({len(missing) + len(misshapen)} such in all)")
+        what = (
+            f"the tensor {missing[0]} is missing"
+            if missing
+            else f"a tensor has the wrong shape: {misshapen[0]}"
+        )
+        raise UserError(
+            f"the weights in {folder} do not fit its config.json: {what} ({len(missing) + len(misshapen)} such in all)"
+        )
     if info["unexpected_keys"]:
-        placement.reasons.append(f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them")
+        placement.reasons.append(
+            f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them"
+        )
     if placement.quantization in KINDS:
         pack(module, placement.quantization)
     choose_layout(module, placement.dtype)
     return module
 
 
-def _told(progress: Progress, bar: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+def _told(
+    progress: Progress, bar: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]
+) -> Any:
     """transformers' progress bar over the weights that it loads, each of which `progress` hears of; other bars stay as they are."""
     if settings.get("desc") != "Loading weights" or not args:
         return bar(*args, **settings)
@@ -206,6 +349,7 @@ def _told(progress: Progress, bar: Callable[..., Any], args: tuple[Any, ...], se
         for done, item in enumerate(args[0]):
             progress("Loading the weights", done, len(args[0]))
             yield item
+
     return each()
 
 
@@ -218,7 +362,12 @@ def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
         return BitsAndBytesConfig(load_in_8bit=True)
     # it misses an optional package, whose kernels it would fetch from the hub
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=placement.quantization == "nf4", bnb_4bit_compute_dtype=placement.dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=placement.quantization == "nf4",
+        bnb_4bit_compute_dtype=placement.dtype,
+    )
 
 
 def _threads(model: Model, threads: int | None) -> None:
@@ -226,9 +375,16 @@ def _threads(model: Model, threads: int | None) -> None:
     if threads is not None and not 1 <= threads <= 1024:
         raise UserError(f"threads needs a whole number from 1 to 1024; got {threads}")
     if threads is None and model.device == "cpu" and THREADS > 1:
-        steps = _step_seconds(model, sorted({1, *(2 ** power for power in range(1, THREADS.bit_length())), THREADS}))
-        fewest = min(count for count, seconds in steps.items() if seconds <= min(steps.values()) * WORTH)
-        model.reasons.append(f"{fewest} thread{'s' if fewest > 1 else ''}: of a decode step's times, measured as the model came: " + ", ".join(f"{count} took {1000 * seconds:.1f} ms" for count, seconds in steps.items()))
+        steps = _step_seconds(
+            model, sorted({1, *(2**power for power in range(1, THREADS.bit_length())), THREADS})
+        )
+        fewest = min(
+            count for count, seconds in steps.items() if seconds <= min(steps.values()) * WORTH
+        )
+        model.reasons.append(
+            f"{fewest} thread{'s' if fewest > 1 else ''}: of a decode step's times, measured as the model came: "
+            + ", ".join(f"{count} took {1000 * seconds:.1f} ms" for count, seconds in steps.items())
+        )
         threads = fewest
     model.threads = threads or THREADS
     use_threads(model)
@@ -248,8 +404,12 @@ def _step_seconds(model: Model, counts: list[int]) -> dict[int, float]:
                     continue
                 torch.set_num_threads(count)
                 started = time.perf_counter()
-                backbone.logits(backbone.final_norm(backbone.run_layers(backbone.embed([0]), 0, backbone.layers, cache)))
-                if turn:   # the first is for warming up
+                backbone.logits(
+                    backbone.final_norm(
+                        backbone.run_layers(backbone.embed([0]), 0, backbone.layers, cache)
+                    )
+                )
+                if turn:  # the first is for warming up
                     times[count].append(time.perf_counter() - started)
             if turn and time.perf_counter() - began > STEP_SECONDS:
                 break
@@ -258,10 +418,17 @@ def _step_seconds(model: Model, counts: list[int]) -> dict[int, float]:
 
 def _prepare(model: Model) -> None:
     """What its decoders' passes at their defaults need."""
-    split, heads = model.split or (Split.default(model.layers) if model.layers > 1 else None), model.addons.get("mtp_heads")
+    split, heads = (
+        model.split or (Split.default(model.layers) if model.layers > 1 else None),
+        model.addons.get("mtp_heads"),
+    )
     runs = [(0, model.layers, q) for q in range(1, 2 + (heads.k if heads else 0))]
     if split is not None:
-        runs += [(0, split.early, 1), (split.early, split.late_start, model.tau or 4), (split.late_start, split.layers, 1)]
+        runs += [
+            (0, split.early, 1),
+            (split.early, split.late_start, model.tau or 4),
+            (split.late_start, split.layers, 1),
+        ]
     found = model.backbone.prepare(runs)
     if found:
         model.reasons.append(found)

@@ -1,4 +1,5 @@
 """What a Qwen takes in memory at each quantization, by its config alone, and what a loaded one holds."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,15 +7,16 @@ from typing import Any
 
 from torch import nn
 
-GIB = 2 ** 30
-TEXT = 4096            # tokens of a text whose KV cache must fit too
-WORKING = 0.25 * GIB   # activations, dequantized matrices, tables; and a twentieth of the weights
+GIB = 2**30
+TEXT = 4096  # tokens of a text whose KV cache must fit too
+WORKING = 0.25 * GIB  # activations, dequantized matrices, tables; and a twentieth of the weights
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Numbers of parameters: of the matrices inside the layers, which quantization shrinks; their rows; all others. kv: cache entries of one token.
     head: parameters of the LM head, which are among the others; vocabulary: its rows; tied: whether they are the embedding table's too."""
+
     matrices: int
     rows: int
     rest: int
@@ -30,15 +32,25 @@ class Sizes:
     @classmethod
     def of(cls, family: str, config: dict[str, Any]) -> Sizes:
         """Of a Qwen2 or Qwen3 with these fields of config.json."""
-        hidden, inner, layers, vocabulary = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
+        hidden, inner, layers, vocabulary = (
+            config[name]
+            for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+        )
         head = config.get("head_dim") or hidden // config["num_attention_heads"]
         queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
         matrices = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * inner
         # norms; Qwen2's biases, Qwen3's norms of queries and keys
         vectors = 2 * hidden + (queries + 2 * keys if family == "qwen2" else 2 * head)
         tables = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
-        return cls(layers * matrices, layers * (queries + 2 * keys + 2 * hidden + 2 * inner), layers * vectors + tables + hidden, 2 * layers * keys,
-                   vocabulary * hidden, vocabulary, bool(config.get("tie_word_embeddings")))
+        return cls(
+            layers * matrices,
+            layers * (queries + 2 * keys + 2 * hidden + 2 * inner),
+            layers * vectors + tables + hidden,
+            2 * layers * keys,
+            vocabulary * hidden,
+            vocabulary,
+            bool(config.get("tie_word_embeddings")),
+        )
 
 
 def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
@@ -51,14 +63,20 @@ def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
         "nf4": sizes.matrices * (1 / 2 + 1 / 64 + 4 / (64 * 256)),
         "nf4-single": sizes.matrices * (1 / 2 + 4 / 64),
         "int8": sizes.matrices + 4 * sizes.rows,
-        "cpu-int8": sizes.matrices + itemsize * sizes.rows + sizes.head + itemsize * sizes.vocabulary - untied,
-        "cpu-int4": (sizes.matrices + sizes.head) * (1 / 2 + 2 * itemsize / 32) - untied}[quantization]
+        "cpu-int8": sizes.matrices
+        + itemsize * sizes.rows
+        + sizes.head
+        + itemsize * sizes.vocabulary
+        - untied,
+        "cpu-int4": (sizes.matrices + sizes.head) * (1 / 2 + 2 * itemsize / 32) - untied,
+    }[quantization]
     return int(matrices) + sizes.rest * itemsize
 
 
 @dataclass(frozen=True)
 class Need:
     """Bytes to run a model: weights, the KV cache of one text, and what passes need to work in."""
+
     weights: int
     cache: int
     working: int
@@ -67,7 +85,7 @@ class Need:
     def of(cls, sizes: Sizes, quantization: str, itemsize: int, context: int) -> Need:
         weights = weight_bytes(sizes, quantization, itemsize)
         working = int(WORKING + weights / 20)
-        if quantization in ("cpu-int8", "cpu-int4"):   # the dense weights are loaded first
+        if quantization in ("cpu-int8", "cpu-int4"):  # the dense weights are loaded first
             working = max(working, weight_bytes(sizes, "none", itemsize) + int(WORKING) - weights)
         return cls(weights, sizes.kv * itemsize * min(TEXT, context), working)
 
@@ -85,7 +103,7 @@ def gib(size: float) -> str:
 
 def amount(size: float) -> str:
     """Bytes in words, in MiB where GiB would say nothing."""
-    return gib(size) if size >= GIB / 2 else f"{size / 2 ** 20:,.1f} MiB"
+    return gib(size) if size >= GIB / 2 else f"{size / 2**20:,.1f} MiB"
 
 
 def taken(module: nn.Module) -> int:
@@ -93,11 +111,11 @@ def taken(module: nn.Module) -> int:
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
     for part in module.modules():
         weight = getattr(part, "weight", None)
-        state = getattr(weight, "quant_state", None)   # of 4 bits
+        state = getattr(weight, "quant_state", None)  # of 4 bits
         while state is not None:
             tensors[id(state.absmax)] = state.absmax
             state = getattr(state, "state2", None)
-        scales = getattr(weight, "SCB", None)          # of 8 bits
+        scales = getattr(weight, "SCB", None)  # of 8 bits
         if scales is not None:
             tensors[id(scales)] = scales
     return sum(t.numel() * t.element_size() for t in tensors.values())

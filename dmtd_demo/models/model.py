@@ -1,4 +1,5 @@
 """A loaded checkpoint with its add-ons, and the CPU threads that suit it."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from dmtd_demo.models.memory import taken
 @dataclass(eq=False)
 class Model:
     """A loaded checkpoint with its add-ons. reasons: why this device, dtype, quantization and thread count. folder: where it lies. threads: on a CPU; 0: as it is."""
+
     name: str
     label: str
     backbone: Backbone

@@ -1,4 +1,5 @@
 """Which device, dtype and quantization a model gets, each with the reason as text; what does not fit is refused with the arithmetic."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,16 +11,30 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.memory import Need, Sizes, gib
 
-QUANTIZATIONS = {"none": "as stored", "nf4": "4 bits, the scales quantized too", "nf4-single": "4 bits", "int8": "8 bits",
-                 "cpu-int8": "8 bits by PyTorch's own kernel for CPUs, the LM head too", "cpu-int4": "4 bits by PyTorch's own kernel for CPUs, the LM head too"}
-ON_CPU = ("cpu-int8", "cpu-int4")   # and nowhere else; without bitsandbytes
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SMALL = 50_000_000   # parameters under which one thread in float32 is the fastest on a CPU
+QUANTIZATIONS = {
+    "none": "as stored",
+    "nf4": "4 bits, the scales quantized too",
+    "nf4-single": "4 bits",
+    "int8": "8 bits",
+    "cpu-int8": "8 bits by PyTorch's own kernel for CPUs, the LM head too",
+    "cpu-int4": "4 bits by PyTorch's own kernel for CPUs, the LM head too",
+}
+ON_CPU = ("cpu-int8", "cpu-int4")  # and nowhere else; without bitsandbytes
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+SMALL = 50_000_000  # parameters under which one thread in float32 is the fastest on a CPU
 
 
 @dataclass(frozen=True)
 class Placement:
     """device: cpu, cuda…, or auto: over several CUDA devices by accelerate."""
+
     device: str
     dtype: torch.dtype
     quantization: str
@@ -27,25 +42,45 @@ class Placement:
     reasons: list[str]
 
 
-def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype: str | None = None, device: str | None = None,
-          spare: int = 0) -> Placement:
+def place(
+    sizes: Sizes,
+    context: int,
+    *,
+    quantization: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    spare: int = 0,
+) -> Placement:
     """What is not given gets the default of the device. spare: bytes that others would give up for this model.
     Raises UserError where a setting is unknown or the model would not fit."""
     if quantization is not None and quantization not in QUANTIZATIONS:
-        raise UserError(f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
+        raise UserError(
+            f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}"
+        )
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
     if quantization not in (None, "none", *ON_CPU) and not find_spec("bitsandbytes"):
-        raise UserError(f"quantization {quantization} needs the package bitsandbytes, which is not installed: pip install bitsandbytes")
+        raise UserError(
+            f"quantization {quantization} needs the package bitsandbytes, which is not installed: pip install bitsandbytes"
+        )
     reasons = []
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        reasons.append(f"{device}: " + ("a CUDA device is there" if device == "cuda" else "no CUDA device is there"))
-    elif not (device == "cpu" or (device.split(":")[0] in ("cuda", "auto") and torch.cuda.is_available())):
-        raise UserError(f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}")
+        reasons.append(
+            f"{device}: "
+            + ("a CUDA device is there" if device == "cuda" else "no CUDA device is there")
+        )
+    elif not (
+        device == "cpu" or (device.split(":")[0] in ("cuda", "auto") and torch.cuda.is_available())
+    ):
+        raise UserError(
+            f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}"
+        )
 
     if quantization in ON_CPU and device != "cpu":
-        raise UserError(f"quantization {quantization} runs on a CPU alone; on {device} take nf4 or int8, or give --device cpu")
+        raise UserError(
+            f"quantization {quantization} runs on a CPU alone; on {device} take nf4 or int8, or give --device cpu"
+        )
 
     def need(quantization: str) -> Need:
         kind = DTYPES[dtype] if dtype else default_dtype(device, quantization, sizes)[0]
@@ -59,15 +94,30 @@ def place(sizes: Sizes, context: int, *, quantization: str | None = None, dtype:
         reasons.append(reason)
     else:
         chosen = DTYPES[dtype]
-    if device == "cuda" and torch.cuda.device_count() > 1 and need(quantization).total > free(device) + spare:
+    if (
+        device == "cuda"
+        and torch.cuda.device_count() > 1
+        and need(quantization).total > free(device) + spare
+    ):
         device = "auto"
         reasons.append(f"over {torch.cuda.device_count()} CUDA devices: it does not fit on one")
     room = free(device) + spare
     if need(quantization).total > room:
-        smaller = [other for other in offered(device) if need(other).total <= room and (other in ("none", *ON_CPU) or find_spec("bitsandbytes"))]
-        advice = f"--quantization {smaller[0]} needs {gib(need(smaller[0]).total)}" if smaller else "take a smaller model, or a machine with more memory"
-        raise UserError(f"a model of {sizes.parameters:,} parameters in {str(chosen).removeprefix('torch.')}, quantization {quantization}, needs {need(quantization)}; "
-                        f"{'the CUDA devices have' if device == 'auto' else device + ' has'} {gib(room)} free: {advice}")
+        smaller = [
+            other
+            for other in offered(device)
+            if need(other).total <= room
+            and (other in ("none", *ON_CPU) or find_spec("bitsandbytes"))
+        ]
+        advice = (
+            f"--quantization {smaller[0]} needs {gib(need(smaller[0]).total)}"
+            if smaller
+            else "take a smaller model, or a machine with more memory"
+        )
+        raise UserError(
+            f"a model of {sizes.parameters:,} parameters in {str(chosen).removeprefix('torch.')}, quantization {quantization}, needs {need(quantization)}; "
+            f"{'the CUDA devices have' if device == 'auto' else device + ' has'} {gib(room)} free: {advice}"
+        )
     return Placement(device, chosen, quantization, need(quantization), reasons)
 
 
@@ -76,24 +126,51 @@ def offered(device: str) -> list[str]:
     return [name for name in QUANTIZATIONS if name not in ON_CPU or device == "cpu"]
 
 
-def _default_quantization(device: str, dtype: str | None, sizes: Sizes, need, spare: int) -> tuple[str, str]:
+def _default_quantization(
+    device: str, dtype: str | None, sizes: Sizes, need, spare: int
+) -> tuple[str, str]:
     if dtype is not None or not find_spec("bitsandbytes"):
-        return "none", ""   # a dtype that was asked for is the dtype of the weights
+        return "none", ""  # a dtype that was asked for is the dtype of the weights
     if device == "cpu":
-        return ("none", "") if sizes.parameters < SMALL else ("nf4", "nf4: on a CPU a decode step waits for the weights to be read, and 4 bits are a quarter of bfloat16")
+        return (
+            ("none", "")
+            if sizes.parameters < SMALL
+            else (
+                "nf4",
+                "nf4: on a CPU a decode step waits for the weights to be read, and 4 bits are a quarter of bfloat16",
+            )
+        )
     room = free("auto" if device == "cuda" else device) + spare
     if need("none").total <= room:
         return "none", "not quantized: it fits as it is stored"
-    return "nf4", f"nf4: as it is stored it needs {gib(need('none').total)}, and {gib(room)} are free"
+    return (
+        "nf4",
+        f"nf4: as it is stored it needs {gib(need('none').total)}, and {gib(room)} are free",
+    )
 
 
 def default_dtype(device: str, quantization: str, sizes: Sizes) -> tuple[torch.dtype, str]:
     if quantization == "int8":
-        return torch.float16, "float16: bitsandbytes' INT8 matrices compute from float16, and would cast anything else at every step"
+        return (
+            torch.float16,
+            "float16: bitsandbytes' INT8 matrices compute from float16, and would cast anything else at every step",
+        )
     if quantization in ON_CPU:
-        return torch.bfloat16, "bfloat16: the one dtype for which PyTorch's packed kernels have fast code"
+        return (
+            torch.bfloat16,
+            "bfloat16: the one dtype for which PyTorch's packed kernels have fast code",
+        )
     if device == "cpu" and quantization == "none" and sizes.parameters < SMALL:
-        return torch.float32, "float32: for a model this small on a CPU it is the fastest and the most exact"
-    if device != "cpu" and torch.cuda.get_device_capability(None if device == "auto" else device)[0] < 8:
+        return (
+            torch.float32,
+            "float32: for a model this small on a CPU it is the fastest and the most exact",
+        )
+    if (
+        device != "cpu"
+        and torch.cuda.get_device_capability(None if device == "auto" else device)[0] < 8
+    ):
         return torch.float16, "float16: this GPU has no instructions for bfloat16"
-    return torch.bfloat16, "bfloat16: the dtype Qwen checkpoints are stored in, half the memory traffic of float32"
+    return (
+        torch.bfloat16,
+        "bfloat16: the dtype Qwen checkpoints are stored in, half the memory traffic of float32",
+    )

@@ -1,4 +1,5 @@
 """A folder of add-ons with a card of its own, as it goes to the hub."""
+
 from __future__ import annotations
 
 import json
@@ -11,22 +12,67 @@ from dmtd_demo.models import hub
 from dmtd_demo.models.addons import CARD, load_addons
 
 WHAT = {
-    "mtp_heads": "MTP heads on the backbone's last hidden state, for `clp`, `mtp-heads`, `mtp-gate` and `mtp-verified`", "head0": "head 0, which `mtp-heads` has in the LM head's place",
-    "clp": "Collocation-Length Predictor, for `clp`", "gate": "span gate, for `mtp-gate`", "adaptive": "predictor of cycle lengths, for `dmtd-adaptive`",
-    "mixed": "MTP heads on late hidden states, for `mixed`"}
+    "mtp_heads": "MTP heads on the backbone's last hidden state, for `clp`, `mtp-heads`, `mtp-gate` and `mtp-verified`",
+    "head0": "head 0, which `mtp-heads` has in the LM head's place",
+    "clp": "Collocation-Length Predictor, for `clp`",
+    "gate": "span gate, for `mtp-gate`",
+    "adaptive": "predictor of cycle lengths, for `dmtd-adaptive`",
+    "mixed": "MTP heads on late hidden states, for `mixed`",
+}
 
 
 def card_text(card: dict, hub_id: str) -> str:
     """README.md of a repository of add-ons, from addons.json alone."""
     base = card["base_model"]
-    lines = ["---", f"license: {card['license']}", f"base_model: {base}", "base_model_relation: adapter", "tags: [multi-token-prediction, dmtd_demo]", "---", "",
-             f"# Add-ons for {base}: {', '.join(card['addons'])}", "",
-             f"Trained on the frozen backbone{' at revision ' + card['base_revision'] if card.get('base_revision') else ''} (hidden size {card['hidden_size']}, "
-             f"weights {card.get('base_fingerprint', 'without fingerprint')}) with dmtd_demo.", "", "| add-on | k | default threshold | trained on |", "| --- | --- | --- | --- |"]
-    lines += [f"| `{method}`: {WHAT[method]} | {facts['k']} | {facts.get('threshold', '–')} | {facts.get('data', 'not stated')} |" for method, facts in card["addons"].items()]
-    measured = {method: facts[name] for method, facts in card["addons"].items() for name in ("results", "validation") if facts.get(name)}
-    lines += ["", "## Measured", "", *(f"- `{method}`: {', '.join(f'{name} {value}' for name, value in figures.items())}" for method, figures in measured.items())] if measured else []
-    return "\n".join([*lines, "", "## Use", "", f"    python -m dmtd_demo compare --model {base} --addons {hub_id} --panel ar --panel clp --prompt \"…\"", ""])
+    lines = [
+        "---",
+        f"license: {card['license']}",
+        f"base_model: {base}",
+        "base_model_relation: adapter",
+        "tags: [multi-token-prediction, dmtd_demo]",
+        "---",
+        "",
+        f"# Add-ons for {base}: {', '.join(card['addons'])}",
+        "",
+        f"Trained on the frozen backbone{' at revision ' + card['base_revision'] if card.get('base_revision') else ''} (hidden size {card['hidden_size']}, "
+        f"weights {card.get('base_fingerprint', 'without fingerprint')}) with dmtd_demo.",
+        "",
+        "| add-on | k | default threshold | trained on |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| `{method}`: {WHAT[method]} | {facts['k']} | {facts.get('threshold', '–')} | {facts.get('data', 'not stated')} |"
+        for method, facts in card["addons"].items()
+    ]
+    measured = {
+        method: facts[name]
+        for method, facts in card["addons"].items()
+        for name in ("results", "validation")
+        if facts.get(name)
+    }
+    lines += (
+        [
+            "",
+            "## Measured",
+            "",
+            *(
+                f"- `{method}`: {', '.join(f'{name} {value}' for name, value in figures.items())}"
+                for method, figures in measured.items()
+            ),
+        ]
+        if measured
+        else []
+    )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "## Use",
+            "",
+            f'    python -m dmtd_demo compare --model {base} --addons {hub_id} --panel ar --panel clp --prompt "…"',
+            "",
+        ]
+    )
 
 
 def publish(folder: Path, hub_id: str, license: str | None, private: bool = False) -> str:
@@ -38,7 +84,9 @@ def publish(folder: Path, hub_id: str, license: str | None, private: bool = Fals
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     card["license"] = license or card.get("license")
     if not card["license"]:
-        raise UserError("push needs --license, such as apache-2.0: under which others may use the add-ons")
+        raise UserError(
+            "push needs --license, such as apache-2.0: under which others may use the add-ons"
+        )
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card_text(card, hub_id), encoding="utf-8")
     return hub.push(folder, hub_id, private)

@@ -1,5 +1,6 @@
 """The models in memory, which everybody who uses the app shares. Equal weights are held once. Where the next one would not fit, the least recently used
 ones leave for it, but never one that somebody's race is using."""
+
 from __future__ import annotations
 
 import contextlib
@@ -22,12 +23,13 @@ from dmtd_demo.models.placement import Placement, place
 from dmtd_demo.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
-Identity = tuple[str, str, str]   # folder, quantization, dtype
+Identity = tuple[str, str, str]  # folder, quantization, dtype
 
 
 @dataclass(eq=False)
 class Resident:
     """name: what it was loaded by. used: when last, by a counter. users: how many races hold it now."""
+
     key: str
     name: str
     identity: Identity
@@ -39,6 +41,7 @@ class Resident:
 @dataclass(frozen=True)
 class Left:
     """What it takes to load a model again that made room for another."""
+
     key: str
     name: str
     quantization: str
@@ -47,6 +50,7 @@ class Left:
 @dataclass
 class Arrival:
     """key: of the model that was asked for. fresh: whether it had to be loaded. left: the keys of those that made room for it."""
+
     key: str
     fresh: bool
     left: list[str] = field(default_factory=list)
@@ -56,8 +60,8 @@ class Residents:
     """first: the model that came first, which was loaded by `name`. threads: CPU threads for those that come; None: what suits each."""
 
     def __init__(self, first: Model, name: str = "classroom", threads: int | None = None) -> None:
-        self._lock = threading.Lock()      # of the fields; held for moments
-        self._loading = threading.Lock()   # one model is loaded at a time
+        self._lock = threading.Lock()  # of the fields; held for moments
+        self._loading = threading.Lock()  # one model is loaded at a time
         self._clock = itertools.count()
         self._threads = threads
         self._held: dict[str, Resident] = {}
@@ -84,7 +88,9 @@ class Residents:
         """The same, or where it is not in memory the one that was used last."""
         with self._lock:
             if not self._held:
-                raise UserError("the page needs a model, and the next one is being loaded now: try again in a moment")
+                raise UserError(
+                    "the page needs a model, and the next one is being loaded now: try again in a moment"
+                )
             held = self._held.get(key) if isinstance(key, str) else None
             return (held or max(self._held.values(), key=lambda resident: resident.used)).model
 
@@ -107,7 +113,9 @@ class Residents:
         """What a model would get, counting on what the others can give up. Raises UserError where it would not fit."""
         return place(sizes, context, quantization=quantization, spare=self._spare())
 
-    def load(self, name: str, quantization: str | None = None, progress: Progress = no_progress) -> Arrival:
+    def load(
+        self, name: str, quantization: str | None = None, progress: Progress = no_progress
+    ) -> Arrival:
         """Raises UserError, or what `progress` raises; then whatever left for it is back."""
         with self._loading:
             found = find(name)
@@ -120,7 +128,14 @@ class Residents:
                         return Arrival(resident.key, False)
             left: list[Left] = []
             try:
-                model = load(name, quantization=quantization, threads=self._threads, spare=self._spare(), make_room=lambda p: self._make_room(p, left), progress=progress)
+                model = load(
+                    name,
+                    quantization=quantization,
+                    threads=self._threads,
+                    spare=self._spare(),
+                    make_room=lambda p: self._make_room(p, left),
+                    progress=progress,
+                )
             except BaseException as error:
                 # their frames hold what has been loaded so far
                 error.__traceback__ = error.__context__ = None
@@ -136,27 +151,40 @@ class Residents:
             if resident.users:
                 raise UserError(f"{key} is in use by a race: unload it when the race has ended")
             if len(self._held) == 1:
-                raise UserError(f"the page needs a model, and {key} is the only one in memory: load another one first")
+                raise UserError(
+                    f"the page needs a model, and {key} is the only one in memory: load another one first"
+                )
             del self._held[resident.key]
         del resident
         give_back()
 
     def _add(self, model: Model, name: str) -> str:
         with self._lock:
-            key = model.name if model.quantization == "none" else f"{model.name} · {model.quantization}"
-            if key in self._held:   # another folder of the same name
+            key = (
+                model.name
+                if model.quantization == "none"
+                else f"{model.name} · {model.quantization}"
+            )
+            if key in self._held:  # another folder of the same name
                 key = f"{model.folder} · {model.quantization}"
-            identity = _identity(model.folder or Path(model.name), model.quantization, model.backbone.dtype)
+            identity = _identity(
+                model.folder or Path(model.name), model.quantization, model.backbone.dtype
+            )
             self._held[key] = Resident(key, name, identity, model, next(self._clock))
             return key
 
     def _resident(self, key: object) -> Resident:
         if not isinstance(key, str) or key not in self._held:
-            raise UserError(f"a panel needs a model that is in memory ({', '.join(self._held)}); {key!r} is not: load it under Models")
+            raise UserError(
+                f"a panel needs a model that is in memory ({', '.join(self._held)}); {key!r} is not: load it under Models"
+            )
         return self._held[key]
 
     def _idle(self) -> list[Resident]:
-        return sorted((resident for resident in self._held.values() if not resident.users), key=lambda resident: resident.used)
+        return sorted(
+            (resident for resident in self._held.values() if not resident.users),
+            key=lambda resident: resident.used,
+        )
 
     def _spare(self) -> int:
         with self._lock:
@@ -188,8 +216,11 @@ class Residents:
     def _bring_back(self, left: list[Left]) -> None:
         for gone in left:
             try:
-                self._add(load(gone.name, quantization=gone.quantization, threads=self._threads), gone.name)
-            except UserError as error:   # its files are no longer what they were
+                self._add(
+                    load(gone.name, quantization=gone.quantization, threads=self._threads),
+                    gone.name,
+                )
+            except UserError as error:  # its files are no longer what they were
                 logger.warning("%s could not be loaded again: %s", gone.key, error)
 
 

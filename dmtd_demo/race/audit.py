@@ -1,4 +1,5 @@
 """The audit: what `ar` itself would have chosen after each prefix of a text (methods.md section 4)."""
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -19,19 +20,23 @@ def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> li
     text = [*prompt_ids, *ids[:-1]]
     agrees: list[bool] = []
     for start in range(0, len(text), PREFILL_CHUNK):
-        chunk = text[start:start + PREFILL_CHUNK]
+        chunk = text[start : start + PREFILL_CHUNK]
         out, _ = stack.heads(chunk)
-        skip = max(len(prompt_ids) - 1 - start, 0)   # the last prompt position judges the first id
+        skip = max(len(prompt_ids) - 1 - start, 0)  # the last prompt position judges the first id
         if skip >= len(chunk):
             continue
         logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:]))
-        wanted = torch.tensor(ids[len(agrees):len(agrees) + logits.shape[0]], device=logits.device)
+        wanted = torch.tensor(
+            ids[len(agrees) : len(agrees) + logits.shape[0]], device=logits.device
+        )
         best = logits.max(-1)
         agree = best.indices == wanted
         if logits.dtype != torch.float32:
             own = logits.gather(-1, wanted[:, None])[:, 0].float()
             top = best.values.float()
-            ulp = torch.finfo(logits.dtype).eps * 2 ** torch.floor(torch.log2(top.abs().clamp_min(1e-30)))
+            ulp = torch.finfo(logits.dtype).eps * 2 ** torch.floor(
+                torch.log2(top.abs().clamp_min(1e-30))
+            )
             agree |= top - own <= ulp
         agrees += agree.tolist()
     return agrees

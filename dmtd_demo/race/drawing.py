@@ -1,4 +1,5 @@
 """A decoder's passes as a picture: which layers ran, over how many positions, and which tokens came of it. Drawn from the record of a race."""
+
 from __future__ import annotations
 
 from html import escape
@@ -9,9 +10,14 @@ from dmtd_demo.race.trace import Record
 
 # as on the page
 COLOURS = {"full": "#0072b2", "late": "#d55e00", "mtp": "#009e73", "draft": "#b3589a"}
-NAMES = {"full": "full pass", "late": "late layers alone", "mtp": "MTP head", "draft": "verified draft"}
+NAMES = {
+    "full": "full pass",
+    "late": "late layers alone",
+    "mtp": "MTP head",
+    "draft": "verified draft",
+}
 CELL, LAYER, GAP, LEFT, TOP = 15, 9, 14, 92, 34
-ROWS = 5   # tokens named above one another over a pass
+ROWS = 5  # tokens named above one another over a pass
 
 
 def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passes: int = 9) -> str:
@@ -26,8 +32,19 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
     layers: int = header["layers"]
     if header["options"].get("split"):
         split = Split.parse(header["options"]["split"], layers, "replace")
-    steps = [r for r in records if r["type"] == "step" and r["panel"] == panel and r["passes"] and r["passes"][0]["kind"] != "prefill"]
-    drawn = [(p, step["tokens"] if p is step["passes"][-1] else []) for step in steps for p in step["passes"]][:passes]
+    steps = [
+        r
+        for r in records
+        if r["type"] == "step"
+        and r["panel"] == panel
+        and r["passes"]
+        and r["passes"][0]["kind"] != "prefill"
+    ]
+    drawn = [
+        (p, step["tokens"] if p is step["passes"][-1] else [])
+        for step in steps
+        for p in step["passes"]
+    ][:passes]
     floor = TOP + ROWS * 15 + layers * LAYER
     parts: list[str] = []
     x = LEFT
@@ -42,22 +59,40 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         for start, stop, positions in p["runs"]:
             for position in range(positions):
                 opacity = 1 if position == positions - 1 else 0.55
-                parts.append(f'<rect x="{right - (positions - position) * CELL}" y="{floor - stop * LAYER}" width="{CELL - 2}" height="{(stop - start) * LAYER - 1}" rx="2" fill="{colour}" fill-opacity="{opacity}"/>')
+                parts.append(
+                    f'<rect x="{right - (positions - position) * CELL}" y="{floor - stop * LAYER}" width="{CELL - 2}" height="{(stop - start) * LAYER - 1}" rx="2" fill="{colour}" fill-opacity="{opacity}"/>'
+                )
         for row, (token, word) in enumerate(zip(tokens, words)):
-            parts.append(f'<text x="{centre - 1}" y="{floor - layers * LAYER - 8 - 15 * row}" text-anchor="middle" fill="{COLOURS[token["origin"]]}">{word}</text>')
-        parts.append(f'<text x="{centre - 1}" y="{floor + 14}" text-anchor="middle" class="quiet">{p["kind"]}</text>')
+            parts.append(
+                f'<text x="{centre - 1}" y="{floor - layers * LAYER - 8 - 15 * row}" text-anchor="middle" fill="{COLOURS[token["origin"]]}">{word}</text>'
+            )
+        parts.append(
+            f'<text x="{centre - 1}" y="{floor + 14}" text-anchor="middle" class="quiet">{p["kind"]}</text>'
+        )
         x += width + GAP
-    groups = [(0, split.early, "early"), (split.early, split.late_start, "middle"), (split.late_start, layers, "late")] if split else [(0, layers, "layers")]
+    groups = (
+        [
+            (0, split.early, "early"),
+            (split.early, split.late_start, "middle"),
+            (split.late_start, layers, "late"),
+        ]
+        if split
+        else [(0, layers, "layers")]
+    )
     for start, stop, name in groups:
         if start == stop:
             continue
         middle = floor - (start + stop) / 2 * LAYER + 4
         parts.append(f'<text x="8" y="{middle}" class="quiet">{name} {start}–{stop - 1}</text>')
-        parts.append(f'<line x1="{LEFT - 8}" x2="{x}" y1="{floor - start * LAYER}" y2="{floor - start * LAYER}" stroke="#8a919e" stroke-opacity="0.4"/>')
+        parts.append(
+            f'<line x1="{LEFT - 8}" x2="{x}" y1="{floor - start * LAYER}" y2="{floor - start * LAYER}" stroke="#8a919e" stroke-opacity="0.4"/>'
+        )
     origins = [o for o in COLOURS if any(t["origin"] == o for _, tokens in drawn for t in tokens)]
     legend = LEFT
     for origin in origins:
-        parts.append(f'<rect x="{legend}" y="{floor + 26}" width="11" height="11" rx="2" fill="{COLOURS[origin]}"/><text x="{legend + 16}" y="{floor + 36}" class="quiet">{NAMES[origin]}</text>')
+        parts.append(
+            f'<rect x="{legend}" y="{floor + 26}" width="11" height="11" rx="2" fill="{COLOURS[origin]}"/><text x="{legend + 16}" y="{floor + 36}" class="quiet">{NAMES[origin]}</text>'
+        )
         legend += 36 + 7 * len(NAMES[origin])
     style = "text{font:13px system-ui,sans-serif}.quiet{font-size:11px;fill:#6b7280}"
     width = max(x, legend) + 8

@@ -1,4 +1,5 @@
 """A panel of this machine in motion: its decoder, its clock, and what it has emitted."""
+
 from __future__ import annotations
 
 import time
@@ -15,13 +16,14 @@ from dmtd_demo.race import trace
 from dmtd_demo.race.trace import Batch
 from dmtd_demo.sampling import Sampler
 
-BURST_SECONDS = 0.04   # of one turn: switching panels after every step costs tiny models 15 %
+BURST_SECONDS = 0.04  # of one turn: switching panels after every step costs tiny models 15 %
 WARM_UP_STEPS = 12
 
 
 @dataclass
 class Runner:
     """One panel's decoder in motion, its clock and what it has emitted."""
+
     index: int
     decoder: Decoder
     model: Model
@@ -51,12 +53,12 @@ class Runner:
     def advance(self) -> trace.Record | None:
         """One step by the panel's clock; None where the decoder failed."""
         backbone = self.model.backbone
-        started = time.perf_counter() - backbone.preparing   # no clock counts what is done once
+        started = time.perf_counter() - backbone.preparing  # no clock counts what is done once
         try:
             step = next(self.steps)
             if backbone.device.type == "cuda":
                 torch.cuda.synchronize(backbone.device)
-        except Exception as error:   # one panel's failure is shown in that panel; the others go on
+        except Exception as error:  # one panel's failure is shown in that panel; the others go on
             self.stop, self.message = "error", _failure(self.decoder.name, error)
             return None
         took = time.perf_counter() - backbone.preparing - started
@@ -69,21 +71,44 @@ class Runner:
         tokens = []
         for token in step.tokens:
             end = token.id in self.eos_ids
-            tokens.append({
-                "id": token.id, "text": "" if end else self.stream.push(token.id), "origin": token.origin, "span": self.span, "logprob": round(token.logprob, 5),
-                **({"top": [[i, self.texts.piece(i), round(p, 5)] for i, p in token.top]} if token.top else {})})
+            tokens.append(
+                {
+                    "id": token.id,
+                    "text": "" if end else self.stream.push(token.id),
+                    "origin": token.origin,
+                    "span": self.span,
+                    "logprob": round(token.logprob, 5),
+                    **(
+                        {"top": [[i, self.texts.piece(i), round(p, 5)] for i, p in token.top]}
+                        if token.top
+                        else {}
+                    ),
+                }
+            )
             self.limit -= 1
             if end:
                 self.stop = "eos"
             elif self.limit == 0:
                 self.stop = "length"
             if self.stop:
-                break   # what a step emits after EOS or over the limit is dropped
+                break  # what a step emits after EOS or over the limit is dropped
         single = len(step.passes) == 1
         record = {
-            "type": "step", "panel": self.index, "step": len(self.records), "ms": round(self.clock * 1000, 3),
-            "passes": [{"kind": p.kind, "runs": [list(run) for run in p.runs], "ms": round(took * 1000, 3) if single else None} for p in step.passes],
-            "tokens": tokens, **({"lengths": [round(p, 4) for p in step.lengths]} if step.lengths else {})}
+            "type": "step",
+            "panel": self.index,
+            "step": len(self.records),
+            "ms": round(self.clock * 1000, 3),
+            "passes": [
+                {
+                    "kind": p.kind,
+                    "runs": [list(run) for run in p.runs],
+                    "ms": round(took * 1000, 3) if single else None,
+                }
+                for p in step.passes
+            ],
+            "tokens": tokens,
+            **({"lengths": [round(p, 4) for p in step.lengths]} if step.lengths else {}),
+        }
         self.records.append(record)
         return record
 
@@ -97,7 +122,7 @@ def _failure(name: str, error: Exception) -> str:
 def turn(runner: Runner, should_stop: Callable[[], bool]) -> Batch:
     """A burst of steps of the panel that is furthest behind."""
     batch: Batch = []
-    use_threads(runner.model)   # of the thread that takes this turn
+    use_threads(runner.model)  # of the thread that takes this turn
     turn_ends = time.perf_counter() + BURST_SECONDS
     while runner.stop is None and time.perf_counter() < turn_ends and not should_stop():
         record = runner.advance()
@@ -119,7 +144,7 @@ def warm_up(model: Model, decoder: Decoder, prompt_ids: Sequence[int]) -> None:
             room -= len(next(steps).tokens)
             if room <= 0:
                 break
-    except Exception:   # it fails again where it is shown, in its panel
+    except Exception:  # it fails again where it is shown, in its panel
         return
     finally:
         steps.close()

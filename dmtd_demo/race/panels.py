@@ -1,4 +1,5 @@
 """A panel in text, `decoder` or `decoder:name=value,name=value`; a value with a comma or colon is quoted."""
+
 from __future__ import annotations
 
 import re
@@ -18,13 +19,18 @@ RESERVED = ("model",)
 @dataclass(frozen=True)
 class PanelSpec:
     """decoder: a key of the registry. options: what the user set; the rest are defaults."""
+
     decoder: str
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if not self.options:
             return self.decoder
-        return self.decoder + ":" + ",".join(f"{name}={_quoted(value)}" for name, value in self.options.items())
+        return (
+            self.decoder
+            + ":"
+            + ",".join(f"{name}={_quoted(value)}" for name, value in self.options.items())
+        )
 
 
 def parse_panel(text: str) -> PanelSpec:
@@ -37,7 +43,9 @@ def parse_panel(text: str) -> PanelSpec:
         for part in _split_commas(rest):
             key, equals, value = part.partition("=")
             if not equals or not key.strip():
-                raise UserError(f"a panel's options need the form name=value; got {part!r} in {text!r}")
+                raise UserError(
+                    f"a panel's options need the form name=value; got {part!r} in {text!r}"
+                )
             pairs.append((key.strip(), _unquoted(value.strip())))
     return make_panel(name, pairs)
 
@@ -50,15 +58,19 @@ def make_panel(name: str, pairs: list[tuple[str, str]]) -> PanelSpec:
     options: dict[str, Any] = {}
     for key, value in pairs:
         if key in RESERVED:
-            raise UserError(f"the option {key}= is reserved for panels on another model, which this version does not run; got {key}={value}")
+            raise UserError(
+                f"the option {key}= is reserved for panels on another model, which this version does not run; got {key}={value}"
+            )
         if key not in known:
-            raise UserError(f"{name} has {'the options ' + ', '.join(known) if known else 'no options'}; got {key!r}")
+            raise UserError(
+                f"{name} has {'the options ' + ', '.join(known) if known else 'no options'}; got {key!r}"
+            )
         if '"' in value:
             raise UserError(f"the option {key} cannot hold a double quote; got {value!r}")
         if key in options:
             raise UserError(f"{name}: the option {key} is given twice")
         options[key] = _converted(key, value, known[key])
-    PANELS[name].Options(**options)   # ranges and choices
+    PANELS[name].Options(**options)  # ranges and choices
     return PanelSpec(name, options)
 
 
@@ -74,7 +86,9 @@ def _converted(key: str, value: str, kind: type) -> Any:
             raise ValueError
         return kind(value)
     except ValueError:
-        raise UserError(f"the option {key} needs {'a whole number' if kind is int else 'a number'}; got {value!r}") from None
+        raise UserError(
+            f"the option {key} needs {'a whole number' if kind is int else 'a number'}; got {value!r}"
+        ) from None
 
 
 def _split_commas(text: str) -> list[str]:
@@ -84,7 +98,7 @@ def _split_commas(text: str) -> list[str]:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return f'"{text}"' if re.search(r'[,:]', text) else text
+    return f'"{text}"' if re.search(r"[,:]", text) else text
 
 
 def _unquoted(value: str) -> str:

@@ -1,5 +1,6 @@
 """`remote`: a panel that an OpenAI-compatible server writes (vLLM, SGLang, `transformers serve`). What it did inside is not told: its tokens have an origin of their own,
 and their times are those of their arrival here. Asked by the race in a thread of its own (race/remote.py)."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,7 @@ KEY = "DMTD_REMOTE_KEY"
 CONNECT_SECONDS = 10.0
 # the longest that a server may say nothing: it may have to load the model first
 SILENCE_SECONDS = 120.0
-MOST_LINE = 1_000_000        # bytes of one line of its stream
+MOST_LINE = 1_000_000  # bytes of one line of its stream
 # as many pieces per new token that was asked for: beyond it the server does not keep to the limit
 MOST_PIECES = 4
 THINKS = ("<think>\n", "\n</think>\n\n")
@@ -32,6 +33,7 @@ THINKS = ("<think>\n", "\n</think>\n\n")
 @dataclass(frozen=True)
 class Piece:
     """What came at once. logprob and top (text, probability) where the server says them."""
+
     text: str
     logprob: float | None = None
     top: tuple[tuple[str, float], ...] = ()
@@ -40,32 +42,44 @@ class Piece:
 @dataclass(frozen=True)
 class Finish:
     """reason: eos or length. tokens: how many the server counted, None where it does not say."""
+
     reason: str
     tokens: int | None
 
 
 @dataclass(frozen=True)
 class RemoteOptions(Options):
-    url: str | None = option(None, str, "address", "of an OpenAI-compatible server, such as http://127.0.0.1:8000")
-    name: str | None = option(None, str, "name", "of the model there; the first that it lists where none is given")
+    url: str | None = option(
+        None, str, "address", "of an OpenAI-compatible server, such as http://127.0.0.1:8000"
+    )
+    name: str | None = option(
+        None, str, "name", "of the model there; the first that it lists where none is given"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.url is None:
-            raise UserError("remote needs the address of an OpenAI-compatible server: remote:url=http://127.0.0.1:8000,name=MODEL")
+            raise UserError(
+                "remote needs the address of an OpenAI-compatible server: remote:url=http://127.0.0.1:8000,name=MODEL"
+            )
         try:
             parts = urlsplit(self.url)
             good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
             good = False
         if not good:
-            raise UserError(f"the option url needs an address such as http://127.0.0.1:8000; got {self.url[:200]!r}")
+            raise UserError(
+                f"the option url needs an address such as http://127.0.0.1:8000; got {self.url[:200]!r}"
+            )
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise UserError(f"the option url needs an address alone, which every record shows; a key goes into the environment variable {KEY}")
+            raise UserError(
+                f"the option url needs an address alone, which every record shows; a key goes into the environment variable {KEY}"
+            )
 
 
 class Remote(Decoder):
     """No decoder of tokens: `answer` takes the place of `steps`, and no model is asked anything."""
+
     name = "remote"
     label = "A server elsewhere"
     Options = RemoteOptions
@@ -75,21 +89,51 @@ class Remote(Decoder):
         """The address without the /v1 at its end."""
         return re.sub(r"/v1$", "", self.options.url.rstrip("/"))
 
-    async def answer(self, messages: Sequence[Message], sampling: Sampling, max_new_tokens: int, *, top: int = 0, ignore_eos: bool = False, thinking: bool = False) -> AsyncIterator[Piece | Finish]:
+    async def answer(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        max_new_tokens: int,
+        *,
+        top: int = 0,
+        ignore_eos: bool = False,
+        thinking: bool = False,
+    ) -> AsyncIterator[Piece | Finish]:
         """What the server writes to these messages, as it comes; a Finish at the end. Raises ModelError in words."""
         key = os.environ.get(KEY, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            async with httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)) as client:
+            async with httpx.AsyncClient(
+                headers=headers, timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+            ) as client:
                 name = self.options.name or await self._first_model(client)
-                plain = {"model": name, "messages": list(messages), "stream": True, "max_tokens": max_new_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed,
-                         # what the text depends on is never left out
-                         **({"top_k": sampling.top_k} if sampling.top_k else {}), **({"ignore_eos": True} if ignore_eos else {})}
-                more = {"stream_options": {"include_usage": True}, "logprobs": True, "chat_template_kwargs": {"enable_thinking": thinking},
-                        **({"top_logprobs": min(top, 20)} if top else {})}
+                plain = {
+                    "model": name,
+                    "messages": list(messages),
+                    "stream": True,
+                    "max_tokens": max_new_tokens,
+                    "temperature": sampling.temperature,
+                    "top_p": sampling.top_p,
+                    "seed": sampling.seed,
+                    # what the text depends on is never left out
+                    **({"top_k": sampling.top_k} if sampling.top_k else {}),
+                    **({"ignore_eos": True} if ignore_eos else {}),
+                }
+                more = {
+                    "stream_options": {"include_usage": True},
+                    "logprobs": True,
+                    "chat_template_kwargs": {"enable_thinking": thinking},
+                    **({"top_logprobs": min(top, 20)} if top else {}),
+                }
                 # Servers refuse fields that they do not know: first all, then without what only some say, then what all understand.
-                for body in ({**plain, **more}, {**plain, "chat_template_kwargs": more["chat_template_kwargs"]}, plain):
-                    async with client.stream("POST", f"{self.server}/v1/chat/completions", json=body) as response:
+                for body in (
+                    {**plain, **more},
+                    {**plain, "chat_template_kwargs": more["chat_template_kwargs"]},
+                    plain,
+                ):
+                    async with client.stream(
+                        "POST", f"{self.server}/v1/chat/completions", json=body
+                    ) as response:
                         if response.status_code in (400, 422) and body is not plain:
                             continue
                         if response.status_code != 200:
@@ -97,14 +141,24 @@ class Remote(Decoder):
                         async for part in _parts(response, max_new_tokens):
                             yield part
                         return
-        except (ModelError, httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (
+            ModelError,
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
             words = str(error) if isinstance(error, ModelError) else _what_failed(error)
             raise ModelError(f"{self.server} {words.replace(key, '…') if key else words}") from None
 
     async def _first_model(self, client: httpx.AsyncClient) -> str:
         response = await client.get(f"{self.server}/v1/models")
         if response.status_code != 200:
-            raise ModelError(f"lists no models (HTTP {response.status_code}): name one, remote:url=…,name=MODEL")
+            raise ModelError(
+                f"lists no models (HTTP {response.status_code}): name one, remote:url=…,name=MODEL"
+            )
         models = response.json()["data"]
         if not models:
             raise ModelError("lists no models: name one, remote:url=…,name=MODEL")
@@ -139,32 +193,54 @@ async def _parts(response: httpx.Response, max_new_tokens: int) -> AsyncIterator
         chunk = json.loads(data)
         if "error" in chunk:
             error = chunk["error"]
-            raise ModelError(f"failed: {' '.join(str(error.get('message', error) if isinstance(error, dict) else error).split())[:200]}")
+            raise ModelError(
+                f"failed: {' '.join(str(error.get('message', error) if isinstance(error, dict) else error).split())[:200]}"
+            )
         usage = chunk.get("usage") or {}
         tokens = usage.get("completion_tokens", tokens)
         for choice in chunk.get("choices") or []:
             delta = choice.get("delta") or {}
-            thought, text = delta.get("reasoning_content") or delta.get("reasoning") or "", delta.get("content") or ""
+            thought, text = (
+                delta.get("reasoning_content") or delta.get("reasoning") or "",
+                delta.get("content") or "",
+            )
             # some servers take the model's thoughts apart from its answer
             if bool(thought) != thinks and (thought or text):
-                thought, text = (THINKS[0] + thought, text) if thought else (thought, THINKS[1] + text)
+                thought, text = (
+                    (THINKS[0] + thought, text) if thought else (thought, THINKS[1] + text)
+                )
                 thinks = not thinks
             for piece in _pieces(thought + text, choice.get("logprobs")):
                 count += 1
                 if count > max_new_tokens * MOST_PIECES + MOST_PIECES:
-                    raise ModelError(f"sent more than the {max_new_tokens} new tokens that it was asked for")
+                    raise ModelError(
+                        f"sent more than the {max_new_tokens} new tokens that it was asked for"
+                    )
                 yield piece
             reason = choice.get("finish_reason") or reason
     if reason is None:
         raise ModelError("broke off in the middle of its answer")
-    yield Finish("length" if reason == "length" else "eos", tokens if isinstance(tokens, int) and tokens >= 0 else None)
+    yield Finish(
+        "length" if reason == "length" else "eos",
+        tokens if isinstance(tokens, int) and tokens >= 0 else None,
+    )
 
 
 def _pieces(text: str, logprobs: Any) -> list[Piece]:
     """The tokens of a chunk where the server says which they are, else all of it."""
     said = (logprobs or {}).get("content") or []
     if said and "".join(each["token"] for each in said) == text:
-        return [Piece(each["token"], _finite(each["logprob"]), tuple((str(other["token"]), math.exp(_finite(other["logprob"]))) for other in each.get("top_logprobs") or [])) for each in said]
+        return [
+            Piece(
+                each["token"],
+                _finite(each["logprob"]),
+                tuple(
+                    (str(other["token"]), math.exp(_finite(other["logprob"])))
+                    for other in each.get("top_logprobs") or []
+                ),
+            )
+            for each in said
+        ]
     return [Piece(text)] if text else []
 
 

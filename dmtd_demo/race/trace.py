@@ -1,4 +1,5 @@
 """The record of a race: its events, their statistics, and their form as JSON lines (schema 1)."""
+
 from __future__ import annotations
 
 import json
@@ -7,7 +8,7 @@ from typing import Any, Iterable, Sequence
 
 SCHEMA = 1
 Record = dict[str, Any]
-Batch = list[Record]   # what a race yields at once
+Batch = list[Record]  # what a race yields at once
 
 
 def dumps(record: Record) -> str:
@@ -17,13 +18,15 @@ def dumps(record: Record) -> str:
 
 def repetition_ratio(ids: Sequence[int | str]) -> float:
     """Share of 4-grams that occurred before in the same text; 0 under 4 tokens (methods.md section 5)."""
-    grams = [tuple(ids[i:i + 4]) for i in range(len(ids) - 3)]
+    grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def agreement(ids: Sequence[int], reference: Sequence[int]) -> float:
     """Common prefix divided by the longer of the two."""
-    common = next((i for i, (a, b) in enumerate(zip(ids, reference)) if a != b), min(len(ids), len(reference)))
+    common = next(
+        (i for i, (a, b) in enumerate(zip(ids, reference)) if a != b), min(len(ids), len(reference))
+    )
     longer = max(len(ids), len(reference))
     return common / longer if longer else 1.0
 
@@ -56,7 +59,9 @@ def statistics(steps: Iterable[Record], layers: int) -> Record:
         "plt": round(layer_runs / (layers * decoded), 4) if decoded and layers else None,
         "spans": {str(length): count for length, count in sorted(spans.items())},
         "origins": dict(Counter(t["origin"] for t in tokens)),
-        "repetition_ratio": round(repetition_ratio([t["text"] if t["id"] is None else t["id"] for t in tokens]), 4),
+        "repetition_ratio": round(
+            repetition_ratio([t["text"] if t["id"] is None else t["id"] for t in tokens]), 4
+        ),
         "text": "".join(t["text"] for t in tokens),
     }
 

@@ -1,4 +1,5 @@
 """Where the page listens, and who can reach it: known before anything that takes seconds to import."""
+
 from __future__ import annotations
 
 import ipaddress
@@ -14,14 +15,17 @@ def is_loopback(host: str | None = None) -> bool:
     if os.environ.get("SPACE_ID") or os.environ.get("GRADIO_SHARE", "").lower() in ("true", "1"):
         return False
     try:
-        return all(ipaddress.ip_address(str(found[4][0]).partition("%")[0]).is_loopback for found in socket.getaddrinfo(host_of(host).strip("[]"), None))
+        return all(
+            ipaddress.ip_address(str(found[4][0]).partition("%")[0]).is_loopback
+            for found in socket.getaddrinfo(host_of(host).strip("[]"), None)
+        )
     except (OSError, ValueError):
         return False
 
 
 def check_address(host: str | None = None, port: int | None = None) -> None:
     """Raises UserError where the page could not listen; Gradio itself would try twenty ports in vain, and say so twenty times."""
-    text = str(port or os.environ.get("GRADIO_SERVER_PORT") or 0)   # 0: any free one
+    text = str(port or os.environ.get("GRADIO_SERVER_PORT") or 0)  # 0: any free one
     if not text.isdecimal() or int(text) > 65535:
         raise UserError(f"the port needs to be a whole number from 1 to 65535; got {text!r}")
     try:
@@ -31,7 +35,9 @@ def check_address(host: str | None = None, port: int | None = None) -> None:
             probe.bind(address)
     except (OSError, UnicodeError) as error:
         where = f"port {text} of {host_of(host)}" if int(text) else f"the address {host_of(host)}"
-        raise UserError(f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(
+            f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def resolved(host: str | None, port: int) -> tuple[socket.AddressFamily, Any]:

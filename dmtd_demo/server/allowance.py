@@ -1,4 +1,5 @@
 """What one visitor may ask of a page that others can reach: settings of whoever runs it."""
+
 from __future__ import annotations
 
 import os
@@ -11,12 +12,13 @@ from typing import Callable
 from dmtd_demo.errors import UserError
 
 MINUTE = 60.0
-FEWEST_PANELS, MOST_PANELS = 2, 4   # of one race on the page
+FEWEST_PANELS, MOST_PANELS = 2, 4  # of one race on the page
 
 
 @dataclass(frozen=True)
 class Allowance:
     """prompt_characters: of one prompt. new_tokens: of one panel. panels: of one race. races_per_minute: of one address. None: no limit but the model's own."""
+
     prompt_characters: int | None = None
     new_tokens: int | None = None
     panels: int | None = None
@@ -33,32 +35,47 @@ class Allowance:
             text = given.get(name, "").strip()
             if text and not (text.isascii() and text.isdecimal()):
                 raise UserError(f"{name} needs a whole number, or 0 for no limit; got {text!r}")
-            values[each.name] = (int(text) or None) if text else getattr(PUBLIC, each.name) if public else None
+            values[each.name] = (
+                (int(text) or None) if text else getattr(PUBLIC, each.name) if public else None
+            )
         if values["panels"] == 1:
-            raise UserError(f"DMTD_PANELS needs 2 to {MOST_PANELS}, the fewest and the most that a race has; got 1")
+            raise UserError(
+                f"DMTD_PANELS needs 2 to {MOST_PANELS}, the fewest and the most that a race has; got 1"
+            )
         return cls(**values)
 
     def check(self, prompt: str, new_tokens: int, panels: int) -> None:
         """Raises UserError where a race asks for more."""
-        for what, got, most in (("a prompt of {} characters", len(prompt), self.prompt_characters), ("{} new tokens", new_tokens, self.new_tokens), ("{} panels", panels, self.panels)):
+        for what, got, most in (
+            ("a prompt of {} characters", len(prompt), self.prompt_characters),
+            ("{} new tokens", new_tokens, self.new_tokens),
+            ("{} panels", panels, self.panels),
+        ):
             if most is not None and got > most:
-                raise UserError(f"this page allows each visitor {what.format(f'up to {most:,}')}; got {got:,}: start the app on your own machine for more")
+                raise UserError(
+                    f"this page allows each visitor {what.format(f'up to {most:,}')}; got {got:,}: start the app on your own machine for more"
+                )
 
 
-PUBLIC = Allowance(prompt_characters=20_000, new_tokens=1024, panels=MOST_PANELS, races_per_minute=60)
+PUBLIC = Allowance(
+    prompt_characters=20_000, new_tokens=1024, panels=MOST_PANELS, races_per_minute=60
+)
 
 
 def may_train(own: bool) -> bool:
     """Whether visitors may train add-ons: where they sit at this machine, and elsewhere with DMTD_TRAIN=1. Raises UserError."""
     text = os.environ.get("DMTD_TRAIN", "").strip()
     if text not in ("", "0", "1"):
-        raise UserError(f"DMTD_TRAIN needs 1 where visitors may train add-ons, or 0 where they may not; got {text!r}")
+        raise UserError(
+            f"DMTD_TRAIN needs 1 where visitors may train add-ons, or 0 where they may not; got {text!r}"
+        )
     return text == "1" if text else own
 
 
 class Turnstile:
     """Counts the races of every address over the last minute. clock: seconds."""
-    MOST_ADDRESSES = 10_000   # beyond them, those that have been quiet for a minute are forgotten
+
+    MOST_ADDRESSES = 10_000  # beyond them, those that have been quiet for a minute are forgotten
 
     def __init__(self, allowance: Allowance, clock: Callable[[], float] = time.monotonic) -> None:
         self.allowance = allowance
@@ -76,7 +93,9 @@ class Turnstile:
             times = self._times[address]
             self._forget(times, now)
             if len(times) >= most:
-                raise UserError(f"this page allows {most} races a minute for one address, and yours has had them: try again in {max(1, round(times[0] + MINUTE - now))} s")
+                raise UserError(
+                    f"this page allows {most} races a minute for one address, and yours has had them: try again in {max(1, round(times[0] + MINUTE - now))} s"
+                )
             times.append(now)
             if len(self._times) > self.MOST_ADDRESSES:
                 for each in list(self._times):

@@ -2,6 +2,7 @@
 
 Gradio builds its components' scripts from text ('unsafe-eval') and writes style attributes ('unsafe-inline' for styles). Its inline scripts are let in one by one, by their hashes.
 """
+
 from __future__ import annotations
 
 import base64
@@ -17,35 +18,49 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
-HUB = "https://huggingface.co https://*.huggingface.co"   # whose pages show a Space in a frame
+HUB = "https://huggingface.co https://*.huggingface.co"  # whose pages show a Space in a frame
 
 
 def policy(page: bytes) -> str:
     """For this HTML page, whose inline scripts are the server's own."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(_as_parsed(script)).digest()).decode()}'" for script in INLINE.findall(page))
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(_as_parsed(script)).digest()).decode()}'"
+        for script in INLINE.findall(page)
+    )
     frames = f"'self' {HUB}" if os.environ.get("SPACE_ID") else "'self'"
-    return (f"default-src 'none'; script-src 'self' 'unsafe-eval' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-            f"manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'none'; frame-ancestors {frames}")
+    return (
+        f"default-src 'none'; script-src 'self' 'unsafe-eval' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+        f"manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'none'; frame-ancestors {frames}"
+    )
 
 
 def _as_parsed(script: bytes) -> bytes:
     return script.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-KEPT = ("/", "/config")   # the front page, and what it says as data for visitors without a browser
+KEPT = ("/", "/config")  # the front page, and what it says as data for visitors without a browser
 
 
 def _kept_by(scope: Scope) -> tuple[Any, ...] | None:
     """What an answer that is kept is a function of, None for everything else: what a link says after its question mark is read in the browser, but for what Gradio's own routes read."""
-    if scope["method"] != "GET" or scope["path"] not in KEPT or any(name in scope["query_string"] for name in (b"deep_link", b"all_endpoints", b"page=")):
+    if (
+        scope["method"] != "GET"
+        or scope["path"] not in KEPT
+        or any(name in scope["query_string"] for name in (b"deep_link", b"all_endpoints", b"page="))
+    ):
         return None
-    asked = sorted((name, value) for name, value in scope["headers"] if name == b"host" or name.startswith((b"x-forwarded", b"x-gradio", b"x-direct")))
+    asked = sorted(
+        (name, value)
+        for name, value in scope["headers"]
+        if name == b"host" or name.startswith((b"x-forwarded", b"x-gradio", b"x-direct"))
+    )
     return (scope["path"], scope["scheme"], scope.get("root_path", ""), *asked)
 
 
 class Headers:
     """ASGI middleware. An HTML page is held until it is whole, because its policy names its scripts; everything else passes as it comes. The front page and its
     config are kept: they are the same for every visitor, and Gradio takes a tenth of a second to write them."""
+
     # by the addresses under which the page is known; whoever invents more waits for Gradio
     MOST_KEPT = 32
 
@@ -70,8 +85,15 @@ class Headers:
         async def answer(message: Message) -> None:
             nonlocal start, html, body
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
-                html = any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in message["headers"])
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"same-origin"),
+                ]
+                html = any(
+                    name.lower() == b"content-type" and value.startswith(b"text/html")
+                    for name, value in message["headers"]
+                )
                 if html or key:
                     start = message
                 else:
@@ -87,4 +109,5 @@ class Headers:
                         self._kept[key] = {**start, "headers": list(start["headers"])}, body
                     await send(start)
                     await send({"type": "http.response.body", "body": body})
+
         await self.app(scope, receive, answer)

@@ -1,4 +1,5 @@
 """A long piece of work of a visitor, in a thread of its own: how far it is, and a way to cancel it."""
+
 from __future__ import annotations
 
 import threading
@@ -8,7 +9,7 @@ from typing import Any
 from dmtd_demo.errors import Cancelled
 from dmtd_demo.progress import Progress
 
-LOOK_SECONDS = 0.15   # between two looks at how far it is
+LOOK_SECONDS = 0.15  # between two looks at how far it is
 
 
 class Job:
@@ -26,7 +27,7 @@ class Job:
         def whole() -> None:
             try:
                 ended.append((True, work(self._told)))
-            except BaseException as error:   # it is raised below, where somebody waits for it
+            except BaseException as error:  # it is raised below, where somebody waits for it
                 ended.append((False, error))
 
         thread = threading.Thread(target=whole, daemon=True)

@@ -3,6 +3,7 @@
 Three addresses outside Gradio and its queue: /class is the race as it runs, /class/join shows how to get there, /class/files/N is a file. One record is kept, that of the last
 race; every listener gets the lines that it has not had yet, at most four times a second. Whoever sits at this machine is the lecturer.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -65,11 +66,20 @@ class Lecture:
             return HTMLResponse(self._join(f"http://{self.address}:{port}/class"))
         if path == "/class/events":
             if self.listeners >= MOST_LISTENERS:
-                return PlainTextResponse(f"This lecture has its {MOST_LISTENERS} listeners already.", 503)
-            return StreamingResponse(self._events(), media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+                return PlainTextResponse(
+                    f"This lecture has its {MOST_LISTENERS} listeners already.", 503
+                )
+            return StreamingResponse(
+                self._events(),
+                media_type="text/event-stream",
+                headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+            )
         number = path.removeprefix("/class/files/")
         if number.isascii() and number.isdecimal() and int(number) < len(self.files):
-            return HTMLResponse(self.files[int(number)][1], headers={"content-security-policy": "sandbox allow-scripts allow-downloads"})
+            return HTMLResponse(
+                self.files[int(number)][1],
+                headers={"content-security-policy": "sandbox allow-scripts allow-downloads"},
+            )
         return PlainTextResponse("There is nothing here: /class is the lecture.", 404)
 
     async def _events(self) -> AsyncIterator[str]:
@@ -85,7 +95,13 @@ class Lecture:
                         run, sent = record.run, 0
                     lines = record.lines[sent:]
                     if lines:
-                        yield "".join(f"data: {line}\n" for line in (json.dumps({"run": run, "first": sent}), *lines, "")) + "\n"
+                        yield (
+                            "".join(
+                                f"data: {line}\n"
+                                for line in (json.dumps({"run": run, "first": sent}), *lines, "")
+                            )
+                            + "\n"
+                        )
                         sent, quiet = sent + len(lines), 0.0
                 quiet += BATCH_SECONDS
                 if quiet > ALIVE_SECONDS:
@@ -97,33 +113,58 @@ class Lecture:
 
     def _links(self) -> str:
         """What stands at the head of the page: a race of one's own, and the files."""
-        files = "".join(f'<a href="/class/files/{number}" target="_blank" rel="noopener">{escape(name)}</a>' for number, (name, _) in enumerate(self.files))
+        files = "".join(
+            f'<a href="/class/files/{number}" target="_blank" rel="noopener">{escape(name)}</a>'
+            for number, (name, _) in enumerate(self.files)
+        )
         return f'<nav class="class-links"><a href="/">{span("class.own")}</a>{files}</nav>'
 
     def _join(self, url: str) -> str:
-        picture = segno.make(url, error="m").svg_inline(omitsize=True, border=3, dark="#000", light="#fff")
-        return replay_file.plain(f'<div class="join"><p>{span("class.join")}</p>{picture}<p class="address">{escape(url)}</p></div>')
+        picture = segno.make(url, error="m").svg_inline(
+            omitsize=True, border=3, dark="#000", light="#fff"
+        )
+        return replay_file.plain(
+            f'<div class="join"><p>{span("class.join")}</p>{picture}<p class="address">{escape(url)}</p></div>'
+        )
 
 
 def _read(folder: Path) -> list[tuple[str, str]]:
     """Name and HTML of each saved race."""
     if not folder.is_dir():
         raise UserError(f"--class-files needs a folder with saved races; {folder} is none")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".html", ".jsonl", ".json"))
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in (".html", ".jsonl", ".json")
+    )
     if len(found) > MOST_FILES or any(path.stat().st_size > MOST_BYTES for path in found):
-        raise UserError(f"--class-files needs at most {MOST_FILES} files of at most {MOST_BYTES // 1_000_000} MB each; {folder} has more, or larger ones")
-    return [(path.stem, path.read_text(encoding="utf-8") if path.suffix.lower() == ".html" else Comparison.open(path).replay()) for path in found]
+        raise UserError(
+            f"--class-files needs at most {MOST_FILES} files of at most {MOST_BYTES // 1_000_000} MB each; {folder} has more, or larger ones"
+        )
+    return [
+        (
+            path.stem,
+            path.read_text(encoding="utf-8")
+            if path.suffix.lower() == ".html"
+            else Comparison.open(path).replay(),
+        )
+        for path in found
+    ]
 
 
 class Broadcast:
     """ASGI middleware: the lecture's own addresses, before everything else."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], lecture: Lecture) -> None:
+    def __init__(
+        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], lecture: Lecture
+    ) -> None:
         self.app = app
         self.lecture = lecture
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "GET" and (scope["path"] == "/class" or scope["path"].startswith("/class/")):
+        if (
+            scope["type"] == "http"
+            and scope["method"] == "GET"
+            and (scope["path"] == "/class" or scope["path"].startswith("/class/"))
+        ):
             response: Any = await self.lecture.answer(scope)
             response.headers["x-content-type-options"] = "nosniff"
             response.headers["referrer-policy"] = "same-origin"

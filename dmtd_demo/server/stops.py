@@ -1,4 +1,5 @@
 """What the page says to a race that runs: to stop, which it asks before every pass, and how much of its record has come."""
+
 from __future__ import annotations
 
 import threading

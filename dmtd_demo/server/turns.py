@@ -1,4 +1,5 @@
 """Whose race is next, where a class shares one machine: the lecturer's, then that of whoever has waited longest since the last race of theirs."""
+
 from __future__ import annotations
 
 import contextlib
@@ -7,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-LOOK_SECONDS = 0.25   # between two looks at whether a waiting visitor has given up
+LOOK_SECONDS = 0.25  # between two looks at whether a waiting visitor has given up
 MOST_ADDRESSES = 10_000
 
 
@@ -26,7 +27,7 @@ class Turns:
         self._numbers = itertools.count(1)
         self._waiting: list[Ticket] = []
         self._busy = False
-        self._served: dict[str, int] = {}   # by address: the number of its last race
+        self._served: dict[str, int] = {}  # by address: the number of its last race
 
     @contextlib.contextmanager
     def waiting(self, address: str, first: bool = False) -> Iterator[Callable[[], int]]:
@@ -51,6 +52,7 @@ class Turns:
                     if look == 0:
                         self._free.wait(LOOK_SECONDS)
                 return self._before(ticket) + self._busy
+
         try:
             yield ahead
         finally:

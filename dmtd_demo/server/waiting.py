@@ -2,6 +2,7 @@
 
 It needs the standard library alone, and answers 503 where the page will answer: whoever waits for that, and is no browser, goes on waiting.
 """
+
 from __future__ import annotations
 
 import base64
@@ -20,10 +21,13 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.server.address import host_of, resolved
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-TEXTS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ASSETS / "texts").glob("*.json")}
+TEXTS = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in (ASSETS / "texts").glob("*.json")
+}
 ORIGINS = ("full", "late", "mtp", "draft")
-PORTS = range(7860, 7960)   # as Gradio looks for a free one
-STAGE = "/waiting"   # a path that the page itself does not have
+PORTS = range(7860, 7960)  # as Gradio looks for a free one
+STAGE = "/waiting"  # a path that the page itself does not have
 
 PAGE = """<!doctype html>
 <html lang="{language}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -60,8 +64,12 @@ class Waiting:
         self._server = _listen(host, [given] if given else PORTS, self._answer)
         self.port = self._server.server_port
         name = host_of(host).strip("[]")
-        self._url = f"http://[{name}]:{self.port}/" if ":" in name else f"http://{name}:{self.port}/"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        self._url = (
+            f"http://[{name}]:{self.port}/" if ":" in name else f"http://{name}:{self.port}/"
+        )
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
 
     def open(self) -> None:
         """In the browser, by a thread: one that runs in the terminal returns when it is left."""
@@ -80,27 +88,45 @@ class Waiting:
         first = languages.partition(",")[0].partition(";")[0].strip()
         language = next((tag for tag in (first, first.partition("-")[0]) if tag in TEXTS), "en")
         texts = TEXTS["en"] | TEXTS[language]
-        stage = texts[self._stage].format(model=self._model, seconds=int(time.monotonic() - self._began))
+        stage = texts[self._stage].format(
+            model=self._model, seconds=int(time.monotonic() - self._began)
+        )
         if path == STAGE:
             return stage
-        origins = "".join(f'<div data-key="{key}"><dt><span class="swatch">{escape(texts[f"origin.{key}.name"])}</span></dt><dd>{escape(texts[f"origin.{key}.hint"])}</dd></div>' for key in ORIGINS)
-        return PAGE.format(language=language, title=escape(texts["page.title"]), icon=base64.b64encode((ASSETS / "icon.svg").read_bytes()).decode(), style=(ASSETS / "style.css").read_text(encoding="utf-8"),
-                           lead=escape(texts["waiting.lead"]), origins=origins, stage=escape(stage), path=STAGE, ended=json.dumps(texts["waiting.ended"]))
+        origins = "".join(
+            f'<div data-key="{key}"><dt><span class="swatch">{escape(texts[f"origin.{key}.name"])}</span></dt><dd>{escape(texts[f"origin.{key}.hint"])}</dd></div>'
+            for key in ORIGINS
+        )
+        return PAGE.format(
+            language=language,
+            title=escape(texts["page.title"]),
+            icon=base64.b64encode((ASSETS / "icon.svg").read_bytes()).decode(),
+            style=(ASSETS / "style.css").read_text(encoding="utf-8"),
+            lead=escape(texts["waiting.lead"]),
+            origins=origins,
+            stage=escape(stage),
+            path=STAGE,
+            ended=json.dumps(texts["waiting.ended"]),
+        )
 
 
-def _listen(host: str | None, ports: list[int] | range, answer: Callable[[str, str], str]) -> ThreadingHTTPServer:
+def _listen(
+    host: str | None, ports: list[int] | range, answer: Callable[[str, str], str]
+) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             body = answer(path, self.headers.get("Accept-Language", "")).encode()
             self.send_response(200 if path == STAGE else 503)
-            self.send_header("Content-Type", f"text/{'plain' if path == STAGE else 'html'}; charset=utf-8")
+            self.send_header(
+                "Content-Type", f"text/{'plain' if path == STAGE else 'html'}; charset=utf-8"
+            )
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
             self.send_header("Retry-After", "1")
             self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
-            with suppress(OSError):   # whoever asked has left
+            with suppress(OSError):  # whoever asked has left
                 self.wfile.write(body)
 
         do_HEAD = do_POST = do_GET
@@ -117,4 +143,6 @@ def _listen(host: str | None, ports: list[int] | range, answer: Callable[[str, s
         Server.address_family, address = resolved(host, port)
         with suppress(OSError):
             return Server(address[:2], Handler)
-    raise UserError(f"the page needs a free port to listen on; none of {ports[0]} to {ports[-1]} is")
+    raise UserError(
+        f"the page needs a free port to listen on; none of {ports[0]} to {ports[-1]} is"
+    )

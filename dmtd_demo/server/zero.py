@@ -1,5 +1,6 @@
 """A ZeroGPU Space: the GPU is lent for one call at a time, to a process forked from this one. So the models are fixed at the start, a race is one such call that
 yields plain records, and nothing that the call loads or changes comes back. The package `spaces` is imported before torch, by app.py."""
+
 from __future__ import annotations
 
 import contextlib
@@ -20,10 +21,10 @@ from dmtd_demo.race.race import race
 from dmtd_demo.race.trace import Batch
 from dmtd_demo.sampling import Sampling
 
-START_SECONDS = 15        # the process, the weights' way to the GPU, warm-up, prefill and audit
+START_SECONDS = 15  # the process, the weights' way to the GPU, warm-up, prefill and audit
 # of one token, without CUDA graphs: what launching a layer's kernels takes, with room to spare
 LAYER_SECONDS = 0.0015
-LONGEST_SECONDS = 120     # what a visitor may ask for in one call
+LONGEST_SECONDS = 120  # what a visitor may ask for in one call
 
 
 class Lent:
@@ -31,18 +32,30 @@ class Lent:
 
     def __init__(self, models: Residents, refusal: type[Exception]) -> None:
         import spaces
+
         self.refusal = refusal
         # not the residents themselves: a lock that is held at the fork stays held
         self.models = {key: models.get(key) for key in models.keys}
         self._call: Callable[..., Iterator[Batch]] = spaces.GPU(duration=self.seconds)(self._on_gpu)
 
-    def race(self, models: Sequence[Model], panels: Sequence[PanelSpec], conversations: Conversations, sampling: Sampling, *, max_new_tokens: int,
-             should_stop: Callable[[], bool], **options: Any) -> Iterator[Batch]:
+    def race(
+        self,
+        models: Sequence[Model],
+        panels: Sequence[PanelSpec],
+        conversations: Conversations,
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        should_stop: Callable[[], bool],
+        **options: Any,
+    ) -> Iterator[Batch]:
         """As `dmtd_demo.race.race.race`. Raises UserError also where no GPU is lent, in the words of the Space."""
         keys = [key for model in models for key, own in self.models.items() if own is model]
         with tempfile.TemporaryDirectory(prefix="dmtd-race-") as folder:
-            stop = Path(folder) / "stop"   # the one thing that both processes see
-            batches = self._call(keys, list(panels), conversations, sampling, max_new_tokens, options, str(stop))
+            stop = Path(folder) / "stop"  # the one thing that both processes see
+            batches = self._call(
+                keys, list(panels), conversations, sampling, max_new_tokens, options, str(stop)
+            )
             try:
                 for batch in batches:
                     if batch[0]["type"] == "refused":
@@ -51,24 +64,53 @@ class Lent:
                         stop.touch()
                     yield batch
             except self.refusal as error:
-                raise UserError(f"{getattr(error, 'title', 'ZeroGPU')}: {re.sub('<[^>]*>', '', str(getattr(error, 'message', error)))}") from None
+                raise UserError(
+                    f"{getattr(error, 'title', 'ZeroGPU')}: {re.sub('<[^>]*>', '', str(getattr(error, 'message', error)))}"
+                ) from None
             finally:
                 with contextlib.suppress(OSError):
                     stop.touch()
                 batches.close()
 
-    def seconds(self, keys: Sequence[str], panels: Sequence[PanelSpec], conversations: Conversations, sampling: Sampling, max_new_tokens: int, *_: Any) -> int:
+    def seconds(
+        self,
+        keys: Sequence[str],
+        panels: Sequence[PanelSpec],
+        conversations: Conversations,
+        sampling: Sampling,
+        max_new_tokens: int,
+        *_: Any,
+    ) -> int:
         """How long the GPU is asked for: a full pass for every token of every panel, at worst."""
         worst = sum(max_new_tokens * self.models[key].layers * LAYER_SECONDS for key in keys)
         return min(LONGEST_SECONDS, round(START_SECONDS + worst))
 
-    def _on_gpu(self, keys: Sequence[str], panels: Sequence[PanelSpec], conversations: Conversations, sampling: Sampling, max_new_tokens: int, options: dict[str, Any],
-                stop: str) -> Iterator[Batch]:
+    def _on_gpu(
+        self,
+        keys: Sequence[str],
+        panels: Sequence[PanelSpec],
+        conversations: Conversations,
+        sampling: Sampling,
+        max_new_tokens: int,
+        options: dict[str, Any],
+        stop: str,
+    ) -> Iterator[Batch]:
         """In the forked process."""
         # before the Space ends the process, so that the texts stay
-        ends = time.monotonic() + self.seconds(keys, panels, conversations, sampling, max_new_tokens) - 2
+        ends = (
+            time.monotonic()
+            + self.seconds(keys, panels, conversations, sampling, max_new_tokens)
+            - 2
+        )
         try:
-            yield from race([self.models[key] for key in keys], panels, conversations, sampling, max_new_tokens=max_new_tokens,
-                            should_stop=lambda: os.path.exists(stop) or time.monotonic() > ends, **options)
+            yield from race(
+                [self.models[key] for key in keys],
+                panels,
+                conversations,
+                sampling,
+                max_new_tokens=max_new_tokens,
+                should_stop=lambda: os.path.exists(stop) or time.monotonic() > ends,
+                **options,
+            )
         except UserError as error:
             yield [{"type": "refused", "message": str(error)}]

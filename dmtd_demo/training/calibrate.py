@@ -1,4 +1,5 @@
 """The default threshold of each add-on, on prompts of the training contents (methods.md section 3)."""
+
 from __future__ import annotations
 
 import random
@@ -20,23 +21,41 @@ from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
 
 PROMPTS = 2000
 DECODED_PROMPTS = 228
-THRESHOLDS = tuple(i / 100 for i in range(50, 100)) + (0.992, 0.995, 0.997, 0.999, 0.9995, 0.9998, 0.9999)
+THRESHOLDS = tuple(i / 100 for i in range(50, 100)) + (
+    0.992,
+    0.995,
+    0.997,
+    0.999,
+    0.9995,
+    0.9998,
+    0.9999,
+)
 COARSE = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 KEPT_EXACT_MATCH = 0.997
 KEPT_AUDIT = 0.993
-FIXED = (2, 3, 4, 6)   # the fixed cycles: `dmtd-adaptive` is to be as right as the best of them
-READABLE = 0.95   # of `ar`'s exact match, for `mixed`
+FIXED = (2, 3, 4, 6)  # the fixed cycles: `dmtd-adaptive` is to be as right as the best of them
+READABLE = 0.95  # of `ar`'s exact match, for `mixed`
 
 
 def validation_rows(tokenizer: Any, count: int) -> list[Row]:
     """`count` prompts with their answers, of the compositional families in turn, none of them held out."""
     rng = random.Random("validation")
-    return [encode(tokenizer, draw(COMPOSITIONAL[i % len(COMPOSITIONAL)], rng, wanted=False)) for i in range(count)]
+    return [
+        encode(tokenizer, draw(COMPOSITIONAL[i % len(COMPOSITIONAL)], rng, wanted=False))
+        for i in range(count)
+    ]
 
 
 @torch.no_grad()
-def spans(backbone: Backbone, split: Split, heads: MTPHeads, rows: Sequence[Row], probabilities_of: Callable[[torch.Tensor], torch.Tensor],
-          accept: Callable[[Sequence[float], int, float], int], tell: Progress = no_progress) -> dict[str, Any]:
+def spans(
+    backbone: Backbone,
+    split: Split,
+    heads: MTPHeads,
+    rows: Sequence[Row],
+    probabilities_of: Callable[[torch.Tensor], torch.Tensor],
+    accept: Callable[[Sequence[float], int, float], int],
+    tell: Progress = no_progress,
+) -> dict[str, Any]:
     """The most generous threshold of `clp` or `mtp-gate` that keeps exact match and audit agreement.
 
     Along `ar`'s own text the hidden states are the same, whatever the threshold, up to the first wrong token: so one pass over each prompt that `ar`
@@ -52,36 +71,65 @@ def spans(backbone: Backbone, split: Split, heads: MTPHeads, rows: Sequence[Row]
         tell("Choosing the threshold", number, len(rows))
         ids = torch.tensor([row.ids], device=backbone.device)
         h = frozen_hidden(backbone, split, ids, exact=True)
-        if not bool((backbone.logits(h[0, row.answer - 1:-1]).argmax(-1) == ids[0, row.answer:]).all()):
+        if not bool(
+            (backbone.logits(h[0, row.answer - 1 : -1]).argmax(-1) == ids[0, row.answer :]).all()
+        ):
             continue
         right += 1
         # [n, k], read at the generated positions
-        guesses = backbone.logits(heads(h[0, row.answer:-1])).argmax(-1).tolist()
-        probabilities = probabilities_of(h[0, row.answer:-1]).tolist()
-        text = row.ids[row.answer:]
+        guesses = backbone.logits(heads(h[0, row.answer : -1])).argmax(-1).tolist()
+        probabilities = probabilities_of(h[0, row.answer : -1]).tolist()
+        text = row.ids[row.answer :]
         for threshold in THRESHOLDS:
-            emitted, failed = follow(text, guesses, [accept(p, heads.k, threshold) for p in probabilities], lengths[threshold])
+            emitted, failed = follow(
+                text,
+                guesses,
+                [accept(p, heads.k, threshold) for p in probabilities],
+                lengths[threshold],
+            )
             accepted[threshold] += emitted
             wrong[threshold] += failed
             kept[threshold] += not failed
     if not right:
-        raise RuntimeError(f"calibrating needs prompts that ar answers exactly; of {len(rows)} there were none: the backbone is not trained enough, the threshold stays at its most careful")
-    results = {t: {"exact_match_kept": kept[t] / right, "audit": 1 - wrong[t] / max(accepted[t], 1), "mean_span": lengths[t][0] / max(lengths[t][1], 1)} for t in THRESHOLDS}
-    good = [t for t, r in results.items() if r["exact_match_kept"] >= KEPT_EXACT_MATCH and r["audit"] >= KEPT_AUDIT]
+        raise RuntimeError(
+            f"calibrating needs prompts that ar answers exactly; of {len(rows)} there were none: the backbone is not trained enough, the threshold stays at its most careful"
+        )
+    results = {
+        t: {
+            "exact_match_kept": kept[t] / right,
+            "audit": 1 - wrong[t] / max(accepted[t], 1),
+            "mean_span": lengths[t][0] / max(lengths[t][1], 1),
+        }
+        for t in THRESHOLDS
+    }
+    good = [
+        t
+        for t, r in results.items()
+        if r["exact_match_kept"] >= KEPT_EXACT_MATCH and r["audit"] >= KEPT_AUDIT
+    ]
     chosen = min(good, default=max(THRESHOLDS))
-    return {"threshold": chosen, "validation": {"prompts": len(rows), "answered_exactly_by_ar": right, **{k: round(v, 4) for k, v in results[chosen].items()}}}
+    return {
+        "threshold": chosen,
+        "validation": {
+            "prompts": len(rows),
+            "answered_exactly_by_ar": right,
+            **{k: round(v, 4) for k, v in results[chosen].items()},
+        },
+    }
 
 
-def follow(text: list[int], guesses: list[list[int]], accepted: list[int], span: list[int]) -> tuple[int, int]:
+def follow(
+    text: list[int], guesses: list[list[int]], accepted: list[int], span: list[int]
+) -> tuple[int, int]:
     """Follow a decoder with MTP heads along `text` until its first wrong token: MTP tokens emitted, and 1 if one was wrong. guesses, accepted: at each
     position. Adds to span: tokens, full passes."""
-    position, emitted = 1, 0   # the prefill gave text[0]
+    position, emitted = 1, 0  # the prefill gave text[0]
     while position < len(text):
         s = accepted[position - 1]
         span[1] += 1
         span[0] += 1
         for i in range(1, s + 1):
-            if position + i >= len(text):   # past the end mark: dropped
+            if position + i >= len(text):  # past the end mark: dropped
                 return emitted, 0
             emitted += 1
             span[0] += 1
@@ -101,24 +149,38 @@ def cycles(model: Model, decoder: str) -> dict[str, Any]:
         wanted = max(_decoded(model, "dmtd", {"tau": tau}, rows)["exact_match"] for tau in FIXED)
     result: dict[str, Any] = {}
     for threshold in COARSE:
-        result = {"threshold": threshold, "validation": {"prompts": len(rows), "exact_match_wanted": round(wanted, 4), **_decoded(model, decoder, {"threshold": threshold}, rows)}}
+        result = {
+            "threshold": threshold,
+            "validation": {
+                "prompts": len(rows),
+                "exact_match_wanted": round(wanted, 4),
+                **_decoded(model, decoder, {"threshold": threshold}, rows),
+            },
+        }
         if result["validation"]["exact_match"] >= wanted:
             break
     return result
 
 
-def _decoded(model: Model, decoder: str, options: dict[str, Any], rows: list[Row]) -> dict[str, float]:
+def _decoded(
+    model: Model, decoder: str, options: dict[str, Any], rows: list[Row]
+) -> dict[str, float]:
     cls = DECODERS[decoder]
     made = cls(cls.resolve(cls.Options(**options), model))
     right = tokens = full = 0
-    for row in tqdm(rows, desc=f"{decoder} {options.get('threshold', options.get('tau', ''))}", unit="prompt"):
-        text, wanted = [], row.ids[row.answer:]
-        for step in made.steps(model, row.ids[:row.answer], Sampler()):
+    for row in tqdm(
+        rows, desc=f"{decoder} {options.get('threshold', options.get('tau', ''))}", unit="prompt"
+    ):
+        text, wanted = [], row.ids[row.answer :]
+        for step in made.steps(model, row.ids[: row.answer], Sampler()):
             text += [t.id for t in step.tokens]
             full += any(p.kind == "full" for p in step.passes)
             # one wrong token, or the end
-            if text[:len(wanted)] != wanted[:len(text)] or len(text) >= len(wanted):
+            if text[: len(wanted)] != wanted[: len(text)] or len(text) >= len(wanted):
                 break
         tokens += min(len(text), len(wanted)) - 1
-        right += text[:len(wanted)] == wanted
-    return {"exact_match": round(right / len(rows), 4), "tokens_per_full_pass": round(tokens / max(full, 1), 4)}
+        right += text[: len(wanted)] == wanted
+    return {
+        "exact_match": round(right / len(rows), 4),
+        "tokens_per_full_pass": round(tokens / max(full, 1), 4),
+    }

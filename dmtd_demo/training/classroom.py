@@ -1,4 +1,5 @@
 """The recipe of `classroom`: a small Qwen3 trained from scratch with cyclical masking (DMTD paper, section 3.3; methods.md section 2)."""
+
 from __future__ import annotations
 
 import json
@@ -54,13 +55,28 @@ def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
     torch.manual_seed(seed)
     end = tokenizer.eos_token_id
     config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=768, num_hidden_layers=SPLIT.layers, num_attention_heads=8,
-        num_key_value_heads=4, head_dim=32, max_position_embeddings=CONTEXT, tie_word_embeddings=True, rms_norm_eps=1e-6,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=end,
-        initializer_range=0.02, attn_implementation="sdpa")
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=SPLIT.layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=end,
+        initializer_range=0.02,
+        attn_implementation="sdpa",
+    )
     model = Qwen3ForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=tokenizer.pad_token_id, do_sample=False)
-    with torch.no_grad():   # residual branches start small, as in GPT-2
+    model.generation_config = GenerationConfig(
+        eos_token_id=end, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    with torch.no_grad():  # residual branches start small, as in GPT-2
         for name, p in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 p.mul_((2 * SPLIT.layers) ** -0.5)
@@ -70,9 +86,16 @@ def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
 class Joint(nn.Module):
     """The backbone and what it is trained with, so that its last hidden state knows more than the next token *(ours)*: MTP heads and
     predictors of how many of them are right, on full passes (heads, clp) and on late ones."""
+
     ADDONS = ("mtp_heads", "clp", "mixed")
 
-    def __init__(self, model: Qwen3ForCausalLM, heads: MTPHeads | None = None, clp: CollocationLengthPredictor | None = None, late: LateHeads | None = None) -> None:
+    def __init__(
+        self,
+        model: Qwen3ForCausalLM,
+        heads: MTPHeads | None = None,
+        clp: CollocationLengthPredictor | None = None,
+        late: LateHeads | None = None,
+    ) -> None:
         super().__init__()
         hidden_size = model.config.hidden_size
         self.model = model
@@ -80,20 +103,37 @@ class Joint(nn.Module):
         self.clp = clp or CollocationLengthPredictor(hidden_size, K)
         self.late = late or LateHeads(hidden_size, LATE_K)
 
-    def lookahead(self, backbone: Backbone, hidden: Tensor, targets: Tensor, at_head: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def lookahead(
+        self, backbone: Backbone, hidden: Tensor, targets: Tensor, at_head: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
         """What the heads and the predictors lose, on full and on late passes, and how right they are. hidden [rows, n, hidden]; targets, at_head [rows, n]."""
         total, figures = hidden.new_zeros(()), {}
-        for where, read, heads, lengths in (("", at_head, self.heads, self.clp), ("late_", ~at_head, self.late.heads, self.late.lengths)):
+        for where, read, heads, lengths in (
+            ("", at_head, self.heads, self.clp),
+            ("late_", ~at_head, self.late.heads, self.late.lengths),
+        ):
             read = read & (targets != IGNORED)
             if read.any():
                 lost, accuracies, right = heads_loss(backbone, heads, hidden, targets, read)
-                lost_lengths, length_figures = length_loss(lengths, hidden[read], prefix_length(right))
+                lost_lengths, length_figures = length_loss(
+                    lengths, hidden[read], prefix_length(right)
+                )
                 total = total + lost + lost_lengths
-                figures |= {where + name: value for name, value in (accuracies | {"clp": length_figures["acc"]}).items()}
+                figures |= {
+                    where + name: value
+                    for name, value in (accuracies | {"clp": length_figures["acc"]}).items()
+                }
         return total, figures
 
 
-def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: float = 0.0, vanilla: bool = False) -> Recipe:
+def recipe(
+    joint: Joint,
+    tokenizer,
+    seed: int,
+    compiled: bool = False,
+    begin: float = 0.0,
+    vanilla: bool = False,
+) -> Recipe:
     """compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for each row length. begin: see Recipe. vanilla: no cycles."""
     model = joint.model
     backbone = Backbone(model)
@@ -104,15 +144,19 @@ def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: fl
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         cyclical = not vanilla and progress.share >= AR_SHARE
         tau = draw_taus(rng, TAUS, batch.ids) if cyclical else 1
-        short = batch.ids.shape[1] <= 256   # on CPU the fused backward took a third of a whole step
+        short = batch.ids.shape[1] <= 256  # on CPU the fused backward took a third of a whole step
         with autocast(batch.ids.device), sdpa_kernel(SDPBackend.MATH if short else _FUSED):
             at_head = cyclical_heads(batch.phase, tau)
             if cyclical:
-                varied = torch.tensor([[rng.random() < VARIED] for _ in batch.ids], device=batch.ids.device)
+                varied = torch.tensor(
+                    [[rng.random() < VARIED] for _ in batch.ids], device=batch.ids.device
+                )
                 at_head = torch.where(varied, random_cycles(rng, batch.phase)[0], at_head)
             hidden = masked_hidden(backbone, SPLIT, batch.ids, at_head)
             logits = backbone.logits(hidden)
-            own = F.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+            own = F.cross_entropy(
+                logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
+            )
             if progress.share < LOOKAHEAD_SHARE:
                 return own, {}
             ahead, figures = joint.lookahead(backbone, hidden, batch.targets, at_head)
@@ -120,21 +164,57 @@ def recipe(joint: Joint, tokenizer, seed: int, compiled: bool = False, begin: fl
 
     def save(output: Path) -> None:
         save_model(model, tokenizer, output / "model")
-        save_addon(output / "model" / "addons", "mtp_heads", joint.heads, NAME, backbone.hidden_size)
-        save_addon(output / "model" / "addons", "clp", joint.clp, NAME, backbone.hidden_size, threshold=CAREFUL)
-        save_addon(output / "model" / "addons", "mixed", joint.late, NAME, backbone.hidden_size, threshold=CAREFUL)
+        save_addon(
+            output / "model" / "addons", "mtp_heads", joint.heads, NAME, backbone.hidden_size
+        )
+        save_addon(
+            output / "model" / "addons",
+            "clp",
+            joint.clp,
+            NAME,
+            backbone.hidden_size,
+            threshold=CAREFUL,
+        )
+        save_addon(
+            output / "model" / "addons",
+            "mixed",
+            joint.late,
+            NAME,
+            backbone.hidden_size,
+            threshold=CAREFUL,
+        )
 
-    return Recipe(VANILLA if vanilla else NAME, joint, loss, save, learning_rate=3e-3, muon_rate=2e-3, decay=0.5, begin=begin)
+    return Recipe(
+        VANILLA if vanilla else NAME,
+        joint,
+        loss,
+        save,
+        learning_rate=3e-3,
+        muon_rate=2e-3,
+        decay=0.5,
+        begin=begin,
+    )
 
 
 def save_model(model: Qwen3ForCausalLM, tokenizer, folder: Path) -> None:
     """A folder in Hugging Face format: bfloat16, sharded, with the split in config.json; plain transformers loads it as a Qwen3."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: t.detach().to(torch.bfloat16).contiguous() for name, t in model.state_dict().items() if name != "lm_head.weight"}
+    state = {
+        name: t.detach().to(torch.bfloat16).contiguous()
+        for name, t in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
     model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    config.update(dtype="bfloat16", num_encoding_layers=SPLIT.early, num_thinking_layers=SPLIT.middle, num_decoding_layers=SPLIT.late,
-                  mtp_horizon=4, dmtd_head_input=SPLIT.head_input, trained_length=CURRICULUM[-1][1])
+    config.update(
+        dtype="bfloat16",
+        num_encoding_layers=SPLIT.early,
+        num_thinking_layers=SPLIT.middle,
+        num_decoding_layers=SPLIT.late,
+        mtp_horizon=4,
+        dmtd_head_input=SPLIT.head_input,
+        trained_length=CURRICULUM[-1][1],
+    )
     path.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,4 +1,5 @@
 """The recipes of the collocation-length predictor and of the gate it replaces, both on trained MTP heads (CLP paper; methods.md section 3)."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,13 +16,15 @@ from dmtd_demo.training.heads import shifted
 from dmtd_demo.training.loop import Progress, Recipe
 from dmtd_demo.training.masking import frozen_hidden
 
-REPEATS = 20     # updates for each batch
-DRAWN = 2048     # positions of an update
-CAREFUL = 0.99   # the threshold that is saved before it is calibrated
+REPEATS = 20  # updates for each batch
+DRAWN = 2048  # positions of an update
+CAREFUL = 0.99  # the threshold that is saved before it is calibrated
 
 
 @torch.no_grad()
-def right_guesses(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, greedy: Tensor) -> Tensor:
+def right_guesses(
+    backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, greedy: Tensor
+) -> Tensor:
     """Whether the prediction of head i at position n equals the backbone's own greedy token n + 1 + i: [rows, n, k] bool. Past the answer's end
     every guess is right: what a step emits after the end mark is dropped.
 
@@ -31,7 +34,13 @@ def right_guesses(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tenso
     states = heads(h.reshape(-1, hidden)).view(rows, n, heads.k, hidden)
     own = torch.where(targets == IGNORED, IGNORED, greedy)
     wanted = [shifted(own, i) for i in range(1, heads.k + 1)]
-    return torch.stack([(backbone.logits(states[:, :, i]).argmax(-1) == token) | (token == IGNORED) for i, token in enumerate(wanted)], dim=-1)
+    return torch.stack(
+        [
+            (backbone.logits(states[:, :, i]).argmax(-1) == token) | (token == IGNORED)
+            for i, token in enumerate(wanted)
+        ],
+        dim=-1,
+    )
 
 
 def prefix_length(right: Tensor) -> Tensor:
@@ -59,7 +68,13 @@ class Seen:
         return self._all[0][chosen], self._all[1][chosen]
 
 
-def recipe(backbone: Backbone, split: Split, heads: MTPHeads, predictor: CollocationLengthPredictor, name: str) -> Recipe:
+def recipe(
+    backbone: Backbone,
+    split: Split,
+    heads: MTPHeads,
+    predictor: CollocationLengthPredictor,
+    name: str,
+) -> Recipe:
     """CLP: cross-entropy against the length of the correct prefix."""
     seen = Seen()
 
@@ -70,17 +85,39 @@ def recipe(backbone: Backbone, split: Split, heads: MTPHeads, predictor: Colloca
         return length_loss(predictor, *seen.draw())
 
     def save(output: Path) -> None:
-        save_addon(output / "model" / "addons", "clp", predictor, name, backbone.hidden_size, threshold=CAREFUL)
+        save_addon(
+            output / "model" / "addons",
+            "clp",
+            predictor,
+            name,
+            backbone.hidden_size,
+            threshold=CAREFUL,
+        )
 
-    return Recipe("clp", predictor, loss, save, learning_rate=5e-3, warm_up=0.05, decay=0.8, weight_decay=0.0, repeats=REPEATS)
+    return Recipe(
+        "clp",
+        predictor,
+        loss,
+        save,
+        learning_rate=5e-3,
+        warm_up=0.05,
+        decay=0.8,
+        weight_decay=0.0,
+        repeats=REPEATS,
+    )
 
 
-def length_loss(predictor: CollocationLengthPredictor, h: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+def length_loss(
+    predictor: CollocationLengthPredictor, h: Tensor, labels: Tensor
+) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of the predicted lengths, rare ones weighing a little more. h [n, hidden]; labels [n], 0..k."""
     counts = torch.bincount(labels, minlength=predictor.k + 1) + 1
     logits = predictor(h)
     accuracy = (logits.argmax(-1) == labels).float().mean().item()
-    return F.cross_entropy(logits, labels, weight=(counts.sum() / counts) ** 0.1), {"acc": accuracy, "mean": labels.float().mean().item()}
+    return F.cross_entropy(logits, labels, weight=(counts.sum() / counts) ** 0.1), {
+        "acc": accuracy,
+        "mean": labels.float().mean().item(),
+    }
 
 
 def gate_recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
@@ -93,17 +130,35 @@ def gate_recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) ->
             seen.add(*_features(backbone, split, heads, batch))
         h, right = seen.draw()
         logits = gate(h)
-        return F.binary_cross_entropy_with_logits(logits, right.float()), {"acc": ((logits > 0) == right).float().mean().item()}
+        return F.binary_cross_entropy_with_logits(logits, right.float()), {
+            "acc": ((logits > 0) == right).float().mean().item()
+        }
 
     def save(output: Path) -> None:
-        save_addon(output / "model" / "addons", "gate", gate, name, backbone.hidden_size, threshold=CAREFUL)
+        save_addon(
+            output / "model" / "addons", "gate", gate, name, backbone.hidden_size, threshold=CAREFUL
+        )
 
-    return Recipe("gate", gate, loss, save, learning_rate=2e-3, warm_up=0.05, decay=0.8, weight_decay=0.01, repeats=REPEATS)
+    return Recipe(
+        "gate",
+        gate,
+        loss,
+        save,
+        learning_rate=2e-3,
+        warm_up=0.05,
+        decay=0.8,
+        weight_decay=0.01,
+        repeats=REPEATS,
+    )
 
 
 @torch.no_grad()
-def _features(backbone: Backbone, split: Split, heads: MTPHeads, batch: Batch) -> tuple[Tensor, Tensor]:
+def _features(
+    backbone: Backbone, split: Split, heads: MTPHeads, batch: Batch
+) -> tuple[Tensor, Tensor]:
     """Hidden states that a decoder reads, [m, hidden], and which heads are right there, [m, k]."""
     h = frozen_hidden(backbone, split, batch.ids)
     read = (batch.phase >= -1) & (batch.targets != IGNORED)
-    return h[read], right_guesses(backbone, heads, h, batch.targets, backbone.logits(h).argmax(-1))[read]
+    return h[read], right_guesses(backbone, heads, h, batch.targets, backbone.logits(h).argmax(-1))[
+        read
+    ]

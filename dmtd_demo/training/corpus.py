@@ -1,4 +1,5 @@
 """Texts to train any Qwen on: a JSON-lines file of messages, plain text, a data set of the hub, or the model's own answers to prompts that ship here."""
+
 from __future__ import annotations
 
 import json
@@ -21,34 +22,53 @@ from dmtd_demo.training.data import Row, encode
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
-LONGEST = 1024       # tokens of a row; what is longer is cut
-ANSWER = 256         # tokens of an answer that the model writes itself
-ROWS = 20_000        # texts that are read at most
-WORLD = "world"      # the data that `classroom` itself learned from, in place of a file
-WORLD_NAME = "the conversations that classroom learns from"   # on cards
-SHARED = {"human": "user", "gpt": "assistant"}   # roles under their other names
+LONGEST = 1024  # tokens of a row; what is longer is cut
+ANSWER = 256  # tokens of an answer that the model writes itself
+ROWS = 20_000  # texts that are read at most
+WORLD = "world"  # the data that `classroom` itself learned from, in place of a file
+WORLD_NAME = "the conversations that classroom learns from"  # on cards
+SHARED = {"human": "user", "gpt": "assistant"}  # roles under their other names
 
 
-def read_rows(model: Model, data: str | None, own: Path, most: int = ROWS, distill: bool = False, tell: Progress = no_progress) -> list[Row]:
+def read_rows(
+    model: Model,
+    data: str | None,
+    own: Path,
+    most: int = ROWS,
+    distill: bool = False,
+    tell: Progress = no_progress,
+) -> list[Row]:
     """The rows of the file `data`, of the data set hf:NAME[:SPLIT], or of `world`, the conversations that `classroom` learns from, of which `most` texts are read. Where it has none for a conversation (the last message is
     the user's), for every one with `distill`, and for the shipped prompts without a file, the answer is the model's own greedy text (self-distillation;
     methods.md section 3), kept in the file `own`."""
     if most < 1:
         raise UserError(f"--max-rows needs a whole number, 1 or more; got {most}")
     if data is None:
-        conversations = [[{"role": "user", "content": line}] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+        conversations = [
+            [{"role": "user", "content": line}]
+            for line in PROMPTS.read_text(encoding="utf-8").splitlines()
+        ]
         return answered(model, conversations[:most], own, tell)
     if data == WORLD:
         rng = random.Random("add-ons")
-        return [encode(model.tokenizer, draw(COMPOSITIONAL[i % len(COMPOSITIONAL)], rng, wanted=False)) for i in range(most)]
+        return [
+            encode(model.tokenizer, draw(COMPOSITIONAL[i % len(COMPOSITIONAL)], rng, wanted=False))
+            for i in range(most)
+        ]
     if data.startswith("hf:"):
         rows, unanswered = _messages(model, islice(_hub(data), most), distill)
     else:
         try:
             text = Path(data).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--data needs a readable file of JSON lines (.jsonl) or plain text, or hf:OWNER/NAME; reading {data} gave: {error}") from None
-        rows, unanswered = _messages(model, islice(_lines(data, text), most), distill) if data.endswith(".jsonl") else (_plain(model, text)[:most], [])
+            raise UserError(
+                f"--data needs a readable file of JSON lines (.jsonl) or plain text, or hf:OWNER/NAME; reading {data} gave: {error}"
+            ) from None
+        rows, unanswered = (
+            _messages(model, islice(_lines(data, text), most), distill)
+            if data.endswith(".jsonl")
+            else (_plain(model, text)[:most], [])
+        )
     if unanswered:
         rows += answered(model, unanswered, own, tell)
     if not rows:
@@ -68,19 +88,34 @@ def _lines(data: str, text: str) -> Iterator[tuple[str, Any]]:
 def _hub(data: str) -> Iterator[tuple[str, Any]]:
     """The rows of a data set as they come, without fetching all of it: a repository of the hub, or a folder of files that `datasets` reads."""
     if not find_spec("datasets"):
-        raise UserError(f"--data {data} needs the package datasets, which is not installed: pip install datasets")
+        raise UserError(
+            f"--data {data} needs the package datasets, which is not installed: pip install datasets"
+        )
     import datasets
+
     name, _, part = data.removeprefix("hf:").partition(":")
     try:
-        for number, row in enumerate(datasets.load_dataset(name, split=part or "train", streaming=True), 1):
+        for number, row in enumerate(
+            datasets.load_dataset(name, split=part or "train", streaming=True), 1
+        ):
             turns = row.get("messages") or row.get("conversations")
             if turns is None:
                 yield f"{data} row {number}", row.get("text", row)
             else:
-                yield f"{data} row {number}", {"messages": [{"role": _role(turn), "content": turn.get("content", turn.get("value"))} for turn in turns]}
+                yield (
+                    f"{data} row {number}",
+                    {
+                        "messages": [
+                            {"role": _role(turn), "content": turn.get("content", turn.get("value"))}
+                            for turn in turns
+                        ]
+                    },
+                )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # what it raises where there is no such repository, split or network
-        raise UserError(f"--data {data} cannot be read by datasets: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(
+            f"--data {data} cannot be read by datasets: {' '.join(str(error).split())[:300]}"
+        ) from None
 
 
 def _role(turn: dict[str, Any]) -> Any:
@@ -88,7 +123,9 @@ def _role(turn: dict[str, Any]) -> Any:
     return SHARED.get(name, name)
 
 
-def _messages(model: Model, found: Iterable[tuple[str, Any]], distill: bool) -> tuple[list[Row], list[list[Message]]]:
+def _messages(
+    model: Model, found: Iterable[tuple[str, Any]], distill: bool
+) -> tuple[list[Row], list[list[Message]]]:
     """The rows of answered conversations and of texts, and the conversations that wait for an answer, with `distill` all of them. found: where each stands, and itself."""
     rows, unanswered = [], []
     for where, value in found:
@@ -96,15 +133,21 @@ def _messages(model: Model, found: Iterable[tuple[str, Any]], distill: bool) -> 
             rows += _plain(model, value)
             continue
         try:
-            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in value["messages"]]
+            messages = [
+                {"role": str(m["role"]), "content": str(m["content"])} for m in value["messages"]
+            ]
             last = messages[-1]["role"]
         except (KeyError, TypeError, IndexError):
-            raise UserError(f"{where} needs to be a JSON object with messages, each with role and content{', or to have a text' if where.startswith('hf:') else ''}; got {str(value)[:80]!r}") from None
+            raise UserError(
+                f"{where} needs to be a JSON object with messages, each with role and content{', or to have a text' if where.startswith('hf:') else ''}; got {str(value)[:80]!r}"
+            ) from None
         if last != "assistant" or distill and len(messages) > 1:
             unanswered.append(messages if last != "assistant" else messages[:-1])
             continue
         prompt = encode_chat(model.tokenizer, messages[:-1])
-        answer = model.tokenizer(messages[-1]["content"], add_special_tokens=False).input_ids + [model.tokenizer.eos_token_id]
+        answer = model.tokenizer(messages[-1]["content"], add_special_tokens=False).input_ids + [
+            model.tokenizer.eos_token_id
+        ]
         if answer and len(prompt) < _longest(model):
             rows.append(_row(prompt, answer, _longest(model)))
     return rows, unanswered
@@ -114,7 +157,11 @@ def _plain(model: Model, text: str) -> list[Row]:
     if model.tokenizer is None:
         raise UserError("training on text needs a model with a tokenizer; this one has none")
     ids, longest = model.tokenizer(text, add_special_tokens=False).input_ids, _longest(model)
-    return [Row(piece, [(1, len(piece))]) for piece in (ids[i:i + longest] for i in range(0, len(ids), longest)) if len(piece) > 1]
+    return [
+        Row(piece, [(1, len(piece))])
+        for piece in (ids[i : i + longest] for i in range(0, len(ids), longest))
+        if len(piece) > 1
+    ]
 
 
 def _longest(model: Model) -> int:
@@ -127,14 +174,16 @@ def _row(prompt: list[int], answer: list[int], longest: int) -> Row:
 
 
 @torch.inference_mode()
-def answered(model: Model, conversations: Sequence[list[Message]], own: Path, tell: Progress = no_progress) -> list[Row]:
+def answered(
+    model: Model, conversations: Sequence[list[Message]], own: Path, tell: Progress = no_progress
+) -> list[Row]:
     """The model's greedy answers by `ar`, written to the file as they come: an interrupted run goes on where it was."""
     prompts = [encode_chat(model.tokenizer, conversation) for conversation in conversations]
     own.parent.mkdir(parents=True, exist_ok=True)
     known = {}
     if own.exists():
         text = own.read_text()
-        whole = text[:text.rfind("\n") + 1]   # the last line may be cut short
+        whole = text[: text.rfind("\n") + 1]  # the last line may be cut short
         for line in whole.splitlines():
             entry = json.loads(line)
             known[tuple(entry["prompt"])] = entry["answer"]
@@ -142,13 +191,17 @@ def answered(model: Model, conversations: Sequence[list[Message]], own: Path, te
             own.write_text(whole)
     rows = []
     with own.open("a") as file:
-        for number, prompt in enumerate(tqdm(prompts, desc="answers", unit="prompt", dynamic_ncols=True)):
+        for number, prompt in enumerate(
+            tqdm(prompts, desc="answers", unit="prompt", dynamic_ncols=True)
+        ):
             tell("The model's own answers", number, len(prompts))
             if len(prompt) + ANSWER >= model.context:
                 continue
             if tuple(prompt) not in known:
                 answer: list[int] = []
-                for step in DECODERS["ar"]().steps(model, prompt, Sampler(device=model.backbone.device)):
+                for step in DECODERS["ar"]().steps(
+                    model, prompt, Sampler(device=model.backbone.device)
+                ):
                     answer += [token.id for token in step.tokens]
                     if len(answer) >= ANSWER or answer and answer[-1] in model.eos_ids:
                         break

@@ -1,4 +1,5 @@
 """The recipes of what predicts within cycles *(ours; methods.md section 4)*: cycle lengths for `dmtd-adaptive`, late MTP heads for `mixed`."""
+
 from __future__ import annotations
 
 import random
@@ -18,7 +19,7 @@ from dmtd_demo.training.loop import Progress, Recipe
 from dmtd_demo.training.masking import autocast, frozen_hidden, masked_hidden
 
 LONGEST = 6
-WHOLE = 0.6    # share of the cycles that are as long as can be: those the labels are read from
+WHOLE = 0.6  # share of the cycles that are as long as can be: those the labels are read from
 LATE_K = 2
 
 
@@ -37,11 +38,17 @@ def random_cycles(rng: random.Random, phase: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _both(backbone: Backbone, split: Split, batch: Batch, heads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _both(
+    backbone: Backbone, split: Split, batch: Batch, heads: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states under the mask, the argmax there, and the argmax with every position a head."""
     with autocast(batch.ids.device):
         h = masked_hidden(backbone, split, batch.ids, heads).float()
-    return h, backbone.logits(h).argmax(-1), backbone.logits(frozen_hidden(backbone, split, batch.ids)).argmax(-1)
+    return (
+        h,
+        backbone.logits(h).argmax(-1),
+        backbone.logits(frozen_hidden(backbone, split, batch.ids)).argmax(-1),
+    )
 
 
 def late_prefix(late: Tensor, greedy: Tensor, targets: Tensor) -> Tensor:
@@ -66,12 +73,31 @@ def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> R
         return length_loss(predictor, *seen.draw())
 
     def save(output: Path) -> None:
-        save_addon(output / "model" / "addons", "adaptive", predictor, name, backbone.hidden_size, threshold=CAREFUL)
+        save_addon(
+            output / "model" / "addons",
+            "adaptive",
+            predictor,
+            name,
+            backbone.hidden_size,
+            threshold=CAREFUL,
+        )
 
-    return Recipe("adaptive", predictor, loss, save, learning_rate=5e-3, warm_up=0.05, decay=0.8, weight_decay=0.0, repeats=REPEATS)
+    return Recipe(
+        "adaptive",
+        predictor,
+        loss,
+        save,
+        learning_rate=5e-3,
+        warm_up=0.05,
+        decay=0.8,
+        weight_decay=0.0,
+        repeats=REPEATS,
+    )
 
 
-def mixed_recipe(backbone: Backbone, split: Split, module: LateHeads, name: str, seed: int, trained: bool) -> Recipe:
+def mixed_recipe(
+    backbone: Backbone, split: Split, module: LateHeads, name: str, seed: int, trained: bool
+) -> Recipe:
     """MTP heads on late hidden states against the tokens to come, and beside them their lengths, on what the heads are at the time.
     trained: the heads were trained with the backbone, and go on at a lower rate."""
     module = module.to(backbone.device)
@@ -85,12 +111,32 @@ def mixed_recipe(backbone: Backbone, split: Split, module: LateHeads, name: str,
         total = h.new_zeros(())
         for i in range(1, LATE_K + 1):
             wanted = shifted(batch.targets, i)[read]
-            total = total + FALL ** (i - 1) * F.cross_entropy(backbone.logits(states[:, i - 1]), wanted, ignore_index=IGNORED)
-        labels = prefix_length(right_guesses(backbone, module.heads, h, batch.targets, greedy))[read]
+            total = total + FALL ** (i - 1) * F.cross_entropy(
+                backbone.logits(states[:, i - 1]), wanted, ignore_index=IGNORED
+            )
+        labels = prefix_length(right_guesses(backbone, module.heads, h, batch.targets, greedy))[
+            read
+        ]
         lengths, figures = length_loss(module.lengths, h[read], labels)
         return total + lengths, figures
 
     def save(output: Path) -> None:
-        save_addon(output / "model" / "addons", "mixed", module, name, backbone.hidden_size, threshold=CAREFUL)
+        save_addon(
+            output / "model" / "addons",
+            "mixed",
+            module,
+            name,
+            backbone.hidden_size,
+            threshold=CAREFUL,
+        )
 
-    return Recipe("mixed", module, loss, save, learning_rate=1e-3 if trained else 1e-2, warm_up=0.03, decay=0.6, weight_decay=0.01)
+    return Recipe(
+        "mixed",
+        module,
+        loss,
+        save,
+        learning_rate=1e-3 if trained else 1e-2,
+        warm_up=0.03,
+        decay=0.6,
+        weight_decay=0.01,
+    )

@@ -1,4 +1,5 @@
 """`train dmtd --model …`: Direct Multi-Token Decoding for any Qwen by cyclical masking (DMTD paper, section 3.3; methods.md section 2), all of its layers or by LoRA."""
+
 from __future__ import annotations
 
 import json
@@ -38,7 +39,9 @@ def parse_taus(text: str) -> tuple[int, ...]:
     except ValueError:
         taus = ()
     if not taus or not all(1 <= tau <= MAX_TAU for tau in taus):
-        raise UserError(f"--tau needs cycle lengths from 1 to {MAX_TAU} with commas between, such as 2,3,4; got {text[:80]!r}")
+        raise UserError(
+            f"--tau needs cycle lengths from 1 to {MAX_TAU} with commas between, such as 2,3,4; got {text[:80]!r}"
+        )
     return taus
 
 
@@ -60,10 +63,12 @@ def _block(rows: Sequence[Row], size: int, seed: int, block: int) -> list[list[R
     for number in range(block * BLOCK * size, (block + 1) * BLOCK * size):
         again, index = divmod(number, len(rows))
         if again not in orders:
-            orders[again] = random.Random(f"rows:{seed}:{again}").sample(range(len(rows)), len(rows))
+            orders[again] = random.Random(f"rows:{seed}:{again}").sample(
+                range(len(rows)), len(rows)
+            )
         chosen.append(rows[orders[again][index]])
     chosen.sort(key=lambda row: len(row.ids))
-    made = [chosen[i:i + size] for i in range(0, len(chosen), size)]
+    made = [chosen[i : i + size] for i in range(0, len(chosen), size)]
     random.Random(f"block:{seed}:{block}").shuffle(made)
     return made
 
@@ -73,31 +78,48 @@ def prepare(model: Model, lora: int | None, checkpointing: bool, seed: int) -> N
     module = model.backbone.module
     if lora is None:
         if model.quantization != "none":
-            raise UserError(f"train dmtd needs weights that are not quantized, or --lora RANK beside them; got quantization {model.quantization} and no --lora")
+            raise UserError(
+                f"train dmtd needs weights that are not quantized, or --lora RANK beside them; got quantization {model.quantization} and no --lora"
+            )
         for name, p in module.named_parameters():
             p.requires_grad_(name.startswith(("model.layers.", "model.norm.")))
     else:
         if lora < 1:
             raise UserError(f"--lora needs a rank, 1 or more; got {lora}")
         if not find_spec("peft"):
-            raise UserError("--lora needs the package peft, which is not installed: pip install peft")
+            raise UserError(
+                "--lora needs the package peft, which is not installed: pip install peft"
+            )
         from peft import LoraConfig, inject_adapter_in_model
+
         torch.manual_seed(seed)
-        inject_adapter_in_model(LoraConfig(r=lora, lora_alpha=2 * lora, target_modules=LINEARS), module)
+        inject_adapter_in_model(
+            LoraConfig(r=lora, lora_alpha=2 * lora, target_modules=LINEARS), module
+        )
         for p in module.parameters():
             if p.requires_grad:
                 p.data = p.data.float()
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     room = free(model.device)
     if trained * STATE > room:
-        raise UserError(f"training {trained:,} parameters needs {gib(trained * STATE)} for gradients and optimizer; {model.device} has {gib(room)} free: "
-                        f"{'give --lora 16, with --quantization nf4 where the weights are large too' if lora is None else 'take a lower --lora'}")
+        raise UserError(
+            f"training {trained:,} parameters needs {gib(trained * STATE)} for gradients and optimizer; {model.device} has {gib(room)} free: "
+            f"{'give --lora 16, with --quantization nf4 where the weights are large too' if lora is None else 'take a lower --lora'}"
+        )
     if checkpointing:
         module.gradient_checkpointing_enable({"use_reentrant": False})
-        module.train()   # transformers' layers look at it; Qwen has no dropout
+        module.train()  # transformers' layers look at it; Qwen has no dropout
 
 
-def recipe(model: Model, split: Split, taus: Sequence[int], seed: int, rate: float, trained_length: int, settings: str) -> Recipe:
+def recipe(
+    model: Model,
+    split: Split,
+    taus: Sequence[int],
+    seed: int,
+    rate: float,
+    trained_length: int,
+    settings: str,
+) -> Recipe:
     """The loss of one cycle length for each batch, drawn from `taus`; lr, cosine, warm-up, AdamW's means and clip are the paper's, no weight decay *(ours)*."""
     backbone = model.backbone
 
@@ -109,19 +131,41 @@ def recipe(model: Model, split: Split, taus: Sequence[int], seed: int, rate: flo
             logits = backbone.logits(hidden[read])
         return F.cross_entropy(logits.float(), batch.targets[read]), {"tau": tau}
 
-    return Recipe("dmtd", backbone.module, loss, lambda output: save_model(model, split, max(taus), trained_length, output / "model"),
-                  counts=lambda batch: (batch.targets != IGNORED).sum(), settings=settings, learning_rate=rate, warm_up=0.1, cosine=True, weight_decay=0.0)
+    return Recipe(
+        "dmtd",
+        backbone.module,
+        loss,
+        lambda output: save_model(model, split, max(taus), trained_length, output / "model"),
+        counts=lambda batch: (batch.targets != IGNORED).sum(),
+        settings=settings,
+        learning_rate=rate,
+        warm_up=0.1,
+        cosine=True,
+        weight_decay=0.0,
+    )
 
 
 @torch.no_grad()
 def merged(module: nn.Module) -> dict[str, Tensor]:
     """The weights by the names that they have in a checkpoint, LoRA's products added to them; those that are quantized, as they are read."""
-    adapted = {name: part for name, part in module.named_modules() if hasattr(part, "get_delta_weight") and hasattr(part, "base_layer")}
-    state = {name: p for name, p in module.named_parameters() if name.split(".base_layer.")[0].split(".lora_")[0] not in adapted}
+    adapted = {
+        name: part
+        for name, part in module.named_modules()
+        if hasattr(part, "get_delta_weight") and hasattr(part, "base_layer")
+    }
+    state = {
+        name: p
+        for name, p in module.named_parameters()
+        if name.split(".base_layer.")[0].split(".lora_")[0] not in adapted
+    }
     if adapted:
         from peft.utils.integrations import dequantize_module_weight
+
         for name, part in adapted.items():
-            state[f"{name}.weight"] = dequantize_module_weight(part.base_layer).float() + part.get_delta_weight("default").float()
+            state[f"{name}.weight"] = (
+                dequantize_module_weight(part.base_layer).float()
+                + part.get_delta_weight("default").float()
+            )
             if part.base_layer.bias is not None:
                 state[f"{name}.bias"] = part.base_layer.bias
     if module.config.tie_word_embeddings:
@@ -133,18 +177,30 @@ def save_model(model: Model, split: Split, tau: int, trained_length: int, folder
     """A folder in Hugging Face format, in the dtype of the checkpoint that training began with, the split in its config.json. Written aside, then moved."""
     raw = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
     dtype = str(raw.pop("torch_dtype", None) or raw.get("dtype") or "bfloat16")
-    raw.update(dtype=dtype, num_encoding_layers=split.early, num_thinking_layers=split.middle, num_decoding_layers=split.late, mtp_horizon=tau,
-               dmtd_head_input=split.head_input, trained_length=trained_length)
-    raw.pop("auto_map", None)   # the authors' own code, which is not in this folder
+    raw.update(
+        dtype=dtype,
+        num_encoding_layers=split.early,
+        num_thinking_layers=split.middle,
+        num_decoding_layers=split.late,
+        mtp_horizon=tau,
+        dmtd_head_input=split.head_input,
+        trained_length=trained_length,
+    )
+    raw.pop("auto_map", None)  # the authors' own code, which is not in this folder
     aside = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        state = {name: t.detach().to("cpu", getattr(torch, dtype)).contiguous() for name, t in merged(model.backbone.module).items()}
+        state = {
+            name: t.detach().to("cpu", getattr(torch, dtype)).contiguous()
+            for name, t in merged(model.backbone.module).items()
+        }
         save_torch_state_dict(state, aside)
         (aside / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
         if (model.folder / "generation_config.json").exists():
-            shutil.copyfile(model.folder / "generation_config.json", aside / "generation_config.json")
+            shutil.copyfile(
+                model.folder / "generation_config.json", aside / "generation_config.json"
+            )
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(aside)
         before = folder.with_name(f"{folder.name}.before")

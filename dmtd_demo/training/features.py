@@ -1,4 +1,5 @@
 """Add-ons for any Qwen from hidden states that are computed once: the backbone is frozen, so every update draws from the same (methods.md section 3)."""
+
 from __future__ import annotations
 
 import random
@@ -26,12 +27,19 @@ from dmtd_demo.training.masking import masked_hidden
 
 # positions of an update; heads read the whole vocabulary at each
 DRAWN = {"heads": 256, "head0": 256, "clp": 2048, "gate": 2048, "adaptive": 2048}
-METHODS = {"heads": "mtp_heads", "head0": "head0", "clp": "clp", "gate": "gate", "adaptive": "adaptive"}
+METHODS = {
+    "heads": "mtp_heads",
+    "head0": "head0",
+    "clp": "clp",
+    "gate": "gate",
+    "adaptive": "adaptive",
+}
 
 
 @dataclass(frozen=True)
 class Features:
     """h: hidden states that a decoder reads, [m, hidden]. labels: what the add-on should say there, [m] or [m, k]."""
+
     h: Tensor
     labels: Tensor
 
@@ -55,7 +63,16 @@ class Features:
 
 
 @torch.no_grad()
-def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None, rows: Sequence[Row], room: int, seed: int, tell: Told = no_progress) -> Features:
+def collect(
+    name: str,
+    backbone: Backbone,
+    split: Split,
+    heads: MTPHeads | None,
+    rows: Sequence[Row],
+    room: int,
+    seed: int,
+    tell: Told = no_progress,
+) -> Features:
     """One pass over each row, until its hidden states fill `room` bytes; kept on the CPU in the backbone's dtype."""
     rng = random.Random(f"cycles:{seed}")
     kept: list[tuple[Tensor, Tensor]] = []
@@ -74,9 +91,14 @@ def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None,
             at_head, whole = random_cycles(rng, batch.phase)
             greedy = backbone.logits(h).argmax(-1)
             h = masked_hidden(backbone, split, batch.ids, at_head)
-            labels, read = late_prefix(backbone.logits(h).argmax(-1), greedy, batch.targets), whole & read
+            labels, read = (
+                late_prefix(backbone.logits(h).argmax(-1), greedy, batch.targets),
+                whole & read,
+            )
         else:
-            right = right_guesses(backbone, heads, h.float(), batch.targets, backbone.logits(h).argmax(-1))
+            right = right_guesses(
+                backbone, heads, h.float(), batch.targets, backbone.logits(h).argmax(-1)
+            )
             labels = prefix_length(right) if name == "clp" else right
         kept.append((h[read].cpu(), labels[read].cpu()))
         size += kept[-1][0].numel() * h.element_size()
@@ -84,7 +106,9 @@ def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None,
             break
     h, labels = (torch.cat(parts) for parts in zip(*kept))
     if not len(h):
-        raise UserError(f"training {name} needs longer answers: none of the {len(rows)} rows has a position to learn from")
+        raise UserError(
+            f"training {name} needs longer answers: none of the {len(rows)} rows has a position to learn from"
+        )
     return Features(h, labels)
 
 
@@ -92,15 +116,27 @@ def collect(name: str, backbone: Backbone, split: Split, heads: MTPHeads | None,
 def confusion(predictor: CollocationLengthPredictor, seen: Features) -> list[list[int]]:
     """How often each length was predicted (columns) where each was right (rows), 0..k."""
     n = predictor.k + 1
-    said = torch.cat([predictor(h.float().to(predictor.linear.weight.device)).argmax(-1).cpu() for h in seen.h.split(DRAWN["clp"])])
+    said = torch.cat(
+        [
+            predictor(h.float().to(predictor.linear.weight.device)).argmax(-1).cpu()
+            for h in seen.h.split(DRAWN["clp"])
+        ]
+    )
     return torch.bincount(seen.labels * n + said, minlength=n * n).view(n, n).tolist()
 
 
-def recipe(name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: dict[str, object]) -> Recipe:
+def recipe(
+    name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: dict[str, object]
+) -> Recipe:
     """facts: what the card says of the data. k: of the MTP heads that clp and gate choose from."""
     torch.manual_seed(seed)
     module, loss, rate = {
-        "heads": lambda: _heads(backbone, K, 1), "head0": lambda: _heads(backbone, 1, 0), "clp": lambda: _lengths(backbone, k), "gate": lambda: _gate(backbone, k), "adaptive": lambda: _lengths(backbone, LONGEST - 1)}[name]()
+        "heads": lambda: _heads(backbone, K, 1),
+        "head0": lambda: _heads(backbone, 1, 0),
+        "clp": lambda: _lengths(backbone, k),
+        "gate": lambda: _gate(backbone, k),
+        "adaptive": lambda: _lengths(backbone, LONGEST - 1),
+    }[name]()
     method = METHODS[name]
     more = facts if isinstance(module, MTPHeads) else {"threshold": CAREFUL, **facts}
 
@@ -108,8 +144,20 @@ def recipe(name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: 
         save_addon(output / "addons", method, module, base, backbone.hidden_size, **more)
 
     # the others are small, and weigh classes over the whole batch
-    counts = (lambda batch: (batch.labels != IGNORED).sum(0)) if isinstance(module, MTPHeads) else None
-    return Recipe(name, module, loss, save, counts, learning_rate=rate, warm_up=0.05, decay=0.8, weight_decay=0.01 if name in ("heads", "head0", "gate") else 0.0)
+    counts = (
+        (lambda batch: (batch.labels != IGNORED).sum(0)) if isinstance(module, MTPHeads) else None
+    )
+    return Recipe(
+        name,
+        module,
+        loss,
+        save,
+        counts,
+        learning_rate=rate,
+        warm_up=0.05,
+        decay=0.8,
+        weight_decay=0.01 if name in ("heads", "head0", "gate") else 0.0,
+    )
 
 
 Loss = Callable[[Features, Progress], tuple[Tensor, dict[str, float]]]
@@ -128,8 +176,10 @@ def _heads(backbone: Backbone, k: int, first: int) -> tuple[nn.Module, Loss, flo
             parts.append(states.new_zeros(()))
             if known.any():
                 logits = backbone.logits(states[known, i]).float()
-                parts[-1] = FALL ** i * F.cross_entropy(logits, wanted[known])
-                figures[f"acc{first + i}"] = (logits.argmax(-1) == wanted[known]).float().mean().item()
+                parts[-1] = FALL**i * F.cross_entropy(logits, wanted[known])
+                figures[f"acc{first + i}"] = (
+                    (logits.argmax(-1) == wanted[known]).float().mean().item()
+                )
         return torch.stack(parts), figures
 
     return module, loss, 1e-3
@@ -145,6 +195,8 @@ def _gate(backbone: Backbone, k: int) -> tuple[nn.Module, Loss, float]:
 
     def loss(batch: Features, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         logits = module(batch.h.float())
-        return F.binary_cross_entropy_with_logits(logits, batch.labels.float()), {"acc": ((logits > 0) == batch.labels).float().mean().item()}
+        return F.binary_cross_entropy_with_logits(logits, batch.labels.float()), {
+            "acc": ((logits > 0) == batch.labels).float().mean().item()
+        }
 
     return module, loss, 2e-3

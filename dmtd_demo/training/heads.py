@@ -1,4 +1,5 @@
 """The recipe of MTP heads on a frozen backbone (CLP paper; Medusa's form; methods.md section 3)."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from dmtd_demo.training.loop import Progress, Recipe
 from dmtd_demo.training.masking import frozen_hidden
 
 K = 4
-FALL = 0.8   # relative weight of head i: FALL ** (i - 1)
+FALL = 0.8  # relative weight of head i: FALL ** (i - 1)
 
 
 def shifted(targets: Tensor, by: int) -> Tensor:
@@ -24,7 +25,9 @@ def shifted(targets: Tensor, by: int) -> Tensor:
     return F.pad(targets[:, by:], (0, by), value=IGNORED)
 
 
-def heads_loss(backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, read: Tensor) -> tuple[Tensor, dict[str, float], Tensor]:
+def heads_loss(
+    backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, read: Tensor
+) -> tuple[Tensor, dict[str, float], Tensor]:
     """Cross-entropy of head i against the token at n + 1 + i, summed over the heads; each head's accuracy; and at each position which heads were
     right, [positions, k] bool, those past the answer's end among them.
 
@@ -50,9 +53,17 @@ def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str, trained
     """The heads alone, at every position that a decoder reads. trained: they were trained with the backbone, and go on at a lower rate."""
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        return heads_loss(backbone, heads, frozen_hidden(backbone, split, batch.ids), batch.targets, batch.phase >= -1)[:2]
+        return heads_loss(
+            backbone,
+            heads,
+            frozen_hidden(backbone, split, batch.ids),
+            batch.targets,
+            batch.phase >= -1,
+        )[:2]
 
-    return _recipe("heads", "mtp_heads", heads, loss, backbone, name, rate=1e-3 if trained else 1e-2)
+    return _recipe(
+        "heads", "mtp_heads", heads, loss, backbone, name, rate=1e-3 if trained else 1e-2
+    )
 
 
 def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
@@ -61,13 +72,29 @@ def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         # heads_loss reads the token after the next one: targets moved back by one make that the next
-        return heads_loss(backbone, head0, frozen_hidden(backbone, split, batch.ids), F.pad(batch.targets, (1, 0), value=IGNORED)[:, :-1], batch.phase >= -1)[:2]
+        return heads_loss(
+            backbone,
+            head0,
+            frozen_hidden(backbone, split, batch.ids),
+            F.pad(batch.targets, (1, 0), value=IGNORED)[:, :-1],
+            batch.phase >= -1,
+        )[:2]
 
     return _recipe("head0", "head0", head0, loss, backbone, name)
 
 
-def _recipe(recipe: str, method: str, heads: MTPHeads, loss: Callable[[Batch, Progress], tuple[Tensor, dict[str, float]]], backbone: Backbone, name: str, rate: float = 1e-2) -> Recipe:
+def _recipe(
+    recipe: str,
+    method: str,
+    heads: MTPHeads,
+    loss: Callable[[Batch, Progress], tuple[Tensor, dict[str, float]]],
+    backbone: Backbone,
+    name: str,
+    rate: float = 1e-2,
+) -> Recipe:
     def save(output: Path) -> None:
         save_addon(output / "model" / "addons", method, heads, name, backbone.hidden_size)
 
-    return Recipe(recipe, heads, loss, save, learning_rate=rate, warm_up=0.03, decay=0.6, weight_decay=0.01)
+    return Recipe(
+        recipe, heads, loss, save, learning_rate=rate, warm_up=0.03, decay=0.6, weight_decay=0.01
+    )

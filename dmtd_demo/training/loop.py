@@ -1,4 +1,5 @@
 """The one training loop. A recipe is a loss plus the trainable parameters; the loop does the rest."""
+
 from __future__ import annotations
 
 import contextlib
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands. tokens: seen so far; share: of the whole run, 0 to 1."""
+
     step: int
     tokens: int
     share: float
@@ -38,6 +40,7 @@ class Progress:
 @dataclass
 class Position:
     """The run's current progress, which the data may follow (short rows first)."""
+
     progress: Progress
 
 
@@ -47,6 +50,7 @@ class Recipe:
     parts that add up to it, [m], and figures to show; with repeats, batch is None for all but the first of them, and the loss is over what was seen.
     save(output): writes the result in its final form; called at every checkpoint. counts(batch): over how many terms each part of the loss is a mean, a
     number or [m], so that the pieces of a batch can be put together; without it nothing is divided, and each of several processes computes the whole batch."""
+
     name: str
     trainable: nn.Module
     loss: Callable[[Batch | None, Progress], tuple[Tensor, dict[str, float]]]
@@ -57,8 +61,8 @@ class Recipe:
     learning_rate: float = 1e-3  # of AdamW
     # of Muon, for the matrices inside the layers; None: AdamW for everything
     muon_rate: float | None = None
-    warm_up: float = 0.02        # share of the run
-    decay: float = 0.35          # share of the run, at its end, over which the rate falls to zero
+    warm_up: float = 0.02  # share of the run
+    decay: float = 0.35  # share of the run, at its end, over which the rate falls to zero
     weight_decay: float = 0.1
     # updates for each batch: more where its features cost much and are remembered
     repeats: int = 1
@@ -79,8 +83,14 @@ class Recipe:
 def rate_factor(recipe: Recipe, share: float) -> float:
     """Of the learning rate: linear warm-up, a plateau, then a linear fall to zero, so that a run can be made longer or shorter when resumed; or a cosine."""
     if recipe.cosine:
-        return min((share + 1e-4) / recipe.warm_up, 0.5 + 0.5 * math.cos(math.pi * max(0.0, share - recipe.warm_up) / (1 - recipe.warm_up)), 1.0)
-    return max(0.0, min((share - recipe.begin + 1e-4) / recipe.warm_up, (1 - share) / recipe.decay, 1.0))
+        return min(
+            (share + 1e-4) / recipe.warm_up,
+            0.5 + 0.5 * math.cos(math.pi * max(0.0, share - recipe.warm_up) / (1 - recipe.warm_up)),
+            1.0,
+        )
+    return max(
+        0.0, min((share - recipe.begin + 1e-4) / recipe.warm_up, (1 - share) / recipe.decay, 1.0)
+    )
 
 
 def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -89,10 +99,20 @@ def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in named if recipe.muon_rate and p.ndim == 2 and "embed" not in name]
     chosen = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in chosen]
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(
-        [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.0 if recipe.muon_rate else recipe.weight_decay},
-         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}],
-        lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [
+                {
+                    "params": [p for p in rest if p.ndim >= 2],
+                    "weight_decay": 0.0 if recipe.muon_rate else recipe.weight_decay,
+                },
+                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+    ]
     if matrices:
         made.append(Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay))
     for optimizer in made:
@@ -104,19 +124,40 @@ def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
 def processes(device: torch.device) -> Accelerator:
     """This process among those that `accelerate launch` started; alone without it. The others may wait long for what the first one prepares."""
     from accelerate import Accelerator, InitProcessGroupKwargs
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
+
+    return Accelerator(
+        cpu=device.type == "cpu",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+    )
 
 
 def own_device(device: str | None) -> str | None:
     """The device that is asked for; of several processes on a machine with CUDA devices each takes its own."""
     if device is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true" else "cpu"
+        return (
+            f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+            if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true"
+            else "cpu"
+        )
     return device
 
 
-def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens: int | None, output: Path, *, steps: int | None = None, resume: bool = False,
-          device: torch.device = torch.device("cpu"), checkpoint_seconds: float = 300, keep: bool = False, log: Path | None = None,
-          on_checkpoint: Callable[[Progress], dict] | None = None, pieces: int = 1, watch: Callable[[Progress, float, dict[str, Any]], None] | None = None) -> None:
+def train(
+    recipe: Recipe,
+    batches: Callable[[Position], Iterator[Batch]],
+    tokens: int | None,
+    output: Path,
+    *,
+    steps: int | None = None,
+    resume: bool = False,
+    device: torch.device = torch.device("cpu"),
+    checkpoint_seconds: float = 300,
+    keep: bool = False,
+    log: Path | None = None,
+    on_checkpoint: Callable[[Progress], dict] | None = None,
+    pieces: int = 1,
+    watch: Callable[[Progress, float, dict[str, Any]], None] | None = None,
+) -> None:
     """Train until `tokens` tokens were seen, or for `steps` updates. Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved.
 
     keep: the result at every checkpoint stays, in `output`/kept/TOKENS, for curves over the run. pieces: into how many each process cuts its share of a
@@ -137,7 +178,15 @@ def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens
     progress = Progress(progress.step, progress.tokens, recipe.share(done, total))
     position = Position(progress)
     stream = batches(position)
-    bar = tqdm(total=total, initial=done, unit="tok" if steps is None else "step", unit_scale=steps is None, desc=recipe.name, dynamic_ncols=True, disable=not workers.is_main_process)
+    bar = tqdm(
+        total=total,
+        initial=done,
+        unit="tok" if steps is None else "step",
+        unit_scale=steps is None,
+        desc=recipe.name,
+        dynamic_ncols=True,
+        disable=not workers.is_main_process,
+    )
     last_save = time.monotonic()
     smooth = math.nan
     with _signals() as caught, contextlib.closing(bar):
@@ -148,19 +197,32 @@ def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens
                 group["lr"] = group["base"] * factor
             for repeat in range(recipe.repeats):
                 if share == 1:
-                    parts, figures = recipe.loss(batch.to(device) if repeat == 0 else None, progress)
+                    parts, figures = recipe.loss(
+                        batch.to(device) if repeat == 0 else None, progress
+                    )
                     loss = parts.sum()
                     loss.backward()
                 else:
-                    loss, figures = _in_pieces(recipe, batch, progress, device, range(first, share, workers.num_processes), share)
+                    loss, figures = _in_pieces(
+                        recipe,
+                        batch,
+                        progress,
+                        device,
+                        range(first, share, workers.num_processes),
+                        share,
+                    )
                     if workers.num_processes > 1:
                         loss = workers.reduce(loss, "sum")
                         for p in parameters:
-                            p.grad = workers.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
+                            p.grad = workers.reduce(
+                                torch.zeros_like(p) if p.grad is None else p.grad, "sum"
+                            )
                 norm = nn.utils.clip_grad_norm_(parameters, 1.0)
                 if not (torch.isfinite(loss) and torch.isfinite(norm)):
                     what = "loss" if not torch.isfinite(loss) else "gradient"
-                    raise TrainingError(f"training {recipe.name}: the {what} is {(norm if what == 'gradient' else loss).item()} at step {progress.step}; {_left(folder, saved)}, with a lower rate")
+                    raise TrainingError(
+                        f"training {recipe.name}: the {what} is {(norm if what == 'gradient' else loss).item()} at step {progress.step}; {_left(folder, saved)}, with a lower rate"
+                    )
                 for optimizer in made:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
@@ -173,29 +235,51 @@ def train(recipe: Recipe, batches: Callable[[Position], Iterator[Batch]], tokens
             bar.update(done - bar.n)
             if watch:
                 watch(progress, value, figures)
-            bar.set_postfix(loss=f"{smooth:.3f}", **{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in figures.items()}, refresh=False)
-            stop = bool(caught) if workers.num_processes == 1 else workers.reduce(torch.tensor(len(caught), device=device)).item() > 0
-            if workers.is_main_process and (time.monotonic() - last_save > checkpoint_seconds or done >= total or stop):
+            bar.set_postfix(
+                loss=f"{smooth:.3f}",
+                **{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in figures.items()},
+                refresh=False,
+            )
+            stop = (
+                bool(caught)
+                if workers.num_processes == 1
+                else workers.reduce(torch.tensor(len(caught), device=device)).item() > 0
+            )
+            if workers.is_main_process and (
+                time.monotonic() - last_save > checkpoint_seconds or done >= total or stop
+            ):
                 try:
                     save_checkpoint(folder, recipe, made, progress)
                     saved = progress.step
                     recipe.save(output)
                     if keep:
                         recipe.save(output / "kept" / str(progress.tokens))
-                    line = {"step": progress.step, "tokens": progress.tokens, "loss": round(smooth, 4), **(on_checkpoint(progress) if on_checkpoint else {})}
+                    line = {
+                        "step": progress.step,
+                        "tokens": progress.tokens,
+                        "loss": round(smooth, 4),
+                        **(on_checkpoint(progress) if on_checkpoint else {}),
+                    }
                     bar.write(json.dumps(line))
                     if log:
                         with log.open("a") as file:
                             file.write(json.dumps(line) + "\n")
                 except (OSError, SafetensorError) as error:
-                    raise TrainingError(f"training {recipe.name}: {output} could not be written at step {progress.step} ({error}); free some space: {_left(folder, saved)}") from None
+                    raise TrainingError(
+                        f"training {recipe.name}: {output} could not be written at step {progress.step} ({error}); free some space: {_left(folder, saved)}"
+                    ) from None
                 last_save = time.monotonic()
             if stop and done < total:
-                raise Interrupted(f"training {recipe.name} was stopped after step {progress.step} and is saved: go on with --resume", caught[0] if caught else signal.SIGTERM)
+                raise Interrupted(
+                    f"training {recipe.name} was stopped after step {progress.step} and is saved: go on with --resume",
+                    caught[0] if caught else signal.SIGTERM,
+                )
     workers.wait_for_everyone()
 
 
-def _in_pieces(recipe: Recipe, batch: Batch, progress: Progress, device: torch.device, mine: range, share: int) -> tuple[Tensor, dict[str, float]]:
+def _in_pieces(
+    recipe: Recipe, batch: Batch, progress: Progress, device: torch.device, mine: range, share: int
+) -> tuple[Tensor, dict[str, float]]:
     """Forward and backward over these of the `share` pieces of a batch. Each is a mean over its own terms, and weighs as many as it has: what it adds to the loss
     of the whole batch."""
     whole = recipe.counts(batch).clamp(min=1).to(device)
@@ -210,7 +294,9 @@ def _in_pieces(recipe: Recipe, batch: Batch, progress: Progress, device: torch.d
         loss.backward()
         total = total + loss.detach()
         for name, value in figures.items():
-            sums[name] = sums.get(name, 0.0) + value / len(mine) if isinstance(value, float) else value
+            sums[name] = (
+                sums.get(name, 0.0) + value / len(mine) if isinstance(value, float) else value
+            )
     return total, sums
 
 
@@ -240,41 +326,74 @@ def _signals() -> Iterator[list[int]]:
 
 def _left(folder: Path, saved: int | None) -> str:
     """What remains of a run that failed."""
-    return f"the last checkpoint in {folder}, of step {saved}, is whole: go on with --resume" if saved is not None else "there is no checkpoint yet: start again"
+    return (
+        f"the last checkpoint in {folder}, of step {saved}, is whole: go on with --resume"
+        if saved is not None
+        else "there is no checkpoint yet: start again"
+    )
 
 
-def save_checkpoint(folder: Path, recipe: Recipe, made: list[torch.optim.Optimizer], progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path, recipe: Recipe, made: list[torch.optim.Optimizer], progress: Progress
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": p.detach() for name, p in recipe.parameters()}
     for name, p in recipe.parameters():
-        for key, value in (item for optimizer in made for item in optimizer.state.get(p, {}).items()):
+        for key, value in (
+            item for optimizer in made for item in optimizer.state.get(p, {}).items()
+        ):
             tensors[f"{key}.{name}"] = value
     temporary = folder / f"{recipe.name}.part"
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(progress.step), "tokens": str(progress.tokens), "settings": recipe.settings})
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()},
+            temporary,
+            metadata={
+                "step": str(progress.step),
+                "tokens": str(progress.tokens),
+                "settings": recipe.settings,
+            },
+        )
         temporary.rename(folder / f"{recipe.name}.safetensors")
     finally:
-        temporary.unlink(missing_ok=True)   # what did not fit on the disk
+        temporary.unlink(missing_ok=True)  # what did not fit on the disk
 
 
 def load_checkpoint(folder: Path, recipe: Recipe, made: list[torch.optim.Optimizer]) -> Progress:
     path = folder / f"{recipe.name}.safetensors"
     if not path.exists():
-        raise UserError(f"--resume needs a checkpoint at {path}; there is none: start without --resume")
+        raise UserError(
+            f"--resume needs a checkpoint at {path}; there is none: start without --resume"
+        )
     try:
         state = load_file(path)
         with safe_open(path, "pt") as file:
             facts = file.metadata()
     except (SafetensorError, OSError) as error:
-        raise UserError(f"--resume needs a whole checkpoint; reading {path} gave: {error}") from None
+        raise UserError(
+            f"--resume needs a whole checkpoint; reading {path} gave: {error}"
+        ) from None
     shapes = {f"model.{name}": p.shape for name, p in recipe.parameters()}
-    if facts.get("settings", "") != recipe.settings or shapes != {name: t.shape for name, t in state.items() if name.startswith("model.")}:
-        raise UserError(f"--resume needs the settings that the run began with{': ' if facts.get('settings') else ''}{facts.get('settings', '')}; got {recipe.settings or 'another model'}")
-    owner = {id(p): optimizer for optimizer in made for group in optimizer.param_groups for p in group["params"]}
+    if facts.get("settings", "") != recipe.settings or shapes != {
+        name: t.shape for name, t in state.items() if name.startswith("model.")
+    }:
+        raise UserError(
+            f"--resume needs the settings that the run began with{': ' if facts.get('settings') else ''}{facts.get('settings', '')}; got {recipe.settings or 'another model'}"
+        )
+    owner = {
+        id(p): optimizer
+        for optimizer in made
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
     with torch.no_grad():
         for name, p in recipe.parameters():
             p.copy_(state[f"model.{name}"])
-            entry = {key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer") if f"{key}.{name}" in state}
+            entry = {
+                key: state[f"{key}.{name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+                if f"{key}.{name}" in state
+            }
             if entry:
                 owner[id(p)].state[p] = {key: value.to(p.device) for key, value in entry.items()}
     return Progress(int(facts["step"]), int(facts["tokens"]), 0.0)

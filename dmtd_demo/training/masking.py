@@ -1,4 +1,5 @@
 """Cyclical masking: Direct Multi-Token Decoding over whole rows at once (DMTD paper, section 3.3; methods.md section 2)."""
+
 from __future__ import annotations
 
 import contextlib

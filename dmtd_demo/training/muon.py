@@ -1,4 +1,5 @@
 """Muon (Jordan et al., 2024): momentum whose update is brought close to an orthogonal matrix by Newton-Schulz iterations."""
+
 from __future__ import annotations
 
 from typing import Callable, Iterable
@@ -27,7 +28,9 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon does the same in bfloat16, one matrix at a time: on a CPU without bfloat16 instructions that took 1.4 s a step, this 0.5 s.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -42,7 +45,7 @@ class Muon(torch.optim.Optimizer):
                 for p in matrices:
                     buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
                     buffer.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(buffer, group["momentum"]))   # Nesterov's
+                    updates.append(p.grad.lerp(buffer, group["momentum"]))  # Nesterov's
                 scale = group["lr"] * 0.2 * max(shape) ** 0.5
                 for p, update in zip(matrices, orthogonal(torch.stack(updates))):
                     p.mul_(1 - group["lr"] * group["weight_decay"])

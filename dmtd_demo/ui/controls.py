@@ -3,6 +3,7 @@
 Every option of any decoder has its component from the start; choosing a decoder shows its own and hides the rest. So the inputs of
 the Run button stay the same components whatever is chosen.
 """
+
 from __future__ import annotations
 
 from dataclasses import Field, fields
@@ -62,7 +63,11 @@ def kind_of(option: Field) -> str:
 def settings_of(decoder: str, option: Field, value: Any) -> dict[str, Any]:
     """What the component of an option shows for one decoder: label, range and default differ between decoders."""
     meta = option.metadata
-    return {"label": control(option_key(decoder, option.name, "label")), "value": value} | {name: meta[name] for name in ("minimum", "maximum", "step", "choices") if meta[name] is not None}
+    return {"label": control(option_key(decoder, option.name, "label")), "value": value} | {
+        name: meta[name]
+        for name in ("minimum", "maximum", "step", "choices")
+        if meta[name] is not None
+    }
 
 
 COMPONENTS = {"choice": gr.Dropdown, "text": gr.Textbox, "slider": OpenSlider, "number": OpenNumber}
@@ -70,49 +75,115 @@ COMPONENTS = {"choice": gr.Dropdown, "text": gr.Textbox, "slider": OpenSlider, "
 
 def kinds() -> list[tuple[str, str]]:
     """Every (option name, kind of component) that some decoder has, each once."""
-    return list(dict.fromkeys((option.name, kind_of(option)) for decoder in DECODERS.values() for option in fields(decoder.Options)))
+    return list(
+        dict.fromkeys(
+            (option.name, kind_of(option))
+            for decoder in DECODERS.values()
+            for option in fields(decoder.Options)
+        )
+    )
 
 
 def decoder_choices(model: Model, servers: dict[str, PanelSpec]) -> list[tuple[str, str]]:
     """What the decoder list shows; one that the model cannot run stays in it, and says so."""
     # both from the start: control says why
-    names = {name: (f"decoder.{name}.label", control("decoder.cannot", label=f"decoder.{name}.label")) for name in DECODERS}
-    return [(f"{name} · " + (names[name][1] if decoder.missing(model) else control(names[name][0])), name) for name, decoder in DECODERS.items()] + [
-        (f"{Remote.name} · {spec.options.get('name') or spec.options['url']}", key) for key, spec in servers.items()]
+    names = {
+        name: (f"decoder.{name}.label", control("decoder.cannot", label=f"decoder.{name}.label"))
+        for name in DECODERS
+    }
+    return [
+        (
+            f"{name} · " + (names[name][1] if decoder.missing(model) else control(names[name][0])),
+            name,
+        )
+        for name, decoder in DECODERS.items()
+    ] + [
+        (f"{Remote.name} · {spec.options.get('name') or spec.options['url']}", key)
+        for key, spec in servers.items()
+    ]
 
 
 class PanelControls:
     """The controls of panel `index`, made inside the current layout; hidden where the panel is not in use."""
 
-    def __init__(self, models: Residents, index: int, spec: PanelSpec, shown: bool, servers: dict[str, PanelSpec]) -> None:
+    def __init__(
+        self,
+        models: Residents,
+        index: int,
+        spec: PanelSpec,
+        shown: bool,
+        servers: dict[str, PanelSpec],
+    ) -> None:
         """servers: the remote panels that may be chosen, each by its text; visitors name none of their own."""
         self.models = models
         self.servers = servers
         key = models.keys[0]
         model = models.get(key)
         self.index = index
-        with gr.Column(elem_id=f"panel-{index}-controls", elem_classes="panel-controls", visible=shown, min_width=220) as self.column:
+        with gr.Column(
+            elem_id=f"panel-{index}-controls",
+            elem_classes="panel-controls",
+            visible=shown,
+            min_width=220,
+        ) as self.column:
             with gr.Row(elem_classes="panel-top"):
-                self.decoder = gr.Dropdown(decoder_choices(model, servers), value=_choice(spec), label=control("control.decoder", panel=index + 1), show_label=False, container=False, elem_id=f"panel-{index}-decoder", filterable=True)
-                self.model = OpenDropdown([key], value=key, label=control("control.model", panel=index + 1), show_label=False, container=False, elem_id=f"panel-{index}-model",
-                                          elem_classes="panel-model", visible=False, filterable=False, min_width=80)
+                self.decoder = gr.Dropdown(
+                    decoder_choices(model, servers),
+                    value=_choice(spec),
+                    label=control("control.decoder", panel=index + 1),
+                    show_label=False,
+                    container=False,
+                    elem_id=f"panel-{index}-decoder",
+                    filterable=True,
+                )
+                self.model = OpenDropdown(
+                    [key],
+                    value=key,
+                    label=control("control.model", panel=index + 1),
+                    show_label=False,
+                    container=False,
+                    elem_id=f"panel-{index}-model",
+                    elem_classes="panel-model",
+                    visible=False,
+                    filterable=False,
+                    min_width=80,
+                )
             self.sentence = gr.HTML(elem_classes="cannot", **self._sentence(_choice(spec), model))
             with gr.Row(elem_classes="decoder-options"):
                 self.options = {key: self._component(key, spec, model) for key in kinds()}
             # The decoder that the options on the page belong to: it changes in one go with them, a moment after the list.
             self.shown_for = gr.Textbox(_choice(spec), visible=False)
-        self.decoder.input(self.choose, [self.decoder, self.shown_for, self.model], [self.sentence, *self.options.values(), self.shown_for],
-                           queue=False, show_progress="hidden", api_visibility="private")
+        self.decoder.input(
+            self.choose,
+            [self.decoder, self.shown_for, self.model],
+            [self.sentence, *self.options.values(), self.shown_for],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
 
-    def _component(self, key: tuple[str, str], spec: PanelSpec, model: Model) -> gr.components.Component:
+    def _component(
+        self, key: tuple[str, str], spec: PanelSpec, model: Model
+    ) -> gr.components.Component:
         name, kind = key
         settings = self._settings(_choice(spec), model).get(key)
         if settings is None:
-            decoder, option = next((name, f) for name, d in DECODERS.items() for f in fields(d.Options) if (f.name, kind_of(f)) == key)
+            decoder, option = next(
+                (name, f)
+                for name, d in DECODERS.items()
+                for f in fields(d.Options)
+                if (f.name, kind_of(f)) == key
+            )
             settings = settings_of(decoder, option, None) | {"visible": False}
         elif name in spec.options:
             settings["value"] = spec.options[name]
-        return COMPONENTS[kind](elem_id=f"panel-{self.index}-opt-{name}", elem_classes=f"opt-{kind}", min_width=80, interactive=True, **settings)
+        return COMPONENTS[kind](
+            elem_id=f"panel-{self.index}-opt-{name}",
+            elem_classes=f"opt-{kind}",
+            min_width=80,
+            interactive=True,
+            **settings,
+        )
 
     def _settings(self, name: str, model: Model) -> dict[tuple[str, str], dict[str, Any]]:
         """The settings of the components that a decoder's options need; none where the model cannot run it, and for a server."""
@@ -122,23 +193,40 @@ class PanelControls:
         if decoder.missing(model):
             return {}
         defaults = decoder.defaults(model)
-        return {(option.name, kind_of(option)): settings_of(name, option, getattr(defaults, option.name)) for option in fields(decoder.Options)}
+        return {
+            (option.name, kind_of(option)): settings_of(
+                name, option, getattr(defaults, option.name)
+            )
+            for option in fields(decoder.Options)
+        }
 
     def _sentence(self, name: str, model: Model) -> dict[str, Any]:
         if name in self.servers:
-            return {"value": span("remote.asked", server=self.servers[name].options["url"]), "visible": True}
+            return {
+                "value": span("remote.asked", server=self.servers[name].options["url"]),
+                "visible": True,
+            }
         missing = DECODERS[name].missing(model)
         return {"value": escape(" ".join(missing)), "visible": bool(missing)}
 
     def choose(self, name: str, shown_for: str, key: Any) -> list[Any]:
         """The options of another decoder. The keyboard that only passes through the list chooses nothing, and no option is lost."""
-        return [gr.skip()] * (len(self.options) + 2) if name == shown_for else self.show_options(name, key)
+        return (
+            [gr.skip()] * (len(self.options) + 2)
+            if name == shown_for
+            else self.show_options(name, key)
+        )
 
     def show_options(self, name: str, key: Any) -> list[Any]:
         """The options of a newly chosen decoder, at their defaults for the model of this key."""
         model = self.models.peek(key)
         settings = self._settings(name, model)
-        updates = [gr.update(visible=True, **settings[key]) if key in settings else gr.update(visible=False) for key in self.options]
+        updates = [
+            gr.update(visible=True, **settings[key])
+            if key in settings
+            else gr.update(visible=False)
+            for key in self.options
+        ]
         return [gr.update(**self._sentence(name, model)), *updates, name]
 
     def show_spec(self, spec: PanelSpec, key: Any) -> list[Any]:
@@ -148,7 +236,15 @@ class PanelControls:
             if name in spec.options and update.get("visible"):
                 update["value"] = spec.options[name]
         keys = self.models.keys
-        return [gr.update(choices=decoder_choices(self.models.peek(key), self.servers), value=_choice(spec)), shown_for, gr.update(choices=keys, value=key, visible=len(keys) > 1), *options, sentence]
+        return [
+            gr.update(
+                choices=decoder_choices(self.models.peek(key), self.servers), value=_choice(spec)
+            ),
+            shown_for,
+            gr.update(choices=keys, value=key, visible=len(keys) > 1),
+            *options,
+            sentence,
+        ]
 
     def show_model(self, key: Any, values: list[Any]) -> list[Any]:
         """The same for the panel as these values of `inputs` have it, on the model of another key."""
@@ -175,13 +271,21 @@ class PanelControls:
         if isinstance(name, str) and name in self.servers:
             return self.servers[name]
         if not isinstance(name, str) or name not in DECODERS:
-            raise UserError(f"panel {self.index + 1} needs one of the decoders {', '.join(DECODERS)}; got {name!r}")
+            raise UserError(
+                f"panel {self.index + 1} needs one of the decoders {', '.join(DECODERS)}; got {name!r}"
+            )
         own = {(option.name, kind_of(option)) for option in fields(DECODERS[name].Options)}
         if shown_for != name:
             # the page has not shown this decoder's options yet: nothing was chosen
             return PanelSpec(decoder=name, options={})
-        chosen = {key[0]: value for key, value in zip(self.options, given) if key in own and value not in (None, "")}
-        return PanelSpec(decoder=name, options=self._worth_naming(name, chosen, self.models.peek(key)))
+        chosen = {
+            key[0]: value
+            for key, value in zip(self.options, given)
+            if key in own and value not in (None, "")
+        }
+        return PanelSpec(
+            decoder=name, options=self._worth_naming(name, chosen, self.models.peek(key))
+        )
 
     def _worth_naming(self, name: str, chosen: dict[str, Any], model: Model) -> dict[str, Any]:
         """The decoder's first option, by which one speaks of it (τ, k), and what differs from the defaults: the panel's name stays short."""
@@ -189,7 +293,11 @@ class PanelControls:
             return chosen
         defaults = DECODERS[name].defaults(model)
         first = [option.name for option in fields(defaults)][:1]
-        return {option: value for option, value in chosen.items() if option in first or value != getattr(defaults, option)}
+        return {
+            option: value
+            for option, value in chosen.items()
+            if option in first or value != getattr(defaults, option)
+        }
 
 
 def _choice(spec: PanelSpec) -> str:
@@ -199,4 +307,8 @@ def _choice(spec: PanelSpec) -> str:
 
 def option_hints() -> dict[str, str]:
     """The key of what each option does, for the page's tooltips, by the end of its element id."""
-    return {f"opt-{option.name}": option_key(name, option.name, "help") for name, decoder in DECODERS.items() for option in fields(decoder.Options)}
+    return {
+        f"opt-{option.name}": option_key(name, option.name, "help")
+        for name, decoder in DECODERS.items()
+        for option in fields(decoder.Options)
+    }

@@ -1,4 +1,5 @@
 """Prompts and comparisons to begin with: what the buttons under the prompt box put on the page, and what stands there at the start. The prompts are in the language of the models."""
+
 from __future__ import annotations
 
 # (the key of what the button says, the prompt). They fit the world that `classroom` was trained on; any chat model can answer them.
@@ -15,7 +16,11 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 PRESETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("preset.cycle", ("ar", "dmtd:tau=2", "dmtd:tau=4", "dmtd:tau=6"), "What is DMTD?"),
     ("preset.heads", ("ar", "mtp-heads", "mtp-gate", "clp"), EXAMPLES[0][1]),
-    ("preset.checked", ("ar", "dmtd-spec", "mtp-verified", "prompt-lookup"), "Why is decoding slow?"),
+    (
+        "preset.checked",
+        ("ar", "dmtd-spec", "mtp-verified", "prompt-lookup"),
+        "Why is decoding slow?",
+    ),
     ("preset.predicted", ("ar", "dmtd:tau=4", "dmtd-adaptive", "mixed"), "What is a KV cache?"),
 )
 FIRST_PROMPT = EXAMPLES[0][1]

@@ -1,4 +1,5 @@
 """The page's texts as Gradio's own components take them: marks, which its page replaces by the text in the browser's language."""
+
 from __future__ import annotations
 
 import json
@@ -8,7 +9,12 @@ import gradio as gr
 from dmtd_demo.web.texts import ENGLISH, LANGUAGES, filled
 
 # Texts with places to be filled come to it filled, by `control`.
-I18N = gr.I18n(**{language: {key: text for key, text in texts.items() if "{" not in text} for language, texts in LANGUAGES.items()})
+I18N = gr.I18n(
+    **{
+        language: {key: text for key, text in texts.items() if "{" not in text}
+        for language, texts in LANGUAGES.items()
+    }
+)
 
 
 def control(key: str, /, **values: str | int) -> str:
@@ -19,5 +25,7 @@ def control(key: str, /, **values: str | int) -> str:
     name = f"{key} {json.dumps(values)}".replace("{", "(").replace("}", ")").replace('"', "")
     for language, texts in LANGUAGES.items():
         text = {**ENGLISH, **texts}
-        I18N.translations[language][name] = filled(text[key], {place: text.get(str(value), value) for place, value in values.items()})
+        I18N.translations[language][name] = filled(
+            text[key], {place: text.get(str(value), value) for place, value in values.items()}
+        )
     return str(I18N(name))

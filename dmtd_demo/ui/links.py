@@ -4,6 +4,7 @@
 
 Each part may be left out; what is left out stays as the page has it at its start.
 """
+
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
@@ -18,12 +19,23 @@ from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.server.allowance import FEWEST_PANELS, MOST_PANELS
 
-PARTS = ("prompt", "panel", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking")
+PARTS = (
+    "prompt",
+    "panel",
+    "max-tokens",
+    "seed",
+    "temperature",
+    "top-k",
+    "top-p",
+    "system",
+    "thinking",
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """None, or no panels: as the page has it."""
+
     prompt: str | None
     panels: tuple[PanelSpec, ...]
     max_new_tokens: int | None
@@ -32,18 +44,38 @@ class Comparison:
     thinking: bool | None = None
 
 
-def query(prompt: str, panels: Sequence[PanelSpec], max_new_tokens: int, sampling: Sampling, system: str = "", thinking: bool = False) -> str:
+def query(
+    prompt: str,
+    panels: Sequence[PanelSpec],
+    max_new_tokens: int,
+    sampling: Sampling,
+    system: str = "",
+    thinking: bool = False,
+) -> str:
     """The query that opens this comparison, without its question mark."""
     off = Sampling()
-    parts: list[tuple[str, object]] = [("prompt", prompt), *(("panel", panel) for panel in panels), ("max-tokens", max_new_tokens), ("seed", sampling.seed)]
-    parts += [(name.replace("_", "-"), getattr(sampling, name)) for name in ("temperature", "top_k", "top_p") if getattr(sampling, name) != getattr(off, name)]
+    parts: list[tuple[str, object]] = [
+        ("prompt", prompt),
+        *(("panel", panel) for panel in panels),
+        ("max-tokens", max_new_tokens),
+        ("seed", sampling.seed),
+    ]
+    parts += [
+        (name.replace("_", "-"), getattr(sampling, name))
+        for name in ("temperature", "top_k", "top_p")
+        if getattr(sampling, name) != getattr(off, name)
+    ]
     parts += [("system", system)] * bool(system.strip()) + [("thinking", 1)] * thinking
     return urlencode(parts)
 
 
 def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Comparison | None:
     """What a query asks for; None where it asks for nothing. servers: the remote panels that this page has. Raises UserError, also for what this model cannot run."""
-    given = {name: values for name, values in parse_qs(text, keep_blank_values=True).items() if name in PARTS}
+    given = {
+        name: values
+        for name, values in parse_qs(text, keep_blank_values=True).items()
+        if name in PARTS
+    }
     if not given:
         return None
     for name, values in given.items():
@@ -55,13 +87,19 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Compar
     for panel in panels:
         # a link must not make this machine ask others
         if panel.decoder == Remote.name and str(panel) not in servers:
-            raise UserError(f"a link needs remote panels that this page was started with ({', '.join(servers) or 'none'}); got {panel}")
+            raise UserError(
+                f"a link needs remote panels that this page was started with ({', '.join(servers) or 'none'}); got {panel}"
+            )
         PANELS[panel.decoder].resolve(make_decoder(panel).options, model)
     prompt = given.get("prompt", [None])[0]
     if prompt is not None:
         check_text(prompt)
-    sampling = Sampling(temperature=_number(given, "temperature", float, 0.0), top_k=_number(given, "top-k", int, 0), top_p=_number(given, "top-p", float, 1.0),
-                        seed=_number(given, "seed", int, 0))
+    sampling = Sampling(
+        temperature=_number(given, "temperature", float, 0.0),
+        top_k=_number(given, "top-k", int, 0),
+        top_p=_number(given, "top-p", float, 1.0),
+        seed=_number(given, "seed", int, 0),
+    )
     most = _number(given, "max-tokens", int, None)
     if most is not None and most < 1:
         raise UserError(f"a link needs max-tokens of 1 or more; got {most}")
@@ -72,14 +110,22 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Compar
     if thinking not in (None, 0, 1):
         raise UserError(f"a link needs thinking to be 0 or 1; got {thinking}")
     if thinking and not can_think(model.tokenizer):
-        raise UserError(f"a link with thinking=1 needs a model whose chat template has a thinking switch; {model.name} has none")
-    return Comparison(prompt, panels, most, sampling, system, None if thinking is None else bool(thinking))
+        raise UserError(
+            f"a link with thinking=1 needs a model whose chat template has a thinking switch; {model.name} has none"
+        )
+    return Comparison(
+        prompt, panels, most, sampling, system, None if thinking is None else bool(thinking)
+    )
 
 
-def _number(given: dict[str, list[str]], name: str, kind: type, default: float | int | None) -> float | int | None:
+def _number(
+    given: dict[str, list[str]], name: str, kind: type, default: float | int | None
+) -> float | int | None:
     if name not in given:
         return default
     try:
         return kind(given[name][0])
     except ValueError:
-        raise UserError(f"a link needs {'a whole number' if kind is int else 'a number'} for {name}; got {given[name][0]!r}") from None
+        raise UserError(
+            f"a link needs {'a whole number' if kind is int else 'a number'} for {name}; got {given[name][0]!r}"
+        ) from None

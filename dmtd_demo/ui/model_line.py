@@ -1,4 +1,5 @@
 """The line under the title: which model runs how, and what the numbers of the page are measured against."""
+
 from __future__ import annotations
 
 import json
@@ -17,27 +18,54 @@ def count(parameters: int) -> str:
 def model_line(model: Model) -> str:
     threads = model.threads or torch.get_num_threads()
     facts = {"parameters": count(model.parameters), "layers": model.layers}
-    size = span("model.with_split", **facts, split=model.split) if model.split else span("model.without_split", **facts)
-    quantization = span("model.not_quantized") if model.quantization == "none" else span("model.quantized", quantization=model.quantization)
-    device = escape(str(model.device)) + (f", {span('model.thread' if threads == 1 else 'model.threads', threads=threads)}" if str(model.device) == "cpu" else "")
+    size = (
+        span("model.with_split", **facts, split=model.split)
+        if model.split
+        else span("model.without_split", **facts)
+    )
+    quantization = (
+        span("model.not_quantized")
+        if model.quantization == "none"
+        else span("model.quantized", quantization=model.quantization)
+    )
+    device = escape(str(model.device)) + (
+        f", {span('model.thread' if threads == 1 else 'model.threads', threads=threads)}"
+        if str(model.device) == "cpu"
+        else ""
+    )
     reasons = escape("; ".join(model.reasons) + ".", quote=True)
     return f'<p><b>{escape(model.label)}</b> · {size} · <span tabindex="0" data-hint="{reasons}">{escape(str(model.dtype))}, {quantization} · {device}</span></p>'
 
 
 def baseline() -> str:
     clock = f'<span tabindex="0" {hint("baseline.clock.hint")}>{span("baseline.clock")}</span>'
-    text = span("baseline", weights=slot("weights", f'<span id="weights-note">{span("baseline.same_weights")}</span>'), sampling=slot("sampling", span("baseline.greedy", 'id="sampling-note"')), clock=slot("clock", clock))
+    text = span(
+        "baseline",
+        weights=slot("weights", f'<span id="weights-note">{span("baseline.same_weights")}</span>'),
+        sampling=slot("sampling", span("baseline.greedy", 'id="sampling-note"')),
+        clock=slot("clock", clock),
+    )
     return f'<p class="baseline">{text}</p>'
 
 
-TOUR_MODEL = "classroom"   # what the texts of the tour say was seen with these weights
+TOUR_MODEL = "classroom"  # what the texts of the tour say was seen with these weights
 
 
 def model_lines(models: list[Model]) -> str:
     """The lines of the models that the panels have, as JSON for the page's script."""
     used = list(dict.fromkeys(models))
-    lines = [model_line(model).replace("<p>", f"<p>{_panels(models, model)}: ", 1) if len(used) > 1 else model_line(model) for model in used]
-    return json.dumps({"lines": "".join(lines), "weights": span("baseline.same_weights" if len(used) == 1 else "baseline.own_models")})
+    lines = [
+        model_line(model).replace("<p>", f"<p>{_panels(models, model)}: ", 1)
+        if len(used) > 1
+        else model_line(model)
+        for model in used
+    ]
+    return json.dumps(
+        {
+            "lines": "".join(lines),
+            "weights": span("baseline.same_weights" if len(used) == 1 else "baseline.own_models"),
+        }
+    )
 
 
 def _panels(models: list[Model], model: Model) -> str:
@@ -54,13 +82,23 @@ SHOW_LINES = """(text) => {
 
 
 def header(model: Model, lecture: bool = False) -> str:
-    links = f'<nav class="class-links"><a href="class" target="_blank">{span("class.live")}</a><a href="class/join" target="_blank">{span("class.how")}</a></nav>' if lecture else ""
-    tour = f'<button id="tour-switch" type="button" {hint("tour.switch.hint")}>{span("tour.switch")}</button>' if model.name == TOUR_MODEL else ""
-    return (f'<header class="page-head"><h1>{span("page.title")}</h1><div id="model-lines">{model_line(model)}</div>{baseline()}{links}'
-            f'<div class="switches">{tour}<button id="presenter-switch" type="button" {hint("presenter.switch.hint")} {label("presenter.switch")}>'
-            '<svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path fill="currentColor" d="M1 2h14v9H1zM2.6 3.6v5.8h10.8V3.6zM7.2 11h1.6v1.6h2.7v1.4h-7v-1.4h2.7z"/></svg></button>'
-            f'<button id="keys-switch" type="button" {hint("keys.switch.hint")} {label("keys")}>?</button>'
-            f'<button id="theme-switch" type="button" {label("page.theme")}>◐</button></div></header>')
+    links = (
+        f'<nav class="class-links"><a href="class" target="_blank">{span("class.live")}</a><a href="class/join" target="_blank">{span("class.how")}</a></nav>'
+        if lecture
+        else ""
+    )
+    tour = (
+        f'<button id="tour-switch" type="button" {hint("tour.switch.hint")}>{span("tour.switch")}</button>'
+        if model.name == TOUR_MODEL
+        else ""
+    )
+    return (
+        f'<header class="page-head"><h1>{span("page.title")}</h1><div id="model-lines">{model_line(model)}</div>{baseline()}{links}'
+        f'<div class="switches">{tour}<button id="presenter-switch" type="button" {hint("presenter.switch.hint")} {label("presenter.switch")}>'
+        '<svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path fill="currentColor" d="M1 2h14v9H1zM2.6 3.6v5.8h10.8V3.6zM7.2 11h1.6v1.6h2.7v1.4h-7v-1.4h2.7z"/></svg></button>'
+        f'<button id="keys-switch" type="button" {hint("keys.switch.hint")} {label("keys")}>?</button>'
+        f'<button id="theme-switch" type="button" {label("page.theme")}>◐</button></div></header>'
+    )
 
 
 # Gradio keeps light and dark in a class; where it sits has changed between versions, so both places get it.

@@ -1,4 +1,5 @@
 """The model picker: what each model is and needs, loading with a progress bar and a cancel, what is in memory, and unloading."""
+
 from __future__ import annotations
 
 import logging
@@ -11,7 +12,15 @@ from typing import Any
 import gradio as gr
 
 from dmtd_demo.errors import Cancelled, UserError
-from dmtd_demo.measure.availability import RENTED, cached, describe, lacking, minutes, training, untaught
+from dmtd_demo.measure.availability import (
+    RENTED,
+    cached,
+    describe,
+    lacking,
+    minutes,
+    training,
+    untaught,
+)
 from dmtd_demo.models.catalog import CATALOG, Entry
 from dmtd_demo.models.download import download
 from dmtd_demo.models.loading import entry_of, find
@@ -23,8 +32,8 @@ from dmtd_demo.server.job import Jobs
 from dmtd_demo.ui.i18n import control
 from dmtd_demo.web.texts import label, slot, span
 
-OTHER = "another"   # the choice that the text field belongs to
-Wanted = tuple[str, str]   # name, quantization
+OTHER = "another"  # the choice that the text field belongs to
+Wanted = tuple[str, str]  # name, quantization
 
 logger = logging.getLogger(__name__)
 
@@ -43,29 +52,63 @@ class ModelPicker:
         self.device = models.get(models.keys[0]).device.partition(":")[0]
 
     def build(self) -> None:
-        with gr.Accordion(control("control.models"), open=False, elem_id="models", elem_classes="popover") as self.popover:
+        with gr.Accordion(
+            control("control.models"), open=False, elem_id="models", elem_classes="popover"
+        ) as self.popover:
             with gr.Column(elem_id="model-box"):
                 with gr.Row(elem_id="model-columns"):
                     with gr.Column(elem_id="model-left", min_width=200):
-                        choices = [(self._label(name), name) for name in self.names] + ([(control("models.another"), OTHER)] if self.anything else [])
-                        self.choice = gr.Radio(choices, value=self.first, label=control("models.choice"), elem_id="model-choice")
+                        choices = [(self._label(name), name) for name in self.names] + (
+                            [(control("models.another"), OTHER)] if self.anything else []
+                        )
+                        self.choice = gr.Radio(
+                            choices,
+                            value=self.first,
+                            label=control("models.choice"),
+                            elem_id="model-choice",
+                        )
                         if self.anything:
-                            self.other = gr.Textbox(placeholder=control("models.other.example"), label=control("models.other"), show_label=False, container=False,
-                                                    max_lines=1, elem_id="model-other", visible=False)
+                            self.other = gr.Textbox(
+                                placeholder=control("models.other.example"),
+                                label=control("models.other"),
+                                show_label=False,
+                                container=False,
+                                max_lines=1,
+                                elem_id="model-other",
+                                visible=False,
+                            )
                     with gr.Column(elem_id="model-right", min_width=260):
                         entry = self._entry(self.first)
                         self.facts = gr.HTML(self._facts(entry), elem_id="model-facts")
-                        self.quantization = gr.Radio(elem_id="model-quantization", label=control("models.quantization"), **self._quantizations(entry))
+                        self.quantization = gr.Radio(
+                            elem_id="model-quantization",
+                            label=control("models.quantization"),
+                            **self._quantizations(entry),
+                        )
                         self.reason = gr.HTML(self._reason(entry, None), elem_id="model-reason")
                         if self.fixed:
                             gr.HTML(f"<p>{span('models.fixed')}</p>", elem_id="model-fixed")
                         with gr.Row(elem_id="model-buttons", visible=not self.fixed):
-                            self.load = gr.Button(control("models.load"), variant="primary", size="sm", elem_id="model-load")
-                            self.cancel = gr.Button(control("models.cancel"), size="sm", elem_id="model-cancel")
+                            self.load = gr.Button(
+                                control("models.load"),
+                                variant="primary",
+                                size="sm",
+                                elem_id="model-load",
+                            )
+                            self.cancel = gr.Button(
+                                control("models.cancel"), size="sm", elem_id="model-cancel"
+                            )
                         self.progress = gr.HTML("", elem_id="model-progress")
                 with gr.Row(elem_id="model-memory"):
-                    self.loaded = gr.Radio(label=control("models.loaded"), elem_id="model-loaded", **self._loaded())
-                    self.unload = gr.Button(control("models.unload"), size="sm", elem_id="model-unload", visible=not self.fixed)
+                    self.loaded = gr.Radio(
+                        label=control("models.loaded"), elem_id="model-loaded", **self._loaded()
+                    )
+                    self.unload = gr.Button(
+                        control("models.unload"),
+                        size="sm",
+                        elem_id="model-unload",
+                        visible=not self.fixed,
+                    )
             self.wanted = gr.State(None)
             self.arrived = gr.State(None)
 
@@ -75,16 +118,49 @@ class ModelPicker:
         others = [self.other] if self.anything else []
         hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         asked = []
-        if self.anything:   # the hub may answer late: not over what was chosen meanwhile
-            asked = [gr.on([self.other.submit, self.other.blur], self.look, [self.choice, self.other], [*looked, self.other], concurrency_limit=4, **hidden)]
-        self.choice.input(self.look, [self.choice, *others], [*looked, *others], cancels=asked, **now)
-        self.quantization.input(self.explain, [self.choice, self.quantization, *others], self.reason, **now)
+        if self.anything:  # the hub may answer late: not over what was chosen meanwhile
+            asked = [
+                gr.on(
+                    [self.other.submit, self.other.blur],
+                    self.look,
+                    [self.choice, self.other],
+                    [*looked, self.other],
+                    concurrency_limit=4,
+                    **hidden,
+                )
+            ]
+        self.choice.input(
+            self.look, [self.choice, *others], [*looked, *others], cancels=asked, **now
+        )
+        self.quantization.input(
+            self.explain, [self.choice, self.quantization, *others], self.reason, **now
+        )
         self.popover.expand(self.refresh, None, self.loaded, **now)
         self.cancel.click(self.request_cancel, None, None, **now)
-        self.unload.click(self.drop, self.loaded, [self.progress, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)
-        return self.load.click(self.prepare, [self.choice, self.quantization, *others], [self.progress, self.wanted], concurrency_limit=4, trigger_mode="once", **hidden).success(
+        self.unload.click(
+            self.drop,
+            self.loaded,
+            [self.progress, self.loaded],
+            concurrency_id="device",
+            concurrency_limit=1,
+            **hidden,
+        )
+        return self.load.click(
+            self.prepare,
+            [self.choice, self.quantization, *others],
+            [self.progress, self.wanted],
+            concurrency_limit=4,
+            trigger_mode="once",
+            **hidden,
+        ).success(
             # after the races that wait already
-            self.bring, self.wanted, [self.progress, self.arrived, self.loaded], concurrency_id="device", concurrency_limit=1, **hidden)
+            self.bring,
+            self.wanted,
+            [self.progress, self.arrived, self.loaded],
+            concurrency_id="device",
+            concurrency_limit=1,
+            **hidden,
+        )
 
     def look(self, choice: Any, other: Any = "") -> list[Any]:
         """What the picker says about the chosen model."""
@@ -92,9 +168,18 @@ class ModelPicker:
         try:
             name = self._name(choice, other)
             entry = self._entry(name)
-            return [self._facts(entry), gr.update(**self._quantizations(entry)), self._reason(entry, None), *field]
+            return [
+                self._facts(entry),
+                gr.update(**self._quantizations(entry)),
+                self._reason(entry, None),
+                *field,
+            ]
         except UserError as error:
-            words = f"<p>{span('models.other.hint')}</p>" if choice == OTHER and not other else complaint(error)
+            words = (
+                f"<p>{span('models.other.hint')}</p>"
+                if choice == OTHER and not other
+                else complaint(error)
+            )
             return [words, gr.skip(), "", *field]
 
     def explain(self, choice: Any, quantization: Any, other: Any = "") -> str:
@@ -107,22 +192,28 @@ class ModelPicker:
         """Other visitors load and unload too."""
         return gr.update(**self._loaded())
 
-    def prepare(self, request: gr.Request, choice: Any, quantization: Any, other: Any = "") -> Iterator[tuple[Any, Wanted | None]]:
+    def prepare(
+        self, request: gr.Request, choice: Any, quantization: Any, other: Any = ""
+    ) -> Iterator[tuple[Any, Wanted | None]]:
         """Everything that needs no device: whether it may be, whether it fits, and the download."""
         job = self.jobs.new(str(request.session_hash))
         try:
             self._check_fixed()
             if quantization not in QUANTIZATIONS:
-                raise UserError(f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
+                raise UserError(
+                    f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}"
+                )
             name = self._name(choice, other)
-            for state in job.run(lambda progress: self._fetch(name, quantization, progress), wait=False):
+            for state in job.run(
+                lambda progress: self._fetch(name, quantization, progress), wait=False
+            ):
                 yield _bar(name, state), None
             yield f'<p role="status">{span("models.waiting", name=name)}</p>', (name, quantization)
         except Cancelled:
             yield self._cancelled(), None
         except UserError as error:
             yield complaint(error), None
-        except Exception as error:   # the edge: a sentence for the visitor, the rest for the log
+        except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
             logger.exception("a model could not be prepared")
             yield complaint(error), None
 
@@ -135,10 +226,17 @@ class ModelPicker:
         job = self.jobs.latest(str(request.session_hash))
         began = time.monotonic()
         try:
-            if job.cancelled.is_set():   # while it waited
+            if job.cancelled.is_set():  # while it waited
                 raise Cancelled
-            arrival: Arrival = yield from self._bars(name, job.run(lambda progress: self.models.load(name, quantization, progress), wait=True))
-            yield self._welcome(arrival, time.monotonic() - began), arrival.key, gr.update(**self._loaded(arrival.key))
+            arrival: Arrival = yield from self._bars(
+                name,
+                job.run(lambda progress: self.models.load(name, quantization, progress), wait=True),
+            )
+            yield (
+                self._welcome(arrival, time.monotonic() - began),
+                arrival.key,
+                gr.update(**self._loaded(arrival.key)),
+            )
         except Cancelled:
             yield self._cancelled(), None, gr.update(**self._loaded())
         except UserError as error:
@@ -147,7 +245,9 @@ class ModelPicker:
             logger.exception("a model could not be loaded")
             yield complaint(error), None, gr.update(**self._loaded())
 
-    def _bars(self, name: str, states: Iterator[tuple[str, int, int]]) -> Iterator[tuple[Any, Any, Any]]:
+    def _bars(
+        self, name: str, states: Iterator[tuple[str, int, int]]
+    ) -> Iterator[tuple[Any, Any, Any]]:
         """A bar for every state; returns what the work returned."""
         while True:
             try:
@@ -164,13 +264,18 @@ class ModelPicker:
             self._check_fixed()
             before = self.models.get(key).memory
             self.models.unload(key)
-            return f'<p role="status">{span("models.left", key=key, memory=amount(before))}</p>', gr.update(**self._loaded())
+            return (
+                f'<p role="status">{span("models.left", key=key, memory=amount(before))}</p>',
+                gr.update(**self._loaded()),
+            )
         except UserError as error:
             return complaint(error), gr.update(**self._loaded())
 
     def _check_fixed(self) -> None:
         if self.fixed:
-            raise UserError(f"the models of this page are fixed ({', '.join(self.models.keys)}): start the app on your own machine for any other")
+            raise UserError(
+                f"the models of this page are fixed ({', '.join(self.models.keys)}): start the app on your own machine for any other"
+            )
 
     def _name(self, choice: Any, other: Any) -> str:
         """What the visitor asks for, where they may. Raises UserError."""
@@ -178,10 +283,14 @@ class ModelPicker:
         if choice == OTHER and self.anything:
             name = str(other or "").strip().strip("\"'")
             if not name:
-                raise UserError("another model needs the path of a folder, or a hub id such as Qwen/Qwen3-0.6B; the field is empty")
+                raise UserError(
+                    "another model needs the path of a folder, or a hub id such as Qwen/Qwen3-0.6B; the field is empty"
+                )
             return str(Path(name).expanduser()) if name.startswith("~") else name
         if name not in self.names:
-            raise UserError(f"this page runs the models of its list ({', '.join(self.names)}); got {name!r}: start the app on your own machine for any other")
+            raise UserError(
+                f"this page runs the models of its list ({', '.join(self.names)}); got {name!r}: start the app on your own machine for any other"
+            )
         return name
 
     def _entry(self, name: str) -> Entry:
@@ -190,12 +299,16 @@ class ModelPicker:
     def _fetch(self, name: str, quantization: str, progress: Progress) -> None:
         progress("Looking at the model", 0, 0)
         entry = self._entry(name)
-        self._plan(entry, quantization)   # what does not fit is not fetched
+        self._plan(entry, quantization)  # what does not fit is not fetched
         if not entry.is_local and not cached(entry.source):
             download(entry.source, progress)
 
     def _plan(self, entry: Entry, quantization: str | None) -> Any:
-        return self.models.plan(Sizes.of(entry.family, entry.shape), int(entry.shape["max_position_embeddings"]), quantization)
+        return self.models.plan(
+            Sizes.of(entry.family, entry.shape),
+            int(entry.shape["max_position_embeddings"]),
+            quantization,
+        )
 
     def _label(self, name: str) -> str:
         if name not in CATALOG:
@@ -205,27 +318,50 @@ class ModelPicker:
 
     def _facts(self, entry: Entry) -> str:
         d = describe(entry, self.device)
-        facts = [f"<h3>{escape(d['label'])}</h3>", f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']), where=slot('where', _where(d)))}</p>",
-                 f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>"]
+        facts = [
+            f"<h3>{escape(d['label'])}</h3>",
+            f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']), where=slot('where', _where(d)))}</p>",
+            f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>",
+        ]
         if d["missing"] and d["published"]:
-            facts.append(f"<p><b>{span('models.not_yet')}</b> {span('models.published', decoders=', '.join(d['missing']), addons=d['published'])}</p>")
+            facts.append(
+                f"<p><b>{span('models.not_yet')}</b> {span('models.published', decoders=', '.join(d['missing']), addons=d['published'])}</p>"
+            )
         elif d["missing"]:
-            none = f" {span('models.untaught', decoders=', '.join(untaught(d)))}" if untaught(d) else ""
-            commands = escape("\n".join([*training(d), f"python app.py --model {entry.source if entry.is_local else d['name']} --addons runs/{d['name']}/addons"]))
-            facts.append(f"<details><summary><b>{span('models.not_yet')}</b> {span('models.lacking', decoders=', '.join(d['missing']), addons=', '.join(lacking(d)))}</summary><pre>{commands}</pre>"
-                         f"<p>{span('models.minutes', minutes=minutes(d), device=RENTED.label)}{none}</p></details>")
+            none = (
+                f" {span('models.untaught', decoders=', '.join(untaught(d)))}"
+                if untaught(d)
+                else ""
+            )
+            commands = escape(
+                "\n".join(
+                    [
+                        *training(d),
+                        f"python app.py --model {entry.source if entry.is_local else d['name']} --addons runs/{d['name']}/addons",
+                    ]
+                )
+            )
+            facts.append(
+                f"<details><summary><b>{span('models.not_yet')}</b> {span('models.lacking', decoders=', '.join(d['missing']), addons=', '.join(lacking(d)))}</summary><pre>{commands}</pre>"
+                f"<p>{span('models.minutes', minutes=minutes(d), device=RENTED.label)}{none}</p></details>"
+            )
         return "".join(facts) + (f"<p>{escape(d['note'])}.</p>" if d["note"] else "")
 
     def _quantizations(self, entry: Entry) -> dict[str, Any]:
         d = describe(entry, self.device)
         default = self._default(entry)
-        return {"value": default, "choices": [
-            (_choice(name, amount(need), name == default, name in d["fits"]), name) for name, need in d["memory"].items()]}
+        return {
+            "value": default,
+            "choices": [
+                (_choice(name, amount(need), name == default, name in d["fits"]), name)
+                for name, need in d["memory"].items()
+            ],
+        }
 
     def _default(self, entry: Entry) -> str:
         try:
             return self._plan(entry, None).quantization
-        except UserError:   # nothing fits; the sentence says so where it is asked for
+        except UserError:  # nothing fits; the sentence says so where it is asked for
             return "nf4"
 
     def _reason(self, entry: Entry, quantization: str | None) -> str:
@@ -235,19 +371,44 @@ class ModelPicker:
             return complaint(error)
         default = self._default(entry)
         name = placement.quantization
-        begin = f"<b>{span('models.by_default', quantization=name)}</b>" if name == default else f"<b>{name}:</b> {span(f'quantization.{name}')};"
-        reasons = placement.reasons if placement.quantization != default else self._plan(entry, None).reasons
+        begin = (
+            f"<b>{span('models.by_default', quantization=name)}</b>"
+            if name == default
+            else f"<b>{name}:</b> {span(f'quantization.{name}')};"
+        )
+        reasons = (
+            placement.reasons
+            if placement.quantization != default
+            else self._plan(entry, None).reasons
+        )
         need = placement.need
-        memory = span("models.memory", weights=amount(need.weights), cache=amount(need.cache), working=amount(need.working))
+        memory = span(
+            "models.memory",
+            weights=amount(need.weights),
+            cache=amount(need.cache),
+            working=amount(need.working),
+        )
         return f"<p>{begin} {escape('; '.join(reasons))}. {memory}</p>"
 
     def _loaded(self, key: str | None = None) -> dict[str, Any]:
         keys = self.models.keys
-        return {"choices": [(f"{key} · {amount(self.models.peek(key).memory)}", key) for key in keys], "value": key or (keys[-1] if keys else None)}
+        return {
+            "choices": [(f"{key} · {amount(self.models.peek(key).memory)}", key) for key in keys],
+            "value": key or (keys[-1] if keys else None),
+        }
 
     def _welcome(self, arrival: Arrival, seconds: float) -> str:
         model = self.models.get(arrival.key)
-        words = [span("models.arrived", key=arrival.key, memory=amount(model.memory), seconds=f"{seconds:.1f}") if arrival.fresh else span("models.was_there", key=arrival.key)]
+        words = [
+            span(
+                "models.arrived",
+                key=arrival.key,
+                memory=amount(model.memory),
+                seconds=f"{seconds:.1f}",
+            )
+            if arrival.fresh
+            else span("models.was_there", key=arrival.key)
+        ]
         if arrival.left:
             words.append(span("models.made_room", keys=", ".join(arrival.left)))
         return f'<p role="status">{" ".join([*words, span("models.used")])}</p>'
@@ -261,7 +422,11 @@ def _bar(name: str, state: tuple[str, int, int]) -> str:
     names = label(STAGES[stage]) if stage in STAGES else f'aria-label="{escape(stage)}"'
     if not total:
         return f'<p role="status">{span("models.stage", name=name, stage=slot("stage", _stage(stage)))}</p><progress {names}></progress>'
-    parts = {"done": done, "total": total} if stage == "Loading the weights" else {"done": amount(done), "total": amount(total)}
+    parts = (
+        {"done": done, "total": total}
+        if stage == "Loading the weights"
+        else {"done": amount(done), "total": amount(total)}
+    )
     much = span("models.tensors" if stage == "Loading the weights" else "models.bytes", **parts)
     return f'<p>{span("models.doing", name=name, stage=slot("stage", _stage(stage)), much=slot("much", much))}</p><progress value="{done}" max="{total}" {names}></progress>'
 
@@ -272,7 +437,13 @@ def complaint(error: Exception) -> str:
 
 
 # What the core says that it does -> key.
-STAGES = {"Beginning": "stage.begin", "Looking at the model": "stage.look", "Downloading": "stage.download", "Checking the weights": "stage.check", "Loading the weights": "stage.load"}
+STAGES = {
+    "Beginning": "stage.begin",
+    "Looking at the model": "stage.look",
+    "Downloading": "stage.download",
+    "Checking the weights": "stage.check",
+    "Loading the weights": "stage.load",
+}
 
 
 def _stage(stage: str) -> str:
@@ -284,7 +455,14 @@ def _where(described: dict[str, Any]) -> str:
     source = described["source"]
     if source == "assets":
         return span("where.ships")
-    return span("where.folder" if Path(source).is_absolute() else "where.here" if described["here"] else "where.hub", source=source)
+    return span(
+        "where.folder"
+        if Path(source).is_absolute()
+        else "where.here"
+        if described["here"]
+        else "where.hub",
+        source=source,
+    )
 
 
 def _choice(name: str, memory: str, default: bool, fits: bool) -> str:

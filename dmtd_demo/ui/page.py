@@ -1,4 +1,5 @@
 """The page: its layout and its wiring."""
+
 from __future__ import annotations
 
 import contextlib
@@ -42,15 +43,26 @@ PANELS_SHOWN = 3
 # the first four that the model can run; the fourth is hidden at first
 DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")
 WAITING_VISITORS = 16
-CLASS = 100   # that many may wait where a class shares the page
-LAST_EVENT_SECONDS = 0.1   # between the end of a race and its whole record
+CLASS = 100  # that many may wait where a class shares the page
+LAST_EVENT_SECONDS = 0.1  # between the end of a race and its whole record
 # between two looks of Gradio's queue whether a race was asked for: by itself it looks a thousand
 # times a second, each time taking the interpreter's lock from the race
 QUEUE_SECONDS = 0.02
-CHAT_SECONDS = 6 * 3600   # a chat that nobody has touched for so long is dropped
+CHAT_SECONDS = 6 * 3600  # a chat that nobody has touched for so long is dropped
 
 # by hint.<element id>
-EXPLAINED = ("panels", "max-tokens", "seed", "temperature", "top-k", "top-p", "system", "thinking", "regenerate", "edit-last")
+EXPLAINED = (
+    "panels",
+    "max-tokens",
+    "seed",
+    "temperature",
+    "top-k",
+    "top-p",
+    "system",
+    "thinking",
+    "regenerate",
+    "edit-last",
+)
 
 
 def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpec]:
@@ -59,7 +71,11 @@ def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpe
         raise UserError(f"a page has at most {MOST_PANELS} panels; got {len(given)}")
     for spec in given:
         PANELS[spec.decoder].resolve(make_decoder(spec).options, model)
-    specs = [*given] + [spec for spec in map(parse_panel, DEFAULT_PANELS) if not DECODERS[spec.decoder].missing(model) and spec not in given]
+    specs = [*given] + [
+        spec
+        for spec in map(parse_panel, DEFAULT_PANELS)
+        if not DECODERS[spec.decoder].missing(model) and spec not in given
+    ]
     return [*specs, *[parse_panel("ar")] * MOST_PANELS][:MOST_PANELS]
 
 
@@ -69,8 +85,15 @@ class Page:
     models: those that are there at the start. anything: whether visitors may load any folder or hub id. allowance: of each visitor. train: whether they may train add-ons.
     panels: those to begin with; the servers of remote ones among them are the only ones that can be asked. lecture: where a class shares the page."""
 
-    def __init__(self, models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False, panels: Sequence[PanelSpec] = (),
-                 lecture: Lecture | None = None) -> None:
+    def __init__(
+        self,
+        models: Residents,
+        anything: bool = False,
+        allowance: Allowance = Allowance(),
+        train: bool = False,
+        panels: Sequence[PanelSpec] = (),
+        lecture: Lecture | None = None,
+    ) -> None:
         self.models = models
         self.lecture = lecture
         self.turns = Turns() if lecture else None
@@ -87,26 +110,57 @@ class Page:
         self.servers = {str(spec): spec for spec in panels if spec.decoder == Remote.name}
 
     def build(self) -> gr.Blocks:
-        with gr.Blocks(title=english("page.title"), analytics_enabled=False, fill_width=True) as page:
-            head = gr.HTML(header(self.first, self.lecture is not None), js_on_load=HEADER_SCRIPT, apply_default_css=False, elem_id="head")
+        with gr.Blocks(
+            title=english("page.title"), analytics_enabled=False, fill_width=True
+        ) as page:
+            head = gr.HTML(
+                header(self.first, self.lecture is not None),
+                js_on_load=HEADER_SCRIPT,
+                apply_default_css=False,
+                elem_id="head",
+            )
             self.tour = Tour()
             self.picker.build()
             with gr.Row(elem_id="ask"):
-                self.prompt = gr.Textbox(FIRST_PROMPT, lines=1, max_lines=6, show_label=False, container=False, elem_id="prompt",
-                                         placeholder=control("control.prompt"))
+                self.prompt = gr.Textbox(
+                    FIRST_PROMPT,
+                    lines=1,
+                    max_lines=6,
+                    show_label=False,
+                    container=False,
+                    elem_id="prompt",
+                    placeholder=control("control.prompt"),
+                )
                 with gr.Row(elem_id="buttons"):
                     self.run = gr.Button(control("control.run"), variant="primary", elem_id="run")
                     self.stop = gr.Button(control("control.stop"), elem_id="stop")
-                    self.again = gr.Button(control("control.regenerate"), elem_id="regenerate", elem_classes="with-turn")
-                    self.edit = gr.Button(control("control.edit_last"), elem_id="edit-last", elem_classes="with-turn")
+                    self.again = gr.Button(
+                        control("control.regenerate"),
+                        elem_id="regenerate",
+                        elem_classes="with-turn",
+                    )
+                    self.edit = gr.Button(
+                        control("control.edit_last"), elem_id="edit-last", elem_classes="with-turn"
+                    )
                     self.new_chat = gr.Button(control("control.new_chat"), elem_id="new-chat")
             with gr.Row(elem_id="strip"):
                 self._examples()
                 self._settings()
             with gr.Row(elem_id="panel-row"):
-                self.panels = [controls.PanelControls(self.models, index, spec, index < self.shown, self.servers) for index, spec in enumerate(self.specs)]
+                self.panels = [
+                    controls.PanelControls(
+                        self.models, index, spec, index < self.shown, self.servers
+                    )
+                    for index, spec in enumerate(self.specs)
+                ]
             hints = {name: f"hint.{name}" for name in EXPLAINED} | controls.option_hints()
-            self.view = RaceView(wire.layout(self.shown), hints, serve_plotly(), replay_file.template(), elem_id="race")
+            self.view = RaceView(
+                wire.layout(self.shown),
+                hints,
+                serve_plotly(),
+                replay_file.template(),
+                elem_id="race",
+            )
             if self.training:
                 self.training.build()
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
@@ -114,7 +168,7 @@ class Page:
             self.question = gr.Textbox(visible=False)
             self.run_id = gr.Textbox(visible=False)
             self.lines_taken = gr.Number(visible=False, precision=0)
-            self.take = gr.Button("", elem_id="take")   # the page's script presses it
+            self.take = gr.Button("", elem_id="take")  # the page's script presses it
             self.how = gr.Textbox(visible=False)
             self._wire(page)
             # Gradio's page else goes through the outputs of all events so far at each event of a
@@ -128,66 +182,226 @@ class Page:
     def _examples(self) -> None:
         with gr.Row(elem_id="examples"):
             for name, text in EXAMPLES:
-                gr.Button(control(name), size="sm").click(None, None, self.prompt, js=f"() => {json.dumps(text)}", show_progress="hidden")
+                gr.Button(control(name), size="sm").click(
+                    None, None, self.prompt, js=f"() => {json.dumps(text)}", show_progress="hidden"
+                )
 
     def _settings(self) -> None:
         with gr.Row(elem_id="settings"):
-            with gr.Accordion(control("control.presets"), open=False, elem_id="presets", elem_classes="popover"):
+            with gr.Accordion(
+                control("control.presets"), open=False, elem_id="presets", elem_classes="popover"
+            ):
                 with gr.Column(elem_id="preset-list"):
                     self.presets = [self._preset(*preset) for preset in PRESETS]
-                    self.link = gr.Button(control("control.copy_link"), size="sm", elem_id="copy-link")
-            self.count = controls.OpenNumber(self.shown, label=control("control.panels"), minimum=FEWEST_PANELS, maximum=MOST_PANELS, step=1,
-                                             elem_id="panels", min_width=60)
-            self.max_tokens = controls.OpenNumber(256, label=control("control.max_tokens"), minimum=1, step=1, elem_id="max-tokens", min_width=60)
-            self.seed = controls.OpenNumber(0, label=control("control.seed"), minimum=0, step=1, elem_id="seed", min_width=60)
-            with gr.Accordion(control("control.sampling"), open=False, elem_id="sampling", elem_classes="popover"):
+                    self.link = gr.Button(
+                        control("control.copy_link"), size="sm", elem_id="copy-link"
+                    )
+            self.count = controls.OpenNumber(
+                self.shown,
+                label=control("control.panels"),
+                minimum=FEWEST_PANELS,
+                maximum=MOST_PANELS,
+                step=1,
+                elem_id="panels",
+                min_width=60,
+            )
+            self.max_tokens = controls.OpenNumber(
+                256,
+                label=control("control.max_tokens"),
+                minimum=1,
+                step=1,
+                elem_id="max-tokens",
+                min_width=60,
+            )
+            self.seed = controls.OpenNumber(
+                0, label=control("control.seed"), minimum=0, step=1, elem_id="seed", min_width=60
+            )
+            with gr.Accordion(
+                control("control.sampling"), open=False, elem_id="sampling", elem_classes="popover"
+            ):
                 with gr.Row(elem_id="sampling-row"):
-                    self.temperature = controls.OpenNumber(0, label=control("control.temperature"), minimum=0, step=0.1, elem_id="temperature", min_width=60)
-                    self.top_k = controls.OpenNumber(0, label=control("control.top_k"), minimum=0, step=1, elem_id="top-k", min_width=60)
-                    self.top_p = controls.OpenNumber(1, label=control("control.top_p"), minimum=0, maximum=1, step=0.05, elem_id="top-p", min_width=60)
-            with gr.Accordion(control("control.system"), open=False, elem_id="system-prompt", elem_classes="popover"):
+                    self.temperature = controls.OpenNumber(
+                        0,
+                        label=control("control.temperature"),
+                        minimum=0,
+                        step=0.1,
+                        elem_id="temperature",
+                        min_width=60,
+                    )
+                    self.top_k = controls.OpenNumber(
+                        0,
+                        label=control("control.top_k"),
+                        minimum=0,
+                        step=1,
+                        elem_id="top-k",
+                        min_width=60,
+                    )
+                    self.top_p = controls.OpenNumber(
+                        1,
+                        label=control("control.top_p"),
+                        minimum=0,
+                        maximum=1,
+                        step=0.05,
+                        elem_id="top-p",
+                        min_width=60,
+                    )
+            with gr.Accordion(
+                control("control.system"),
+                open=False,
+                elem_id="system-prompt",
+                elem_classes="popover",
+            ):
                 with gr.Column(elem_id="system-box"):
-                    self.system = gr.Textbox("", lines=3, max_lines=8, label=control("control.system_prompt"), elem_id="system", placeholder=control("control.none"))
-                    self.thinking = gr.Checkbox(False, label=control("control.thinking"), visible=can_think(self.first.tokenizer), elem_id="thinking")
+                    self.system = gr.Textbox(
+                        "",
+                        lines=3,
+                        max_lines=8,
+                        label=control("control.system_prompt"),
+                        elem_id="system",
+                        placeholder=control("control.none"),
+                    )
+                    self.thinking = gr.Checkbox(
+                        False,
+                        label=control("control.thinking"),
+                        visible=can_think(self.first.tokenizer),
+                        elem_id="thinking",
+                    )
 
-    def _preset(self, name: str, panels: tuple[str, ...], prompt: str) -> tuple[gr.Button, links.Comparison]:
+    def _preset(
+        self, name: str, panels: tuple[str, ...], prompt: str
+    ) -> tuple[gr.Button, links.Comparison]:
         comparison = links.Comparison(prompt, tuple(map(parse_panel, panels)), None, Sampling())
-        return gr.Button(control(name), size="sm", visible=_can_run(self.first, comparison.panels)), comparison
+        return gr.Button(
+            control(name), size="sm", visible=_can_run(self.first, comparison.panels)
+        ), comparison
 
     def _wire(self, page: gr.Blocks) -> None:
-        now: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        settings = [self.count, self.max_tokens, self.seed, self.temperature, self.top_k, self.top_p, self.system, self.thinking]
+        now: dict[str, Any] = {
+            "queue": False,
+            "show_progress": "hidden",
+            "api_visibility": "private",
+        }
+        settings = [
+            self.count,
+            self.max_tokens,
+            self.seed,
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.system,
+            self.thinking,
+        ]
         panel_inputs = [component for panel in self.panels for component in panel.inputs]
         controls_now = [self.prompt, *settings, *panel_inputs]
-        pressed = gr.on([self.run.click, self.prompt.submit, self.again.click], None, controls_now, self.question, js="(...values) => window.dmtdRace.start(values)", **now)
-        racing = pressed.success(self.race, [self.question, self.chat], [self.view, self.chat], concurrency_id="device", concurrency_limit=None if self.turns else 1, trigger_mode="once",
-                                 show_progress="hidden", api_visibility="private")
+        pressed = gr.on(
+            [self.run.click, self.prompt.submit, self.again.click],
+            None,
+            controls_now,
+            self.question,
+            js="(...values) => window.dmtdRace.start(values)",
+            **now,
+        )
+        racing = pressed.success(
+            self.race,
+            [self.question, self.chat],
+            [self.view, self.chat],
+            concurrency_id="device",
+            concurrency_limit=None if self.turns else 1,
+            trigger_mode="once",
+            show_progress="hidden",
+            api_visibility="private",
+        )
         racing.success(None, None, None, js="() => { window.dmtdRace.settled(); }")
-        racing.failure(None, None, None, js="() => { window.dmtdRace.failed(); window.dmtdRace.settled(); }")
-        self.stop.click(self.request_stop, self.run_id, None, js="() => window.dmtdRace.stop()", **now)
-        self.take.click(self.note_taken, [self.run_id, self.lines_taken], None, js="() => window.dmtdRace.taken()", **now)
-        self.new_chat.click(self.start_over, [self.run_id, self.count], [self.view, self.chat], js="(id, count) => [window.dmtdRace.forget(), count]", **now)
-        self.edit.click(self.edit_last, [self.how, self.prompt, self.chat], self.prompt, js="(how, prompt, chat) => [...window.dmtdRace.edit(prompt), chat]", **now)
-        compared = [self.prompt, *settings, *(part for panel in self.panels for part in (panel.column, *panel.inputs, panel.sentence)), self.view]
+        racing.failure(
+            None, None, None, js="() => { window.dmtdRace.failed(); window.dmtdRace.settled(); }"
+        )
+        self.stop.click(
+            self.request_stop, self.run_id, None, js="() => window.dmtdRace.stop()", **now
+        )
+        self.take.click(
+            self.note_taken,
+            [self.run_id, self.lines_taken],
+            None,
+            js="() => window.dmtdRace.taken()",
+            **now,
+        )
+        self.new_chat.click(
+            self.start_over,
+            [self.run_id, self.count],
+            [self.view, self.chat],
+            js="(id, count) => [window.dmtdRace.forget(), count]",
+            **now,
+        )
+        self.edit.click(
+            self.edit_last,
+            [self.how, self.prompt, self.chat],
+            self.prompt,
+            js="(how, prompt, chat) => [...window.dmtdRace.edit(prompt), chat]",
+            **now,
+        )
+        compared = [
+            self.prompt,
+            *settings,
+            *(
+                part
+                for panel in self.panels
+                for part in (panel.column, *panel.inputs, panel.sentence)
+            ),
+            self.view,
+        ]
         keys = [panel.model for panel in self.panels]
         for button, comparison in self.presets:
             button.click(partial(self.show_comparison, comparison), keys, compared, **now)
-        self.tour.wire(self.models, [self.prompt, *settings], self.panels, compared, self.show_comparison, now)
+        self.tour.wire(
+            self.models, [self.prompt, *settings], self.panels, compared, self.show_comparison, now
+        )
         line = gr.Textbox(visible=False)
         controls_of = [part for panel in self.panels for part in (*panel.inputs, panel.sentence)]
         adopted = [*controls_of, *(button for button, _ in self.presets), self.thinking, line]
-        show_lines: dict[str, Any] = {"fn": None, "inputs": line, "outputs": None, "js": SHOW_LINES, "show_progress": "hidden"}
-        self.picker.wire(now).success(self.adopt, [self.picker.arrived, *panel_inputs], adopted, **now).then(**show_lines)
+        show_lines: dict[str, Any] = {
+            "fn": None,
+            "inputs": line,
+            "outputs": None,
+            "js": SHOW_LINES,
+            "show_progress": "hidden",
+        }
+        self.picker.wire(now).success(
+            self.adopt, [self.picker.arrived, *panel_inputs], adopted, **now
+        ).then(**show_lines)
         if self.training:
             for trained in self.training.wire(now):
-                trained.success(self.learned, [self.training.arrived, *panel_inputs], [*controls_of, *(button for button, _ in self.presets)], **now)
+                trained.success(
+                    self.learned,
+                    [self.training.arrived, *panel_inputs],
+                    [*controls_of, *(button for button, _ in self.presets)],
+                    **now,
+                )
         for index, panel in enumerate(self.panels):
-            panel.model.input(partial(self.change_model, index), panel_inputs, [*panel.inputs, panel.sentence, line], **now).then(**show_lines)
-        page.load(self.arrive, None, adopted, **now).then(**show_lines).then(self.open_link, keys, compared, **now)
+            panel.model.input(
+                partial(self.change_model, index),
+                panel_inputs,
+                [*panel.inputs, panel.sentence, line],
+                **now,
+            ).then(**show_lines)
+        page.load(self.arrive, None, adopted, **now).then(**show_lines).then(
+            self.open_link, keys, compared, **now
+        )
         address = gr.Textbox(visible=False)
-        self.link.click(None, controls_now, self.question, js="(...values) => window.dmtdRace.question(values)", **now).success(self.address, self.question, address, **now).success(
-            None, address, None, js="(query) => { window.dmtdRace.copyLink(query); }", **now)
-        self.count.input(self.show_panels, self.count, [self.view, *(panel.column for panel in self.panels)], **now)
+        self.link.click(
+            None,
+            controls_now,
+            self.question,
+            js="(...values) => window.dmtdRace.question(values)",
+            **now,
+        ).success(self.address, self.question, address, **now).success(
+            None, address, None, js="(query) => { window.dmtdRace.copyLink(query); }", **now
+        )
+        self.count.input(
+            self.show_panels,
+            self.count,
+            [self.view, *(panel.column for panel in self.panels)],
+            **now,
+        )
         page.unload(self.leave)
 
     def race(self, request: gr.Request, asked: str, chat: Chat) -> Iterator[tuple[Any, Any]]:
@@ -198,24 +412,36 @@ class Page:
                 run, how = question.run, question.how
                 flag = self.stops.flag(request.session_hash, run)
                 keys, specs = self._chosen(question)
-                models = held.enter_context(self.models.using(keys))   # until the race is over
+                models = held.enter_context(self.models.using(keys))  # until the race is over
                 sampling = question.sampling
                 if how == "again" and not chat.prompt:
                     raise UserError("no prompt was asked yet that could be asked again")
                 if how == "tour":
                     chat = Chat()
-                conversations = chat.asked(chat.prompt if how == "again" else question.prompt, len(specs), again=how in ("edit", "again"))
+                conversations = chat.asked(
+                    chat.prompt if how == "again" else question.prompt,
+                    len(specs),
+                    again=how in ("edit", "again"),
+                )
                 prompt = conversations[0][-1]["content"]
                 check_text(prompt)
                 self.turnstile.allowance.check(prompt, question.max_new_tokens, len(specs))
                 self.turnstile.enter(address_of(request))
-                wanted = stream.Wanted(run, specs, instructed(conversations, question.system), sampling, question.max_new_tokens,
-                                       question.thinking and any(can_think(model.tokenizer) for model in models))
+                wanted = stream.Wanted(
+                    run,
+                    specs,
+                    instructed(conversations, question.system),
+                    sampling,
+                    question.max_new_tokens,
+                    question.thinking and any(can_think(model.tokenizer) for model in models),
+                )
             except UserError as error:
                 yield wire.refusal(run, str(error)), gr.skip()
                 return
             if self.turns:
-                ahead = held.enter_context(self.turns.waiting(address_of(request), self._lectures(request)))
+                ahead = held.enter_context(
+                    self.turns.waiting(address_of(request), self._lectures(request))
+                )
                 shown = 0
                 while (count := ahead()) and not flag.stop.is_set():
                     if count != shown:
@@ -224,7 +450,9 @@ class Page:
                 if count:
                     yield wire.refusal(run, "", "stopped"), gr.skip()
                     return
-            running = stream.Stream(models, wanted, flag.stop.is_set, lambda: flag.taken, self.racing)
+            running = stream.Stream(
+                models, wanted, flag.stop.is_set, lambda: flag.taken, self.racing
+            )
             for text in running.events():
                 if self._lectures(request):
                     self.lecture.publish(running.record)
@@ -232,11 +460,18 @@ class Page:
             # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
             time.sleep(LAST_EVENT_SECONDS)
             kept = running.answers and not flag.forget and how != "tour"
-            yield running.record.whole(), answered(conversations, running.answers) if kept else gr.skip()
+            yield (
+                running.record.whole(),
+                answered(conversations, running.answers) if kept else gr.skip(),
+            )
 
     def _lectures(self, request: gr.Request) -> bool:
         """Whether a request comes from this machine itself; what a proxy on it passes on does not."""
-        return self.lecture is not None and "x-forwarded-for" not in request.headers and self.lecture.is_lecturer(address_of(request))
+        return (
+            self.lecture is not None
+            and "x-forwarded-for" not in request.headers
+            and self.lecture.is_lecturer(address_of(request))
+        )
 
     def _chosen(self, question: Question) -> tuple[list[Any], list[PanelSpec]]:
         """The models' keys and the panels that it names. Raises UserError."""
@@ -244,7 +479,9 @@ class Page:
         if count not in range(FEWEST_PANELS, MOST_PANELS + 1):
             raise UserError(f"a race needs {FEWEST_PANELS} to {MOST_PANELS} panels; got {count}")
         if len(question.panels) != sum(len(panel.inputs) for panel in self.panels):
-            raise UserError(f"a race needs the values of {len(self.panels)} panels' controls; got {len(question.panels)} values")
+            raise UserError(
+                f"a race needs the values of {len(self.panels)} panels' controls; got {len(question.panels)} values"
+            )
         rows = self._rows(question.panels)[:count]
         keys = [panel.key(row) for panel, row in zip(self.panels, rows)]
         specs = [panel.spec(row) for panel, row in zip(self.panels, rows)]
@@ -256,15 +493,31 @@ class Page:
     def _rows(self, values: Sequence[Any]) -> list[list[Any]]:
         """The values of each panel's inputs."""
         width = len(self.panels[0].inputs)
-        return [list(values[index * width:(index + 1) * width]) for index in range(len(self.panels))]
+        return [
+            list(values[index * width : (index + 1) * width]) for index in range(len(self.panels))
+        ]
 
     def adopt(self, key: str | None, *values: Any) -> list[Any]:
         """A model has come: all panels of this visitor use it."""
         if not key:
-            return [gr.skip()] * (sum(len(panel.inputs) + 1 for panel in self.panels) + len(self.presets) + 2)
+            return [gr.skip()] * (
+                sum(len(panel.inputs) + 1 for panel in self.panels) + len(self.presets) + 2
+            )
         model = self.models.peek(key)
-        parts = [part for panel, row in zip(self.panels, self._rows(values)) for part in panel.show_model(key, row)]
-        return [*parts, *(gr.update(visible=_can_run(model, comparison.panels)) for _, comparison in self.presets), gr.update(visible=can_think(model.tokenizer)), model_lines([model] * len(self.panels))]
+        parts = [
+            part
+            for panel, row in zip(self.panels, self._rows(values))
+            for part in panel.show_model(key, row)
+        ]
+        return [
+            *parts,
+            *(
+                gr.update(visible=_can_run(model, comparison.panels))
+                for _, comparison in self.presets
+            ),
+            gr.update(visible=can_think(model.tokenizer)),
+            model_lines([model] * len(self.panels)),
+        ]
 
     def learned(self, key: str | None, *values: Any) -> list[Any]:
         """A model has other add-ons: the panels on it take their default thresholds, and decoders that it could not run before can be chosen."""
@@ -274,8 +527,22 @@ class Page:
                 parts += [gr.skip()] * (len(panel.inputs) + 1)
                 continue
             spec = panel.spec_or_default(row)
-            parts += panel.show_spec(PanelSpec(spec.decoder, {name: value for name, value in spec.options.items() if name != "threshold"}), key)
-        return [*parts, *(gr.skip() if key is None else gr.update(visible=_can_run(self.models.peek(key), comparison.panels)) for _, comparison in self.presets)]
+            parts += panel.show_spec(
+                PanelSpec(
+                    spec.decoder,
+                    {name: value for name, value in spec.options.items() if name != "threshold"},
+                ),
+                key,
+            )
+        return [
+            *parts,
+            *(
+                gr.skip()
+                if key is None
+                else gr.update(visible=_can_run(self.models.peek(key), comparison.panels))
+                for _, comparison in self.presets
+            ),
+        ]
 
     def arrive(self) -> list[Any]:
         """A new visitor: the page was built for the model that was there at the start, which may have left, or be no longer the only one."""
@@ -289,25 +556,52 @@ class Page:
         """One panel gets another of the models in memory."""
         rows = self._rows(values)
         models = [self.models.peek(panel.key(row)) for panel, row in zip(self.panels, rows)]
-        return [*self.panels[index].show_model(self.panels[index].key(rows[index]), rows[index]), model_lines(models)]
+        return [
+            *self.panels[index].show_model(self.panels[index].key(rows[index]), rows[index]),
+            model_lines(models),
+        ]
 
     def show_comparison(self, comparison: links.Comparison, *keys: Any) -> list[Any]:
         """Updates that put a comparison on the page; the race on screen stays where the number of panels does."""
         keep = gr.skip()
         sampling, panels = comparison.sampling, comparison.panels
-        settings = [len(panels) or keep, comparison.max_new_tokens or keep, sampling.seed, sampling.temperature, sampling.top_k, sampling.top_p,
-                    keep if comparison.system is None else comparison.system, keep if comparison.thinking is None else comparison.thinking]
+        settings = [
+            len(panels) or keep,
+            comparison.max_new_tokens or keep,
+            sampling.seed,
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+            keep if comparison.system is None else comparison.system,
+            keep if comparison.thinking is None else comparison.thinking,
+        ]
         parts: list[Any] = []
         for index, panel in enumerate(self.panels):
-            parts += [gr.update(visible=index < len(panels)), *panel.show_spec(panels[index], keys[index])] if index < len(panels) else [
-                gr.update(visible=False) if panels else keep, *[keep] * (len(panel.inputs) + 1)]
-        return [keep if comparison.prompt is None else comparison.prompt, *settings, *parts, wire.layout(len(panels)) if panels else keep]
+            parts += (
+                [
+                    gr.update(visible=index < len(panels)),
+                    *panel.show_spec(panels[index], keys[index]),
+                ]
+                if index < len(panels)
+                else [
+                    gr.update(visible=False) if panels else keep,
+                    *[keep] * (len(panel.inputs) + 1),
+                ]
+            )
+        return [
+            keep if comparison.prompt is None else comparison.prompt,
+            *settings,
+            *parts,
+            wire.layout(len(panels)) if panels else keep,
+        ]
 
     def open_link(self, request: gr.Request, *keys: Any) -> list[Any]:
         """The comparison that the address of the page asks for, if it asks for one."""
         nothing = [gr.skip()] * (9 + sum(len(panel.inputs) + 2 for panel in self.panels))
         try:
-            comparison = links.comparison(str(request.query_params), self.models.peek(keys[0]), self.servers)
+            comparison = links.comparison(
+                str(request.query_params), self.models.peek(keys[0]), self.servers
+            )
         except UserError as error:
             return [*nothing, wire.refusal("", f"The link cannot be opened: {error}.")]
         return self.show_comparison(comparison, *keys) if comparison else [*nothing, gr.skip()]
@@ -316,7 +610,14 @@ class Page:
         """The query of a link to the controls as they stand; empty, and said so by the page, where they ask for no race."""
         try:
             question = Question.of(asked)
-            return links.query(question.prompt, self._chosen(question)[1], question.max_new_tokens, question.sampling, question.system, bool(question.thinking))
+            return links.query(
+                question.prompt,
+                self._chosen(question)[1],
+                question.max_new_tokens,
+                question.sampling,
+                question.system,
+                bool(question.thinking),
+            )
         except UserError:
             return ""
 
@@ -331,7 +632,9 @@ class Page:
         flag = self.stops.flag(request.session_hash, run)
         flag.forget = True
         flag.stop.set()
-        return wire.layout(count if count in range(FEWEST_PANELS, MOST_PANELS + 1) else self.shown, clear=True), Chat()
+        return wire.layout(
+            count if count in range(FEWEST_PANELS, MOST_PANELS + 1) else self.shown, clear=True
+        ), Chat()
 
     def edit_last(self, how: str, text: str, chat: Chat) -> str:
         """The last prompt, to be edited in the box; or, as the visitor gives that up, the text that stood there."""
@@ -339,8 +642,11 @@ class Page:
 
     def show_panels(self, count: Any) -> list[Any]:
         if count not in range(FEWEST_PANELS, MOST_PANELS + 1):
-            return [gr.skip()] * (1 + len(self.panels))   # half-typed, or wrong: Run says so
-        return [wire.layout(count), *(gr.update(visible=index < count) for index in range(len(self.panels)))]
+            return [gr.skip()] * (1 + len(self.panels))  # half-typed, or wrong: Run says so
+        return [
+            wire.layout(count),
+            *(gr.update(visible=index < count) for index in range(len(self.panels))),
+        ]
 
     def leave(self, request: gr.Request) -> None:
         if request.session_hash:
@@ -354,6 +660,12 @@ def _can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
     return not any(DECODERS[panel.decoder].missing(model) for panel in panels)
 
 
-def build(models: Residents, anything: bool = False, allowance: Allowance = Allowance(), train: bool = False, panels: Sequence[PanelSpec] = (),
-          lecture: Lecture | None = None) -> gr.Blocks:
+def build(
+    models: Residents,
+    anything: bool = False,
+    allowance: Allowance = Allowance(),
+    train: bool = False,
+    panels: Sequence[PanelSpec] = (),
+    lecture: Lecture | None = None,
+) -> gr.Blocks:
     return Page(models, anything, allowance, train, panels, lecture).build()

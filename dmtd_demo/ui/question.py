@@ -2,6 +2,7 @@
 
 One input in place of sixty: at each event of a race Gradio's page goes through all inputs of the events that were sent, which took 7 ms, 20 times a second.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,18 +13,32 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Sampling
 
 # in the order of the controls; those of the panels follow
-SETTINGS = ("prompt", "count", "max_tokens", "seed", "temperature", "top_k", "top_p", "system", "thinking")
+SETTINGS = (
+    "prompt",
+    "count",
+    "max_tokens",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "system",
+    "thinking",
+)
 
 
 def whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{name} needs a whole number; got {'an empty field' if value is None else value}")
+        raise UserError(
+            f"{name} needs a whole number; got {'an empty field' if value is None else value}"
+        )
     return value
 
 
 def number(name: str, value: Any) -> float:
     if not isinstance(value, (int, float)):
-        raise UserError(f"{name} needs a number; got {'an empty field' if value is None else value}")
+        raise UserError(
+            f"{name} needs a number; got {'an empty field' if value is None else value}"
+        )
     return float(value)
 
 
@@ -32,6 +47,7 @@ class Question:
     """run: the id that the page gave the race. how: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the conversation. panels: the values of all panels' controls.
 
     What the controls hold is checked as it is used, so that the visitor gets a sentence in the race view."""
+
     run: str
     how: str
     prompt: str
@@ -50,18 +66,32 @@ class Question:
         """From the script's JSON: the run, how, and the values of the controls in their order (`SETTINGS`). Raises UserError where it is another's."""
         try:
             run, how, values = json.loads(text)
-            settings = dict(zip(SETTINGS, values[:len(SETTINGS)], strict=True))
-            question = cls(run=run, how=how, **settings | {"system": settings["system"] or ""}, panels=values[len(SETTINGS):])
-            if not all(isinstance(part, str) for part in (run, how, question.prompt, question.system)):
+            settings = dict(zip(SETTINGS, values[: len(SETTINGS)], strict=True))
+            question = cls(
+                run=run,
+                how=how,
+                **settings | {"system": settings["system"] or ""},
+                panels=values[len(SETTINGS) :],
+            )
+            if not all(
+                isinstance(part, str) for part in (run, how, question.prompt, question.system)
+            ):
                 raise TypeError
         except (ValueError, TypeError, RecursionError):
-            raise UserError("a race needs to be asked for as this page's script does; got something else") from None
+            raise UserError(
+                "a race needs to be asked for as this page's script does; got something else"
+            ) from None
         return question
 
     @property
     def sampling(self) -> Sampling:
         """Raises UserError."""
-        return Sampling(temperature=number("Temperature", self.temperature), top_k=whole("Top-k", self.top_k), top_p=number("Top-p", self.top_p), seed=whole("Seed", self.seed))
+        return Sampling(
+            temperature=number("Temperature", self.temperature),
+            top_k=whole("Top-k", self.top_k),
+            top_p=number("Top-p", self.top_p),
+            seed=whole("Seed", self.seed),
+        )
 
     @property
     def max_new_tokens(self) -> int:

@@ -1,4 +1,5 @@
 """The race view: one gr.HTML component whose script (assets/race/*.js) draws a race from a growing JSON-lines string."""
+
 from __future__ import annotations
 
 import json
@@ -30,10 +31,23 @@ class RaceView(gr.HTML):
     """
 
     # Gradio builds the component anew, without a value, for an update of its properties.
-    def __init__(self, value: str | None = None, hints: dict[str, str] | None = None, plotly: str = "", template: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        value: str | None = None,
+        hints: dict[str, str] | None = None,
+        plotly: str = "",
+        template: str = "",
+        **kwargs: Any,
+    ) -> None:
         # not properties: Gradio's page compares all of those at every event
         given = json.dumps({"hints": hints or {}, "plotly": plotly, "template": template})
-        super().__init__(value, html_template=TEMPLATE, js_on_load=f"const given = {given};\n{script()}", apply_default_css=False, **kwargs)
+        super().__init__(
+            value,
+            html_template=TEMPLATE,
+            js_on_load=f"const given = {given};\n{script()}",
+            apply_default_css=False,
+            **kwargs,
+        )
 
     def postprocess(self, value: str | None) -> str | None:
         # data for the script, never HTML: gr.HTML's own search for <script> tags in it would be for

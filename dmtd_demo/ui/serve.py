@@ -1,4 +1,5 @@
 """Open the page: everything that Gradio takes at launch."""
+
 from __future__ import annotations
 
 import os
@@ -22,22 +23,55 @@ from dmtd_demo.ui.sessions import SESSIONS, Sessions
 from dmtd_demo.ui.theme import theme
 from dmtd_demo.web.files import ICON, STYLE
 
-THREADS = 200   # where a class shares the page: each race that waits holds one
+THREADS = 200  # where a class shares the page: each race that waits holds one
 TRAINING = "They can train add-ons, which are written under runs/ and keep the machine from everybody else meanwhile; other files they cannot read or write here."
 
 
-def opened(host: str | None, share: bool, allowance: Allowance, train: bool = False, servers: Sequence[str] = (), lecture: Lecture | None = None) -> str:
+def opened(
+    host: str | None,
+    share: bool,
+    allowance: Allowance,
+    train: bool = False,
+    servers: Sequence[str] = (),
+    lecture: Lecture | None = None,
+) -> str:
     """What whoever starts a page that others can reach has to know."""
-    where = "by everybody who has its link" if share else "by everybody who opens this Space" if os.environ.get("SPACE_ID") else f"at {host or os.environ.get('GRADIO_SERVER_NAME')} by everybody in the network"
-    limits = [f"{number:,} {what}" for what, number in (("characters of prompt", allowance.prompt_characters), ("new tokens a panel", allowance.new_tokens), ("panels", allowance.panels),
-                                                        ("races a minute for one address", allowance.races_per_minute)) if number]
-    what = "race the models that are in memory, each race on a GPU that is lent for it" if on_zero_gpu() else "race, load and unload the models of the list, one after another on this machine"
+    where = (
+        "by everybody who has its link"
+        if share
+        else "by everybody who opens this Space"
+        if os.environ.get("SPACE_ID")
+        else f"at {host or os.environ.get('GRADIO_SERVER_NAME')} by everybody in the network"
+    )
+    limits = [
+        f"{number:,} {what}"
+        for what, number in (
+            ("characters of prompt", allowance.prompt_characters),
+            ("new tokens a panel", allowance.new_tokens),
+            ("panels", allowance.panels),
+            ("races a minute for one address", allowance.races_per_minute),
+        )
+        if number
+    ]
+    what = (
+        "race the models that are in memory, each race on a GPU that is lent for it"
+        if on_zero_gpu()
+        else "race, load and unload the models of the list, one after another on this machine"
+    )
     if lecture:
-        what = "race the models that are in memory, in turns, after yours; see the races that you run on this machine, live at /class (the address and its QR code: /class/join)" + (
-            f", and play {len(lecture.files)} saved races of yours" if lecture.files else "")
-    asked = f"What they ask in a remote panel goes to {' or '.join(servers)}, with your key. " if servers else ""
-    return (f"This page can be reached {where}. They can {what}; no other folder or hub id. "
-            f"{asked}{TRAINING if train and not on_zero_gpu() else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README).")
+        what = (
+            "race the models that are in memory, in turns, after yours; see the races that you run on this machine, live at /class (the address and its QR code: /class/join)"
+            + (f", and play {len(lecture.files)} saved races of yours" if lecture.files else "")
+        )
+    asked = (
+        f"What they ask in a remote panel goes to {' or '.join(servers)}, with your key. "
+        if servers
+        else ""
+    )
+    return (
+        f"This page can be reached {where}. They can {what}; no other folder or hub id. "
+        f"{asked}{TRAINING if train and not on_zero_gpu() else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README)."
+    )
 
 
 def end(*_: Any) -> NoReturn:
@@ -54,8 +88,15 @@ def _until_closed(page: gr.Blocks) -> None:
         page.close()
 
 
-def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, browser: bool = True, share: bool = False, own_window: bool = False,
-          lecture: Lecture | None = None) -> None:
+def serve(
+    page: gr.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    browser: bool = True,
+    share: bool = False,
+    own_window: bool = False,
+    lecture: Lecture | None = None,
+) -> None:
     """Serve the page until it is interrupted, or until its own window is closed. host and port None leave the choice to Gradio's own environment."""
     # otherwise prompts are kept in the visitor's browser
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
@@ -63,12 +104,30 @@ def serve(page: gr.Blocks, host: str | None = None, port: int | None = None, bro
         signal.signal(signal.SIGTERM, end)
     routes.StateHolder = Sessions
     try:
-        page.launch(server_name=host, server_port=port, inbrowser=browser and not own_window, share=share or None, pwa=True, favicon_path=ICON, prevent_thread_lock=own_window,
-                    footer_links=[], theme=theme(), css_paths=[STYLE], i18n=I18N,
-                    # the page takes no files: a race is opened in the browser
-                    app_kwargs={"middleware": [*([Middleware(Broadcast, lecture)] if lecture else []), Middleware(Headers)]}, max_file_size=1,
-                    ssr_mode=False,   # one server, one policy
-                    state_session_capacity=SESSIONS, max_threads=THREADS if lecture else 40)
+        page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=browser and not own_window,
+            share=share or None,
+            pwa=True,
+            favicon_path=ICON,
+            prevent_thread_lock=own_window,
+            footer_links=[],
+            theme=theme(),
+            css_paths=[STYLE],
+            i18n=I18N,
+            # the page takes no files: a race is opened in the browser
+            app_kwargs={
+                "middleware": [
+                    *([Middleware(Broadcast, lecture)] if lecture else []),
+                    Middleware(Headers),
+                ]
+            },
+            max_file_size=1,
+            ssr_mode=False,  # one server, one policy
+            state_session_capacity=SESSIONS,
+            max_threads=THREADS if lecture else 40,
+        )
         if own_window:
             _until_closed(page)
     except OSError as error:

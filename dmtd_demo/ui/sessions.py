@@ -3,6 +3,7 @@
 Gradio also copies every component's config for each visitor, with each value that it sends, so that a deep link could bring the page back: a quarter of a megabyte and 18 ms
 when a visitor comes, and the whole record of each race, for as long as the server runs. This page has no deep links; its own are made from the controls (ui/links.py).
 """
+
 from __future__ import annotations
 
 from types import SimpleNamespace

@@ -1,4 +1,5 @@
 """A race as Gradio wants it: a generator of one string that grows, in the form of web/wire.py."""
+
 from __future__ import annotations
 
 import json
@@ -21,9 +22,9 @@ from dmtd_demo.web.wire import Record
 
 # ten events a second: what a page costs is their number, not their size
 EVENT_SECONDS = 0.1
-LONG_EVENT_SECONDS = 0.2    # once a record is LONG: drawing a long text costs more
-LONG = 400                   # lines, one per step
-ALTERNATIVES = 5             # that every token records for its tooltip
+LONG_EVENT_SECONDS = 0.2  # once a record is LONG: drawing a long text costs more
+LONG = 400  # lines, one per step
+ALTERNATIVES = 5  # that every token records for its tooltip
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Wanted:
     """A race that was asked for: the panels, one conversation per panel, and how to decode."""
+
     run: str
     panels: list[PanelSpec]
     conversations: Conversations
@@ -42,8 +44,14 @@ class Wanted:
 class Stream:
     """One race on its way to the page. `events` yields the string; afterwards `record` is whole, and `answers` has each panel's text, or is empty."""
 
-    def __init__(self, models: Sequence[Model], wanted: Wanted, should_stop: Callable[[], bool], taken: Callable[[], int],
-                 racing: Callable[..., Iterator[Batch]] = race) -> None:
+    def __init__(
+        self,
+        models: Sequence[Model],
+        wanted: Wanted,
+        should_stop: Callable[[], bool],
+        taken: Callable[[], int],
+        racing: Callable[..., Iterator[Batch]] = race,
+    ) -> None:
         self.models = models
         self.racing = racing
         self.wanted = wanted
@@ -60,30 +68,52 @@ class Stream:
         except Exception as error:
             # the edge: the visitor gets a sentence, the log the rest, and the app goes on
             logger.exception("a race failed")
-            yield self._end("error", "The race ran out of memory: fewer panels, fewer new tokens, a shorter conversation or a smaller model need less." if is_out_of_memory(error)
-                            else f"The race failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            yield self._end(
+                "error",
+                "The race ran out of memory: fewer panels, fewer new tokens, a shorter conversation or a smaller model need less."
+                if is_out_of_memory(error)
+                else f"The race failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            )
 
     def _race(self) -> Iterator[str]:
         wanted = self.wanted
-        records = self.racing(self.models, wanted.panels, wanted.conversations, wanted.sampling,
-                              max_new_tokens=wanted.max_new_tokens, thinking=wanted.thinking, top=ALTERNATIVES, should_stop=self.should_stop)
+        records = self.racing(
+            self.models,
+            wanted.panels,
+            wanted.conversations,
+            wanted.sampling,
+            max_new_tokens=wanted.max_new_tokens,
+            thinking=wanted.thinking,
+            top=ALTERNATIVES,
+            should_stop=self.should_stop,
+        )
         try:
             sent = 0.0
             for batch in records:
                 # only now is it known that nothing the visitor supplied is wrong
                 if not self.record.lines:
-                    self._say({"type": "page", "turns": wanted.conversations, "notes": notes(self.models, batch[0])})
+                    self._say(
+                        {
+                            "type": "page",
+                            "turns": wanted.conversations,
+                            "notes": notes(self.models, batch[0]),
+                        }
+                    )
                 for record in batch:
                     self._take(record)
                 # what comes next may be the audit, which takes its time
                 ended = any(record["type"] == "end" for record in batch)
                 # the end of the race comes at once, with this
                 last = len(self.summaries) == len(wanted.panels)
-                if not last and (ended or time.monotonic() - sent >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS)):
+                if not last and (
+                    ended
+                    or time.monotonic() - sent
+                    >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS)
+                ):
                     sent = time.monotonic()
                     yield self.record.window(self.taken())
         finally:
-            records.close()   # a closed tab ends the race here too
+            records.close()  # a closed tab ends the race here too
         yield self._end(self.status)
 
     def _take(self, record: dict) -> None:
@@ -96,7 +126,13 @@ class Stream:
 
     def _end(self, status: str, message: str = "") -> str:
         # Before the first record there is no race to end: the page keeps what it shows and adds the sentence.
-        self._say({"type": "over" if self.record.lines else "refused", "status": status, "message": message})
+        self._say(
+            {
+                "type": "over" if self.record.lines else "refused",
+                "status": status,
+                "message": message,
+            }
+        )
         return self.record.window(self.taken())
 
     @property
@@ -120,14 +156,35 @@ def notes(models: Sequence[Model], header: dict) -> list[dict]:
     warnings = []
     for panel in header["panels"]:
         if panel["decoder"] == Remote.name:
-            warnings.append({"text": "note.remote", "values": {"panel": panel["panel"] + 1, "server": panel["options"]["url"]}})
+            warnings.append(
+                {
+                    "text": "note.remote",
+                    "values": {"panel": panel["panel"] + 1, "server": panel["options"]["url"]},
+                }
+            )
     for model in dict.fromkeys(models):
-        panels = [panel for panel, own in zip(header["panels"], models) if own is model and panel["decoder"] != Remote.name]
+        panels = [
+            panel
+            for panel, own in zip(header["panels"], models)
+            if own is model and panel["decoder"] != Remote.name
+        ]
         if not panels:
             continue
         prompt = max(panel["prompt_tokens"] for panel in panels)
         if model.trained_length and prompt + header["max_new_tokens"] > model.trained_length:
-            warnings.append({"text": "note.too_long", "values": {"prompt": prompt, "new": header["max_new_tokens"], "trained": model.trained_length, "model": model.name}})
-        if model.split is None and any("split" in DECODERS[panel["decoder"]].needs for panel in panels):
+            warnings.append(
+                {
+                    "text": "note.too_long",
+                    "values": {
+                        "prompt": prompt,
+                        "new": header["max_new_tokens"],
+                        "trained": model.trained_length,
+                        "model": model.name,
+                    },
+                }
+            )
+        if model.split is None and any(
+            "split" in DECODERS[panel["decoder"]].needs for panel in panels
+        ):
             warnings.append({"text": "note.not_trained", "values": {"model": model.name}})
     return warnings

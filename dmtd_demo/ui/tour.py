@@ -2,6 +2,7 @@
 
 The tour itself is assets/race/tour.js; it presses the hidden buttons that stand here. A race of the tour is no part of the conversation (page.py).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,12 +22,27 @@ class Tour:
     """Made inside the page's layout, above everything that it speaks of."""
 
     def __init__(self) -> None:
-        gr.HTML(f'<section id="tour-card" {label("tour.label")} hidden></section>', elem_id="tour", apply_default_css=False)
-        self.begin, self.show, self.end = (gr.Button(name, elem_id=f"tour-{name}", visible="hidden") for name in ("begin", "show", "end"))
+        gr.HTML(
+            f'<section id="tour-card" {label("tour.label")} hidden></section>',
+            elem_id="tour",
+            apply_default_css=False,
+        )
+        self.begin, self.show, self.end = (
+            gr.Button(name, elem_id=f"tour-{name}", visible="hidden")
+            for name in ("begin", "show", "end")
+        )
         self.query = gr.Textbox(visible=False)
         self.before = gr.State([])
 
-    def wire(self, models: Residents, controls: list[gr.components.Component], panels: list[PanelControls], compared: list[Any], show_comparison: Callable[..., list[Any]], now: dict[str, Any]) -> None:
+    def wire(
+        self,
+        models: Residents,
+        controls: list[gr.components.Component],
+        panels: list[PanelControls],
+        compared: list[Any],
+        show_comparison: Callable[..., list[Any]],
+        now: dict[str, Any],
+    ) -> None:
         """controls: prompt and settings, the number of panels second. compared: what show_comparison updates, the race view last.
         Every race of the tour runs on the model that the page began with; where that has left the memory, the race says so."""
         own_key = models.keys[0]
@@ -35,20 +51,30 @@ class Tour:
         def comparison(query: str) -> list[Any]:
             wanted = links.comparison(query, models.peek(own_key))
             assert wanted is not None
-            return show_comparison(replace(wanted, system="", thinking=False), *[own_key] * MOST_PANELS)
+            return show_comparison(
+                replace(wanted, system="", thinking=False), *[own_key] * MOST_PANELS
+            )
 
         def restore(values: list[Any]) -> list[Any]:
-            count, width, updates = values[1], len(panels[0].inputs), list(values[:len(controls)])
+            count, width, updates = values[1], len(panels[0].inputs), list(values[: len(controls)])
             for index, panel in enumerate(panels):
-                own = values[len(controls) + index * width:len(controls) + (index + 1) * width]
+                own = values[len(controls) + index * width : len(controls) + (index + 1) * width]
                 sentence, *options, shown_for = panel.show_options(own[0], panel.key(own))
                 for update, value in zip(options, own[3:]):
                     if update.get("visible"):
                         update["value"] = value
-                shown = gr.update(visible=index < count) if count in range(FEWEST_PANELS, MOST_PANELS + 1) else gr.skip()
+                shown = (
+                    gr.update(visible=index < count)
+                    if count in range(FEWEST_PANELS, MOST_PANELS + 1)
+                    else gr.skip()
+                )
                 updates += [shown, own[0], shown_for, panel.key(own), *options, sentence]
             return [*updates, gr.skip()]
 
-        self.begin.click(lambda *values: list(values), inputs, self.before, **now).success(None, None, None, js="() => { window.dmtdRace.tour.first(); }")
-        self.show.click(comparison, self.query, compared, js="() => window.dmtdRace.tour.query", **now).success(None, None, None, js="() => { window.dmtdRace.tour.run(); }")
+        self.begin.click(lambda *values: list(values), inputs, self.before, **now).success(
+            None, None, None, js="() => { window.dmtdRace.tour.first(); }"
+        )
+        self.show.click(
+            comparison, self.query, compared, js="() => window.dmtdRace.tour.query", **now
+        ).success(None, None, None, js="() => { window.dmtdRace.tour.run(); }")
         self.end.click(restore, self.before, compared, **now)

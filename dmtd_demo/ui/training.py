@@ -1,5 +1,6 @@
 """The part "Train add-ons": pick a model, an add-on and how much to learn from, watch it learn, and use the result in the panels at once. Only for
 visitors who sit at this machine, or where the operator allows it."""
+
 from __future__ import annotations
 
 import logging
@@ -32,13 +33,18 @@ from dmtd_demo.web.texts import label, slot, span
 # updates: after them the small ones learn little more
 STEPS = {"clp": 300, "heads": 400, "gate": 300, "adaptive": 300}
 FEWEST_ROWS, MOST_ROWS, ROWS = 20, 2000, 400
-LOOK_SECONDS = 0.4      # between two drawings
-POINTS = 120            # of a curve, at most
-OUTPUT = Path("runs")   # under which the results lie
+LOOK_SECONDS = 0.4  # between two drawings
+POINTS = 120  # of a curve, at most
+OUTPUT = Path("runs")  # under which the results lie
 
 # What the core says that it does -> key.
-STAGES = {"": "stage.begin", "The model's own answers": "train.stage.answers", "Hidden states": "train.stage.features", "Training": "train.stage.steps",
-          "Choosing the threshold": "train.stage.threshold"}
+STAGES = {
+    "": "stage.begin",
+    "The model's own answers": "train.stage.answers",
+    "Hidden states": "train.stage.features",
+    "Training": "train.stage.steps",
+    "Choosing the threshold": "train.stage.threshold",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +52,9 @@ logger = logging.getLogger(__name__)
 @dataclass
 class Curves:
     """What has been seen of one training."""
+
     loss: list[tuple[int, float]] = field(default_factory=list)
-    right: dict[str, list[tuple[int, float]]] = field(default_factory=dict)   # accuracies by name
+    right: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # accuracies by name
     confusion: list[list[int]] | None = None
 
     def see(self, moment: Moment) -> None:
@@ -70,13 +77,36 @@ class TrainingPart:
             with gr.Row(elem_id="train-columns"):
                 with gr.Column(elem_id="train-left", min_width=240):
                     gr.HTML(f"<p>{span('train.about')}</p>")
-                    self.model = gr.Radio(label=control("train.model"), elem_id="train-model", **self._models())
-                    self.addon = gr.Radio([(control(f"train.addon.{name}"), name) for name in STEPS], value="clp", label=control("train.addon"), elem_id="train-addon")
-                    self.rows = gr.Slider(FEWEST_ROWS, MOST_ROWS, ROWS, step=20, label=control("train.rows"), elem_id="train-rows")
+                    self.model = gr.Radio(
+                        label=control("train.model"), elem_id="train-model", **self._models()
+                    )
+                    self.addon = gr.Radio(
+                        [(control(f"train.addon.{name}"), name) for name in STEPS],
+                        value="clp",
+                        label=control("train.addon"),
+                        elem_id="train-addon",
+                    )
+                    self.rows = gr.Slider(
+                        FEWEST_ROWS,
+                        MOST_ROWS,
+                        ROWS,
+                        step=20,
+                        label=control("train.rows"),
+                        elem_id="train-rows",
+                    )
                     with gr.Row(elem_id="train-buttons"):
-                        self.start = gr.Button(control("train.start"), variant="primary", size="sm", elem_id="train-start")
-                        self.cancel = gr.Button(control("models.cancel"), size="sm", elem_id="train-cancel")
-                        self.back = gr.Button(control("train.back"), size="sm", elem_id="train-back")
+                        self.start = gr.Button(
+                            control("train.start"),
+                            variant="primary",
+                            size="sm",
+                            elem_id="train-start",
+                        )
+                        self.cancel = gr.Button(
+                            control("models.cancel"), size="sm", elem_id="train-cancel"
+                        )
+                        self.back = gr.Button(
+                            control("train.back"), size="sm", elem_id="train-back"
+                        )
                 with gr.Column(elem_id="train-right", min_width=300):
                     self.progress = gr.HTML("", elem_id="train-progress")
                     self.figures = gr.HTML("", elem_id="train-figures")
@@ -85,34 +115,72 @@ class TrainingPart:
     def wire(self, now: dict[str, Any]) -> list[gr.events.Dependency]:
         """Returns the events after which `arrived` may name a model whose add-ons are others now."""
         # no race runs meanwhile
-        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_id": "device", "concurrency_limit": 1}
+        hidden: dict[str, Any] = {
+            "show_progress": "hidden",
+            "api_visibility": "private",
+            "concurrency_id": "device",
+            "concurrency_limit": 1,
+        }
         self.part.expand(lambda: gr.update(**self._models()), None, self.model, **now)
         self.cancel.click(self.request_cancel, None, None, **now)
-        return [self.start.click(self.train, [self.model, self.addon, self.rows], [self.progress, self.figures, self.arrived], trigger_mode="once", **hidden),
-                self.back.click(self.put_back, self.model, [self.progress, self.arrived], **hidden)]
+        return [
+            self.start.click(
+                self.train,
+                [self.model, self.addon, self.rows],
+                [self.progress, self.figures, self.arrived],
+                trigger_mode="once",
+                **hidden,
+            ),
+            self.back.click(self.put_back, self.model, [self.progress, self.arrived], **hidden),
+        ]
 
-    def train(self, request: gr.Request, key: Any, name: Any, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
+    def train(
+        self, request: gr.Request, key: Any, name: Any, rows: Any
+    ) -> Iterator[tuple[Any, Any, Any]]:
         job = self.jobs.new(str(request.session_hash))
         curves = Curves()
         try:
             if name not in STEPS:
-                raise UserError(f"training needs one of the add-ons {', '.join(STEPS)}; got {name!r}")
-            if isinstance(rows, bool) or not isinstance(rows, int) or not FEWEST_ROWS <= rows <= MOST_ROWS:
-                raise UserError(f"training needs {FEWEST_ROWS} to {MOST_ROWS} conversations; got {rows!r}")
+                raise UserError(
+                    f"training needs one of the add-ons {', '.join(STEPS)}; got {name!r}"
+                )
+            if (
+                isinstance(rows, bool)
+                or not isinstance(rows, int)
+                or not FEWEST_ROWS <= rows <= MOST_ROWS
+            ):
+                raise UserError(
+                    f"training needs {FEWEST_ROWS} to {MOST_ROWS} conversations; got {rows!r}"
+                )
             with self.models.using([key]) as (model,):
                 began, output = time.monotonic(), _fresh(model, name)
-                yield from self._shown(name, job.run(lambda progress: self._train(model, name, rows, output, progress, curves), wait=True), curves)
-                words = span("train.done", addon=name, seconds=f"{time.monotonic() - began:.0f}", threshold=_threshold(model, name), folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"))
+                yield from self._shown(
+                    name,
+                    job.run(
+                        lambda progress: self._train(model, name, rows, output, progress, curves),
+                        wait=True,
+                    ),
+                    curves,
+                )
+                words = span(
+                    "train.done",
+                    addon=name,
+                    seconds=f"{time.monotonic() - began:.0f}",
+                    threshold=_threshold(model, name),
+                    folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"),
+                )
                 yield f'<p role="status">{words}</p>', picture(curves), key
         except Cancelled:
             yield f'<p role="status">{span("train.cancelled")}</p>', gr.skip(), None
         except UserError as error:
             yield complaint(error), gr.skip(), None
-        except Exception as error:   # the edge: a sentence for the visitor, the rest for the log
+        except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
             logger.exception("an add-on could not be trained")
             yield complaint(error), gr.skip(), None
 
-    def _train(self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves) -> None:
+    def _train(
+        self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
+    ) -> None:
         """In `output`, then into the model. `output`/addons has the model's other add-ons too, so that it gives elsewhere what the panels use here."""
         try:
             self._learn(model, name, rows, output, progress, curves)
@@ -120,17 +188,36 @@ class TrainingPart:
             shutil.rmtree(output, ignore_errors=True)
             raise
 
-    def _learn(self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves) -> None:
-        train_addon(name, model, output, data=WORLD if model.base.name == "classroom" else None, steps=STEPS[name], seed=0, resume=False, checkpoint_seconds=3600,
-                    most=rows, tell=progress, watch=curves.see)
+    def _learn(
+        self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
+    ) -> None:
+        train_addon(
+            name,
+            model,
+            output,
+            data=WORLD if model.base.name == "classroom" else None,
+            steps=STEPS[name],
+            seed=0,
+            resume=False,
+            checkpoint_seconds=3600,
+            most=rows,
+            tell=progress,
+            watch=curves.see,
+        )
         folder, method, size = output / "addons", METHODS[name], model.backbone.hidden_size
-        modules, facts = load_addons(folder, size, model.backbone.dtype, model.backbone.device, model.base)
+        modules, facts = load_addons(
+            folder, size, model.backbone.dtype, model.backbone.device, model.base
+        )
         self.earlier.setdefault(model, (dict(model.addons), dict(model.addon_facts)))
         model.addons[method], model.addon_facts[method] = modules[method], facts[method]
         for other in model.addons.keys() - {method}:
-            save_addon(folder, other, model.addons[other], model.base, size, **model.addon_facts[other])
+            save_addon(
+                folder, other, model.addons[other], model.base, size, **model.addon_facts[other]
+            )
 
-    def _shown(self, name: str, states: Iterator[tuple[str, int, int]], curves: Curves) -> Iterator[tuple[Any, Any, Any]]:
+    def _shown(
+        self, name: str, states: Iterator[tuple[str, int, int]], curves: Curves
+    ) -> Iterator[tuple[Any, Any, Any]]:
         """What the page shows of each state, and how long the stage will still take."""
         shown, stage, began = 0.0, None, 0.0
         for now, done, total in states:
@@ -167,7 +254,12 @@ class TrainingPart:
 def _fresh(model: Model, name: str) -> Path:
     """A folder for one training; a hub id gives the last part of its name."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{model.name.rpartition('/')[2]}-{name}-{datetime.now():%Y%m%d-%H%M%S}-", dir=OUTPUT))
+    return Path(
+        tempfile.mkdtemp(
+            prefix=f"{model.name.rpartition('/')[2]}-{name}-{datetime.now():%Y%m%d-%H%M%S}-",
+            dir=OUTPUT,
+        )
+    )
 
 
 def _threshold(model: Model, name: str) -> str:
@@ -189,7 +281,13 @@ def picture(curves: Curves) -> str:
         return ""
     curved = [_curve("train.loss", {"": curves.loss}, max(value for _, value in curves.loss))]
     if curves.right:
-        curved.append(_curve("train.right" if len(curves.right) == 1 else "train.right_heads", {name.removeprefix("acc"): points for name, points in curves.right.items()}, 1.0))
+        curved.append(
+            _curve(
+                "train.right" if len(curves.right) == 1 else "train.right_heads",
+                {name.removeprefix("acc"): points for name, points in curves.right.items()},
+                1.0,
+            )
+        )
     matrix = _matrix(curves.confusion) if curves.confusion else ""
     return f'<div class="train-pictures"><div>{"".join(curved)}</div>{matrix}</div>'
 
@@ -201,11 +299,18 @@ def _curve(key: str, series: dict[str, Sequence[tuple[int, float]]], top: float)
     for index, (name, points) in enumerate(series.items()):
         every = -(-len(points) // POINTS)
         shown = [*points[:-1:every], points[-1]]
-        path = " ".join(f"{300 * step / last:.1f},{100 - 100 * min(value, top) / (top or 1):.1f}" for step, value in shown)
+        path = " ".join(
+            f"{300 * step / last:.1f},{100 - 100 * min(value, top) / (top or 1):.1f}"
+            for step, value in shown
+        )
         lines.append(f'<polyline points="{path}" class="line-{index}"/>')
-        ends.append(f'<b class="line-{index}">{escape(name)}{" " if name else ""}{points[-1][1]:.3f}</b>')
-    return (f'<figure><figcaption>{span(key)} {" ".join(ends)}</figcaption><svg viewBox="0 0 300 100" preserveAspectRatio="none" aria-hidden="true">{"".join(lines)}</svg>'
-            f'<div class="axis"><span>0–{top:.2g}</span><span>{span("train.updates", number=last)}</span></div></figure>')
+        ends.append(
+            f'<b class="line-{index}">{escape(name)}{" " if name else ""}{points[-1][1]:.3f}</b>'
+        )
+    return (
+        f'<figure><figcaption>{span(key)} {" ".join(ends)}</figcaption><svg viewBox="0 0 300 100" preserveAspectRatio="none" aria-hidden="true">{"".join(lines)}</svg>'
+        f'<div class="axis"><span>0–{top:.2g}</span><span>{span("train.updates", number=last)}</span></div></figure>'
+    )
 
 
 def _matrix(counts: list[list[int]]) -> str:
@@ -214,7 +319,12 @@ def _matrix(counts: list[list[int]]) -> str:
     rows = []
     for true, row in enumerate(counts):
         whole = sum(row)
-        cells = "".join(f'<td style="--share:{count / max(whole, 1):.3f}"{" class=right" if said == true else ""}>{f"{100 * count / whole:.0f}" if whole else "–"}</td>' for said, count in enumerate(row))
+        cells = "".join(
+            f'<td style="--share:{count / max(whole, 1):.3f}"{" class=right" if said == true else ""}>{f"{100 * count / whole:.0f}" if whole else "–"}</td>'
+            for said, count in enumerate(row)
+        )
         rows.append(f'<tr><th scope="row">{true}</th>{cells}<td class="whole">{whole:,}</td></tr>')
-    return (f'<figure><figcaption>{span("train.matrix")}</figcaption><table><thead><tr><td></td>{heads}<td class="whole">{span("train.positions")}</td></tr></thead><tbody>{"".join(rows)}</tbody></table>'
-            f'<p class="axis">{span("train.matrix.about")}</p></figure>')
+    return (
+        f'<figure><figcaption>{span("train.matrix")}</figcaption><table><thead><tr><td></td>{heads}<td class="whole">{span("train.positions")}</td></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f'<p class="axis">{span("train.matrix.about")}</p></figure>'
+    )

@@ -1,4 +1,5 @@
 """The page's own script and stylesheet, which the page and the file that replays a race share."""
+
 from __future__ import annotations
 
 import json
@@ -10,9 +11,31 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 STYLE = ASSETS / "style.css"
 ICON = ASSETS / "icon.svg"
 # in this order: they share one scope
-SCRIPTS = ("texts", "format", "tape", "cycle", "turns", "panel", "legend", "tooltip", "figures", "charts", "table", "player", "keys", "presenter", "record", "keep", "tour_steps", "tour", "race")
+SCRIPTS = (
+    "texts",
+    "format",
+    "tape",
+    "cycle",
+    "turns",
+    "panel",
+    "legend",
+    "tooltip",
+    "figures",
+    "charts",
+    "table",
+    "player",
+    "keys",
+    "presenter",
+    "record",
+    "keep",
+    "tour_steps",
+    "tour",
+    "race",
+)
 
 
 def script() -> str:
     texts = json.dumps(LANGUAGES, ensure_ascii=False).replace("<", "\\u003c")
-    return f"const TEXTS = {texts};\n" + "\n".join((ASSETS / "race" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+    return f"const TEXTS = {texts};\n" + "\n".join(
+        (ASSETS / "race" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
+    )

@@ -3,6 +3,7 @@ that shows a lecture's race as it runs (server/lecture.py).
 
 The race goes in as JSON in a block that no browser runs, and the policy lets only the two inlined blocks work, by their hashes: whatever a model wrote stays text.
 """
+
 from __future__ import annotations
 
 import base64
@@ -11,23 +12,29 @@ import hashlib
 from dmtd_demo.web.files import ASSETS, STYLE, script
 from dmtd_demo.web.texts import english, label, span
 
-HOLE = "{{RECORD}}"   # as in assets/race/keep.js
+HOLE = "{{RECORD}}"  # as in assets/race/keep.js
 
 THEME = """
 document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 document.querySelector("#theme-switch").addEventListener("click", () => document.documentElement.classList.toggle("dark"));
 """
 
-START = THEME + """
+START = (
+    THEME
+    + """
 const element = document.querySelector("main"), watch = () => {};
 const given = { ...JSON.parse(document.querySelector("#record").textContent), hints: {}, plotly: "", template: "" }, props = given;
 """
+)
 
-LIVE_START = THEME + """
+LIVE_START = (
+    THEME
+    + """
 let changed = () => {};
 const element = document.querySelector("main"), watch = (_, then) => { changed = then; };
 const given = { hints: {}, plotly: "", pictures: [], template: "" }, props = { value: "" };
 """
+)
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -55,13 +62,19 @@ def template() -> str:
 
 def live(links: str) -> str:
     """The page that listens to /class/events. links: HTML at its head."""
-    return _page(f"{LIVE_START}{script()}\n{(ASSETS / 'race' / 'lecture.js').read_text(encoding='utf-8')}", connect="connect-src 'self'; ", links=links)
+    return _page(
+        f"{LIVE_START}{script()}\n{(ASSETS / 'race' / 'lecture.js').read_text(encoding='utf-8')}",
+        connect="connect-src 'self'; ",
+        links=links,
+    )
 
 
 def plain(body: str) -> str:
     """A page of this HTML alone, without scripts."""
     style = STYLE.read_text(encoding="utf-8")
-    return PLAIN.format(style_hash=_hash(style), style=style, title=english("page.title"), body=body)
+    return PLAIN.format(
+        style_hash=_hash(style), style=style, title=english("page.title"), body=body
+    )
 
 
 def _page(code: str, record: str = "", connect: str = "", links: str = "") -> str:
@@ -69,9 +82,21 @@ def _page(code: str, record: str = "", connect: str = "", links: str = "") -> st
     style = STYLE.read_text(encoding="utf-8")
     for text in (code, style):
         if "</s" in text.lower() or "<!--" in text:
-            raise ValueError("what is inlined in the replay file must not hold the end of its own block")
-    return PAGE.format(script_hash=_hash(code), style_hash=_hash(style), style=style, script=code, record=record, connect=connect, links=links, title=english("replay.title"),
-                       name=span("page.title"), theme=label("page.theme"))
+            raise ValueError(
+                "what is inlined in the replay file must not hold the end of its own block"
+            )
+    return PAGE.format(
+        script_hash=_hash(code),
+        style_hash=_hash(style),
+        style=style,
+        script=code,
+        record=record,
+        connect=connect,
+        links=links,
+        title=english("replay.title"),
+        name=span("page.title"),
+        theme=label("page.theme"),
+    )
 
 
 def _hash(text: str) -> str:

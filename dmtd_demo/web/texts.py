@@ -4,6 +4,7 @@ What a decoder says of itself and of its options stays in its class, where the c
 option.<option>.label and option.<option>.help, or option.<decoder>.<option>.label where decoders differ. Sentences that the core makes (errors, what a model
 lacks, reasons for a placement) are English in every language.
 """
+
 from __future__ import annotations
 
 import json
@@ -29,7 +30,10 @@ def _of_decoders() -> dict[str, str]:
     return texts
 
 
-LANGUAGES: dict[str, dict[str, str]] = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+LANGUAGES: dict[str, dict[str, str]] = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(FOLDER.glob("*.json"))
+}
 ENGLISH = LANGUAGES["en"] = _of_decoders() | LANGUAGES["en"]
 
 
@@ -47,7 +51,10 @@ def span(key: str, attributes: str = "", /, **values: object) -> str:
     """The text as HTML, which assets/race/texts.js translates. attributes: further ones of the element. A value made by `slot` goes in as it is."""
     slots = {f"{{{name}}}": value for name, value in values.items() if isinstance(value, Slot)}
     plain = {name: str(value) for name, value in values.items() if not isinstance(value, Slot)}
-    text = "".join(slots.get(part) or escape(filled(part, plain)) for part in re.split(r"(\{\w+\})", ENGLISH[key]))
+    text = "".join(
+        slots.get(part) or escape(filled(part, plain))
+        for part in re.split(r"(\{\w+\})", ENGLISH[key])
+    )
     data = f' data-values="{escape(json.dumps(plain))}"' if plain else ""
     return f'<span data-t="{key}"{data}{" " + attributes if attributes else ""}>{text}</span>'
 

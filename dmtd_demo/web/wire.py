@@ -5,6 +5,7 @@ a "page" line, the race's own records as they are, and an "over" line. Gradio's 
 in three panels: 19 s for 10 s of work), so what the page says that it has is dropped from it now and then. It has to say so: where it lags,
 it sees only the last of the events that came meanwhile. When the race is over, its whole record comes once more, for readers without that script.
 """
+
 from __future__ import annotations
 
 import json
@@ -19,8 +20,8 @@ class Record:
     def __init__(self, run: str) -> None:
         self.run = run
         self.lines: list[str] = []
-        self.first = 0     # of the lines, the first that the string still has
-        self.tail = ""     # the lines from there on
+        self.first = 0  # of the lines, the first that the string still has
+        self.tail = ""  # the lines from there on
 
     def add(self, line: str) -> None:
         self.lines.append(line)
@@ -28,7 +29,7 @@ class Record:
 
     def window(self, taken: int) -> str:
         """taken: lines of the record that the page has."""
-        read = sum(len(line) + 1 for line in self.lines[self.first:taken])
+        read = sum(len(line) + 1 for line in self.lines[self.first : taken])
         if read > READ:
             self.first, self.tail = min(taken, len(self.lines)), self.tail[read:]
         return self._from(self.first) + self.tail
@@ -43,7 +44,9 @@ class Record:
 def refusal(run: str, message: str, status: str = "error") -> str:
     """The string of a race that does not begin."""
     record = Record(run)
-    record.add(json.dumps({"type": "refused", "status": status, "message": message}, ensure_ascii=False))
+    record.add(
+        json.dumps({"type": "refused", "status": status, "message": message}, ensure_ascii=False)
+    )
     return record.whole()
 
 

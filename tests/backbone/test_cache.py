@@ -1,4 +1,5 @@
 """The KV cache: growth, lengths that differ between layers, crop."""
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,12 @@ from hypothesis import strategies as st
 from dmtd_demo.backbone.cache import KVCache
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["append", "crop"]), st.integers(1, 9)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from(["append", "crop"]), st.integers(1, 9)),
+        max_size=40,
+    )
+)
 @settings(max_examples=150, deadline=None)
 def test_it_holds_what_a_list_would(operations):
     cache = KVCache(3, capacity=2)

@@ -1,4 +1,5 @@
 """Packed linears against the matrix product with their own dequantized weights, and packed models against dense ones."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,19 +15,28 @@ from dmtd_demo.models.memory import Sizes, taken, weight_bytes
 from dmtd_demo.models.placement import ON_CPU, offered, place
 from tiny import tiny_module
 
-TEXTS = ["Once upon a time there was a red fox.", "What is a language model?", "Ada found a kite in the garden and took it home.", "Explain quantization."]
-DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 2 ** -7)]
+TEXTS = [
+    "Once upon a time there was a red fox.",
+    "What is a language model?",
+    "Ada found a kite in the garden and took it home.",
+    "Explain quantization.",
+]
+DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)]
 
 
 def is_the_product(packed, linear, weight, dtype, tolerance) -> None:
     """weight: the dequantized one, float64."""
     for positions in (1, 2, 3, 4, 7, 16, 33):
         x = torch.randn(2, positions, linear.in_features, dtype=dtype)
-        wanted = F.linear(x.double(), weight, linear.bias.double() if linear.bias is not None else None)
+        wanted = F.linear(
+            x.double(), weight, linear.bias.double() if linear.bias is not None else None
+        )
         # rounding goes by them; biases are smaller
         terms = F.linear(x.double().abs(), weight.abs()).max().item() + 1
         with torch.no_grad():
-            torch.testing.assert_close(packed(x).double(), wanted, rtol=tolerance, atol=tolerance * terms / 2)
+            torch.testing.assert_close(
+                packed(x).double(), wanted, rtol=tolerance, atol=tolerance * terms / 2
+            )
 
 
 @pytest.mark.parametrize("dtype,tolerance", DTYPES)
@@ -40,7 +50,9 @@ def test_8_bits_are_the_product_with_the_dequantized_weights(dtype, tolerance, r
     weight = packed.weight.double() * packed.scale.double()[:, None]
     off = (weight - linear.weight.double()).abs()
     # half a step, and the rounded scale's at the ends
-    assert (off <= packed.scale.double()[:, None] * 1.01).all() and off.mean() < packed.scale.double().mean() / 2
+    assert (
+        off <= packed.scale.double()[:, None] * 1.01
+    ).all() and off.mean() < packed.scale.double().mean() / 2
     is_the_product(packed, linear, weight, dtype, tolerance)
 
 
@@ -52,17 +64,27 @@ def test_4_bits_are_the_product_with_the_dequantized_weights(dtype, tolerance, r
     torch.manual_seed(rows)
     linear = torch.nn.Linear(columns, rows, bias=bias, dtype=dtype)
     packed = Int4Linear.of(linear)
-    assert packed.weight.nbytes == rows * columns // 2 and packed.scale.nbytes == rows * columns // GROUP * 2 * dtype.itemsize
+    assert (
+        packed.weight.nbytes == rows * columns // 2
+        and packed.scale.nbytes == rows * columns // GROUP * 2 * dtype.itemsize
+    )
     # [groups, rows]
     step, middle = packed.scale.double().unbind(-1)
     # [groups, rows, 16]
     grid = middle[..., None] + step[..., None] * (torch.arange(16) - 8)
     # [groups, rows, GROUP]
-    groups, held = (w.double().view(rows, -1, GROUP).transpose(0, 1) for w in (linear.weight, packed.dense()))
+    groups, held = (
+        w.double().view(rows, -1, GROUP).transpose(0, 1) for w in (linear.weight, packed.dense())
+    )
     nearest = grid.gather(-1, (held[..., None] - grid[..., None, :]).abs().argmin(-1))
-    assert ((nearest - groups).abs() <= (groups[..., None] - grid[..., None, :]).abs().amin(-1) + 1e-3 * step[..., None]).all()
+    assert (
+        (nearest - groups).abs()
+        <= (groups[..., None] - grid[..., None, :]).abs().amin(-1) + 1e-3 * step[..., None]
+    ).all()
     weight = nearest.transpose(0, 1).reshape(rows, columns)
-    torch.testing.assert_close(packed.dense().double(), weight, rtol=tolerance, atol=tolerance * weight.abs().max().item())
+    torch.testing.assert_close(
+        packed.dense().double(), weight, rtol=tolerance, atol=tolerance * weight.abs().max().item()
+    )
     is_the_product(packed, linear, weight, dtype, tolerance)
 
 
@@ -81,7 +103,9 @@ def test_a_row_of_zeros_stays_zero(kind):
     assert kind.of(linear)(torch.ones(1, 32)).abs().max() <= 1e-36
 
 
-@pytest.mark.parametrize("kind,rows", [(Int8Linear, (8, 5, 5)), (Int4Linear, (BLOCK, 2 * BLOCK, 16))])
+@pytest.mark.parametrize(
+    "kind,rows", [(Int8Linear, (8, 5, 5)), (Int4Linear, (BLOCK, 2 * BLOCK, 16))]
+)
 @pytest.mark.parametrize("bias", [False, True])
 def test_joined_linears_hold_nothing_twice(kind, rows, bias):
     parts = [kind.of(torch.nn.Linear(64, n, bias=bias)) for n in rows]
@@ -89,8 +113,12 @@ def test_joined_linears_hold_nothing_twice(kind, rows, bias):
     with torch.no_grad():
         before = torch.cat([part(x) for part in parts], dim=-1)
         whole = joined(*parts)
-        assert torch.equal(whole(x), before) and torch.equal(torch.cat([part(x) for part in parts], dim=-1), before)
-    assert {part.weight.untyped_storage().data_ptr() for part in parts} == {whole.weight.untyped_storage().data_ptr()}
+        assert torch.equal(whole(x), before) and torch.equal(
+            torch.cat([part(x) for part in parts], dim=-1), before
+        )
+    assert {part.weight.untyped_storage().data_ptr() for part in parts} == {
+        whole.weight.untyped_storage().data_ptr()
+    }
 
 
 def test_what_the_4_bit_layout_would_mix_up_is_not_joined():
@@ -101,19 +129,25 @@ def test_what_the_4_bit_layout_would_mix_up_is_not_joined():
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("quantization,near", [("cpu-int8", 0.05), ("cpu-int4", 0.5)])
 def test_a_packed_model_is_near_the_dense_one_and_is_fused(family, tied, quantization, near):
-    module = tiny_module(family, tied=tied, initializer_range=0.15, hidden_size=64, intermediate_size=128)
+    module = tiny_module(
+        family, tied=tied, initializer_range=0.15, hidden_size=64, intermediate_size=128
+    )
     ids, count = [5, 17, 60, 42, 9, 5, 17, 60], parameters(module)
     dense = module(torch.tensor([ids])).logits
     table = module.get_input_embeddings().weight.clone()
     pack(module, quantization)
-    assert not any(type(part) is torch.nn.Linear for part in module.modules()) and torch.equal(module.get_input_embeddings().weight, table)
+    assert not any(type(part) is torch.nn.Linear for part in module.modules()) and torch.equal(
+        module.get_input_embeddings().weight, table
+    )
     assert parameters(module) == count
     packed = module(torch.tensor([ids])).logits
     assert 0 < (packed - dense).abs().mean() < near * dense.abs().mean()
     backbone = Backbone(module)
     with torch.inference_mode():
         cache = backbone.new_cache()
-        fused = backbone.logits(backbone.final_norm(backbone.run_layers(backbone.embed(ids), 0, backbone.layers, cache)))
+        fused = backbone.logits(
+            backbone.final_norm(backbone.run_layers(backbone.embed(ids), 0, backbone.layers, cache))
+        )
     assert backbone._fused and parameters(module) == count
     torch.testing.assert_close(fused, packed, rtol=0, atol=1e-4 * packed.abs().max().item())
     assert type(backbone._layers[0].mlp.down_proj) is KINDS[quantization]
@@ -125,14 +159,24 @@ def test_the_classroom_chooses_the_same_tokens(quantization, alike):
     same = []
     for text in TEXTS:
         ids = dense.tokenizer(text, return_tensors="pt").input_ids
-        same.append(dense.backbone.module(ids).logits.argmax(-1) == packed.backbone.module(ids).logits.argmax(-1))
+        same.append(
+            dense.backbone.module(ids).logits.argmax(-1)
+            == packed.backbone.module(ids).logits.argmax(-1)
+        )
     assert torch.cat(same, dim=1).float().mean() >= alike
 
 
 @pytest.mark.parametrize("quantization", ON_CPU)
 def test_it_takes_what_the_arithmetic_says(quantization):
     model = load_random("classroom", quantization=quantization)
-    assert abs(taken(model.backbone.module) / weight_bytes(Sizes.of("qwen3", CATALOG["classroom"].shape), quantization, 2) - 1) < 0.01
+    assert (
+        abs(
+            taken(model.backbone.module)
+            / weight_bytes(Sizes.of("qwen3", CATALOG["classroom"].shape), quantization, 2)
+            - 1
+        )
+        < 0.01
+    )
 
 
 def test_they_are_quantizations_of_cpus():

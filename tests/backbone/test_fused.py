@@ -1,4 +1,5 @@
 """Fused layers are transformers' own layers."""
+
 from __future__ import annotations
 
 import pytest
@@ -21,18 +22,33 @@ def both(module, ids: list[list[int]], start: int, stop: int) -> tuple[torch.Ten
         assert bool(backbone._fused) == fuse
         cache = backbone.new_cache(capacity=4)
         with torch.inference_mode():
-            outputs.append([backbone.run_layers(backbone.embed(chunk), start, stop, cache) for chunk in ids][-1])
+            outputs.append(
+                [backbone.run_layers(backbone.embed(chunk), start, stop, cache) for chunk in ids][
+                    -1
+                ]
+            )
     return outputs[0], outputs[1]
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.booleans(), st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 1000), st.sampled_from([1, fused.LONG]))
+@given(
+    st.booleans(),
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.integers(0, 3),
+    st.integers(0, 1000),
+    st.sampled_from([1, fused.LONG]),
+)
 def test_a_fused_layer_is_the_plain_layer(qwen3, lengths, start, seed, long):
     generator = torch.Generator().manual_seed(seed)
     module = tiny_module("qwen3" if qwen3 else "qwen2", seed=seed % 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "LONG", long)   # so that short texts are long ones
-        wanted, found = both(module, [torch.randint(0, 97, (n,), generator=generator).tolist() for n in lengths], start, 4)
+        patch.setattr(fused, "LONG", long)  # so that short texts are long ones
+        wanted, found = both(
+            module,
+            [torch.randint(0, 97, (n,), generator=generator).tolist() for n in lengths],
+            start,
+            4,
+        )
     # rounding goes by the largest term
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
 
@@ -48,7 +64,11 @@ def test_fusing_holds_nothing_twice_and_leaves_the_module_as_it_was(kind):
     for name, p in module.named_parameters():
         assert torch.equal(p, before[name])
     assert torch.equal(module(ids).logits, logits)
-    held = {part.weight.untyped_storage().data_ptr() for layer in backbone._fused for part in (layer.qkv, layer.gate_up, layer.o, layer.down)}
+    held = {
+        part.weight.untyped_storage().data_ptr()
+        for layer in backbone._fused
+        for part in (layer.qkv, layer.gate_up, layer.o, layer.down)
+    }
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     assert held <= own
 
@@ -58,6 +78,7 @@ def test_what_is_not_dense_is_not_fused():
 
     class Other(torch.nn.Linear):
         pass
+
     layer = module.model.layers[1].mlp
     other = Other(layer.up_proj.in_features, layer.up_proj.out_features, bias=False)
     layer.up_proj = other

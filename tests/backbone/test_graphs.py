@@ -1,4 +1,5 @@
 """The static passes, which are CUDA graphs where there is CUDA, against the ordinary ones and `generate`. Here they run on the CPU, without graphs."""
+
 from __future__ import annotations
 
 import gc
@@ -26,12 +27,19 @@ def windows(monkeypatch):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.booleans(), st.lists(st.one_of(st.integers(1, 20), st.integers(-9, -1)), min_size=1, max_size=8), st.integers(0, 3), st.integers(0, 1000))
+@given(
+    st.booleans(),
+    st.lists(st.one_of(st.integers(1, 20), st.integers(-9, -1)), min_size=1, max_size=8),
+    st.integers(0, 3),
+    st.integers(0, 1000),
+)
 def test_a_static_pass_is_the_ordinary_one(qwen3, lengths, start, seed):
     """Negative: so many positions are forgotten."""
     generator = torch.Generator().manual_seed(seed)
     module = tiny_module("qwen3" if qwen3 else "qwen2", seed=seed % 3)
-    chunks = [n if n < 0 else torch.randint(0, 97, (n,), generator=generator).tolist() for n in lengths]
+    chunks = [
+        n if n < 0 else torch.randint(0, 97, (n,), generator=generator).tolist() for n in lengths
+    ]
     outputs = []
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(graphs, "WINDOW", 8)
@@ -60,9 +68,25 @@ def test_every_decoder_draws_the_same_tokens(name, family, sampling, windows):
         model.backbone.static = static
         # side by side, each over buffers of its own
         panels, prompts = [PanelSpec(name), PanelSpec(name)], [[1, 2, 3] * 3, [4, 5] * 12]
-        records = [r for batch in race_ids(model, panels, prompts, sampling, max_new_tokens=40, top=3, ignore_eos=True) for r in batch]
+        records = [
+            r
+            for batch in race_ids(
+                model, panels, prompts, sampling, max_new_tokens=40, top=3, ignore_eos=True
+            )
+            for r in batch
+        ]
         assert all(r["stop"] == "length" for r in records if r["type"] == "summary")
-        drawn.append([[(t["id"], [i for i, *_ in t["top"]]) for r in records if r["type"] == "step" and r["panel"] == panel for t in r["tokens"]] for panel in (0, 1)])
+        drawn.append(
+            [
+                [
+                    (t["id"], [i for i, *_ in t["top"]])
+                    for r in records
+                    if r["type"] == "step" and r["panel"] == panel
+                    for t in r["tokens"]
+                ]
+                for panel in (0, 1)
+            ]
+        )
         assert ("_passes" in vars(model.backbone)) == static
     assert drawn[0] == drawn[1]
 
@@ -72,11 +96,21 @@ def test_ar_is_generate(family, windows):
     model = tiny_model(family)
     model.backbone.static = True
     ids = torch.tensor([[5, 17, 60, 42, 9]])
-    wanted = model.backbone.module.generate(ids, max_new_tokens=30, do_sample=False, pad_token_id=0)[0, 5:].tolist()
-    records = [r for batch in race_ids(model, [PanelSpec("ar")], ids.tolist(), max_new_tokens=30, ignore_eos=True) for r in batch]
+    wanted = model.backbone.module.generate(
+        ids, max_new_tokens=30, do_sample=False, pad_token_id=0
+    )[0, 5:].tolist()
+    records = [
+        r
+        for batch in race_ids(
+            model, [PanelSpec("ar")], ids.tolist(), max_new_tokens=30, ignore_eos=True
+        )
+        for r in batch
+    ]
     assert [t["id"] for r in records if r["type"] == "step" for t in r["tokens"]] == wanted
     # those of windows that were outgrown are gone
-    assert {key[2:] for buffers in model.backbone._passes._free for key in buffers.passes} == {(1, 64)}
+    assert {key[2:] for buffers in model.backbone._passes._free for key in buffers.passes} == {
+        (1, 64)
+    }
 
 
 def test_buffers_serve_the_next_text(windows):
@@ -92,7 +126,10 @@ def test_buffers_serve_the_next_text(windows):
         gc.collect()
         again = backbone.new_cache()
         assert again.buffers is kept and again.length(0) == 0 and len(kept.passes) == 1
-        same = [backbone.run_layers(backbone.embed([4, 5]), 0, 4, cache) for cache in (again, ordinary_cache(backbone))]
+        same = [
+            backbone.run_layers(backbone.embed([4, 5]), 0, 4, cache)
+            for cache in (again, ordinary_cache(backbone))
+        ]
         torch.testing.assert_close(*same, rtol=0, atol=1e-5 * same[0].abs().max().item())
 
 
@@ -103,7 +140,11 @@ def ordinary_cache(backbone):
 
 def test_where_a_pass_cannot_be_captured_the_ordinary_ones_go_on(windows, monkeypatch):
     model = tiny_model("qwen3", addons=True)
-    wanted = [r for batch in race_ids(model, [PanelSpec("dmtd")], [[1, 2, 3]], max_new_tokens=20) for r in batch]
+    wanted = [
+        r
+        for batch in race_ids(model, [PanelSpec("dmtd")], [[1, 2, 3]], max_new_tokens=20)
+        for r in batch
+    ]
     model.backbone.static = True
     model.backbone._passes.refused = "operation not permitted when stream is capturing"
     # the one that a text had when it was tried
@@ -112,14 +153,22 @@ def test_where_a_pass_cannot_be_captured_the_ordinary_ones_go_on(windows, monkey
         backbone = model.backbone
         before = backbone.run_layers(backbone.embed([1, 2]), 0, 4, cache)
         assert not isinstance(backbone.new_cache(), StaticCache)
-        torch.testing.assert_close(before, backbone.run_layers(backbone.embed([1, 2]), 0, 4, backbone.new_cache()))
-    got = [r for batch in race_ids(model, [PanelSpec("dmtd")], [[1, 2, 3]], max_new_tokens=20) for r in batch]
-    assert [r["tokens"] for r in got if r["type"] == "step"] == [r["tokens"] for r in wanted if r["type"] == "step"]
+        torch.testing.assert_close(
+            before, backbone.run_layers(backbone.embed([1, 2]), 0, 4, backbone.new_cache())
+        )
+    got = [
+        r
+        for batch in race_ids(model, [PanelSpec("dmtd")], [[1, 2, 3]], max_new_tokens=20)
+        for r in batch
+    ]
+    assert [r["tokens"] for r in got if r["type"] == "step"] == [
+        r["tokens"] for r in wanted if r["type"] == "step"
+    ]
 
 
 def test_passes_are_there_before_anybody_waits():
     backbone = Backbone(tiny_module("qwen3"))
-    assert backbone.prepare([(0, 4, 1)]) is None   # on a CPU
+    assert backbone.prepare([(0, 4, 1)]) is None  # on a CPU
     backbone.static = True
     assert "of 2 kinds of pass" in backbone.prepare([(0, 4, 1), (0, 0, 1), (2, 4, 3)])
     assert {key[:3] for key in backbone._passes._free[0].passes} == {(0, 4, 1), (2, 4, 3)}
@@ -136,7 +185,29 @@ def test_graphs_draw_the_same_tokens(name):
         model.backbone = Backbone(model.backbone.module.to("cuda"))
         model.addons = {method: module.to("cuda") for method, module in model.addons.items()}
         model.backbone.static = static
-        records = [r for batch in race_ids(model, [PanelSpec(name)] * 2, [[1, 2, 3] * 3, [4, 5]], max_new_tokens=60, ignore_eos=True) for r in batch]
-        drawn.append([[t["id"] for r in records if r["type"] == "step" and r["panel"] == panel for t in r["tokens"]] for panel in (0, 1)])
-        assert (model.backbone.preparing > 0) == static and (not static or model.backbone._passes.refused is None)
+        records = [
+            r
+            for batch in race_ids(
+                model,
+                [PanelSpec(name)] * 2,
+                [[1, 2, 3] * 3, [4, 5]],
+                max_new_tokens=60,
+                ignore_eos=True,
+            )
+            for r in batch
+        ]
+        drawn.append(
+            [
+                [
+                    t["id"]
+                    for r in records
+                    if r["type"] == "step" and r["panel"] == panel
+                    for t in r["tokens"]
+                ]
+                for panel in (0, 1)
+            ]
+        )
+        assert (model.backbone.preparing > 0) == static and (
+            not static or model.backbone._passes.refused is None
+        )
     assert drawn[0] == drawn[1]

@@ -1,4 +1,5 @@
 """Linears in oneDNN's layout against the plain ones that they come from."""
+
 from __future__ import annotations
 
 import pytest
@@ -29,7 +30,10 @@ def logits(module) -> torch.Tensor:
     backbone = Backbone(module)
     with torch.inference_mode():
         cache = backbone.new_cache()
-        h = [backbone.run_layers(backbone.embed(ids), 0, backbone.layers, cache) for ids in (IDS, [3], [4, 1])][-1]
+        h = [
+            backbone.run_layers(backbone.embed(ids), 0, backbone.layers, cache)
+            for ids in (IDS, [3], [4, 1])
+        ][-1]
         assert backbone._fused
         return backbone.logits(backbone.final_norm(h))
 
@@ -46,17 +50,31 @@ def test_it_is_the_same_product(rows, columns, bias, dtype):
         if whole is not None:
             assert all(part.weight is whole.weight for part in packed)
             ours = [*packed, whole]
-            plain_ones = [*linears, BlockedLinear(torch.cat([linear.weight for linear in linears]), torch.cat([linear.bias for linear in linears]) if bias else None).linear()]
+            plain_ones = [
+                *linears,
+                BlockedLinear(
+                    torch.cat([linear.weight for linear in linears]),
+                    torch.cat([linear.bias for linear in linears]) if bias else None,
+                ).linear(),
+            ]
         for one, linear in zip(ours, plain_ones):
-            assert torch.equal(one.dense(), linear.weight) and torch.equal(one.linear().weight, linear.weight) and one.linear().weight.is_contiguous()
+            assert (
+                torch.equal(one.dense(), linear.weight)
+                and torch.equal(one.linear().weight, linear.weight)
+                and one.linear().weight.is_contiguous()
+            )
             for positions in (1, 2, 3, 7, 16, 33):
                 x = torch.randn(2, positions, columns, dtype=dtype)
-                wanted = F.linear(x.double(), linear.weight.double(), linear.bias.double() if bias else None)
+                wanted = F.linear(
+                    x.double(), linear.weight.double(), linear.bias.double() if bias else None
+                )
                 # rounding goes by them: biases are smaller
                 terms = F.linear(x.double().abs(), linear.weight.double().abs()).max().item() + 4
                 eps = torch.finfo(dtype).eps
                 with torch.no_grad():
-                    torch.testing.assert_close(one(x).double(), wanted, rtol=0, atol=4 * eps * terms)
+                    torch.testing.assert_close(
+                        one(x).double(), wanted, rtol=0, atol=4 * eps * terms
+                    )
                     if one.rows is None:
                         assert torch.equal(one.kernel()(x), one(x))
 
@@ -76,7 +94,9 @@ def test_gradients_go_through_it(dtype):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("small", [0, 48 * 32 * 2])
-def test_a_model_is_the_same_function_and_comes_back_exactly(family, tied, dtype, small, always, monkeypatch):
+def test_a_model_is_the_same_function_and_comes_back_exactly(
+    family, tied, dtype, small, always, monkeypatch
+):
     # all of them, or all but some
     monkeypatch.setattr(onednn, "SMALL", dict.fromkeys(onednn.SMALL, small))
     module = tiny_module(family, tied=tied, initializer_range=0.15).to(dtype)
@@ -88,13 +108,25 @@ def test_a_model_is_the_same_function_and_comes_back_exactly(family, tied, dtype
     assert kinds == ({BlockedLinear} if small == 0 else kinds) and BlockedLinear in kinds
     assert parameters(module) == count
     tolerance = 1e-5 if dtype == torch.float32 else 0.05
-    torch.testing.assert_close(logits(module), wanted, rtol=0, atol=tolerance * wanted.abs().max().item())
-    with torch.inference_mode():   # transformers' own layers, over what has been fused
-        torch.testing.assert_close(module(torch.tensor([IDS])).logits, plain(module)(torch.tensor([IDS])).logits, rtol=0, atol=tolerance * wanted.abs().max().item())
+    torch.testing.assert_close(
+        logits(module), wanted, rtol=0, atol=tolerance * wanted.abs().max().item()
+    )
+    with torch.inference_mode():  # transformers' own layers, over what has been fused
+        torch.testing.assert_close(
+            module(torch.tensor([IDS])).logits,
+            plain(module)(torch.tensor([IDS])).logits,
+            rtol=0,
+            atol=tolerance * wanted.abs().max().item(),
+        )
     # a tied LM head is held twice, nothing else
-    assert parameters(module) == count and taken(module) <= size + before["model.embed_tokens.weight"].nbytes
+    assert (
+        parameters(module) == count
+        and taken(module) <= size + before["model.embed_tokens.weight"].nbytes
+    )
     back = plain(module)
-    assert {name: p.shape for name, p in back.named_parameters()} == {name: p.shape for name, p in before.items()}
+    assert {name: p.shape for name, p in back.named_parameters()} == {
+        name: p.shape for name, p in before.items()
+    }
     for name, p in back.named_parameters():
         assert torch.equal(p, before[name]) and p.is_contiguous()
     assert (back.lm_head.weight is back.model.embed_tokens.weight) == tied
@@ -106,7 +138,7 @@ def test_it_is_left_where_it_is_not_faster_or_too_small(dtype, always, monkeypat
     monkeypatch.setattr(onednn, "_compared", lambda linears: (1.0, 1.0))
     assert "as they are" in lay_out(module)
     monkeypatch.setattr(onednn, "_compared", lambda linears: (2.0, 1.0))
-    monkeypatch.setattr(onednn, "LARGE", 2 ** 30)
+    monkeypatch.setattr(onednn, "LARGE", 2**30)
     assert lay_out(module) is None
     assert not any(isinstance(part, BlockedLinear) for part in module.modules())
 
@@ -114,9 +146,12 @@ def test_it_is_left_where_it_is_not_faster_or_too_small(dtype, always, monkeypat
 def test_where_there_is_no_such_layout_everything_stays(always, monkeypatch):
     def none_here(linears):
         raise RuntimeError("reorder_linear_weight: not built with oneDNN")
+
     monkeypatch.setattr(onednn, "_compared", none_here)
     module = tiny_module("qwen3")
-    assert lay_out(module) is None and not any(isinstance(part, BlockedLinear) for part in module.modules())
+    assert lay_out(module) is None and not any(
+        isinstance(part, BlockedLinear) for part in module.modules()
+    )
 
 
 def test_both_are_timed():
@@ -137,6 +172,8 @@ def test_plain_undoes_what_fusing_did(tmp_path):
     assert any(not p.is_contiguous() for p in module.parameters())
     for twin in (early, plain(module)):
         assert all(p.is_contiguous() for p in twin.parameters())
-        assert torch.equal(twin.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0), wanted)
+        assert torch.equal(
+            twin.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0), wanted
+        )
     plain(module).save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").exists()

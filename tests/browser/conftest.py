@@ -2,6 +2,7 @@
 
 DMTD_SCREENSHOTS: a folder that keeps the screenshots. DMTD_BROWSER_MODEL: another model than `classroom`, for development.
 """
+
 from __future__ import annotations
 
 import os
@@ -14,18 +15,31 @@ import pytest
 from app_process import running_app
 from race_page import RacePage
 
-NO_NETWORK = Path(__file__).resolve().parents[1] / "no_network"   # a sitecustomize
+NO_NETWORK = Path(__file__).resolve().parents[1] / "no_network"  # a sitecustomize
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # No sandbox: CI runs as root. The rest cuts the browser off from everything but this machine, and keeps it from calling home, so that any outside request is the page's own.
-ARGUMENTS = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-default-apps")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-default-apps",
+)
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need Playwright: pip install -r requirements-dev.txt")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api",
+        reason="browser tests need Playwright: pip install -r requirements-dev.txt",
+    )
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip(f"browser tests need an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH")
+        pytest.skip(
+            f"browser tests need an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH"
+        )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield browser
@@ -36,9 +50,18 @@ def chromium() -> Iterator[object]:
 def app_url(chromium: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An app without a network: no outside address can be reached, and none may be asked for, whatever the tests do on its page."""
     folder = tmp_path_factory.mktemp("app")
-    with running_app(folder, "--model", os.environ.get("DMTD_BROWSER_MODEL", "classroom"), PYTHONPATH=str(NO_NETWORK)) as (url, _):
+    with running_app(
+        folder,
+        "--model",
+        os.environ.get("DMTD_BROWSER_MODEL", "classroom"),
+        PYTHONPATH=str(NO_NETWORK),
+    ) as (url, _):
         yield url
-    asked = [line for line in (folder / "app.log").read_text().splitlines() if line.startswith("OUTSIDE ADDRESS:")]
+    asked = [
+        line
+        for line in (folder / "app.log").read_text().splitlines()
+        if line.startswith("OUTSIDE ADDRESS:")
+    ]
     assert not asked, asked
 
 

@@ -1,25 +1,43 @@
 """The page as the tests use it: the hooks of the design, and what a visitor does with them."""
+
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-END_SECONDS = 90   # a race of a hundred tokens, on the slowest machine that runs these tests
+END_SECONDS = 90  # a race of a hundred tokens, on the slowest machine that runs these tests
 OVER = ("done", "stopped", "error")
-LONG = "What is DMTD?"   # `classroom` answers it in about a hundred words
+LONG = "What is DMTD?"  # `classroom` answers it in about a hundred words
 COUNT_RACES = """window.begun = 0;
 new MutationObserver(records => { window.begun += records.some(record => record.target.dataset.status === 'running'); })
   .observe(document, { subtree: true, attributes: true, attributeFilter: ['data-status'] });"""
 
 
 class RacePage:
-    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 720, scheme: str = "light", ready: str = "idle", locale: str = "en-US", charts: bool = False) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale)
+    def __init__(
+        self,
+        browser: Any,
+        url: str,
+        width: int = 1280,
+        height: int = 720,
+        scheme: str = "light",
+        ready: str = "idle",
+        locale: str = "en-US",
+        charts: bool = False,
+    ) -> None:
+        self.page = browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale
+        )
         self.url = url
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        self.page.on(
+            "console",
+            lambda message: (
+                self.complaints.append(message.text) if message.type == "error" else None
+            ),
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.add_init_script(COUNT_RACES)
@@ -30,13 +48,20 @@ class RacePage:
 
     def wait_for_charts(self) -> None:
         """They come when the page has come to rest, two seconds after everything else; only tests that look at them wait for them."""
-        self.page.wait_for_selector("#chart-span .main-svg", state="attached", timeout=1000 * END_SECONDS)
+        self.page.wait_for_selector(
+            "#chart-span .main-svg", state="attached", timeout=1000 * END_SECONDS
+        )
 
     def close(self) -> None:
         """The visitor leaves. A page that complained, or asked anybody but the app for anything, has failed."""
         self.page.close()
         own = urlsplit(self.url).netloc
-        outside = [url for url in self.requests if urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).netloc != own]
+        outside = [
+            url
+            for url in self.requests
+            if urlsplit(url).scheme in ("http", "https", "ws", "wss")
+            and urlsplit(url).netloc != own
+        ]
         assert not self.complaints, self.complaints
         assert not outside, outside
 
@@ -82,25 +107,36 @@ class RacePage:
         return self.page.locator("[data-status] [role='status']").inner_text()
 
     def wait_until(self, *states: str, seconds: float = END_SECONDS) -> str:
-        self.page.wait_for_selector(", ".join(f"[data-status='{state}']" for state in states), timeout=1000 * seconds)
+        self.page.wait_for_selector(
+            ", ".join(f"[data-status='{state}']" for state in states), timeout=1000 * seconds
+        )
         return self.status
 
     def wait_for_tokens(self, panel: int = 0) -> None:
-        self.page.wait_for_selector(f"[data-panel='{panel}'] [data-origin]", timeout=1000 * END_SECONDS)
+        self.page.wait_for_selector(
+            f"[data-panel='{panel}'] [data-origin]", timeout=1000 * END_SECONDS
+        )
 
     def origins(self, panel: int) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for origin in self.page.locator(f"[data-panel='{panel}'] [data-origin]").evaluate_all("nodes => nodes.map(node => node.dataset.origin)"):
+        for origin in self.page.locator(f"[data-panel='{panel}'] [data-origin]").evaluate_all(
+            "nodes => nodes.map(node => node.dataset.origin)"
+        ):
             counts[origin] = counts.get(origin, 0) + 1
         return counts
 
     def chart(self, name: str) -> list[dict[str, list[float]]]:
         self.wait_for_charts()
-        return self.page.evaluate("id => document.getElementById(id).data.map(trace => ({x: [...trace.x], y: [...trace.y]}))", name)
+        return self.page.evaluate(
+            "id => document.getElementById(id).data.map(trace => ({x: [...trace.x], y: [...trace.y]}))",
+            name,
+        )
 
     def table(self) -> list[dict[str, str]]:
         headings = self.page.locator(".summary thead th").all_inner_texts()
-        rows = self.page.locator(".summary tbody tr").evaluate_all("rows => rows.map(row => [...row.children].map(cell => cell.innerText))")
+        rows = self.page.locator(".summary tbody tr").evaluate_all(
+            "rows => rows.map(row => [...row.children].map(cell => cell.innerText))"
+        )
         return [dict(zip(headings, row)) for row in rows]
 
 

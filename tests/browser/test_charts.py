@@ -1,4 +1,5 @@
 """The charts show what the race's record says, and are saved as pictures."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,14 +15,23 @@ def test_tokens_against_time_and_where_the_time_went(visit: RacePage, tmp_path: 
     visit.page.wait_for_timeout(1500)
     totals = [sum(visit.origins(panel).values()) for panel in range(3)]
     facts = visit.page.locator(".facts").all_inner_texts()
-    seconds = [next(float(part.removesuffix(" s")) for part in fact.split(" · ") if part.endswith(" s")) for fact in facts]
+    seconds = [
+        next(float(part.removesuffix(" s")) for part in fact.split(" · ") if part.endswith(" s"))
+        for fact in facts
+    ]
     curves = visit.chart("chart-race")
     assert [curve["y"][-1] for curve in curves] == totals
     for curve, end in zip(curves, seconds):
-        assert curve["x"] == sorted(curve["x"]) and curve["y"] == sorted(curve["y"]) and abs(curve["x"][-1] - end) < 0.006
-    kinds = visit.page.evaluate("document.getElementById('chart-time').data.map(trace => [trace.name, [...trace.x]])")
+        assert (
+            curve["x"] == sorted(curve["x"])
+            and curve["y"] == sorted(curve["y"])
+            and abs(curve["x"][-1] - end) < 0.006
+        )
+    kinds = visit.page.evaluate(
+        "document.getElementById('chart-time').data.map(trace => [trace.name, [...trace.x]])"
+    )
     times = dict(kinds)
-    for panel, end in enumerate(seconds):   # the kinds share out the whole of each panel's clock
+    for panel, end in enumerate(seconds):  # the kinds share out the whole of each panel's clock
         assert sum(row[panel] for _, row in kinds) == pytest.approx(end, abs=0.006)
     assert times["full passes"][0] > 0 and times["late layers alone"][0] == 0
     assert times["late layers alone"][1] > 0 and times["full passes with refill"][1] > 0
@@ -42,7 +52,10 @@ def test_the_charts_are_live(visit: RacePage) -> None:
     visit.set("#seed", 2)
     visit.set("#max-tokens", 6000)
     visit.ask(LONG)
-    visit.page.wait_for_function("document.getElementById('chart-race').data?.[0]?.x?.length > 20 && document.getElementById('chart-time').data?.[1]?.x?.[0] > 0", timeout=60_000)
+    visit.page.wait_for_function(
+        "document.getElementById('chart-race').data?.[0]?.x?.length > 20 && document.getElementById('chart-time').data?.[1]?.x?.[0] > 0",
+        timeout=60_000,
+    )
     assert visit.status == "running"
     visit.page.click("#stop")
     visit.wait_until(*OVER)

@@ -1,4 +1,5 @@
 """The picture of the pass that ran last, beside the text."""
+
 from __future__ import annotations
 
 import re
@@ -18,11 +19,15 @@ def test_the_pass_that_ran_last_is_drawn(visit: RacePage) -> None:
         said.append(picture.get_attribute("aria-label"))
         drawn.append({kind: picture.locator(f"rect.{kind}").count() for kind in ("full", "late")})
     assert "prefill" in said[0]
-    assert "full pass: layers 1 to 12 over 1 position" in said[1]   # nothing was skipped yet
+    assert "full pass: layers 1 to 12 over 1 position" in said[1]  # nothing was skipped yet
     assert all("late layers: layers 10 to 12 over 1 position" in each for each in said[2:5])
     # the next cycle's head refills the middle layers
     assert "layers 1 to 9 over 4 positions, layers 10 to 12 over 1 position" in said[5]
-    assert drawn[1] == {"full": 12, "late": 0} and drawn[2] == {"full": 0, "late": 3} and drawn[5] == {"full": 9 * 4 + 3, "late": 0}
+    assert (
+        drawn[1] == {"full": 12, "late": 0}
+        and drawn[2] == {"full": 0, "late": 3}
+        and drawn[5] == {"full": 9 * 4 + 3, "late": 0}
+    )
     assert "refills 3" in picture.inner_text()
 
 

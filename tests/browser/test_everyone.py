@@ -1,11 +1,15 @@
 """The page for everyone: axe-core finds nothing serious, the keyboard alone is enough, little screens stack, and only the summary sentence is read aloud."""
+
 from __future__ import annotations
 
 import pytest
 
 from race_page import LONG, OVER, RacePage
 
-sync_playwright = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core: pip install -r requirements-dev.txt")
+sync_playwright = pytest.importorskip(
+    "axe_playwright_python.sync_playwright",
+    reason="needs axe-core: pip install -r requirements-dev.txt",
+)
 
 
 AT_REST = "() => document.getAnimations().every(each => each.playState !== 'running' || each.effect.getComputedTiming().endTime === Infinity)"
@@ -14,8 +18,17 @@ AT_REST = "() => document.getAnimations().every(each => each.playState !== 'runn
 def violations(visit: RacePage, state: str) -> list[str]:
     """Serious and critical ones, of the page at rest: what is just fading in has too little contrast for a moment."""
     visit.page.wait_for_function(AT_REST)
-    found = sync_playwright.Axe().run(visit.page, options={"resultTypes": ["violations"]}).response["violations"]
-    return [f"{state}: {each['id']} ({each['impact']}) {node['target']}" for each in found if each["impact"] in ("serious", "critical") for node in each["nodes"]]
+    found = (
+        sync_playwright.Axe()
+        .run(visit.page, options={"resultTypes": ["violations"]})
+        .response["violations"]
+    )
+    return [
+        f"{state}: {each['id']} ({each['impact']}) {node['target']}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -34,14 +47,19 @@ def test_axe_finds_nothing_serious(chromium: object, app_url: str, scheme: str) 
     found += violations(visit, "after a race, filtered, with Keep")
     visit.page.keyboard.press("Escape")
     visit.page.click("#panel-1-decoder input")
-    visit.page.get_by_role("option").last.wait_for()   # it comes by itself, and then fades in
+    visit.page.get_by_role("option").last.wait_for()  # it comes by itself, and then fades in
     found += violations(visit, "with the list of decoders")
     visit.page.keyboard.press("Escape")
     visit.page.locator("#panel-1-decoder input").blur()
     visit.page.keyboard.press("p")
     found += violations(visit, "presenter mode")
     assert not found, "\n".join(found)
-    assert visit.page.locator(".race [aria-live], .race [role='status'], .race [role='alert'], .race [role='log']").count() == 1
+    assert (
+        visit.page.locator(
+            ".race [aria-live], .race [role='status'], .race [role='alert'], .race [role='log']"
+        ).count()
+        == 1
+    )
     visit.close()
 
 
@@ -79,10 +97,13 @@ def test_the_keyboard_alone_is_enough(visit: RacePage) -> None:
     keys.press("Enter")
     assert visit.wait_until(*OVER) == "done"
     assert sum(visit.origins(0).values()) <= 12
-    assert visit.page.locator(".spec").all_inner_texts()[:2] == ["prompt-lookup:ngram=3", "dmtd:tau=2"]
+    assert visit.page.locator(".spec").all_inner_texts()[:2] == [
+        "prompt-lookup:ngram=3",
+        "dmtd:tau=2",
+    ]
     tab_to(visit, "[data-panel='1'] [data-origin]")
     keys.press("ArrowRight")
-    keys.press("ArrowRight")   # the prefill's token, the head of the first cycle, its late token
+    keys.press("ArrowRight")  # the prefill's token, the head of the first cycle, its late token
     assert "late layers" in visit.page.locator("#race-tooltip").inner_text()
     before = sum(sum(visit.origins(panel).values()) for panel in range(3))
     tab_to(visit, ".player [aria-label='Step back']")
@@ -99,7 +120,11 @@ def test_the_keyboard_alone_is_enough(visit: RacePage) -> None:
 def test_a_little_screen_stacks_and_nothing_moves(chromium: object, app_url: str) -> None:
     visit = RacePage(chromium, app_url, 360, 740)
     visit.page.emulate_media(reduced_motion="reduce")
-    for popover, inside in (("#presets", "#preset-list"), ("#sampling", "#sampling-row"), ("#system-prompt", "#system-box")):
+    for popover, inside in (
+        ("#presets", "#preset-list"),
+        ("#sampling", "#sampling-row"),
+        ("#system-prompt", "#system-box"),
+    ):
         visit.page.click(f"{popover} > button")
         visit.page.wait_for_selector(inside)
         box = visit.page.locator(inside).bounding_box()
@@ -108,7 +133,9 @@ def test_a_little_screen_stacks_and_nothing_moves(chromium: object, app_url: str
     visit.set("#max-tokens", 400)
     visit.ask(LONG)
     visit.wait_for_tokens()
-    moving = visit.page.evaluate("document.getAnimations().filter(each => each.playState === 'running').length")
+    moving = visit.page.evaluate(
+        "document.getAnimations().filter(each => each.playState === 'running').length"
+    )
     assert moving == 0
     assert visit.wait_until(*OVER) == "done"
     tops = [panel.bounding_box()["y"] for panel in visit.page.locator(".panel").all()]

@@ -1,4 +1,5 @@
 """Keeping and sharing: a race as a file that replays itself, as JSON and as a table; a file that opens again; a link that opens the same comparison."""
+
 from __future__ import annotations
 
 import csv
@@ -19,10 +20,15 @@ def short_race(visit: RacePage, prompt: str = LONG) -> list[str]:
 
 
 def texts(page: object) -> list[str]:
-    return [page.locator(f"[data-panel='{panel}']").evaluate("node => node.textContent") for panel in range(3)]
+    return [
+        page.locator(f"[data-panel='{panel}']").evaluate("node => node.textContent")
+        for panel in range(3)
+    ]
 
 
-def test_a_race_is_saved_and_opens_again(visit: RacePage, chromium: object, app_url: str, tmp_path: Path) -> None:
+def test_a_race_is_saved_and_opens_again(
+    visit: RacePage, chromium: object, app_url: str, tmp_path: Path
+) -> None:
     visit.wait_for_charts()
     shown = short_race(visit, NASTY)
     table = visit.table()
@@ -34,14 +40,22 @@ def test_a_race_is_saved_and_opens_again(visit: RacePage, chromium: object, app_
     with spreadsheet.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     for panel, text in enumerate(shown):
-        assert "".join(json.loads(row["text (JSON)"]) for row in rows if row["panel"] == str(panel + 1)) == text
+        assert (
+            "".join(
+                json.loads(row["text (JSON)"]) for row in rows if row["panel"] == str(panel + 1)
+            )
+            == text
+        )
 
     replay = save(visit, "Save as HTML replay", tmp_path)
     page = chromium.new_page()
     asked: list[str] = []
     complaints: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.context.set_offline(True)
     page.goto(replay.as_uri())
@@ -54,7 +68,9 @@ def test_a_race_is_saved_and_opens_again(visit: RacePage, chromium: object, app_
     assert "late layers" in page.locator("#race-tooltip").inner_text()
     assert page.locator(".charts img").count() == 4
     assert page.locator("img[src='x']").count() == 0 and page.title() != "1"
-    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [replay.as_uri()] and not complaints
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [
+        replay.as_uri()
+    ] and not complaints
     page.close()
 
     other = RacePage(chromium, app_url)
@@ -68,13 +84,29 @@ def test_a_race_is_saved_and_opens_again(visit: RacePage, chromium: object, app_
     other.close()
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("hello", "needs JSON, one record a line; got"), ("", "header of a race, schema 1; got nothing"), ('{"type":"header","schema":2}', '"schema":2'),
-    ('{"type":"header","schema":1,"panels":[{"panel":0,"spec":"ar","decoder":"ar"}]}\n{"type":"step","panel":3}', "one of its panels; got 3 in line 2"),
-    ('{"type":"header","schema":1,"panels":[{"panel":0,"spec":"ar","decoder":"ar"}]}\n{"type":"step","panel":0,"ms":1,"passes":[],"tokens":[{"id":1,"text":"a","span":0,"origin":"magic"}]}', "got \"magic\" in line 2")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hello", "needs JSON, one record a line; got"),
+        ("", "header of a race, schema 1; got nothing"),
+        ('{"type":"header","schema":2}', '"schema":2'),
+        (
+            '{"type":"header","schema":1,"panels":[{"panel":0,"spec":"ar","decoder":"ar"}]}\n{"type":"step","panel":3}',
+            "one of its panels; got 3 in line 2",
+        ),
+        (
+            '{"type":"header","schema":1,"panels":[{"panel":0,"spec":"ar","decoder":"ar"}]}\n{"type":"step","panel":0,"ms":1,"passes":[],"tokens":[{"id":1,"text":"a","span":0,"origin":"magic"}]}',
+            'got "magic" in line 2',
+        ),
+    ],
+)
 def test_a_file_that_is_no_race_is_refused_in_words(idle: RacePage, text: str, words: str) -> None:
-    idle.page.set_input_files(".keep input", files=[{"name": "odd.jsonl", "mimeType": "", "buffer": text.encode()}])
-    idle.page.wait_for_function("words => document.querySelector('[role=status]').textContent.includes(words)", arg=words)
+    idle.page.set_input_files(
+        ".keep input", files=[{"name": "odd.jsonl", "mimeType": "", "buffer": text.encode()}]
+    )
+    idle.page.wait_for_function(
+        "words => document.querySelector('[role=status]').textContent.includes(words)", arg=words
+    )
     assert idle.status == "idle"
 
 
@@ -94,15 +126,24 @@ def test_a_link_opens_the_same_comparison(visit: RacePage, chromium: object, app
     visit.set("#panel-1-opt-k", 2)
     visit.set("#seed", 11)
     visit.page.fill("#prompt textarea", NASTY)
-    visit.page.click("#presets > button")   # choosing one has closed the list
+    visit.page.click("#presets > button")  # choosing one has closed the list
     visit.page.click("#copy-link")
     visit.page.wait_for_selector("#copy-link:has-text('Copied')")
     link = visit.page.evaluate("navigator.clipboard.readText()")
     query = parse_qs(urlsplit(link).query)
-    assert query["prompt"] == [NASTY] and query["seed"] == ["11"] and query["panel"][0] == "ar" and query["panel"][1] == "mtp-heads:k=2"
+    assert (
+        query["prompt"] == [NASTY]
+        and query["seed"] == ["11"]
+        and query["panel"][0] == "ar"
+        and query["panel"][1] == "mtp-heads:k=2"
+    )
     other = RacePage(chromium, link)
     other.page.wait_for_selector("#panel-3-controls", state="visible")
-    assert other.page.input_value("#prompt textarea") == NASTY and other.page.input_value("#seed input") == "11" and other.page.input_value("#panels input") == "4"
+    assert (
+        other.page.input_value("#prompt textarea") == NASTY
+        and other.page.input_value("#seed input") == "11"
+        and other.page.input_value("#panels input") == "4"
+    )
     other.set("#max-tokens", 4)
     other.page.click("#run")
     assert other.wait_until(*OVER) == "done"

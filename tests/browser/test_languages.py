@@ -1,4 +1,5 @@
 """The page in the browser's language."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,12 +16,27 @@ def has(visit: RacePage, hook: str, text: str) -> None:
     visit.page.locator(hook, has_text=text).first.wait_for()
 
 
-def test_a_chinese_browser_sees_chinese(chromium: object, app_url: str, screenshots: Path, tmp_path: Path) -> None:
+def test_a_chinese_browser_sees_chinese(
+    chromium: object, app_url: str, screenshots: Path, tmp_path: Path
+) -> None:
     visit = RacePage(chromium, app_url, locale="zh-CN")
     page = visit.page
-    assert page.title() == CHINESE["page.title"] and page.evaluate("document.documentElement.lang") == "zh-CN"
-    for hook, key in (("#run", "control.run"), ("#panels", "control.panels"), ("#sampling > button", "control.sampling"), ("#head h1", "page.title"), ("#head .baseline", "baseline.same_weights"), ("#examples", "example.story"),
-                      ("[role='status']", "race.ready"), (".legend", "origin.late.name"), ("#panel-1-opt-tau", "option.tau.label"), (".charts", "chart.span")):
+    assert (
+        page.title() == CHINESE["page.title"]
+        and page.evaluate("document.documentElement.lang") == "zh-CN"
+    )
+    for hook, key in (
+        ("#run", "control.run"),
+        ("#panels", "control.panels"),
+        ("#sampling > button", "control.sampling"),
+        ("#head h1", "page.title"),
+        ("#head .baseline", "baseline.same_weights"),
+        ("#examples", "example.story"),
+        ("[role='status']", "race.ready"),
+        (".legend", "origin.late.name"),
+        ("#panel-1-opt-tau", "option.tau.label"),
+        (".charts", "chart.span"),
+    ):
         has(visit, hook, CHINESE[key])
     assert page.get_attribute("#prompt textarea", "placeholder") == CHINESE["control.prompt"]
     assert page.input_value("#panel-0-decoder input") == f"ar · {CHINESE['decoder.ar.label']}"
@@ -28,21 +44,38 @@ def test_a_chinese_browser_sees_chinese(chromium: object, app_url: str, screensh
     has(visit, "#race-tooltip", CHINESE["hint.seed"])
     page.screenshot(path=screenshots / "chinese.png")
     visit.race(tokens=60)
-    assert [cell for cell in visit.table()[0]][:4] == [CHINESE[f"table.{key}"] for key in ("panel", "speed", "ratio", "first_token")]
-    assert visit.sentence.startswith("完成。以面板 1 为基准，面板 2：") and "次完整前向" in page.locator(".facts").first.inner_text()
+    assert [cell for cell in visit.table()[0]][:4] == [
+        CHINESE[f"table.{key}"] for key in ("panel", "speed", "ratio", "first_token")
+    ]
+    assert (
+        visit.sentence.startswith("完成。以面板 1 为基准，面板 2：")
+        and "次完整前向" in page.locator(".facts").first.inner_text()
+    )
     page.locator("[data-panel='1'] [data-origin='late']").first.hover()
     has(visit, "#race-tooltip", CHINESE["token.made_by"])
     page.wait_for_timeout(600)
     page.screenshot(path=screenshots / "chinese-race.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
-    left = page.evaluate("(words) => [...document.querySelectorAll('h1, .baseline, #buttons, #settings, .bar, .player, .charts figcaption, .summary')].map(node => node.innerText).filter(text => new RegExp(words).test(text))", ENGLISH_WORDS)
+    left = page.evaluate(
+        "(words) => [...document.querySelectorAll('h1, .baseline, #buttons, #settings, .bar, .player, .charts figcaption, .summary')].map(node => node.innerText).filter(text => new RegExp(words).test(text))",
+        ENGLISH_WORDS,
+    )
     assert not left
 
     page.click("#tour-switch")
-    page.wait_for_function("document.querySelector('#tour-outcome').textContent.length > 20", timeout=1000 * END_SECONDS)
-    assert page.locator("#tour-title").inner_text() == "第 1 步，共 10 步 · 解码为什么慢" and page.locator("#tour-text").inner_text() == CHINESE["tour.1.text"]
+    page.wait_for_function(
+        "document.querySelector('#tour-outcome').textContent.length > 20",
+        timeout=1000 * END_SECONDS,
+    )
+    assert (
+        page.locator("#tour-title").inner_text() == "第 1 步，共 10 步 · 解码为什么慢"
+        and page.locator("#tour-text").inner_text() == CHINESE["tour.1.text"]
+    )
     passes = page.locator(".facts").first.inner_text().split(" · ")[1]
-    assert passes in page.locator("#tour-outcome").inner_text() and "{" not in page.locator("#tour-outcome").inner_text()
+    assert (
+        passes in page.locator("#tour-outcome").inner_text()
+        and "{" not in page.locator("#tour-outcome").inner_text()
+    )
     page.screenshot(path=screenshots / "chinese-tour.png")
     page.keyboard.press("Escape")
     page.wait_for_selector("#tour-card", state="hidden")
@@ -57,7 +90,10 @@ def test_a_chinese_browser_sees_chinese(chromium: object, app_url: str, screensh
 
     path = save(visit, CHINESE["keep.html"], tmp_path)
     # the file has all languages
-    for locale, title, status in (("zh-CN", CHINESE["page.title"], "完成。"), ("en-GB", LANGUAGES["en"]["page.title"], "Done.")):
+    for locale, title, status in (
+        ("zh-CN", CHINESE["page.title"], "完成。"),
+        ("en-GB", LANGUAGES["en"]["page.title"], "Done."),
+    ):
         replay = RacePage(chromium, path.as_uri(), locale=locale, ready="done")
         assert replay.page.locator("h1").inner_text() == title and status in replay.sentence
         replay.close()
@@ -65,13 +101,17 @@ def test_a_chinese_browser_sees_chinese(chromium: object, app_url: str, screensh
 
 
 def test_other_browsers_see_english(chromium: object, app_url: str) -> None:
-    for locale in ("en-US", "is-IS"):   # no file for the second
+    for locale in ("en-US", "is-IS"):  # no file for the second
         visit = RacePage(chromium, app_url, locale=locale)
         assert visit.page.evaluate("document.documentElement.lang") == "en"
         has(visit, "#run", "Run")
         has(visit, ".legend", "late layers")
         visit.set("#max-tokens", 8)
         visit.ask("Hello")
-        assert visit.wait_until(*OVER) == "done" and visit.sentence.startswith("Done. Against panel 1: panel 2 ")
-        assert not any("\u4e00" <= sign <= "\u9fff" for sign in visit.page.locator("body").inner_text())
+        assert visit.wait_until(*OVER) == "done" and visit.sentence.startswith(
+            "Done. Against panel 1: panel 2 "
+        )
+        assert not any(
+            "\u4e00" <= sign <= "\u9fff" for sign in visit.page.locator("body").inner_text()
+        )
         visit.close()

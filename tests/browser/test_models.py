@@ -2,6 +2,7 @@
 
 The hub is a server of the test's own, and the app asks it through huggingface_hub itself.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,7 +18,7 @@ from app_process import ROOT, running_app
 from hub_server import Hub
 from race_page import OVER, RacePage
 
-DRIP = 4096   # bytes at a time that the slow hub sends
+DRIP = 4096  # bytes at a time that the slow hub sends
 
 
 class SlowHub(Hub):
@@ -34,11 +35,11 @@ class SlowHub(Hub):
         self.end_headers()
         for start in range(0, len(content), DRIP):
             try:
-                self.wfile.write(content[start:start + DRIP])
+                self.wfile.write(content[start : start + DRIP])
             except ConnectionError:
-                return   # it was cancelled
+                return  # it was cancelled
             if self.slow.is_set():
-                time.sleep(0.3)   # a download that nobody waits for to the end
+                time.sleep(0.3)  # a download that nobody waits for to the end
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,17 @@ def hub(model_folder: Path) -> Iterator[type[SlowHub]]:
 
 
 @pytest.fixture(scope="module")
-def models_url(chromium: object, hub: type[SlowHub], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def models_url(
+    chromium: object, hub: type[SlowHub], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("app")
-    with running_app(folder, HF_HUB_OFFLINE="0", HF_ENDPOINT=hub.address, HF_HOME=str(folder / "hub"), HF_HUB_DISABLE_XET="1") as (url, _):
+    with running_app(
+        folder,
+        HF_HUB_OFFLINE="0",
+        HF_ENDPOINT=hub.address,
+        HF_HOME=str(folder / "hub"),
+        HF_HUB_DISABLE_XET="1",
+    ) as (url, _):
         yield url
 
 
@@ -73,7 +82,9 @@ def ask_for(visit: RacePage, other: str) -> None:
 def half_way(visit: RacePage, seconds: int = 60) -> bool:
     """Whether a bar stands between its ends, within so long."""
     for _ in range(5 * seconds):
-        if visit.page.evaluate("(() => { const bar = document.querySelector('#model-progress progress[max]'); return bar && bar.value > 0 && bar.value < bar.max; })()"):
+        if visit.page.evaluate(
+            "(() => { const bar = document.querySelector('#model-progress progress[max]'); return bar && bar.value > 0 && bar.value < bar.max; })()"
+        ):
             return True
         visit.page.wait_for_timeout(200)
     return False
@@ -92,14 +103,16 @@ def race(visit: RacePage) -> str:
     return visit.wait_until(*OVER)
 
 
-def test_a_model_of_the_hub_with_progress_and_cancel(chromium: object, models_url: str, hub: type[SlowHub], screenshots: Path) -> None:
+def test_a_model_of_the_hub_with_progress_and_cancel(
+    chromium: object, models_url: str, hub: type[SlowHub], screenshots: Path
+) -> None:
     visit = RacePage(chromium, models_url)
     hub.slow.set()
     ask_for(visit, "me/tiny")
     assert half_way(visit), visit.page.locator("#model-progress").inner_text()
     visit.page.screenshot(path=screenshots / "model-download.png")
     visit.page.click("#model-cancel")
-    assert "classroom" in told(visit, "Cancelled", 20)   # the whole download would take minutes
+    assert "classroom" in told(visit, "Cancelled", 20)  # the whole download would take minutes
     hub.slow.clear()
     assert "classroom" in visit.page.locator("#model-lines").inner_text()
     visit.page.click("#model-load")
@@ -123,28 +136,35 @@ def test_a_press_on_load_counts_though_the_button_moves(chromium: object, models
     before = visit.page.locator("#model-load").bounding_box()
     visit.page.mouse.move(before["x"] + 20, before["y"] + 8)
     visit.page.mouse.down()
-    visit.page.wait_for_function("top => document.querySelector('#model-load').getBoundingClientRect().top > top + 20", arg=before["y"])
+    visit.page.wait_for_function(
+        "top => document.querySelector('#model-load').getBoundingClientRect().top > top + 20",
+        arg=before["y"],
+    )
     visit.page.mouse.up()
     told(visit, "classroom")
     visit.close()
 
 
-def test_what_the_hub_says_late_does_not_replace_the_choice(chromium: object, models_url: str) -> None:
+def test_what_the_hub_says_late_does_not_replace_the_choice(
+    chromium: object, models_url: str
+) -> None:
     visit = RacePage(chromium, models_url)
     pick(visit, "Another")
     visit.page.fill("#model-other textarea, #model-other input", "me/late")
     visit.page.locator("#model-choice label", has_text="Qwen3-4B").first.hover()
-    visit.page.mouse.down()   # the field is left by that, and the hub asked
+    visit.page.mouse.down()  # the field is left by that, and the hub asked
     visit.page.wait_for_timeout(300)
     visit.page.mouse.up()
     facts = visit.page.locator("#model-facts")
     facts.locator("text=to be downloaded from Qwen/Qwen3-4B").wait_for()
-    visit.page.wait_for_timeout(2500)   # of the eight answers of the hub each takes 0.2 s
+    visit.page.wait_for_timeout(2500)  # of the eight answers of the hub each takes 0.2 s
     assert "Qwen/Qwen3-4B" in facts.inner_text()
     visit.close()
 
 
-def test_classroom_quantized_and_beside_itself(chromium: object, models_url: str, screenshots: Path) -> None:
+def test_classroom_quantized_and_beside_itself(
+    chromium: object, models_url: str, screenshots: Path
+) -> None:
     visit = RacePage(chromium, models_url, 1440, 900, "dark")
     for quantization in ("nf4", "int8"):
         pick(visit, "classroom")
@@ -159,7 +179,9 @@ def test_classroom_quantized_and_beside_itself(chromium: object, models_url: str
     assert visit.page.locator("#panel-0-model input").input_value() == "classroom · int8"
     visit.page.click("#panel-0-model input")
     visit.page.get_by_role("option", name="classroom", exact=True).click()
-    visit.page.wait_for_function("document.querySelector('#model-lines').innerText.includes('Panel 1: ')")
+    visit.page.wait_for_function(
+        "document.querySelector('#model-lines').innerText.includes('Panel 1: ')"
+    )
     assert race(visit) == "done"
     visit.page.wait_for_timeout(400)
     visit.page.screenshot(path=screenshots / "models-mixed.png")
@@ -173,10 +195,18 @@ def test_classroom_quantized_and_beside_itself(chromium: object, models_url: str
     visit.close()
 
 
-def test_what_cannot_be_loaded_is_said_and_the_app_goes_on(chromium: object, models_url: str, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_said_and_the_app_goes_on(
+    chromium: object, models_url: str, tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     visit = RacePage(chromium, models_url)
-    for other, words in (("me/gated", "is gated: accept its terms"), ("me/missing", "check the name"), ("", "the field is empty"), ("no such thing", "is none of them"), (str(tmp_path), "Qwen2 or Qwen3 family")):
+    for other, words in (
+        ("me/gated", "is gated: accept its terms"),
+        ("me/missing", "check the name"),
+        ("", "the field is empty"),
+        ("no such thing", "is none of them"),
+        (str(tmp_path), "Qwen2 or Qwen3 family"),
+    ):
         ask_for(visit, other)
         assert "goes on with the models it has" in told(visit, words)
     pick(visit, "Qwen3-4B")

@@ -1,4 +1,5 @@
 """What a visitor of the page sees and does."""
+
 from __future__ import annotations
 
 import re
@@ -15,7 +16,7 @@ def test_a_race(visit: RacePage, screenshots: Path) -> None:
     visit.ask(LONG)
     visit.wait_for_tokens()
     assert visit.wait_until(*OVER) == "done"
-    visit.page.wait_for_timeout(600)   # the charts are drawn four times a second
+    visit.page.wait_for_timeout(600)  # the charts are drawn four times a second
     visit.page.screenshot(path=screenshots / "race.png", full_page=True)
 
     origins = [visit.origins(panel) for panel in range(3)]
@@ -28,7 +29,10 @@ def test_a_race(visit: RacePage, screenshots: Path) -> None:
     rows = visit.table()
     totals = [sum(counts.values()) for counts in origins]
     assert [int(row["tokens"].replace(",", "")) for row in rows] == totals
-    legend = {button.get_attribute("data-key"): int(button.locator("b").inner_text().replace(",", "")) for button in visit.page.locator(".legend button").all()}
+    legend = {
+        button.get_attribute("data-key"): int(button.locator("b").inner_text().replace(",", ""))
+        for button in visit.page.locator(".legend button").all()
+    }
     for origin in ("full", "late", "mtp"):
         assert legend[origin] == sum(counts.get(origin, 0) for counts in origins)
     for index, row in enumerate(rows):
@@ -37,8 +41,10 @@ def test_a_race(visit: RacePage, screenshots: Path) -> None:
     assert rows[0]["speed-up"] == "1.00×" and rows[0]["agreement with panel 1"] == "100 %"
 
     rates, spans = visit.chart("chart-tps"), visit.chart("chart-span")
-    assert all(rate["x"] == sorted(rate["x"]) and len(rate["x"]) == len(rate["y"]) > 3 for rate in rates)
-    for counts, span in zip(totals, spans):   # all tokens but the prefill's lie in spans
+    assert all(
+        rate["x"] == sorted(rate["x"]) and len(rate["x"]) == len(rate["y"]) > 3 for rate in rates
+    )
+    for counts, span in zip(totals, spans):  # all tokens but the prefill's lie in spans
         assert sum(length * number for length, number in zip(span["x"], span["y"])) == counts - 1
     assert spans[0]["x"] == [1] and max(spans[1]["x"]) == 4
 
@@ -85,9 +91,12 @@ def test_a_chat_goes_on_until_a_new_one(visit: RacePage) -> None:
     visit.ask("And what is the capital of France?")
     visit.wait_until("done")
     turns = visit.page.locator(".panel >> nth=0 >> .turn")
-    assert turns.count() == 3   # question, answer, question; the new answer is the panel's text
-    assert turns.nth(0).inner_text() == "My name is <b>Ada</b>.\nHello!"   # text, never markup
-    assert re.sub(r"\s+", " ", turns.nth(1).inner_text()).strip()[:5] == re.sub(r"\s+", " ", first).strip()[:5]
+    assert turns.count() == 3  # question, answer, question; the new answer is the panel's text
+    assert turns.nth(0).inner_text() == "My name is <b>Ada</b>.\nHello!"  # text, never markup
+    assert (
+        re.sub(r"\s+", " ", turns.nth(1).inner_text()).strip()[:5]
+        == re.sub(r"\s+", " ", first).strip()[:5]
+    )
     assert visit.page.locator(".turn [data-origin]").count() == 0
     visit.page.once("dialog", lambda dialog: dialog.accept())
     visit.page.click("#new-chat")
@@ -114,11 +123,14 @@ def test_run_at_the_very_end_of_a_race_is_not_lost(visit: RacePage) -> None:
 
 def test_each_decoder_has_its_own_options(visit: RacePage) -> None:
     options = visit.page.locator("[id^='panel-0-opt-']")
-    assert options.count() == 0   # ar has none
+    assert options.count() == 0  # ar has none
     visit.page.click("#panel-0-decoder input")
     visit.page.get_by_role("option", name="dmtd ·").click()
     visit.page.wait_for_selector("#panel-0-opt-tau")
-    assert sorted(option.get_attribute("id") for option in options.all()) == ["panel-0-opt-split", "panel-0-opt-tau"]
+    assert sorted(option.get_attribute("id") for option in options.all()) == [
+        "panel-0-opt-split",
+        "panel-0-opt-tau",
+    ]
     visit.set("#panel-0-opt-tau", 2)
     visit.set("#panels", 4)
     visit.page.wait_for_selector("[data-panel='3']", state="attached")
@@ -128,11 +140,20 @@ def test_each_decoder_has_its_own_options(visit: RacePage) -> None:
 
 
 def test_bad_input_gets_a_sentence_and_the_app_goes_on(visit: RacePage) -> None:
-    for prompt, words in (("   ", "empty"), ("ring \x07 bell", "U+0007"), ("word " * 20_000, "context of")):
+    for prompt, words in (
+        ("   ", "empty"),
+        ("ring \x07 bell", "U+0007"),
+        ("word " * 20_000, "context of"),
+    ):
         visit.ask(prompt)
         assert visit.wait_until(*OVER) == "error"
         assert words in visit.sentence
-    for control, value, back, words in (("#panel-1-opt-tau", 99, 4, "1 to 16"), ("#max-tokens", 0, 8, "1 or more"), ("#panels", 7, 3, "2 to 4"), ("#seed", "", 1, "Seed")):
+    for control, value, back, words in (
+        ("#panel-1-opt-tau", 99, 4, "1 to 16"),
+        ("#max-tokens", 0, 8, "1 or more"),
+        ("#panels", 7, 3, "2 to 4"),
+        ("#seed", "", 1, "Seed"),
+    ):
         visit.set(control, value)
         visit.ask("Hello")
         assert visit.wait_until(*OVER) == "error"
@@ -142,19 +163,39 @@ def test_bad_input_gets_a_sentence_and_the_app_goes_on(visit: RacePage) -> None:
     assert visit.wait_until(*OVER) == "done"
 
 
-@pytest.mark.parametrize(("name", "width", "height", "scheme"), [
-    ("laptop", 1280, 720, "light"), ("laptop-dark", 1440, 900, "dark"), ("projector", 1920, 1080, "light"), ("phone", 360, 740, "dark")])
-def test_it_fits_the_screen(chromium: object, app_url: str, screenshots: Path, name: str, width: int, height: int, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "width", "height", "scheme"),
+    [
+        ("laptop", 1280, 720, "light"),
+        ("laptop-dark", 1440, 900, "dark"),
+        ("projector", 1920, 1080, "light"),
+        ("phone", 360, 740, "dark"),
+    ],
+)
+def test_it_fits_the_screen(
+    chromium: object,
+    app_url: str,
+    screenshots: Path,
+    name: str,
+    width: int,
+    height: int,
+    scheme: str,
+) -> None:
     visit = RacePage(chromium, app_url, width, height, scheme, charts=True)
     visit.set("#max-tokens", 48)
-    visit.page.click("#run")   # what stands in the box from the start
+    visit.page.click("#run")  # what stands in the box from the start
     assert visit.wait_until(*OVER) == "done"
     visit.page.wait_for_timeout(600)
     visit.page.screenshot(path=screenshots / f"{name}.png", full_page=width < 900)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     # none is cut off
-    assert visit.page.evaluate("[...document.querySelectorAll('input[type=number]')].filter(box => box.scrollWidth > box.clientWidth).map(box => box.value)") == []
-    if width > 900:   # prompt, buttons, text and speed without scrolling
+    assert (
+        visit.page.evaluate(
+            "[...document.querySelectorAll('input[type=number]')].filter(box => box.scrollWidth > box.clientWidth).map(box => box.value)"
+        )
+        == []
+    )
+    if width > 900:  # prompt, buttons, text and speed without scrolling
         for hook in ("#prompt", "#run", "#stop", ".tps >> nth=2", "[role='status']"):
             box = visit.page.locator(hook).first.bounding_box()
             assert box and box["y"] + box["height"] <= height, hook

@@ -1,4 +1,5 @@
 """Replay: a race on screen is paused, stepped through, scrubbed and played again; its keys stay out of the way of typing."""
+
 from __future__ import annotations
 
 from race_page import LONG, OVER, RacePage
@@ -23,7 +24,7 @@ def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
     # in ms; the clock beside it is rounded to hundredths of a second
     slider = player.locator("input[type='range']")
     last = float(slider.input_value())
-    visit.page.keyboard.press("ArrowLeft")   # the focus has left the Run button after the click
+    visit.page.keyboard.press("ArrowLeft")  # the focus has left the Run button after the click
     assert sum(counts(visit)) == sum(whole) - 1 and float(slider.input_value()) < last
     visit.page.keyboard.press("ArrowRight")
     assert counts(visit) == whole and visit.page.locator(".tps").all_inner_texts() == speeds
@@ -32,7 +33,7 @@ def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
     assert counts(visit) == [0, 0, 0] and clock(visit) == 0
     player.get_by_role("button", name="cycle", exact=True).click()
     seen: set[int] = set()
-    while not seen & {1, 5, 9}:   # panel 1 may begin late on the common clock
+    while not seen & {1, 5, 9}:  # panel 1 may begin late on the common clock
         before = counts(visit)
         player.get_by_role("button", name="Step on").click()
         after = counts(visit)
@@ -40,7 +41,9 @@ def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
         assert moved
         assert visit.page.locator(".newest").count() == 1
         seen.add(after[1])
-    assert all(visit.page.locator(f"[data-panel='{panel}'] [data-origin].opens").count() for panel in moved)
+    assert all(
+        visit.page.locator(f"[data-panel='{panel}'] [data-origin].opens").count() for panel in moved
+    )
     player.get_by_role("button", name="Step back").click()
     assert sum(counts(visit)) < sum(after)
 
@@ -52,7 +55,10 @@ def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
     player.get_by_role("button", name="0.25×").click()
     began = clock(visit)
     visit.page.keyboard.press("Space")
-    visit.page.wait_for_function("began => Number(document.querySelector('.player .time').textContent.split(' / ')[0]) > began", arg=began)
+    visit.page.wait_for_function(
+        "began => Number(document.querySelector('.player .time').textContent.split(' / ')[0]) > began",
+        arg=began,
+    )
     visit.page.keyboard.press("Space")
     paused = clock(visit)
     assert began < paused
@@ -61,13 +67,16 @@ def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
     player.get_by_role("button", name="1×", exact=True).click()
     visit.page.keyboard.press("Space")
     # the clock shows its end, rounded, a few ms before it is there
-    visit.page.wait_for_function("count => document.querySelectorAll('[data-panel] [data-origin]').length === count", arg=sum(whole))
+    visit.page.wait_for_function(
+        "count => document.querySelectorAll('[data-panel] [data-origin]').length === count",
+        arg=sum(whole),
+    )
     assert counts(visit) == whole and visit.status == "done" and clock(visit) == end
 
 
 def test_a_running_race_is_paused_on_screen_and_goes_on_behind(visit: RacePage) -> None:
     visit.page.click("#sampling > button")
-    visit.set("#temperature", 50)   # noise, which hardly ever ends by itself
+    visit.set("#temperature", 50)  # noise, which hardly ever ends by itself
     visit.set("#max-tokens", 4000)
     visit.ask(LONG)
     visit.wait_for_tokens()

@@ -1,4 +1,5 @@
 """Training an add-on on the page, and what the panels make of it."""
+
 from __future__ import annotations
 
 import re
@@ -37,10 +38,13 @@ def test_clp_is_trained_watched_and_raced(visit: RacePage, screenshots: Path) ->
     visit.page.locator("#train").scroll_into_view_if_needed()
     visit.page.screenshot(path=screenshots / "train.png")
     folder = re.search(r"--addons (\S+)", told(visit, "clp is trained"))[1]
-    shutil.rmtree((ROOT / folder).parent)   # the app runs where the project lies
+    shutil.rmtree((ROOT / folder).parent)  # the app runs where the project lies
     assert visit.page.locator("#train-figures polyline").count() == 2
-    assert visit.page.locator("#train-figures tbody tr").count() == 5   # lengths 0 to 4
-    visit.page.wait_for_function("shipped => document.querySelector(\"#panel-2-controls .decoder-options input[type='number']\").value !== shipped", arg=shipped)
+    assert visit.page.locator("#train-figures tbody tr").count() == 5  # lengths 0 to 4
+    visit.page.wait_for_function(
+        "shipped => document.querySelector(\"#panel-2-controls .decoder-options input[type='number']\").value !== shipped",
+        arg=shipped,
+    )
 
     visit.set("#max-tokens", 24)
     visit.ask("What is 47 + 38?")
@@ -48,4 +52,7 @@ def test_clp_is_trained_watched_and_raced(visit: RacePage, screenshots: Path) ->
     assert set(visit.origins(2)) <= {"full", "mtp"}
     visit.page.click("#train-back")
     told(visit, "came with")
-    visit.page.wait_for_function("shipped => document.querySelector(\"#panel-2-controls .decoder-options input[type='number']\").value === shipped", arg=shipped)
+    visit.page.wait_for_function(
+        "shipped => document.querySelector(\"#panel-2-controls .decoder-options input[type='number']\").value === shipped",
+        arg=shipped,
+    )

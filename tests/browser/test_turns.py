@@ -1,4 +1,5 @@
 """The conversation: the last turn asked again or edited, the system prompt, and what a model thinks, folded."""
+
 from __future__ import annotations
 
 import json
@@ -17,7 +18,10 @@ def asked(visit: RacePage, button: str) -> str:
 
 def test_the_last_turn_is_asked_again_and_edited(visit: RacePage) -> None:
     visit.set("#max-tokens", 8)
-    assert visit.page.locator("#regenerate").is_hidden() and visit.page.locator("#edit-last").is_hidden()
+    assert (
+        visit.page.locator("#regenerate").is_hidden()
+        and visit.page.locator("#edit-last").is_hidden()
+    )
     visit.page.fill("#prompt textarea", "Hello")
     assert asked(visit, "#run") == "done"
     visit.page.fill("#prompt textarea", "What is a token?")
@@ -27,40 +31,89 @@ def test_the_last_turn_is_asked_again_and_edited(visit: RacePage) -> None:
 
     visit.page.fill("#prompt textarea", "a draft of the next question")
     visit.write_into("#system-prompt", "#system textarea", "Answer in one word.")
-    assert visit.page.locator("#thinking").count() == 0   # this model's template has no such switch
+    assert visit.page.locator("#thinking").count() == 0  # this model's template has no such switch
     assert asked(visit, "#regenerate") == "done"
-    assert turns(visit) == ["System prompt", *before] and visit.page.input_value("#prompt textarea") == "a draft of the next question"
+    assert (
+        turns(visit) == ["System prompt", *before]
+        and visit.page.input_value("#prompt textarea") == "a draft of the next question"
+    )
     visit.page.locator(".turn.system summary").first.click()
     assert "Answer in one word." in turns(visit)[0]
 
     visit.page.click("#edit-last")
-    visit.page.wait_for_function("document.querySelector('#prompt textarea').value === 'What is a token?'")
+    visit.page.wait_for_function(
+        "document.querySelector('#prompt textarea').value === 'What is a token?'"
+    )
     assert "replaces" in visit.sentence
     visit.page.click("#edit-last")
-    visit.page.wait_for_function("document.querySelector('#prompt textarea').value === 'a draft of the next question'")
+    visit.page.wait_for_function(
+        "document.querySelector('#prompt textarea').value === 'a draft of the next question'"
+    )
     visit.page.click("#edit-last")
-    visit.page.wait_for_function("document.querySelector('#prompt textarea').value === 'What is a token?'")
+    visit.page.wait_for_function(
+        "document.querySelector('#prompt textarea').value === 'What is a token?'"
+    )
     visit.page.fill("#prompt textarea", LONG)
     assert asked(visit, "#run") == "done"
     assert turns(visit)[1:] == [*before[:2], LONG]
-    assert asked(visit, "#run") == "done"   # editing is over: this one is a new turn
+    assert asked(visit, "#run") == "done"  # editing is over: this one is a new turn
     assert len(turns(visit)) == 6 and turns(visit)[-3] == turns(visit)[-1] == LONG
 
     visit.write_into("#system-prompt", "#system textarea", "word " * 10_000)
     visit.press("#run")
     assert visit.wait_until("error") == "error"
-    assert "system prompt" in visit.sentence and "context of" in visit.sentence and "\n" not in visit.sentence
+    assert (
+        "system prompt" in visit.sentence
+        and "context of" in visit.sentence
+        and "\n" not in visit.sentence
+    )
 
 
 def test_a_thought_is_folded_and_every_token_stays(visit: RacePage) -> None:
-    pieces = [("<think>", "full"), ("\n", "late"), ("Two and two", "late"), ("</think>", "full"), ("\n\n", "late"), ("Four.", "mtp")]
-    header = {"type": "header", "schema": 1, "prompt": "And?", "panels": [{"panel": 0, "spec": "ar", "decoder": "ar", "layers": 12}], "conversations": [[
-        {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "<think>\nhm <b>\n</think>\n\n4"}, {"role": "user", "content": "And?"}]]}
-    steps = [{"type": "step", "panel": 0, "step": i, "ms": i + 1.0, "passes": [{"kind": "full", "runs": [[0, 12, 1]], "ms": 1.0}],
-              "tokens": [{"id": i, "text": text, "origin": origin, "span": i, "logprob": -0.1}]} for i, (text, origin) in enumerate(pieces)]
-    over = {"type": "summary", "panel": 0, "stop": "length", "tokens": len(pieces), "full_passes": 5, "text": "".join(text for text, _ in pieces)}
+    pieces = [
+        ("<think>", "full"),
+        ("\n", "late"),
+        ("Two and two", "late"),
+        ("</think>", "full"),
+        ("\n\n", "late"),
+        ("Four.", "mtp"),
+    ]
+    header = {
+        "type": "header",
+        "schema": 1,
+        "prompt": "And?",
+        "panels": [{"panel": 0, "spec": "ar", "decoder": "ar", "layers": 12}],
+        "conversations": [
+            [
+                {"role": "user", "content": "2+2?"},
+                {"role": "assistant", "content": "<think>\nhm <b>\n</think>\n\n4"},
+                {"role": "user", "content": "And?"},
+            ]
+        ],
+    }
+    steps = [
+        {
+            "type": "step",
+            "panel": 0,
+            "step": i,
+            "ms": i + 1.0,
+            "passes": [{"kind": "full", "runs": [[0, 12, 1]], "ms": 1.0}],
+            "tokens": [{"id": i, "text": text, "origin": origin, "span": i, "logprob": -0.1}],
+        }
+        for i, (text, origin) in enumerate(pieces)
+    ]
+    over = {
+        "type": "summary",
+        "panel": 0,
+        "stop": "length",
+        "tokens": len(pieces),
+        "full_passes": 5,
+        "text": "".join(text for text, _ in pieces),
+    }
     record = "\n".join(json.dumps(line) for line in [header, *steps, over])
-    visit.page.set_input_files(".keep input", files=[{"name": "thought.jsonl", "mimeType": "", "buffer": record.encode()}])
+    visit.page.set_input_files(
+        ".keep input", files=[{"name": "thought.jsonl", "mimeType": "", "buffer": record.encode()}]
+    )
     assert visit.wait_until(*OVER) == "done"
     text = visit.page.locator("[data-panel='0']")
     tokens = text.locator("[data-origin]")
@@ -70,7 +123,10 @@ def test_a_thought_is_folded_and_every_token_stays(visit: RacePage) -> None:
     widths = [box["width"] for box in (token.bounding_box() for token in tokens.all())]
     assert all(0 < width < 8 for width in widths[:4]) and widths[5] > 20
     # a tick in the colour of late layers
-    assert tokens.nth(2).evaluate("node => getComputedStyle(node).backgroundColor") == "rgb(213, 94, 0)"
+    assert (
+        tokens.nth(2).evaluate("node => getComputedStyle(node).backgroundColor")
+        == "rgb(213, 94, 0)"
+    )
     toggle.click()
     assert tokens.nth(2).bounding_box()["width"] > 40 and "Two and two" in text.inner_text()
     toggle.click()

@@ -1,4 +1,5 @@
 """`python app.py --window` under a virtual display: a window of its own, whose closing ends the server; and the page as an app that a browser can install."""
+
 from __future__ import annotations
 
 import json
@@ -29,7 +30,11 @@ def display(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not browser_path():
         pytest.skip("tests of the browser window need Chromium or Chrome")
     told, tell = os.pipe()
-    process = subprocess.Popen(["Xvfb", "-displayfd", str(tell), "-screen", "0", "1440x900x24", "-nolisten", "tcp"], pass_fds=[tell], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(tell), "-screen", "0", "1440x900x24", "-nolisten", "tcp"],
+        pass_fds=[tell],
+        stderr=subprocess.DEVNULL,
+    )
     os.close(tell)
     with os.fdopen(told) as line:
         number = line.readline().strip()
@@ -39,11 +44,23 @@ def display(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def xdotool(display: str, *command: str) -> list[str]:
-    return subprocess.run(["xdotool", *command], env={**os.environ, "DISPLAY": display}, capture_output=True, text=True).stdout.split()
+    return subprocess.run(
+        ["xdotool", *command],
+        env={**os.environ, "DISPLAY": display},
+        capture_output=True,
+        text=True,
+    ).stdout.split()
 
 
 def without_display(**environment: str) -> dict[str, str]:
-    return {**{name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}, **environment}
+    return {
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("DISPLAY", "WAYLAND_DISPLAY")
+        },
+        **environment,
+    }
 
 
 def window_of(display: str, process: subprocess.Popen[bytes], log: Path) -> str:
@@ -59,8 +76,13 @@ def window_of(display: str, process: subprocess.Popen[bytes], log: Path) -> str:
 
 def test_closing_the_window_ends_the_server(display: str, tmp_path: Path) -> None:
     with (tmp_path / "app.log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "app.py", "--port", str(free_port()), "--window"], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-                                   env=without_display(DISPLAY=display, GRADIO_TEMP_DIR=str(tmp_path / "gradio")))
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(free_port()), "--window"],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=without_display(DISPLAY=display, GRADIO_TEMP_DIR=str(tmp_path / "gradio")),
+        )
     try:
         window = window_of(display, process, tmp_path / "app.log")
         assert process.poll() is None
@@ -74,7 +96,13 @@ def test_closing_the_window_ends_the_server(display: str, tmp_path: Path) -> Non
 
 def test_without_a_display_it_says_where_the_page_is() -> None:
     code = "from dmtd_demo.server.window import show; show('http://127.0.0.1:7860/', 'title')"
-    process = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=without_display())
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=without_display(),
+    )
     assert process.stdout is not None
     said = process.stdout.readline()
     assert "no display" in said and "open http://127.0.0.1:7860/" in said

@@ -1,4 +1,5 @@
 """The command line: flags, output, exit codes."""
+
 from __future__ import annotations
 
 import gc
@@ -28,22 +29,71 @@ def run(capsys):
             code = stop.code
         out, err = capsys.readouterr()
         return code, out, err
+
     return call
 
 
 def test_generate_prints_the_text_and_the_record(run, model_folder):
-    code, text, err = run("generate", "--model", str(model_folder), "--decoder", "dmtd", "--set", "tau=3", "--prompt", "What is 3 + 4?", "--max-new-tokens", "12", "--ignore-eos")
+    code, text, err = run(
+        "generate",
+        "--model",
+        str(model_folder),
+        "--decoder",
+        "dmtd",
+        "--set",
+        "tau=3",
+        "--prompt",
+        "What is 3 + 4?",
+        "--max-new-tokens",
+        "12",
+        "--ignore-eos",
+    )
     assert code == 0 and not err
-    code, lines, _ = run("generate", "--model", str(model_folder), "--decoder", "dmtd", "--set", "tau=3", "--prompt", "What is 3 + 4?", "--max-new-tokens", "12", "--ignore-eos", "--json")
+    code, lines, _ = run(
+        "generate",
+        "--model",
+        str(model_folder),
+        "--decoder",
+        "dmtd",
+        "--set",
+        "tau=3",
+        "--prompt",
+        "What is 3 + 4?",
+        "--max-new-tokens",
+        "12",
+        "--ignore-eos",
+        "--json",
+    )
     records = [json.loads(line) for line in lines.splitlines()]
     assert code == 0 and records[0]["type"] == "header" and records[-1]["type"] == "summary"
     assert records[-1]["text"] + "\n" == text and records[-1]["tokens"] == 12
 
 
 def test_compare_races_its_panels(run, model_folder):
-    code, lines, _ = run("compare", "--model", str(model_folder), "--panel", "ar", "--panel", "dmtd:tau=2", "--prompt-ids", "1,2,3", "--max-new-tokens", "8", "--top", "2", "--json", "--seed", "3")
+    code, lines, _ = run(
+        "compare",
+        "--model",
+        str(model_folder),
+        "--panel",
+        "ar",
+        "--panel",
+        "dmtd:tau=2",
+        "--prompt-ids",
+        "1,2,3",
+        "--max-new-tokens",
+        "8",
+        "--top",
+        "2",
+        "--json",
+        "--seed",
+        "3",
+    )
     records = [json.loads(line) for line in lines.splitlines()]
-    assert code == 0 and [p["spec"] for p in records[0]["panels"]] == ["ar", "dmtd:tau=2"] and records[0]["seed"] == 3
+    assert (
+        code == 0
+        and [p["spec"] for p in records[0]["panels"]] == ["ar", "dmtd:tau=2"]
+        and records[0]["seed"] == 3
+    )
     assert len([r for r in records if r["type"] == "summary"]) == 2
 
 
@@ -60,7 +110,17 @@ def test_no_panel_pays_for_a_full_collection(run, model_folder, monkeypatch):
     gc.disable()
     try:
         before = gc.get_stats()[2]["collections"]
-        run("compare", "--model", str(model_folder), "--panel", "ar", "--prompt-ids", "1,2,3", "--max-new-tokens", "2")
+        run(
+            "compare",
+            "--model",
+            str(model_folder),
+            "--panel",
+            "ar",
+            "--prompt-ids",
+            "1,2,3",
+            "--max-new-tokens",
+            "2",
+        )
         notebook("Hello", ["ar", "ar"], model, max_new_tokens=2)
     finally:
         gc.enable()
@@ -68,12 +128,33 @@ def test_no_panel_pays_for_a_full_collection(run, model_folder, monkeypatch):
 
 
 def test_bench_has_its_row(run, model_folder):
-    code, out, _ = run("bench", "--model", str(model_folder), "--context", "16", "--new", "12", "--rounds", "1", "--panel", "ar", "--panel", "dmtd:tau=3,split=E0D1", "--json")
+    code, out, _ = run(
+        "bench",
+        "--model",
+        str(model_folder),
+        "--context",
+        "16",
+        "--new",
+        "12",
+        "--rounds",
+        "1",
+        "--panel",
+        "ar",
+        "--panel",
+        "dmtd:tau=3,split=E0D1",
+        "--json",
+    )
     result = json.loads(out)
     assert code == 0 and set(result) >= {"model", "machine", "rows"}
     ar, dmtd = result["rows"]
     assert ar["same_tokens_as_generate"] is True and ar["over_ar"] == 1.0 and ar["limit"] is None
-    assert dmtd["panel"] == "dmtd:tau=3,split=E0D1" and dmtd["options"] == {"tau": 3, "split": "E0D1"} and dmtd["limit"] > 0 and dmtd["share_of_limit"] > 0 and dmtd["over_generate"] > 0
+    assert (
+        dmtd["panel"] == "dmtd:tau=3,split=E0D1"
+        and dmtd["options"] == {"tau": 3, "split": "E0D1"}
+        and dmtd["limit"] > 0
+        and dmtd["share_of_limit"] > 0
+        and dmtd["over_generate"] > 0
+    )
     assert all(dmtd[f"over_{way}"] > 0 for way in ("prompt_lookup", "early_exit"))
     layers, head = load(str(model_folder)).backbone.weight_bytes()
     assert ar["bytes_per_token"] == sum(layers) + head and ar["share_of_memory"] > 0
@@ -83,53 +164,172 @@ def test_bench_has_its_row(run, model_folder):
 
 
 def test_bench_has_what_transformers_drafts_itself(run, model_folder, tmp_path):
-    code, out, _ = run("bench", "--model", str(model_folder), "--context", "16", "--new", "8", "--rounds", "1", "--panel", "dmtd:tau=2,split=E0D1", "--assistant", str(model_folder))
-    assert code == 0 and "generate, tokens/s: dynamic" in out and "early_exit" in out and "assistant" in out and "refill(2) E0D1" in out and "GB/s" in out
-    assert run("bench", "--model", str(model_folder), "--new", "8", "--assistant", "classroom")[2].count("vocabulary") == 1
+    code, out, _ = run(
+        "bench",
+        "--model",
+        str(model_folder),
+        "--context",
+        "16",
+        "--new",
+        "8",
+        "--rounds",
+        "1",
+        "--panel",
+        "dmtd:tau=2,split=E0D1",
+        "--assistant",
+        str(model_folder),
+    )
+    assert (
+        code == 0
+        and "generate, tokens/s: dynamic" in out
+        and "early_exit" in out
+        and "assistant" in out
+        and "refill(2) E0D1" in out
+        and "GB/s" in out
+    )
+    assert (
+        run("bench", "--model", str(model_folder), "--new", "8", "--assistant", "classroom")[
+            2
+        ].count("vocabulary")
+        == 1
+    )
 
 
 def test_eval_has_its_row(run, model_folder, tmp_path):
     data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({"prompt": f"What is {i} + 1?", "answer": "x", "family": "sum"}) + "\n" for i in range(3)))
-    code, out, _ = run("eval", "--model", str(model_folder), "--data", str(data), "--panel", "dmtd:tau=2", "--max-new-tokens", "10", "--json")
+    data.write_text(
+        "".join(
+            json.dumps({"prompt": f"What is {i} + 1?", "answer": "x", "family": "sum"}) + "\n"
+            for i in range(3)
+        )
+    )
+    code, out, _ = run(
+        "eval",
+        "--model",
+        str(model_folder),
+        "--data",
+        str(data),
+        "--panel",
+        "dmtd:tau=2",
+        "--max-new-tokens",
+        "10",
+        "--json",
+    )
     result = json.loads(out)
-    row, = result["rows"]
-    assert code == 0 and result["prompts"] == 3 and row["exact_match"] == 0 and row["exact_match_by_family"] == {"sum": 0} and row["relative"] is None
-    assert {"repetition_ratio", "audit_agreement", "mean_span", "tokens_per_full_pass", "plt"} <= set(row)
+    (row,) = result["rows"]
+    assert (
+        code == 0
+        and result["prompts"] == 3
+        and row["exact_match"] == 0
+        and row["exact_match_by_family"] == {"sum": 0}
+        and row["relative"] is None
+    )
+    assert {
+        "repetition_ratio",
+        "audit_agreement",
+        "mean_span",
+        "tokens_per_full_pass",
+        "plt",
+    } <= set(row)
 
 
 def test_models_says_what_each_takes_and_can_do(run):
     code, out, _ = run("models", "--json")
     listed = {m["name"]: m for m in json.loads(out)["models"]}
     assert code == 0 and list(listed) == list(CATALOG)
-    assert set(listed["classroom"]["decoders"]) == set(DECODERS) and not listed["classroom"]["missing"] and listed["classroom"]["here"]
+    assert (
+        set(listed["classroom"]["decoders"]) == set(DECODERS)
+        and not listed["classroom"]["missing"]
+        and listed["classroom"]["here"]
+    )
     qwen = listed["Qwen2.5-7B-Instruct"]
-    assert qwen["parameters"] == 7_615_616_512 and qwen["decoders"] == ["ar", "dmtd", "dmtd-spec", "prompt-lookup"] and qwen["missing"]["clp"] == ["clp", "mtp_heads"]
-    assert qwen["memory"]["nf4"] < qwen["memory"]["nf4-single"] < qwen["memory"]["int8"] < qwen["memory"]["none"]
+    assert (
+        qwen["parameters"] == 7_615_616_512
+        and qwen["decoders"] == ["ar", "dmtd", "dmtd-spec", "prompt-lookup"]
+        and qwen["missing"]["clp"] == ["clp", "mtp_heads"]
+    )
+    assert (
+        qwen["memory"]["nf4"]
+        < qwen["memory"]["nf4-single"]
+        < qwen["memory"]["int8"]
+        < qwen["memory"]["none"]
+    )
     code, out, _ = run("models")
-    assert code == 0 and "clp, gate, head0, mixed, mtp_heads published for this model yet" in out and "ships with the app" in out
-    assert len(re.findall(r"about [1-9]\d* minutes on an NVIDIA A10G, by estimate", out)) == len(CATALOG) - 1
+    assert (
+        code == 0
+        and "clp, gate, head0, mixed, mtp_heads published for this model yet" in out
+        and "ships with the app" in out
+    )
+    assert (
+        len(re.findall(r"about [1-9]\d* minutes on an NVIDIA A10G, by estimate", out))
+        == len(CATALOG) - 1
+    )
     commands = [shlex.split(line)[3:] for line in out.splitlines() if "dmtd_demo train" in line]
-    assert len(commands) == 5 * (len(CATALOG) - 1) and all(build_parser().parse_args(words).model in CATALOG for words in commands)
+    assert len(commands) == 5 * (len(CATALOG) - 1) and all(
+        build_parser().parse_args(words).model in CATALOG for words in commands
+    )
 
 
 FOLDER = "<folder>"
 
 
-@pytest.mark.parametrize("arguments,word", [
-    (["generate", "--model", "nix", "--prompt", "hi"], "catalog|one of classroom"), (["generate", "--model", FOLDER], "required"), (["generate", "--model", FOLDER, "--prompt", ""], "empty"),
-    (["generate", "--model", FOLDER, "--prompt", "a\x01"], r"U\+0001"), (["generate", "--model", FOLDER, "--prompt", "a " * 50_000], "context of 512"),
-    (["generate", "--model", FOLDER, "--prompt", "a" * 300_000], "200,000"), (["generate", "--model", FOLDER, "--prompt-ids", "1,x"], "whole numbers"), (["generate", "--model", FOLDER, "--prompt-ids", "1,999999"], "from 0 to"),
-    (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "foo"], "ar, dmtd, dmtd-spec, dmtd-adaptive, clp"), (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "dmtd", "--set", "tau"], "name=value"),
-    (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "dmtd", "--set", "tau=17"], "from 1 to 16"), (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "clp"], "MTP heads"),
-    (["generate", "--model", FOLDER, "--prompt", "a", "--temperature", "-1"], "temperature"), (["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "0"], "1 or more"),
-    (["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "many"], "invalid int"), (["generate", "--model", FOLDER, "--prompt", "a", "--addons", "nowhere"], "addons.json"),
-    (["compare", "--model", FOLDER, "--prompt", "a", "--panel", "dmtd:tau=x"], "whole number"), (["eval", "--model", FOLDER, "--data", "nowhere.jsonl"], "nowhere.jsonl"), (["eval", "--prompts", "0"], "1 or more"),
-    (["bench", "--model", FOLDER, "--new", "1"], "2 or more"), (["nothing"], "invalid choice"), ([], "COMMAND"), (["train", "clp", "--output", "nowhere"], "no folder"), (["train", "classroom", "--tokens", "0.5"], "1 or more"),
-    (["generate", "--random-weights", "foo", "--prompt-ids", "1"], "one of classroom"), (["generate", "--model", "someone/some-qwen", "--prompt", "a"], "cannot be reached"),
-    (["push", "nowhere", "--to", "me/x"], "addons.json")])
+@pytest.mark.parametrize(
+    "arguments,word",
+    [
+        (["generate", "--model", "nix", "--prompt", "hi"], "catalog|one of classroom"),
+        (["generate", "--model", FOLDER], "required"),
+        (["generate", "--model", FOLDER, "--prompt", ""], "empty"),
+        (["generate", "--model", FOLDER, "--prompt", "a\x01"], r"U\+0001"),
+        (["generate", "--model", FOLDER, "--prompt", "a " * 50_000], "context of 512"),
+        (["generate", "--model", FOLDER, "--prompt", "a" * 300_000], "200,000"),
+        (["generate", "--model", FOLDER, "--prompt-ids", "1,x"], "whole numbers"),
+        (["generate", "--model", FOLDER, "--prompt-ids", "1,999999"], "from 0 to"),
+        (
+            ["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "foo"],
+            "ar, dmtd, dmtd-spec, dmtd-adaptive, clp",
+        ),
+        (
+            ["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "dmtd", "--set", "tau"],
+            "name=value",
+        ),
+        (
+            [
+                "generate",
+                "--model",
+                FOLDER,
+                "--prompt",
+                "a",
+                "--decoder",
+                "dmtd",
+                "--set",
+                "tau=17",
+            ],
+            "from 1 to 16",
+        ),
+        (["generate", "--model", FOLDER, "--prompt", "a", "--decoder", "clp"], "MTP heads"),
+        (["generate", "--model", FOLDER, "--prompt", "a", "--temperature", "-1"], "temperature"),
+        (["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "0"], "1 or more"),
+        (
+            ["generate", "--model", FOLDER, "--prompt", "a", "--max-new-tokens", "many"],
+            "invalid int",
+        ),
+        (["generate", "--model", FOLDER, "--prompt", "a", "--addons", "nowhere"], "addons.json"),
+        (["compare", "--model", FOLDER, "--prompt", "a", "--panel", "dmtd:tau=x"], "whole number"),
+        (["eval", "--model", FOLDER, "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["eval", "--prompts", "0"], "1 or more"),
+        (["bench", "--model", FOLDER, "--new", "1"], "2 or more"),
+        (["nothing"], "invalid choice"),
+        ([], "COMMAND"),
+        (["train", "clp", "--output", "nowhere"], "no folder"),
+        (["train", "classroom", "--tokens", "0.5"], "1 or more"),
+        (["generate", "--random-weights", "foo", "--prompt-ids", "1"], "one of classroom"),
+        (["generate", "--model", "someone/some-qwen", "--prompt", "a"], "cannot be reached"),
+        (["push", "nowhere", "--to", "me/x"], "addons.json"),
+    ],
+)
 def test_bad_input_is_one_line_and_code_2(run, model_folder, arguments, word):
     import re
+
     code, out, err = run(*(str(model_folder) if a is FOLDER else a for a in arguments))
     assert code == 2 and not out
     assert len(err.splitlines()) == 1 and re.search(word, err), err
@@ -141,17 +341,46 @@ def test_a_failure_while_running_is_code_1(run, model_folder, monkeypatch):
 
         def steps(self, model, prompt_ids, sampler):
             raise ValueError("out of luck")
+
     monkeypatch.setitem(DECODERS, "broken", Broken)
-    code, _, err = run("generate", "--model", str(model_folder), "--prompt", "a", "--decoder", "broken")
+    code, _, err = run(
+        "generate", "--model", str(model_folder), "--prompt", "a", "--decoder", "broken"
+    )
     assert code == 1 and len(err.splitlines()) == 1 and "out of luck" in err
 
 
 def test_a_fresh_process_prints_only_the_record(model_folder):
-    done = subprocess.run([sys.executable, "-m", "dmtd_demo", "generate", "--model", str(model_folder), "--prompt", "hi", "--max-new-tokens", "4", "--json"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dmtd_demo",
+            "generate",
+            "--model",
+            str(model_folder),
+            "--prompt",
+            "hi",
+            "--max-new-tokens",
+            "4",
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0 and not done.stderr
     assert all(json.loads(line)["type"] for line in done.stdout.splitlines())
 
 
 def test_the_defaults_are_the_designs():
     options = build_parser().parse_args(["generate", "--prompt", "x"])
-    assert (options.model, options.temperature, options.top_k, options.top_p, options.seed, options.max_new_tokens, options.top, options.ignore_eos) == ("classroom", 0, 0, 1, 0, 256, 0, False)
+    assert (
+        options.model,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.seed,
+        options.max_new_tokens,
+        options.top,
+        options.ignore_eos,
+    ) == ("classroom", 0, 0, 1, 0, 256, 0, False)

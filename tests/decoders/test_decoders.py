@@ -1,4 +1,5 @@
 """Every decoder against its oracle: transformers' generate, or the formula recomputed without a cache."""
+
 from __future__ import annotations
 
 import itertools
@@ -50,11 +51,23 @@ def test_ar_equals_generate(family):
     model = tiny_model(family[0], tied=family[1])
     for prompt in prompts(20, 40):
         ids = torch.tensor([prompt])
-        wanted = model.backbone.module.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False, repetition_penalty=1.0, pad_token_id=0)[0, len(prompt):].tolist()
+        wanted = model.backbone.module.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=64,
+            do_sample=False,
+            repetition_penalty=1.0,
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
         assert ids_of(steps_of(model, PanelSpec("ar"), prompt, 64)) == wanted
 
 
-GRID = [(early, late, head_input) for head_input in ("sum", "replace") for early in (0, 1) for late in range(1, 4 - early)]
+GRID = [
+    (early, late, head_input)
+    for head_input in ("sum", "replace")
+    for early in (0, 1)
+    for late in range(1, 4 - early)
+]
 
 
 @pytest.mark.parametrize("early,late,head_input", GRID)
@@ -63,25 +76,33 @@ def test_dmtd_equals_the_formula(kind, early, late, head_input):
     model = tiny_model(kind, split=Split(4, early, late, head_input), seed=early + 2 * late)
     for tau, length in itertools.product(range(1, 7), range(1, 13)):
         prompt = prompts(2, length, seed=tau)[1]
-        new = 2 * tau + 2   # two cycles and into the third: the second refill follows a first one
+        new = 2 * tau + 2  # two cycles and into the third: the second refill follows a first one
         fast = ids_of(steps_of(model, PanelSpec("dmtd", {"tau": tau}), prompt, new))
-        assert len(fast) == new and fast == naive.dmtd_would_go_on(model.backbone.module, prompt, fast, tau, early, late, head_input), (tau, length)
-        if length in (1, 12):   # token by token, each from nothing
-            assert fast == naive.dmtd(model.backbone.module, prompt, tau, early, late, head_input, new), (tau, length)
+        assert len(fast) == new and fast == naive.dmtd_would_go_on(
+            model.backbone.module, prompt, fast, tau, early, late, head_input
+        ), (tau, length)
+        if length in (1, 12):  # token by token, each from nothing
+            assert fast == naive.dmtd(
+                model.backbone.module, prompt, tau, early, late, head_input, new
+            ), (tau, length)
 
 
 @pytest.mark.parametrize("head_input", ["sum", "replace"])
 def test_dmtd_at_tau_1_equals_ar(family, head_input):
     model = tiny_model(family[0], tied=family[1], split=Split(4, 1, 2, head_input))
     for prompt in prompts(5, 20):
-        assert ids_of(steps_of(model, PanelSpec("dmtd", {"tau": 1}), prompt, 40)) == ids_of(steps_of(model, PanelSpec("ar"), prompt, 40))
+        assert ids_of(steps_of(model, PanelSpec("dmtd", {"tau": 1}), prompt, 40)) == ids_of(
+            steps_of(model, PanelSpec("ar"), prompt, 40)
+        )
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
 def test_ar_on_a_sum_checkpoint_is_the_formula_with_every_position_a_head(kind):
     model = tiny_model(kind, split=Split(4, 1, 2, "sum"))
     for prompt in prompts(4, 12):
-        assert ids_of(steps_of(model, PanelSpec("ar"), prompt, 20)) == naive.dmtd(model.backbone.module, prompt, 1, 1, 2, "sum", 20)
+        assert ids_of(steps_of(model, PanelSpec("ar"), prompt, 20)) == naive.dmtd(
+            model.backbone.module, prompt, 1, 1, 2, "sum", 20
+        )
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
@@ -89,7 +110,12 @@ def test_ar_on_a_sum_checkpoint_is_the_formula_with_every_position_a_head(kind):
 def test_clp_equals_the_formula(k, threshold):
     model = tiny_model("qwen3", addons=True, seed=k)
     for prompt in prompts(3, 9, seed=k):
-        fast = [[t.id for t in step.tokens] for step in steps_of(model, PanelSpec("clp", {"k": k, "threshold": threshold}), prompt, 30)]
+        fast = [
+            [t.id for t in step.tokens]
+            for step in steps_of(
+                model, PanelSpec("clp", {"k": k, "threshold": threshold}), prompt, 30
+            )
+        ]
         slow = naive.clp(model.backbone.module, model.addons, prompt, k, threshold, 30)
         assert fast == slow
         if threshold == 0.0:
@@ -103,7 +129,11 @@ def test_clp_steps_say_what_the_predictor_held_probable():
         assert len(step.tokens) == 1 + accepted_length(step.lengths, 2, 0.3, "cumulative")
 
 
-@pytest.mark.parametrize("panel", [PanelSpec("ar"), PanelSpec("dmtd", {"tau": 3}), PanelSpec("clp", {"threshold": 0.4})], ids=str)
+@pytest.mark.parametrize(
+    "panel",
+    [PanelSpec("ar"), PanelSpec("dmtd", {"tau": 3}), PanelSpec("clp", {"threshold": 0.4})],
+    ids=str,
+)
 def test_a_prompt_read_in_chunks_gives_the_same_text(panel, monkeypatch):
     model = tiny_model("qwen3", addons=True, split=Split(4, 1, 1, "sum"))
     prompt = prompts(2, 50)[1]
@@ -119,21 +149,42 @@ def test_a_prompt_read_in_chunks_gives_the_same_text(panel, monkeypatch):
 def test_origins_passes_and_spans_are_the_methods():
     model = tiny_model("qwen3", layers=12, split=Split(12, 0, 3), addons=True)
     steps = steps_of(model, PanelSpec("dmtd", {"tau": 4}), [1, 2, 3], 9)
-    assert [t.origin for t in tokens_of(steps)] == ["full", "full", "late", "late", "late", "full", "late", "late", "late"]
+    assert [t.origin for t in tokens_of(steps)] == [
+        "full",
+        "full",
+        "late",
+        "late",
+        "late",
+        "full",
+        "late",
+        "late",
+        "late",
+    ]
     kinds = [(p.kind, p.runs) for step in steps for p in step.passes]
     assert kinds[0] == ("prefill", ((0, 12, 3),))
-    assert kinds[1] == ("full", ((0, 12, 1),))          # nothing to refill yet
+    assert kinds[1] == ("full", ((0, 12, 1),))  # nothing to refill yet
     assert kinds[2] == ("late", ((9, 12, 1),))
-    assert kinds[5] == ("full", ((0, 9, 4), (9, 12, 1)))   # the example of the decoder contract
+    assert kinds[5] == ("full", ((0, 9, 4), (9, 12, 1)))  # the example of the decoder contract
     clp = steps_of(model, PanelSpec("clp", {"k": 3, "threshold": 0.0}), [1, 2, 3], 9)
-    assert [[t.origin for t in step.tokens] for step in clp] == [["full"], ["full", "mtp", "mtp", "mtp"], ["full", "mtp", "mtp", "mtp"]]
-    assert [p.runs for step in clp for p in step.passes] == [((0, 12, 3),), ((0, 12, 1),), ((0, 12, 4),)]
+    assert [[t.origin for t in step.tokens] for step in clp] == [
+        ["full"],
+        ["full", "mtp", "mtp", "mtp"],
+        ["full", "mtp", "mtp", "mtp"],
+    ]
+    assert [p.runs for step in clp for p in step.passes] == [
+        ((0, 12, 3),),
+        ((0, 12, 1),),
+        ((0, 12, 4),),
+    ]
 
 
 def test_early_layers_run_in_late_passes():
     model = tiny_model("qwen2", layers=6, split=Split(6, 2, 1))
     steps = steps_of(model, PanelSpec("dmtd", {"tau": 2}), [5], 5)
-    assert [p.runs for step in steps[2:4] for p in step.passes] == [((0, 2, 1), (5, 6, 1)), ((0, 2, 1), (2, 5, 2), (5, 6, 1))]
+    assert [p.runs for step in steps[2:4] for p in step.passes] == [
+        ((0, 2, 1), (5, 6, 1)),
+        ((0, 2, 1), (2, 5, 2), (5, 6, 1)),
+    ]
 
 
 def test_logprobs_and_alternatives_are_the_plain_softmax():
@@ -157,14 +208,20 @@ def test_logprobs_and_alternatives_are_the_plain_softmax():
 @pytest.mark.parametrize("name", DECODERS)
 def test_sampling_follows_its_seed(name):
     model = tiny_model("qwen3", addons=True, split=Split(4, 0, 1))
-    hot = [ids_of(steps_of(model, PanelSpec(name), [7, 8], 40, Sampling(temperature=1.5, seed=seed))) for seed in (1, 1, 2)]
+    hot = [
+        ids_of(steps_of(model, PanelSpec(name), [7, 8], 40, Sampling(temperature=1.5, seed=seed)))
+        for seed in (1, 1, 2)
+    ]
     assert hot[0] == hot[1] != hot[2]
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_top_k_1_is_greedy(name):
     model = tiny_model("qwen3", addons=True, split=Split(4, 0, 1))
-    greedy, forced = (ids_of(steps_of(model, PanelSpec(name), [7, 8], 40, s)) for s in (Sampling(), Sampling(temperature=2.0, top_k=1)))
+    greedy, forced = (
+        ids_of(steps_of(model, PanelSpec(name), [7, 8], 40, s))
+        for s in (Sampling(), Sampling(temperature=2.0, top_k=1))
+    )
     assert greedy == forced
 
 
@@ -179,14 +236,18 @@ def test_below_float32_a_token_is_within_one_unit_of_the_top_logit(name, dtype):
     prompt = [9, 8, 7, 6]
     tau = 3
     # caution 1: the backbone alone
-    careful = {"threshold": 1.0} if "threshold" in DECODERS[name].Options.__dataclass_fields__ else {}
+    careful = (
+        {"threshold": 1.0} if "threshold" in DECODERS[name].Options.__dataclass_fields__ else {}
+    )
     # of the cycles of `mixed`, whose own threshold is for its MTP tokens
     model.addon_facts["adaptive"]["threshold"] = 1.0
     panel = PanelSpec(name, {"tau": tau} if name == "dmtd" else careful)
     ids = ids_of(steps_of(model, panel, prompt, 30))
     text = prompt + ids
     heads = [i < 4 or name != "dmtd" or (i - 4) % tau == 0 for i in range(len(text))]
-    logits = model.backbone.module.lm_head(naive.hidden(model.backbone.module, text, heads, 1, 1, "replace")).float()
+    logits = model.backbone.module.lm_head(
+        naive.hidden(model.backbone.module, text, heads, 1, 1, "replace")
+    ).float()
     for i, token in enumerate(ids):
         row = logits[len(prompt) - 1 + i]
         top = float(row.max())
@@ -194,7 +255,12 @@ def test_below_float32_a_token_is_within_one_unit_of_the_top_logit(name, dtype):
         assert top - float(row[token]) <= unit, (i, token)
 
 
-@given(st.lists(st.floats(0.001, 1), min_size=2, max_size=7), st.integers(1, 6), st.floats(0, 1), st.sampled_from(["cumulative", "argmax"]))
+@given(
+    st.lists(st.floats(0.001, 1), min_size=2, max_size=7),
+    st.integers(1, 6),
+    st.floats(0, 1),
+    st.sampled_from(["cumulative", "argmax"]),
+)
 @settings(max_examples=300, deadline=None)
 def test_accepted_length_is_the_definition(weights, k, threshold, rule):
     total = sum(weights)

@@ -1,4 +1,5 @@
 """Add-ons: sizes of the papers, strict save and load."""
+
 import json
 
 import pytest
@@ -7,13 +8,27 @@ from safetensors.torch import load_file, save_file
 
 from dmtd_demo.backbone.qwen import parameters
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.addons import Base, CollocationLengthPredictor, MTPHeads, SpanGate, load_addons, save_addon
+from dmtd_demo.models.addons import (
+    Base,
+    CollocationLengthPredictor,
+    MTPHeads,
+    SpanGate,
+    load_addons,
+    save_addon,
+)
 from dmtd_demo.models.publishing import publish
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("module,size", [(CollocationLengthPredictor(1536, 2), 4611), (CollocationLengthPredictor(1536, 4), 7685), (SpanGate(1536, 4), 986244)])
+@pytest.mark.parametrize(
+    "module,size",
+    [
+        (CollocationLengthPredictor(1536, 2), 4611),
+        (CollocationLengthPredictor(1536, 4), 7685),
+        (SpanGate(1536, 4), 986244),
+    ],
+)
 def test_sizes_are_the_papers(module, size):
     assert parameters(module) == size
 
@@ -62,11 +77,24 @@ def not_finite(folder):
     save_file(tensors, folder / "clp.safetensors")
 
 
-@pytest.mark.parametrize("damage,word", [
-    (lambda f: edit(f, lambda c: c.update(hidden_size=32)), "hidden size 32"), (lambda f: (f / "addons.json").unlink(), "addons.json"),
-    (lambda f: (f / "addons.json").write_text("{"), "JSON"), (lambda f: edit(f, lambda c: c["addons"]["clp"].update(k=4)), r"shape \[5, 16\]; got \[4, 16\]"),
-    (lambda f: edit(f, lambda c: c["addons"]["clp"].pop("k")), "needs k"), (lambda f: edit(f, lambda c: c["addons"].update(magic={"k": 1})), "magic"),
-    (lambda f: (f / "clp.safetensors").unlink(), "not there"), (drop_tensor, "needs the tensor linear.bias"), (cut, "whole safetensors file"), (not_finite, "not finite")])
+@pytest.mark.parametrize(
+    "damage,word",
+    [
+        (lambda f: edit(f, lambda c: c.update(hidden_size=32)), "hidden size 32"),
+        (lambda f: (f / "addons.json").unlink(), "addons.json"),
+        (lambda f: (f / "addons.json").write_text("{"), "JSON"),
+        (
+            lambda f: edit(f, lambda c: c["addons"]["clp"].update(k=4)),
+            r"shape \[5, 16\]; got \[4, 16\]",
+        ),
+        (lambda f: edit(f, lambda c: c["addons"]["clp"].pop("k")), "needs k"),
+        (lambda f: edit(f, lambda c: c["addons"].update(magic={"k": 1})), "magic"),
+        (lambda f: (f / "clp.safetensors").unlink(), "not there"),
+        (drop_tensor, "needs the tensor linear.bias"),
+        (cut, "whole safetensors file"),
+        (not_finite, "not finite"),
+    ],
+)
 def test_what_does_not_fit_is_named(folder, damage, word):
     damage(folder)
     with pytest.raises(UserError, match=word):
@@ -78,7 +106,14 @@ def test_the_wrong_base_is_an_error_that_names_it(folder):
         load_addons(folder, 16, torch.float32, CPU, base)
     with pytest.raises(UserError, match="made for the base base .*; this model is other"):
         load_addons(folder, 16, torch.float32, CPU, Base("other", None, "beef"))
-    save_addon(folder, "clp", CollocationLengthPredictor(16, 3), Base("owner/base", "c0ffee", "cafe"), 16, threshold=0.7)
+    save_addon(
+        folder,
+        "clp",
+        CollocationLengthPredictor(16, 3),
+        Base("owner/base", "c0ffee", "cafe"),
+        16,
+        threshold=0.7,
+    )
     card = json.loads((folder / "addons.json").read_text())
     assert card["base_revision"] == "c0ffee" and card["base_fingerprint"] == "cafe"
     # the weights count, not the name
@@ -96,7 +131,12 @@ def test_push_writes_a_card_and_says_what_it_lacks(folder):
     with pytest.raises(UserError, match="cannot be reached"):
         publish(folder, "me/addons", "apache-2.0")
     text = (folder / "README.md").read_text()
-    for word in ("license: apache-2.0", "base_model: base", "`clp`: Collocation-Length Predictor, for `clp` | 3 | 0.7 |", "--addons me/addons"):
+    for word in (
+        "license: apache-2.0",
+        "base_model: base",
+        "`clp`: Collocation-Length Predictor, for `clp` | 3 | 0.7 |",
+        "--addons me/addons",
+    ):
         assert word in text
     assert json.loads((folder / "addons.json").read_text())["license"] == "apache-2.0"
     cut(folder)

@@ -1,4 +1,5 @@
 """Chat encoding and token text."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,12 +13,34 @@ def user(text):
 
 
 def test_it_is_the_template(small_tokenizer):
-    messages = [*user("What is a token?"), {"role": "assistant", "content": "A piece of text."}, *user("Thank you")]
-    plain = small_tokenizer(small_tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), add_special_tokens=False).input_ids
+    messages = [
+        *user("What is a token?"),
+        {"role": "assistant", "content": "A piece of text."},
+        *user("Thank you"),
+    ]
+    plain = small_tokenizer(
+        small_tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True),
+        add_special_tokens=False,
+    ).input_ids
     assert encode_chat(small_tokenizer, messages) == plain
 
 
-SPECIALS = st.sampled_from(["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>", "\n", " ", "a", "<|im_", "end|>", "\ue000", "é"])
+SPECIALS = st.sampled_from(
+    [
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|endoftext|>",
+        "<think>",
+        "</think>",
+        "\n",
+        " ",
+        "a",
+        "<|im_",
+        "end|>",
+        "\ue000",
+        "é",
+    ]
+)
 
 
 @given(st.lists(SPECIALS, min_size=1, max_size=8).map("".join).filter(str.strip))
@@ -26,13 +49,16 @@ def test_special_tokens_in_a_message_are_text(small_tokenizer, text):
     ids = encode_chat(small_tokenizer, user(text))
     names = {i: t for t, i in small_tokenizer.get_added_vocab().items()}
     assert [names[i] for i in ids if i in names] == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
-    assert small_tokenizer.decode(ids) == small_tokenizer.apply_chat_template(user(text), tokenize=False, add_generation_prompt=True)
+    assert small_tokenizer.decode(ids) == small_tokenizer.apply_chat_template(
+        user(text), tokenize=False, add_generation_prompt=True
+    )
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
 @settings(max_examples=150, deadline=None)
 def test_streamed_text_is_the_text(small_tokenizer, text):
     import unicodedata
+
     ids = small_tokenizer(text, add_special_tokens=False).input_ids
     stream = TokenText(small_tokenizer).stream()
     pieces = [stream.push(i) for i in ids]
@@ -51,7 +77,17 @@ def test_without_a_tokenizer_there_is_no_text():
     assert TokenText(None).stream().push(5) == ""
 
 
-@pytest.mark.parametrize("text,word", [("", "empty"), (" \n\t", "empty"), ("a\x00b", r"U\+0000"), ("\x1b[31m", r"U\+001B"), ("\ud800", r"U\+D800"), ("x" * (MAX_CHARACTERS + 1), "200,001")])
+@pytest.mark.parametrize(
+    "text,word",
+    [
+        ("", "empty"),
+        (" \n\t", "empty"),
+        ("a\x00b", r"U\+0000"),
+        ("\x1b[31m", r"U\+001B"),
+        ("\ud800", r"U\+D800"),
+        ("x" * (MAX_CHARACTERS + 1), "200,001"),
+    ],
+)
 def test_what_is_no_prompt_is_said(text, word):
     with pytest.raises(UserError, match=word):
         check_text(text)
@@ -63,7 +99,7 @@ def test_a_model_without_template_names_the_other_way(small_tokenizer):
 
 
 THINKING = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}{{- '<|im_start|>assistant\\n' }}
-{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"""   # the end of Qwen3's
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"""  # the end of Qwen3's
 
 
 def test_the_thinking_switch_is_the_templates(model_folder):
@@ -71,6 +107,7 @@ def test_the_thinking_switch_is_the_templates(model_folder):
     from dmtd_demo.models.residents import Residents
     from dmtd_demo.ui.links import comparison
     from dmtd_demo.ui.page import Page
+
     model = load(str(model_folder))
     plain = Page(Residents(model))
     plain.build()
@@ -80,26 +117,56 @@ def test_the_thinking_switch_is_the_templates(model_folder):
     page.build()
     assert can_think(model.tokenizer) and page.thinking.visible
     assert comparison("thinking=1", model).thinking is True
-    without, thinking = (encode_chat(model.tokenizer, user("Hi"), thinking=on) for on in (False, True))
-    assert without[:len(thinking)] == thinking and "</think>" in model.tokenizer.decode(without[len(thinking):])
+    without, thinking = (
+        encode_chat(model.tokenizer, user("Hi"), thinking=on) for on in (False, True)
+    )
+    assert without[: len(thinking)] == thinking and "</think>" in model.tokenizer.decode(
+        without[len(thinking) :]
+    )
 
 
 def test_a_system_prompt_that_cannot_be_is_said(model_folder):
     from dmtd_demo.models.loading import load
     from dmtd_demo.race.panels import parse_panel
     from dmtd_demo.race.race import race
+
     model = load(str(model_folder))
-    for system, words in (("word " * 2000, "the system prompt and the new tokens need to fit the context of 512 tokens; got"), ("a\x00", "the system prompt needs to be plain text")):
+    for system, words in (
+        (
+            "word " * 2000,
+            "the system prompt and the new tokens need to fit the context of 512 tokens; got",
+        ),
+        ("a\x00", "the system prompt needs to be plain text"),
+    ):
         with pytest.raises(UserError, match=words):
-            race(model, [parse_panel("ar")], [[{"role": "system", "content": system}, *user("hi")]], max_new_tokens=4)
+            race(
+                model,
+                [parse_panel("ar")],
+                [[{"role": "system", "content": system}, *user("hi")]],
+                max_new_tokens=4,
+            )
 
 
 def test_the_last_turn_is_replaced():
     from dmtd_demo.models.chat import instructed
     from dmtd_demo.ui.chat import Chat, answered
-    chat = answered(Chat().asked("one", 2), ["1", " "])   # the second panel said nothing
+
+    chat = answered(Chat().asked("one", 2), ["1", " "])  # the second panel said nothing
     chat = answered(chat.asked("two", 2), ["2", "zwei"])
     again = chat.asked("three", 3, again=True)
-    assert again == [[*user("one"), {"role": "assistant", "content": "1"}, *user("three")], user("three"), again[0]]
-    assert [m["content"] for m in chat.asked("three", 1)[0]] == ["one", "1", "two", "2", "three"] and chat.prompt == "two"
-    assert instructed(again, " ") == again and instructed(again, "Be brief.")[1] == [{"role": "system", "content": "Be brief."}, *user("three")]
+    assert again == [
+        [*user("one"), {"role": "assistant", "content": "1"}, *user("three")],
+        user("three"),
+        again[0],
+    ]
+    assert [m["content"] for m in chat.asked("three", 1)[0]] == [
+        "one",
+        "1",
+        "two",
+        "2",
+        "three",
+    ] and chat.prompt == "two"
+    assert instructed(again, " ") == again and instructed(again, "Be brief.")[1] == [
+        {"role": "system", "content": "Be brief."},
+        *user("three"),
+    ]

@@ -1,4 +1,5 @@
 """The hub, as far as a machine without network can try it: its answers come from a server of the test's own, through huggingface_hub itself."""
+
 from __future__ import annotations
 
 import threading
@@ -29,14 +30,25 @@ def server(model_folder, monkeypatch, tmp_path):
     threading.Thread(target=served.serve_forever, daemon=True).start()
     address = handler.address = f"http://127.0.0.1:{served.server_port}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        huggingface_hub.constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     yield handler
     served.shutdown()
 
 
-@pytest.mark.parametrize("name,word", [("gated", "is gated: accept its terms on http.*me/gated"), ("missing", "neither a folder here nor a repository"), ("broken", "cannot be reached")])
+@pytest.mark.parametrize(
+    "name,word",
+    [
+        ("gated", "is gated: accept its terms on http.*me/gated"),
+        ("missing", "neither a folder here nor a repository"),
+        ("broken", "cannot be reached"),
+    ],
+)
 def test_what_the_hub_refuses_is_a_sentence(server, name, word):
     with pytest.raises(UserError, match=word):
         load(f"me/{name}")
@@ -44,42 +56,88 @@ def test_what_the_hub_refuses_is_a_sentence(server, name, word):
 
 def test_without_the_hub_the_sentence_says_what_to_do():
     for name in ("Qwen3-0.6B", "someone/some-qwen"):
-        with pytest.raises(UserError, match="needs to be fetched from the hub, which cannot be reached.*hf download"):
+        with pytest.raises(
+            UserError,
+            match="needs to be fetched from the hub, which cannot be reached.*hf download",
+        ):
             load(name)
 
 
 def test_a_model_and_addons_of_the_hub(server, model_folder):
     model = load("me/tiny")
-    assert model.name == "me/tiny" and model.base.revision == COMMIT and model.base.fingerprint == load(str(model_folder)).base.fingerprint
-    texts = [[t["id"] for batch in race_ids(m, [parse_panel("dmtd")], [[1, 2, 3]], max_new_tokens=8, audit=False) for r in batch if r["type"] == "step" for t in r["tokens"]]
-             for m in (model, load(str(model_folder)))]
+    assert (
+        model.name == "me/tiny"
+        and model.base.revision == COMMIT
+        and model.base.fingerprint == load(str(model_folder)).base.fingerprint
+    )
+    texts = [
+        [
+            t["id"]
+            for batch in race_ids(
+                m, [parse_panel("dmtd")], [[1, 2, 3]], max_new_tokens=8, audit=False
+            )
+            for r in batch
+            if r["type"] == "step"
+            for t in r["tokens"]
+        ]
+        for m in (model, load(str(model_folder)))
+    ]
     assert texts[0] == texts[1]
 
 
-def test_add_ons_that_are_published_for_a_model_come_with_it(server, model_folder, tmp_path, monkeypatch):
+def test_add_ons_that_are_published_for_a_model_come_with_it(
+    server, model_folder, tmp_path, monkeypatch
+):
     plain = load("me/tiny")
     assert not plain.addons
-    save_addon(tmp_path / "published", "mtp_heads", MTPHeads(plain.backbone.hidden_size, 4), plain.base, plain.backbone.hidden_size)
+    save_addon(
+        tmp_path / "published",
+        "mtp_heads",
+        MTPHeads(plain.backbone.hidden_size, 4),
+        plain.base,
+        plain.backbone.hidden_size,
+    )
     entry = replace(entry_of(find("me/tiny")), name="tiny")
-    for addons, has, words in ((str(tmp_path / "published"), True, ""), ("me/missing", False, "without the add-ons that are published for it: me/missing is neither"), (None, False, "")):
+    for addons, has, words in (
+        (str(tmp_path / "published"), True, ""),
+        (
+            "me/missing",
+            False,
+            "without the add-ons that are published for it: me/missing is neither",
+        ),
+        (None, False, ""),
+    ):
         monkeypatch.setitem(CATALOG, "tiny", replace(entry, addons=addons))
         model = load("tiny")
         assert model.has("mtp_heads") == has and words in " ".join(model.reasons)
-    [said] = [line for line in lines(describe(replace(entry, addons="me/addons"), "cpu")) if "not yet" in line]
+    [said] = [
+        line
+        for line in lines(describe(replace(entry, addons="me/addons"), "cpu"))
+        if "not yet" in line
+    ]
     assert "the add-ons published for it, me/addons, will be fetched with it" in said
 
 
 def test_what_the_disk_has_no_room_for_is_not_fetched(server):
-    server.claimed = {"model.safetensors": 2 ** 60}
-    with pytest.raises(UserError, match="me/tiny needs 1,073,741,824.* GiB of disk; .* has .* to spare"):
+    server.claimed = {"model.safetensors": 2**60}
+    with pytest.raises(
+        UserError, match="me/tiny needs 1,073,741,824.* GiB of disk; .* has .* to spare"
+    ):
         load("me/tiny")
     assert not list(Path(hub.constants.HF_HUB_CACHE).rglob("model.safetensors"))
 
 
 def test_a_file_that_has_begun_counts_before_its_first_bytes(server, monkeypatch, tmp_path):
     """The weights begin when all else is there, and nothing comes of them yet: the bar has to stand in between, not at its end."""
-    files = [path for path in server.folder.rglob("*") if path.suffix in (".json", ".txt", ".jinja", ".safetensors")]
-    size, others = sum(path.stat().st_size for path in files), {path.name for path in files if path.suffix != ".safetensors"}
+    files = [
+        path
+        for path in server.folder.rglob("*")
+        if path.suffix in (".json", ".txt", ".jinja", ".safetensors")
+    ]
+    size, others = (
+        sum(path.stat().st_size for path in files),
+        {path.name for path in files if path.suffix != ".safetensors"},
+    )
     begun, sent, ended = set(), threading.Event(), threading.Event()
     whole = Hub.reply
 
@@ -93,7 +151,7 @@ def test_a_file_that_has_begun_counts_before_its_first_bytes(server, monkeypatch
                 sent.set()
             return
         sent.wait(60)
-        time.sleep(1)   # until the others are written and told of
+        time.sleep(1)  # until the others are written and told of
         self.send_response(code)
         for header, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(header, value)
@@ -102,7 +160,12 @@ def test_a_file_that_has_begun_counts_before_its_first_bytes(server, monkeypatch
         self.wfile.write(content)
 
     monkeypatch.setattr(server, "reply", reply)
-    for name, value in {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}.items():
+    for name, value in {
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": server.address,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     told = []
 

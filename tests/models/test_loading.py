@@ -1,4 +1,5 @@
 """Folders in Hugging Face format, good and bad."""
+
 from __future__ import annotations
 
 import json
@@ -30,7 +31,13 @@ def edit_config(folder, **changes):
 
 def test_a_folder_is_a_model(model_folder):
     model = load(str(model_folder))
-    assert model.layers == 4 and model.context == 512 and model.dtype == "float32" and model.device == "cpu" and model.split is None
+    assert (
+        model.layers == 4
+        and model.context == 512
+        and model.dtype == "float32"
+        and model.device == "cpu"
+        and model.split is None
+    )
     assert model.tokenizer is not None and model.eos_ids == {model.tokenizer.eos_token_id}
     # of the device and the dtype: with one thread there is nothing to choose
     assert len(model.reasons) == 2
@@ -43,7 +50,13 @@ def test_a_qwen2_folder_too(tmp_path):
 
 
 def test_the_split_says_its_head_input(folder):
-    edit_config(folder, num_encoding_layers=1, num_thinking_layers=1, num_decoding_layers=2, dmtd_head_input="replace")
+    edit_config(
+        folder,
+        num_encoding_layers=1,
+        num_thinking_layers=1,
+        num_decoding_layers=2,
+        dmtd_head_input="replace",
+    )
     assert load(str(folder)).split == Split(4, 1, 2, "replace")
 
 
@@ -74,22 +87,56 @@ def infinite(folder):
     not_finite(folder, "model.layers.1.self_attn.q_proj.weight", float("-inf"))
 
 
-@pytest.mark.parametrize("damage,word", [
-    (lambda f: (f / "config.json").unlink(), "config.json, which is not there"), (lambda f: (f / "config.json").write_text("{"), "JSON"),
-    (lambda f: (f / "config.json").write_text("[]"), "JSON object"), (lambda f: edit_config(f, model_type="llama"), "qwen2, qwen3.*'llama'"),
-    (lambda f: edit_config(f, hidden_size="wide"), "does not describe"), (lambda f: (f / "model.safetensors").unlink(), "none are there"), (cut, "whole safetensors file"),
-    (drop, "up_proj.weight is missing"), (misshape, "do not fit"), (lambda f: edit_config(f, num_thinking_layers=3, num_decoding_layers=3), "add up to 4"),
-    (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer in"), (lambda f: edit_config(f, rope_scaling={"rope_type": "dynamic", "factor": 2.0}, rope_parameters=None), "RoPE"),
-    (lambda f: (f / "addons").mkdir(), "addons.json"), (lambda f: edit_config(f, model_type="qwen3_moe"), "'qwen3_moe', a mixture of experts: take another"),
-    (lambda f: edit_config(f, model_type="qwen2_5_vl"), "images and text"), (lambda f: edit_config(f, model_type="qwen3_5"), "linear attention"),
-    (lambda f: edit_config(f, quantization_config={"quant_method": "awq"}), r"quantized already \(awq\): take the plain"), (not_finite, "norm.weight.* holds NaN or infinity"), (infinite, "q_proj.* holds NaN")])
+@pytest.mark.parametrize(
+    "damage,word",
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json, which is not there"),
+        (lambda f: (f / "config.json").write_text("{"), "JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "JSON object"),
+        (lambda f: edit_config(f, model_type="llama"), "qwen2, qwen3.*'llama'"),
+        (lambda f: edit_config(f, hidden_size="wide"), "does not describe"),
+        (lambda f: (f / "model.safetensors").unlink(), "none are there"),
+        (cut, "whole safetensors file"),
+        (drop, "up_proj.weight is missing"),
+        (misshape, "do not fit"),
+        (lambda f: edit_config(f, num_thinking_layers=3, num_decoding_layers=3), "add up to 4"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer in"),
+        (
+            lambda f: edit_config(
+                f, rope_scaling={"rope_type": "dynamic", "factor": 2.0}, rope_parameters=None
+            ),
+            "RoPE",
+        ),
+        (lambda f: (f / "addons").mkdir(), "addons.json"),
+        (
+            lambda f: edit_config(f, model_type="qwen3_moe"),
+            "'qwen3_moe', a mixture of experts: take another",
+        ),
+        (lambda f: edit_config(f, model_type="qwen2_5_vl"), "images and text"),
+        (lambda f: edit_config(f, model_type="qwen3_5"), "linear attention"),
+        (
+            lambda f: edit_config(f, quantization_config={"quant_method": "awq"}),
+            r"quantized already \(awq\): take the plain",
+        ),
+        (not_finite, "norm.weight.* holds NaN or infinity"),
+        (infinite, "q_proj.* holds NaN"),
+    ],
+)
 def test_a_folder_that_is_no_model_says_why(folder, damage, word):
     damage(folder)
     with pytest.raises(UserError, match=word):
         load(str(folder))
 
 
-@pytest.mark.parametrize("settings,word", [(dict(quantization="int3"), "none, nf4, nf4-single, int8"), (dict(dtype="int8"), "float32"), (dict(device="tpu"), "cpu"), (dict(threads=0), "1 to 1024")])
+@pytest.mark.parametrize(
+    "settings,word",
+    [
+        (dict(quantization="int3"), "none, nf4, nf4-single, int8"),
+        (dict(dtype="int8"), "float32"),
+        (dict(device="tpu"), "cpu"),
+        (dict(threads=0), "1 to 1024"),
+    ],
+)
 def test_a_setting_that_is_not_there(model_folder, settings, word):
     with pytest.raises(UserError, match=word):
         load(str(model_folder), **settings)
@@ -97,8 +144,15 @@ def test_a_setting_that_is_not_there(model_folder, settings, word):
 
 def test_a_tensor_that_nothing_reads_is_told(folder):
     tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "model.layers.4.mlp.up_proj.weight": torch.zeros(2, 2)}, folder / "model.safetensors", metadata={"format": "pt"})
-    assert any("1 of the tensors in the files are not read, model.layers.4.mlp.up_proj.weight" in reason for reason in load(str(folder)).reasons)
+    save_file(
+        {**tensors, "model.layers.4.mlp.up_proj.weight": torch.zeros(2, 2)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert any(
+        "1 of the tensors in the files are not read, model.layers.4.mlp.up_proj.weight" in reason
+        for reason in load(str(folder)).reasons
+    )
 
 
 def test_an_unknown_name_lists_the_choices(tmp_path):
@@ -116,13 +170,29 @@ def test_random_weights_have_the_shape():
         load_random("nothing")
 
 
-@pytest.mark.parametrize("milliseconds,chosen", [({1: 10, 2: 9, 4: 9.5}, 1), ({1: 10, 2: 6, 4: 5.5}, 2), ({1: 10, 2: 470, 4: 900}, 1), ({1: 40, 2: 21, 4: 11}, 4)])
+@pytest.mark.parametrize(
+    "milliseconds,chosen",
+    [
+        ({1: 10, 2: 9, 4: 9.5}, 1),
+        ({1: 10, 2: 6, 4: 5.5}, 2),
+        ({1: 10, 2: 470, 4: 900}, 1),
+        ({1: 40, 2: 21, 4: 11}, 4),
+    ],
+)
 def test_more_threads_have_to_be_worth_it(model_folder, monkeypatch, milliseconds, chosen):
     monkeypatch.setattr(loading, "THREADS", 4)
-    monkeypatch.setattr(loading, "_step_seconds", lambda model, counts: {count: milliseconds[count] / 1000 for count in counts})
+    monkeypatch.setattr(
+        loading,
+        "_step_seconds",
+        lambda model, counts: {count: milliseconds[count] / 1000 for count in counts},
+    )
     monkeypatch.setattr(loading.torch, "set_num_threads", lambda threads: None)
     model = load(str(model_folder))
-    assert model.threads == chosen and f"{chosen} thread" in model.reasons[-1] and f"1 took {milliseconds[1]:.1f} ms" in model.reasons[-1]
+    assert (
+        model.threads == chosen
+        and f"{chosen} thread" in model.reasons[-1]
+        and f"1 took {milliseconds[1]:.1f} ms" in model.reasons[-1]
+    )
     assert load(str(model_folder), threads=3).threads == 3
 
 

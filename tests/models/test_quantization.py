@@ -1,4 +1,5 @@
 """Quantized models on a CPU: every decoder, at every quantization, against plain float32 models of the same (dequantized) weights."""
+
 from __future__ import annotations
 
 import json
@@ -28,7 +29,12 @@ SHAPE = dict(hidden_size=64, intermediate_size=128, initializer_range=0.15)
 PROMPT = [5, 17, 60, 42, 9, 5, 17, 60]
 NEW = 12
 # Options that leave no decision to a predictor's rounding: what is compared are the tokens.
-OPTIONS = {"clp": ":threshold=0", "mtp-gate": ":threshold=0", "dmtd-adaptive": ":threshold=0,max=3", "mixed": ":threshold=0,max=3"}
+OPTIONS = {
+    "clp": ":threshold=0",
+    "mtp-gate": ":threshold=0",
+    "dmtd-adaptive": ":threshold=0,max=3",
+    "mixed": ":threshold=0,max=3",
+}
 
 
 @pytest.fixture(scope="module", params=MODEL_TYPES)
@@ -41,33 +47,89 @@ def folder(request, tmp_path_factory):
 def plain(model: Model) -> Model:
     """The same model in float32, its matrices dequantized."""
     module = model.backbone.module
-    state = {name: t.float() for name, t in module.state_dict().items() if t.is_floating_point() and ".weight." not in name and not name.endswith(("SCB", ".scale"))}
+    state = {
+        name: t.float()
+        for name, t in module.state_dict().items()
+        if t.is_floating_point() and ".weight." not in name and not name.endswith(("SCB", ".scale"))
+    }
     for name, part in module.named_modules():
         if isinstance(part, bitsandbytes.nn.Linear4bit):
-            state[f"{name}.weight"] = bitsandbytes.functional.dequantize_4bit(part.weight.data, part.weight.quant_state).float()
+            state[f"{name}.weight"] = bitsandbytes.functional.dequantize_4bit(
+                part.weight.data, part.weight.quant_state
+            ).float()
         elif isinstance(part, bitsandbytes.nn.Linear8bitLt):
-            state[f"{name}.weight"] = bitsandbytes.functional.int8_vectorwise_dequant(part.weight.data, part.weight.SCB)
+            state[f"{name}.weight"] = bitsandbytes.functional.int8_vectorwise_dequant(
+                part.weight.data, part.weight.SCB
+            )
         elif isinstance(part, Int4Linear):
             state[f"{name}.weight"] = part.dense().float()
         elif isinstance(part, Int8Linear):
             state[f"{name}.weight"] = part.weight.float() * part.scale.float()[:, None]
-    fields = {k: v for k, v in module.config.to_dict().items() if k not in ("tie_word_embeddings", "quantization_config", "dtype", "model_type", "transformers_version")}
-    copy = type(module)._from_config(type(module.config)(**fields, tie_word_embeddings=False), attn_implementation="sdpa").float()
+    fields = {
+        k: v
+        for k, v in module.config.to_dict().items()
+        if k
+        not in (
+            "tie_word_embeddings",
+            "quantization_config",
+            "dtype",
+            "model_type",
+            "transformers_version",
+        )
+    }
+    copy = (
+        type(module)
+        ._from_config(
+            type(module.config)(**fields, tie_word_embeddings=False), attn_implementation="sdpa"
+        )
+        .float()
+    )
     copy.load_state_dict(state)
-    made = Model("plain", "plain", Backbone(copy.eval().requires_grad_(False)), None, None, None, frozenset(), None, "none", [])
+    made = Model(
+        "plain",
+        "plain",
+        Backbone(copy.eval().requires_grad_(False)),
+        None,
+        None,
+        None,
+        frozenset(),
+        None,
+        "none",
+        [],
+    )
     made.addons, made.addon_facts = model.addons, model.addon_facts
     return made
 
 
 def tokens(model: Model, panel: str, top: int = 0) -> list[dict]:
-    batches = race_ids(model, [parse_panel(panel)], [PROMPT], max_new_tokens=NEW, ignore_eos=True, audit=False, top=top)
+    batches = race_ids(
+        model,
+        [parse_panel(panel)],
+        [PROMPT],
+        max_new_tokens=NEW,
+        ignore_eos=True,
+        audit=False,
+        top=top,
+    )
     records = [record for batch in batches for record in batch]
     assert records[-1].get("message") is None, records[-1]
     return [token for record in records if record["type"] == "step" for token in record["tokens"]]
 
 
-@pytest.mark.parametrize("quantization,dtype,margin", [
-    ("nf4", "float32", 0), ("nf4-single", "float32", 0), ("nf4", None, 0.3), ("int8", None, 0.3), ("cpu-int8", "float32", 0), ("cpu-int8", None, 0.3), ("cpu-int4", "float32", 0), ("cpu-int4", None, 0.3), ("none", "bfloat16", 0.3)])
+@pytest.mark.parametrize(
+    "quantization,dtype,margin",
+    [
+        ("nf4", "float32", 0),
+        ("nf4-single", "float32", 0),
+        ("nf4", None, 0.3),
+        ("int8", None, 0.3),
+        ("cpu-int8", "float32", 0),
+        ("cpu-int8", None, 0.3),
+        ("cpu-int4", "float32", 0),
+        ("cpu-int4", None, 0.3),
+        ("none", "bfloat16", 0.3),
+    ],
+)
 def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantization, dtype, margin):
     """In float32 token for token; below, up to a token that the plain model holds as likely as its own, within `margin` of its log-probability."""
     model = load(str(folder), quantization=quantization, dtype=dtype)
@@ -75,7 +137,10 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
     donor = tiny_model(addons=True, **SHAPE)
     model.addons, model.addon_facts = donor.addons, donor.addon_facts
     reference = plain(model)
-    model.addons = {name: module.to(model.backbone.dtype) for name, module in tiny_model(addons=True, **SHAPE).addons.items()}
+    model.addons = {
+        name: module.to(model.backbone.dtype)
+        for name, module in tiny_model(addons=True, **SHAPE).addons.items()
+    }
     compared = 0
     for name in DECODERS:
         panel = name + OPTIONS.get(name, "")
@@ -83,7 +148,11 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
         for mine, theirs in zip(ours, wanted):
             if mine["id"] != theirs["id"]:
                 behind = next(p for i, _, p in theirs["top"] if i == mine["id"])
-                assert margin and theirs["top"][0][2] / max(behind, 1e-9) < torch.e ** margin, (panel, mine, theirs["top"][:3])
+                assert margin and theirs["top"][0][2] / max(behind, 1e-9) < torch.e**margin, (
+                    panel,
+                    mine,
+                    theirs["top"][:3],
+                )
                 break
             compared += 1
         else:
@@ -94,14 +163,27 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
 def test_only_bfloat16_matrices_that_fit_are_laid_out_anew(folder, model_folder):
     """On CPUs with instructions for bfloat16 bitsandbytes would do so with all others too, and compute in bfloat16 where float32 was asked for, or fail."""
     # of model_folder some are 32 wide, half a block
-    for path, dtype in ((folder, torch.bfloat16), (folder, torch.float32), (model_folder, torch.bfloat16)):
+    for path, dtype in (
+        (folder, torch.bfloat16),
+        (folder, torch.float32),
+        (model_folder, torch.bfloat16),
+    ):
         model = load(str(path), quantization="nf4", dtype=str(dtype).removeprefix("torch."))
-        parts = [part for part in model.backbone.module.modules() if isinstance(part, bitsandbytes.nn.Linear4bit)]
+        parts = [
+            part
+            for part in model.backbone.module.modules()
+            if isinstance(part, bitsandbytes.nn.Linear4bit)
+        ]
         for part in parts:
-            setattr(part, SWITCH, True)   # as on such a CPU
+            setattr(part, SWITCH, True)  # as on such a CPU
         choose_layout(model.backbone.module, dtype)
         chosen = [getattr(part, SWITCH) for part in parts]
-        assert chosen == [dtype == torch.bfloat16 and part.in_features % 64 == 0 for part in parts] and (any(chosen), all(chosen)) == (dtype == torch.bfloat16, path == folder and dtype == torch.bfloat16)
+        assert chosen == [
+            dtype == torch.bfloat16 and part.in_features % 64 == 0 for part in parts
+        ] and (any(chosen), all(chosen)) == (
+            dtype == torch.bfloat16,
+            path == folder and dtype == torch.bfloat16,
+        )
         keep_layout(model.backbone.module)
         assert not any(getattr(part, SWITCH) for part in parts)
 
@@ -111,7 +193,11 @@ def test_what_has_run_is_still_measured_and_is_not_trained_on_where_it_was_laid_
     before = model.memory
     tokens(model, "ar")
     assert 0.95 * before < model.memory < 1.05 * before
-    part = next(part for part in model.backbone.module.modules() if isinstance(part, bitsandbytes.nn.Linear4bit))
+    part = next(
+        part
+        for part in model.backbone.module.modules()
+        if isinstance(part, bitsandbytes.nn.Linear4bit)
+    )
     part.weight.quant_state.packing_format_for_cpu = True
     with pytest.raises(UserError, match="load the model again"):
         keep_layout(model.backbone.module)
@@ -124,11 +210,18 @@ def test_no_step_of_int8_warns(folder, caplog, dtype):
 
 
 def test_the_quantized_matrices_are_quantized_and_nothing_else(folder):
-    for quantization, kind in (("nf4", bitsandbytes.nn.Linear4bit), ("nf4-single", bitsandbytes.nn.Linear4bit), ("int8", bitsandbytes.nn.Linear8bitLt)):
+    for quantization, kind in (
+        ("nf4", bitsandbytes.nn.Linear4bit),
+        ("nf4-single", bitsandbytes.nn.Linear4bit),
+        ("int8", bitsandbytes.nn.Linear8bitLt),
+    ):
         model = load(str(folder), quantization=quantization)
         found = [part for part in model.backbone.module.modules() if isinstance(part, kind)]
         assert len(found) == 4 * 7 and not isinstance(model.backbone.module.lm_head, kind)
-        assert {getattr(part.weight, "quant_state", None) is not None and part.weight.quant_state.nested for part in found} == {quantization == "nf4"}
+        assert {
+            getattr(part.weight, "quant_state", None) is not None and part.weight.quant_state.nested
+            for part in found
+        } == {quantization == "nf4"}
         assert model.parameters == load(str(folder)).parameters
 
 
@@ -137,8 +230,12 @@ def test_the_quantized_matrices_are_quantized_and_nothing_else(folder):
 def test_the_arithmetic_is_what_the_weights_take(folder, quantization):
     model = load(str(folder), quantization=quantization)
     config = model.backbone.config
-    expected = weight_bytes(Sizes.of(config.model_type, config.to_dict()), quantization, model.backbone.dtype.itemsize)
-    tables = sum(b.numel() * b.element_size() for b in model.backbone.module.model.rotary_emb.buffers())
+    expected = weight_bytes(
+        Sizes.of(config.model_type, config.to_dict()), quantization, model.backbone.dtype.itemsize
+    )
+    tables = sum(
+        b.numel() * b.element_size() for b in model.backbone.module.model.rotary_emb.buffers()
+    )
     # bitsandbytes rounds its scales of scales up to a whole block for each of these 28 small matrices
     assert 0 <= model.memory - expected - tables <= 28 * 4 * (quantization == "nf4")
 
@@ -151,41 +248,79 @@ def test_the_sizes_in_the_catalog_are_those_of_transformers_modules(name):
         module = cls(config_cls(**entry.shape))
     sizes = Sizes.of(entry.family, entry.shape)
     matrices = [p for n, p in module.named_parameters() if n.endswith("proj.weight")]
-    assert sizes.parameters == parameters(module) and sizes.matrices == sum(p.numel() for p in matrices) and sizes.rows == sum(p.shape[0] for p in matrices)
-    assert weight_bytes(sizes, "none", 4) == taken(module) - sum(b.numel() * b.element_size() for b in module.buffers())
+    assert (
+        sizes.parameters == parameters(module)
+        and sizes.matrices == sum(p.numel() for p in matrices)
+        and sizes.rows == sum(p.shape[0] for p in matrices)
+    )
+    assert weight_bytes(sizes, "none", 4) == taken(module) - sum(
+        b.numel() * b.element_size() for b in module.buffers()
+    )
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(folder, tmp_path):
-    config = {**json.loads((folder / "config.json").read_text()), "num_hidden_layers": 400_000, "hidden_size": 4096, "intermediate_size": 11008, "layer_types": None}
+    config = {
+        **json.loads((folder / "config.json").read_text()),
+        "num_hidden_layers": 400_000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "layer_types": None,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(load_file(folder / "model.safetensors"), tmp_path / "model.safetensors")
-    need = Need.of(Sizes.of(config["model_type"], config), "nf4", 2, config["max_position_embeddings"])
+    need = Need.of(
+        Sizes.of(config["model_type"], config), "nf4", 2, config["max_position_embeddings"]
+    )
     with pytest.raises(UserError) as caught:
         load(str(tmp_path))
     message = str(caught.value)
-    assert f"{gib(need.weights)} for its weights + " in message and f"= {gib(need.total)}" in message and "GiB free: take a smaller model" in message
+    assert (
+        f"{gib(need.weights)} for its weights + " in message
+        and f"= {gib(need.total)}" in message
+        and "GiB free: take a smaller model" in message
+    )
     assert need.total == need.weights + need.cache + need.working
 
 
 def test_a_refusal_says_which_quantization_would_fit():
-    layer, base = (Sizes.of("qwen3", {**CATALOG["Qwen3-8B"].shape, "num_hidden_layers": n}) for n in (2, 1))
+    layer, base = (
+        Sizes.of("qwen3", {**CATALOG["Qwen3-8B"].shape, "num_hidden_layers": n}) for n in (2, 1)
+    )
     # about 1.4 times what is free, in bfloat16
     layers = int(free("cpu") * 0.7 / 2 / (layer.parameters - base.parameters)) * 2
     sizes = Sizes.of("qwen3", {**CATALOG["Qwen3-8B"].shape, "num_hidden_layers": layers})
-    with pytest.raises(UserError, match="bfloat16, quantization none, needs .* cpu has .* GiB free: --quantization nf4 needs"):
+    with pytest.raises(
+        UserError,
+        match="bfloat16, quantization none, needs .* cpu has .* GiB free: --quantization nf4 needs",
+    ):
         place(sizes, 64, quantization="none")
 
 
-@pytest.mark.parametrize("settings,quantization,dtype", [
-    ({}, "nf4", "bfloat16"), ({"dtype": "bf16"}, "none", "bfloat16"), ({"quantization": "int8"}, "int8", "float16"), ({"quantization": "nf4-single", "dtype": "fp32"}, "nf4-single", "float32")])
+@pytest.mark.parametrize(
+    "settings,quantization,dtype",
+    [
+        ({}, "nf4", "bfloat16"),
+        ({"dtype": "bf16"}, "none", "bfloat16"),
+        ({"quantization": "int8"}, "int8", "float16"),
+        ({"quantization": "nf4-single", "dtype": "fp32"}, "nf4-single", "float32"),
+    ],
+)
 def test_the_defaults_of_a_cpu(settings, quantization, dtype):
-    chosen = place(Sizes.of("qwen2", CATALOG["Qwen2.5-0.5B-Instruct"].shape), 4096, device="cpu", **settings)
+    chosen = place(
+        Sizes.of("qwen2", CATALOG["Qwen2.5-0.5B-Instruct"].shape), 4096, device="cpu", **settings
+    )
     assert (chosen.quantization, str(chosen.dtype)) == (quantization, f"torch.{dtype}")
     named = {reason.partition(":")[0] for reason in chosen.reasons}
-    assert named == ({quantization} if not settings else set()) | ({dtype} if "dtype" not in settings else set())
+    assert named == ({quantization} if not settings else set()) | (
+        {dtype} if "dtype" not in settings else set()
+    )
 
 
 def test_random_weights_can_be_quantized():
     for quantization in ("nf4", "int8", "cpu-int8", "cpu-int4"):
         model = load_random("classroom", quantization=quantization)
-        assert model.quantization == quantization and model.parameters == 9_968_640 and len(tokens(model, "dmtd")) == NEW
+        assert (
+            model.quantization == quantization
+            and model.parameters == 9_968_640
+            and len(tokens(model, "dmtd")) == NEW
+        )

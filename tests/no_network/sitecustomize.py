@@ -1,4 +1,5 @@
 """On the PYTHONPATH of a process, this cuts it off from every address but this machine's own, and says on standard error what it asked for."""
+
 import errno
 import ipaddress
 import socket
@@ -11,7 +12,11 @@ _connect, _getaddrinfo = socket.socket.connect, socket.getaddrinfo
 def _refuse_outside(host: object) -> None:
     name = host.decode() if isinstance(host, bytes) else host
     try:
-        own = name in (None, "", "localhost") or ipaddress.ip_address(str(name).partition("%")[0]).is_loopback or ipaddress.ip_address(str(name)).is_unspecified
+        own = (
+            name in (None, "", "localhost")
+            or ipaddress.ip_address(str(name).partition("%")[0]).is_loopback
+            or ipaddress.ip_address(str(name)).is_unspecified
+        )
     except ValueError:
         own = False
     if not own:

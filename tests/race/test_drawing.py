@@ -1,4 +1,5 @@
 """The picture of a decoder's passes says what its record says."""
+
 from __future__ import annotations
 
 import re
@@ -15,22 +16,49 @@ from tiny import tiny_model
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.mark.parametrize("panel", ["ar", "dmtd", "dmtd-spec", "dmtd-adaptive", "clp", "mtp-heads", "mtp-verified", "mixed"])
+@pytest.mark.parametrize(
+    "panel",
+    ["ar", "dmtd", "dmtd-spec", "dmtd-adaptive", "clp", "mtp-heads", "mtp-verified", "mixed"],
+)
 def test_every_layer_that_ran_is_drawn(panel, small_tokenizer):
-    model = tiny_model("qwen3", addons=True, split=Split(4, 1, 1), tokenizer=small_tokenizer, vocab_size=len(small_tokenizer))
-    records = [r for batch in race_ids(model, [PanelSpec("ar"), PanelSpec(panel)], [[1, 2, 3]] * 2, max_new_tokens=12) for r in batch]
+    model = tiny_model(
+        "qwen3",
+        addons=True,
+        split=Split(4, 1, 1),
+        tokenizer=small_tokenizer,
+        vocab_size=len(small_tokenizer),
+    )
+    records = [
+        r
+        for batch in race_ids(
+            model, [PanelSpec("ar"), PanelSpec(panel)], [[1, 2, 3]] * 2, max_new_tokens=12
+        )
+        for r in batch
+    ]
     picture = ElementTree.fromstring(passes_svg(records, 1, model.split, passes=6))
     blocks = [r for r in picture.iter(f"{SVG}rect") if r.get("fill-opacity")]
-    passes = [p for r in records if r["type"] == "step" and r["panel"] == 1 for p in r["passes"] if p["kind"] != "prefill"][:6]
+    passes = [
+        p
+        for r in records
+        if r["type"] == "step" and r["panel"] == 1
+        for p in r["passes"]
+        if p["kind"] != "prefill"
+    ][:6]
     ran = sum((stop - start) * positions for p in passes for start, stop, positions in p["runs"])
     assert sum((float(b.get("height")) + 1) / LAYER for b in blocks) == ran
-    assert len([b for b in blocks if b.get("fill-opacity") == "1"]) == sum(len(p["runs"]) for p in passes)
+    assert len([b for b in blocks if b.get("fill-opacity") == "1"]) == sum(
+        len(p["runs"]) for p in passes
+    )
     assert all(float(b.get("width")) == CELL - 2 for b in blocks)
 
 
 def test_text_is_escaped(small_tokenizer):
     model = tiny_model("qwen3", tokenizer=small_tokenizer, vocab_size=len(small_tokenizer))
-    records = [r for batch in race_ids(model, [PanelSpec("ar")], [[1, 2, 3]], max_new_tokens=4) for r in batch]
+    records = [
+        r
+        for batch in race_ids(model, [PanelSpec("ar")], [[1, 2, 3]], max_new_tokens=4)
+        for r in batch
+    ]
     for record in records:
         for token in record.get("tokens", []) if record["type"] == "step" else []:
             token["text"] = "<b>&"

@@ -2,6 +2,7 @@
 
 Memory is limited for a process of the test's own (RLIMIT_AS), so that PyTorch's allocator itself says no.
 """
+
 from __future__ import annotations
 
 import json
@@ -39,14 +40,22 @@ def limit(megabytes):
 
 
 def limited(code: str, *arguments: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", LIMITED + code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED + code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
 def test_out_of_memory_while_decoding_ends_that_panel_and_gives_the_memory_back():
-    first, second, last = map(json.loads, limited("""
+    first, second, last = map(
+        json.loads,
+        limited("""
 model = tiny_model(max_position_embeddings=65536, num_key_value_heads=4, num_attention_heads=4, head_dim=512, layers=8)   # 128 KiB of cache for each position
 def run(prompt, tokens):
     records = [record for batch in race_ids(model, [PanelSpec("ar")] * 2, prompt, max_new_tokens=tokens) for record in batch]
@@ -55,7 +64,8 @@ run([[1], [1]], 4)
 limit(300)
 run([[1] * 6000, [1]], 4)
 run([[1], [1]], 4)
-"""))
+"""),
+    )
     assert [stop for stop, _, _ in first] == ["length", "length"]
     (stop, message, _), other = second
     assert stop == "error" and "ran out of memory: fewer panels" in message
@@ -65,7 +75,8 @@ run([[1], [1]], 4)
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
 def test_a_model_that_the_memory_does_not_hold_is_refused_with_the_arithmetic_or_in_words(tmp_path):
     tiny_model(vocab_size=120_000, hidden_size=512).backbone.module.save_pretrained(tmp_path)
-    refused, failed, fitting = limited("""
+    refused, failed, fitting = limited(
+        """
 from tiny import tiny_module
 tiny_module("qwen3").save_pretrained(sys.argv[2])
 load(sys.argv[2])   # what PyTorch and transformers take once
@@ -80,7 +91,10 @@ limit(100)
 print(tell(name=sys.argv[1], spare=2**40))   # as if others gave their memory up, and did not
 limit(2000)
 print(tell(name=sys.argv[1]))
-""", str(tmp_path), str(tmp_path / "small"))
+""",
+        str(tmp_path),
+        str(tmp_path / "small"),
+    )
     assert "for its weights +" in refused and "free:" in refused
     assert "memory" in failed and "take a smaller model" in failed
     assert fitting == tmp_path.name
@@ -88,28 +102,51 @@ print(tell(name=sys.argv[1]))
 
 def test_a_device_without_memory_is_said_in_that_panel(monkeypatch):
     """As CUDA's allocator raises it, at the edge where the cache asks for memory."""
+
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
     model = tiny_model()
     with monkeypatch.context() as patch:
         patch.setattr("dmtd_demo.backbone.cache.KVCache._grow", full)
-        records = [record for batch in race_ids(model, [PanelSpec("ar")], [[1, 2]], max_new_tokens=3) for record in batch]
+        records = [
+            record
+            for batch in race_ids(model, [PanelSpec("ar")], [[1, 2]], max_new_tokens=3)
+            for record in batch
+        ]
     assert "ran out of memory" in records[-1]["message"]
-    again = [record for batch in race_ids(model, [PanelSpec("ar")], [[1, 2]], max_new_tokens=3) for record in batch]
+    again = [
+        record
+        for batch in race_ids(model, [PanelSpec("ar")], [[1, 2]], max_new_tokens=3)
+        for record in batch
+    ]
     assert again[-1]["stop"] == "length"
 
 
 def test_an_audit_without_memory_leaves_the_text(monkeypatch):
     def full(*_: object) -> None:
         raise MemoryError
+
     monkeypatch.setattr(racing, "audit_ids", full)
-    summary = [record for batch in race_ids(tiny_model(), [PanelSpec("ar")], [[1, 2]], max_new_tokens=3) for record in batch][-1]
-    assert summary["stop"] == "length" and summary["tokens"] == 3 and summary["audit_agreement"] is None
+    summary = [
+        record
+        for batch in race_ids(tiny_model(), [PanelSpec("ar")], [[1, 2]], max_new_tokens=3)
+        for record in batch
+    ][-1]
+    assert (
+        summary["stop"] == "length"
+        and summary["tokens"] == 3
+        and summary["audit_agreement"] is None
+    )
 
 
 def test_what_counts_as_out_of_memory():
-    assert is_out_of_memory(OSError(12, "Cannot allocate memory")) and is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
-    assert not is_out_of_memory(UserError("the memory ran out of memory")) and not is_out_of_memory(ValueError("a tensor went missing"))
+    assert is_out_of_memory(OSError(12, "Cannot allocate memory")) and is_out_of_memory(
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+    )
+    assert not is_out_of_memory(UserError("the memory ran out of memory")) and not is_out_of_memory(
+        ValueError("a tensor went missing")
+    )
 
 
 def test_a_folder_that_is_removed_under_a_running_app(model_folder, tmp_path):
@@ -129,9 +166,13 @@ def test_a_folder_that_is_removed_under_a_running_app(model_folder, tmp_path):
 
 def test_what_was_imported_is_never_collected_in_a_race():
     """A full collection over it took a quarter of a second of some panel's clock."""
-    script = ("import gc, sys, app, dmtd_demo.ui.serve as serving; sys.argv = ['app.py', '--no-browser', '--threads', '1']; "
-              "serving.serve = lambda *args, **settings: print(gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())); app.main()")
-    enabled, frozen, left = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    script = (
+        "import gc, sys, app, dmtd_demo.ui.serve as serving; sys.argv = ['app.py', '--no-browser', '--threads', '1']; "
+        "serving.serve = lambda *args, **settings: print(gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())); app.main()"
+    )
+    enabled, frozen, left = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert enabled == "True" and int(frozen) > 3 * int(left)
 
 
@@ -139,7 +180,12 @@ def test_sigterm_in_a_race_ends_the_app_at_once(tmp_path: Path):
     with running_app(tmp_path) as (url, process):
         visitor = Visitor(url)
         # noise, which does not end by itself
-        visitor.ask("Tell me a story about Iris, a fox and a red lantern in the forest.", max_tokens=2000, temperature=50, seed=2)
+        visitor.ask(
+            "Tell me a story about Iris, a fox and a red lantern in the forest.",
+            max_tokens=2000,
+            temperature=50,
+            seed=2,
+        )
         for message in visitor.messages():
             if message["msg"] == "process_generating":
                 break

@@ -1,4 +1,5 @@
 """Remote panels: against a real `transformers serve` with `classroom`, and against a server that misbehaves."""
+
 from __future__ import annotations
 
 import json
@@ -30,22 +31,52 @@ SECRET = "sk-never-shown"
 
 def records(panels: list[str], prompt: str = PROMPT, **more: Any) -> list[dict]:
     asked = [{"role": "user", "content": prompt}]
-    return [record for batch in race(load("classroom", threads=1), [parse_panel(panel) for panel in panels], [asked] * len(panels), **{"max_new_tokens": 60, **more}) for record in batch]
+    return [
+        record
+        for batch in race(
+            load("classroom", threads=1),
+            [parse_panel(panel) for panel in panels],
+            [asked] * len(panels),
+            **{"max_new_tokens": 60, **more},
+        )
+        for record in batch
+    ]
 
 
 def summaries(found: list[dict]) -> list[dict]:
-    return sorted((record for record in found if record["type"] == "summary"), key=lambda record: record["panel"])
+    return sorted(
+        (record for record in found if record["type"] == "summary"),
+        key=lambda record: record["panel"],
+    )
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[str]:
     """`classroom`, an ordinary Qwen3 folder, behind `transformers serve`."""
-    pytest.importorskip("openai", reason="transformers serve needs it: pip install -r requirements-dev.txt")
+    pytest.importorskip(
+        "openai", reason="transformers serve needs it: pip install -r requirements-dev.txt"
+    )
     port = free_port()
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, "-m", "transformers.cli.transformers", "serve", str(ROOT / "assets" / "classroom"), "--port", str(port), "--device", "cpu", "--dtype", "float32"],
-                                   stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "transformers.cli.transformers",
+                "serve",
+                str(ROOT / "assets" / "classroom"),
+                "--port",
+                str(port),
+                "--device",
+                "cpu",
+                "--dtype",
+                "float32",
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        )
     try:
         ends = time.monotonic() + START_SECONDS
         while True:
@@ -63,26 +94,45 @@ def served(tmp_path_factory) -> Iterator[str]:
 
 
 def test_transformers_serve_writes_what_ar_writes(served):
-    found = records(["ar", f"remote:url={served},name={ROOT / 'assets' / 'classroom'}", "dmtd:tau=4"])
+    found = records(
+        ["ar", f"remote:url={served},name={ROOT / 'assets' / 'classroom'}", "dmtd:tau=4"]
+    )
     header, own, remote = found[0], *summaries(found)[:2]
-    assert remote["stop"] == own["stop"] == "eos" and remote["text"] == own["text"] and "85" in remote["text"]
+    assert (
+        remote["stop"] == own["stop"] == "eos"
+        and remote["text"] == own["text"]
+        and "85" in remote["text"]
+    )
     # by the server's own count, EOS included
     assert remote["tokens"] == own["tokens"] and remote["tokens_per_second"] > 0
-    assert set(remote["origins"]) == {"remote"} and remote["full_passes"] == 0 and remote["agreement"] is remote["audit_agreement"] is remote["plt"] is None
+    assert (
+        set(remote["origins"]) == {"remote"}
+        and remote["full_passes"] == 0
+        and remote["agreement"] is remote["audit_agreement"] is remote["plt"] is None
+    )
     assert header["panels"][1]["decoder"] == "remote" and "layers" not in header["panels"][1]
     steps = [record for record in found if record["type"] == "step" and record["panel"] == 1]
     # it streams
-    assert [step["ms"] for step in steps] == sorted(step["ms"] for step in steps) and len({step["ms"] for step in steps}) > 5
+    assert [step["ms"] for step in steps] == sorted(step["ms"] for step in steps) and len(
+        {step["ms"] for step in steps}
+    ) > 5
 
 
 def test_a_remote_panel_alone_and_first(served):
-    found = records([f"remote:url={served}/v1,name={ROOT / 'assets' / 'classroom'}", "ar"], max_new_tokens=5)
+    found = records(
+        [f"remote:url={served}/v1,name={ROOT / 'assets' / 'classroom'}", "ar"], max_new_tokens=5
+    )
     remote, own = summaries(found)
-    assert remote["stop"] == own["stop"] == "length" and own["agreement"] is None and own["text"].startswith(remote["text"])
+    assert (
+        remote["stop"] == own["stop"] == "length"
+        and own["agreement"] is None
+        and own["text"].startswith(remote["text"])
+    )
 
 
 class Fake(BaseHTTPRequestHandler):
     """Says whatever a test wants. asked: the bodies and keys that came."""
+
     say: Callable[[Fake, dict], None]
     asked: list[tuple[dict, str | None]]
 
@@ -108,7 +158,9 @@ class Fake(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         for event in events:
-            self.wfile.write(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode())
+            self.wfile.write(
+                f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode()
+            )
             self.wfile.flush()
 
     def log_message(self, *_: Any) -> None:
@@ -116,7 +168,9 @@ class Fake(BaseHTTPRequestHandler):
 
 
 def text(*parts: str, finish: str | None = None, **more: Any) -> list[dict]:
-    return [{"choices": [{"delta": {"content": part}, **more}]} for part in parts] + ([{"choices": [{"delta": {}, "finish_reason": finish}]}] if finish else [])
+    return [{"choices": [{"delta": {"content": part}, **more}]} for part in parts] + (
+        [{"choices": [{"delta": {}, "finish_reason": finish}]}] if finish else []
+    )
 
 
 @pytest.fixture
@@ -131,77 +185,146 @@ def fake() -> Iterator[tuple[str, type[Fake]]]:
 def test_what_is_asked_and_what_is_recorded(fake, monkeypatch):
     url, server = fake
     monkeypatch.setenv(KEY, SECRET)
-    said = [{"token": token, "logprob": p, "top_logprobs": [{"token": token, "logprob": p}, {"token": "x", "logprob": -9e9}]} for token, p in (("Two", -0.1), (" tokens", -0.2))]
-    server.say = lambda self, body: self.stream(*text("Hm", **{}), *text("Two tokens", logprobs={"content": said}), *text("!", finish="length"), {"choices": [], "usage": {"completion_tokens": 9}}, "[DONE]")
+    said = [
+        {
+            "token": token,
+            "logprob": p,
+            "top_logprobs": [{"token": token, "logprob": p}, {"token": "x", "logprob": -9e9}],
+        }
+        for token, p in (("Two", -0.1), (" tokens", -0.2))
+    ]
+    server.say = lambda self, body: self.stream(
+        *text("Hm", **{}),
+        *text("Two tokens", logprobs={"content": said}),
+        *text("!", finish="length"),
+        {"choices": [], "usage": {"completion_tokens": 9}},
+        "[DONE]",
+    )
     found = records([f"remote:url={url}"], top=2, sampling=Sampling(0.5, 7, 0.9, 11))
     body, key = server.asked[0]
     assert key == f"Bearer {SECRET}" and SECRET not in json.dumps(found)
-    assert body["model"] == "first-model" and body["messages"] == [{"role": "user", "content": PROMPT}]
-    assert (body["temperature"], body["top_k"], body["top_p"], body["seed"], body["max_tokens"], body["top_logprobs"]) == (0.5, 7, 0.9, 11, 60, 2)
+    assert body["model"] == "first-model" and body["messages"] == [
+        {"role": "user", "content": PROMPT}
+    ]
+    assert (
+        body["temperature"],
+        body["top_k"],
+        body["top_p"],
+        body["seed"],
+        body["max_tokens"],
+        body["top_logprobs"],
+    ) == (0.5, 7, 0.9, 11, 60, 2)
     tokens = [token for record in found if record["type"] == "step" for token in record["tokens"]]
-    assert [(token["text"], token["logprob"]) for token in tokens] == [("Hm", None), ("Two", -0.1), (" tokens", -0.2), ("!", None)]
-    assert tokens[1]["top"][0][:2] == [None, "Two"] and tokens[1]["top"][1][2] == 0.0 and all(token["id"] is None for token in tokens)
+    assert [(token["text"], token["logprob"]) for token in tokens] == [
+        ("Hm", None),
+        ("Two", -0.1),
+        (" tokens", -0.2),
+        ("!", None),
+    ]
+    assert (
+        tokens[1]["top"][0][:2] == [None, "Two"]
+        and tokens[1]["top"][1][2] == 0.0
+        and all(token["id"] is None for token in tokens)
+    )
     [summary] = summaries(found)
     assert (summary["stop"], summary["tokens"], summary["pieces"]) == ("length", 9, 4)
 
 
 def test_fields_that_a_server_does_not_know_are_left_out(fake):
     url, server = fake
+
     def say(self: Fake, body: dict) -> None:
         if "chat_template_kwargs" in body:
             return self.reply(400, b"unknown field")
         self.stream(*text("Hello", finish="stop"), "[DONE]")
+
     server.say = say
     assert summaries(records([f"remote:url={url}"]))[0]["text"] == "Hello"
-    assert [len(body) for body, _ in server.asked] == sorted((len(body) for body, _ in server.asked), reverse=True) and len(server.asked) == 3
+    assert [len(body) for body, _ in server.asked] == sorted(
+        (len(body) for body, _ in server.asked), reverse=True
+    ) and len(server.asked) == 3
 
 
 def test_a_setting_that_changes_the_text_is_never_left_out(fake):
     url, server = fake
-    server.say = lambda self, body: self.reply(400, b"unknown field top_k") if "top_k" in body else self.stream(*text("Hello", finish="stop"), "[DONE]")
+    server.say = lambda self, body: (
+        self.reply(400, b"unknown field top_k")
+        if "top_k" in body
+        else self.stream(*text("Hello", finish="stop"), "[DONE]")
+    )
     [summary] = summaries(records([f"remote:url={url}"], sampling=Sampling(1.0, 5)))
     assert summary["stop"] == "error" and "unknown field top_k" in summary["message"]
 
 
 def test_thoughts_that_come_apart_are_folded_as_others(fake):
     url, server = fake
-    server.say = lambda self, body: self.stream({"choices": [{"delta": {"reasoning_content": "hm"}}]}, *text("Yes", finish="stop"), "[DONE]")
+    server.say = lambda self, body: self.stream(
+        {"choices": [{"delta": {"reasoning_content": "hm"}}]}, *text("Yes", finish="stop"), "[DONE]"
+    )
     assert summaries(records([f"remote:url={url}"]))[0]["text"] == "<think>\nhm\n</think>\n\nYes"
 
 
-@pytest.mark.parametrize("say,words", [
-    (lambda self, body: self.reply(401, f"bad key {SECRET}".encode()), "answered HTTP 401: bad key …"),
-    (lambda self, body: self.reply(302, b"", Location="http://127.0.0.1:9/"), "answered HTTP 302"),
-    (lambda self, body: self.reply(200, b"<html>hello</html>"), "broke off in the middle"),
-    (lambda self, body: self.stream("{not json"), "something else than a chat completion"),
-    (lambda self, body: self.stream(*text("a", logprobs={"content": [{"token": "a", "logprob": SECRET}]})), "could not convert string to float: '…'"),
-    (lambda self, body: self.stream("[]"), "something else than a chat completion"),
-    (lambda self, body: self.stream({"choices": [{"delta": "x"}]}), "something else than a chat completion"),
-    (lambda self, body: self.stream(*text("a"), {"error": {"message": "no more memory"}}), "failed: no more memory"),
-    (lambda self, body: self.stream(*text(*["a "] * 1000)), "more than the 60 new tokens"),
-    (lambda self, body: self.stream("x" * 2_000_000), "a line of over"),
-    (lambda self, body: self.stream(*text("half")), "broke off in the middle")])
+@pytest.mark.parametrize(
+    "say,words",
+    [
+        (
+            lambda self, body: self.reply(401, f"bad key {SECRET}".encode()),
+            "answered HTTP 401: bad key …",
+        ),
+        (
+            lambda self, body: self.reply(302, b"", Location="http://127.0.0.1:9/"),
+            "answered HTTP 302",
+        ),
+        (lambda self, body: self.reply(200, b"<html>hello</html>"), "broke off in the middle"),
+        (lambda self, body: self.stream("{not json"), "something else than a chat completion"),
+        (
+            lambda self, body: self.stream(
+                *text("a", logprobs={"content": [{"token": "a", "logprob": SECRET}]})
+            ),
+            "could not convert string to float: '…'",
+        ),
+        (lambda self, body: self.stream("[]"), "something else than a chat completion"),
+        (
+            lambda self, body: self.stream({"choices": [{"delta": "x"}]}),
+            "something else than a chat completion",
+        ),
+        (
+            lambda self, body: self.stream(*text("a"), {"error": {"message": "no more memory"}}),
+            "failed: no more memory",
+        ),
+        (lambda self, body: self.stream(*text(*["a "] * 1000)), "more than the 60 new tokens"),
+        (lambda self, body: self.stream("x" * 2_000_000), "a line of over"),
+        (lambda self, body: self.stream(*text("half")), "broke off in the middle"),
+    ],
+)
 def test_what_goes_wrong_is_said_in_that_panel(fake, monkeypatch, say, words):
     url, server = fake
     monkeypatch.setenv(KEY, SECRET)
     server.say = say
     found = records([f"remote:url={url}", "ar"])
     remote, own = summaries(found)
-    assert remote["stop"] == "error" and words in remote["message"] and SECRET not in json.dumps(found)
+    assert (
+        remote["stop"] == "error" and words in remote["message"] and SECRET not in json.dumps(found)
+    )
     assert own["stop"] == "eos" and "85" in own["text"]
 
 
 def test_nobody_there(monkeypatch):
-    assert "cannot be reached" in summaries(records([f"remote:url=http://127.0.0.1:{free_port()},name=x"]))[0]["message"]
+    assert (
+        "cannot be reached"
+        in summaries(records([f"remote:url=http://127.0.0.1:{free_port()},name=x"]))[0]["message"]
+    )
 
 
 def test_stop_ends_the_connection(fake):
     url, server = fake
+
     def say(self: Fake, body: dict) -> None:
         self.stream(*text("a"))
         while True:
             self.wfile.write(b": keep\n\n")
             time.sleep(0.02)
+
     server.say = say
     began = time.monotonic()
     found = records([f"remote:url={url}"], should_stop=lambda: time.monotonic() > began + 1)
@@ -212,9 +335,20 @@ def test_stop_ends_the_connection(fake):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("panel,words", [
-    ("remote", "needs the address"), ("remote:name=x", "needs the address"), ("remote:url=file:///etc/passwd", "such as http://127.0.0.1:8000"), ("remote:url=http://", "such as"),
-    ("remote:url=http://u:p@host", KEY), ("remote:url=http://host/?key=1", KEY), ("remote:url=http://[::1", "such as"), ("remote:url=http://h:99999", "such as"), ("remote:tau=4", "url, name")])
+@pytest.mark.parametrize(
+    "panel,words",
+    [
+        ("remote", "needs the address"),
+        ("remote:name=x", "needs the address"),
+        ("remote:url=file:///etc/passwd", "such as http://127.0.0.1:8000"),
+        ("remote:url=http://", "such as"),
+        ("remote:url=http://u:p@host", KEY),
+        ("remote:url=http://host/?key=1", KEY),
+        ("remote:url=http://[::1", "such as"),
+        ("remote:url=http://h:99999", "such as"),
+        ("remote:tau=4", "url, name"),
+    ],
+)
 def test_bad_addresses(panel, words):
     with pytest.raises(UserError, match=words.replace("(", r"\(")):
         parse_panel(panel)
@@ -227,23 +361,38 @@ def test_ids_alone_and_links_ask_no_server():
     with pytest.raises(UserError, match=r"was started with \(none\)"):
         comparison("panel=ar&panel=remote:url=http://169.254.169.254", model)
     known = str(parse_panel("remote:url=http://h"))
-    assert comparison("panel=ar&panel=remote:url=http://h", model, [known]).panels[1] == parse_panel("remote:url=http://h")
+    assert comparison("panel=ar&panel=remote:url=http://h", model, [known]).panels[
+        1
+    ] == parse_panel("remote:url=http://h")
 
 
 def test_the_page_asks_only_the_servers_that_it_was_started_with(fake, tmp_path: Path):
     url, server = fake
-    server.say = lambda self, body: self.stream(*text("from", " elsewhere", finish="stop"), "[DONE]")
-    with running_app(tmp_path, "--panel", "ar", "--panel", f"remote:url={url},name=mine") as (page, _):
+    server.say = lambda self, body: self.stream(
+        *text("from", " elsewhere", finish="stop"), "[DONE]"
+    )
+    with running_app(tmp_path, "--panel", "ar", "--panel", f"remote:url={url},name=mine") as (
+        page,
+        _,
+    ):
         visitor = Visitor(page)
         assert visitor.values[visitor.places["panels"]] == 2
         visitor.ask(PROMPT, max_tokens=8)
         lines = visitor.lines()
-        assert [line for line in lines if line["type"] == "summary"][1]["text"] == "from elsewhere" and lines[-1]["status"] == "done"
-        assert any(note["text"] == "note.remote" for note in next(line for line in lines if line["type"] == "page")["notes"])
+        assert [line for line in lines if line["type"] == "summary"][1][
+            "text"
+        ] == "from elsewhere" and lines[-1]["status"] == "done"
+        assert any(
+            note["text"] == "note.remote"
+            for note in next(line for line in lines if line["type"] == "page")["notes"]
+        )
         other = Visitor(page)
         place = other.places["panel-1-decoder"]
         other.values[place] = other.values[place + 1] = f'remote:url="{url}/other"'
         other.ask(PROMPT)
         refused = other.lines()[-1]
-        assert refused["type"] == "refused" and "panel 2 needs one of the decoders" in refused["message"]
+        assert (
+            refused["type"] == "refused"
+            and "panel 2 needs one of the decoders" in refused["message"]
+        )
     assert len(server.asked) == 1

@@ -1,4 +1,5 @@
 """A page that others can reach: what each of them may ask, and what nobody may."""
+
 from __future__ import annotations
 
 import re
@@ -22,7 +23,9 @@ SECRET = "a secret of this machine"
 
 def test_settings_of_the_operator():
     assert Allowance.of(False, {}) == Allowance() and Allowance.of(True, {}) == PUBLIC
-    assert Allowance.of(True, {"DMTD_NEW_TOKENS": "50", "DMTD_PANELS": "0"}) == Allowance(PUBLIC.prompt_characters, 50, None, PUBLIC.races_per_minute)
+    assert Allowance.of(True, {"DMTD_NEW_TOKENS": "50", "DMTD_PANELS": "0"}) == Allowance(
+        PUBLIC.prompt_characters, 50, None, PUBLIC.races_per_minute
+    )
     for value in ("many", "-1", "1.5", "²"):
         with pytest.raises(UserError, match="DMTD_NEW_TOKENS needs a whole number"):
             Allowance.of(False, {"DMTD_NEW_TOKENS": value})
@@ -57,14 +60,20 @@ def test_addresses_that_are_quiet_are_forgotten():
 
 
 def test_the_address_is_the_proxys_word_only_on_a_space(monkeypatch):
-    request = SimpleNamespace(headers={"x-forwarded-for": "6.6.6.6, 1.2.3.4"}, client=SimpleNamespace(host="10.0.0.1"))
+    request = SimpleNamespace(
+        headers={"x-forwarded-for": "6.6.6.6, 1.2.3.4"}, client=SimpleNamespace(host="10.0.0.1")
+    )
     assert address_of(request) == "10.0.0.1"
     monkeypatch.setenv("SPACE_ID", "me/space")
-    assert address_of(request) == "1.2.3.4", "what the visitor wrote into the header comes before what the proxy added"
+    assert address_of(request) == "1.2.3.4", (
+        "what the visitor wrote into the header comes before what the proxy added"
+    )
 
 
 def test_the_policy_lets_in_the_pages_own_scripts_and_no_other():
-    said = policy(b"<script>one</script><script src='x.js'></script><p onclick='two'><script type='module'>three</script>")
+    said = policy(
+        b"<script>one</script><script src='x.js'></script><p onclick='two'><script type='module'>three</script>"
+    )
     assert len(re.findall(r"'sha256-[^']+'", said)) == 2
     scripts = next(part for part in said.split("; ") if part.startswith("script-src"))
     assert "'unsafe-inline'" not in scripts and "http" not in scripts
@@ -74,7 +83,15 @@ def test_the_policy_lets_in_the_pages_own_scripts_and_no_other():
 def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp("app")
     (folder / "secret.txt").write_text(SECRET)
-    with running_app(folder, "--host", "0.0.0.0", DMTD_NEW_TOKENS="20", DMTD_RACES_PER_MINUTE="4", DMTD_PROMPT_CHARACTERS="100", DMTD_PANELS="3") as (url, _):
+    with running_app(
+        folder,
+        "--host",
+        "0.0.0.0",
+        DMTD_NEW_TOKENS="20",
+        DMTD_RACES_PER_MINUTE="4",
+        DMTD_PROMPT_CHARACTERS="100",
+        DMTD_PANELS="3",
+    ) as (url, _):
         yield url, folder
 
 
@@ -96,43 +113,80 @@ def test_what_is_over_the_limits_is_refused_in_words(public: tuple[str, Path]) -
 
 def test_nothing_outside_the_list_is_loaded(public: tuple[str, Path]) -> None:
     url, folder = public
-    for name in ("someone/something", str(folder), "../secret", "another", "https://example.com/model"):
+    for name in (
+        "someone/something",
+        str(folder),
+        "../secret",
+        "another",
+        "https://example.com/model",
+    ):
         answer = Visitor(url).call("prepare", [name, "none"])
-        assert "runs the models of its list" in answer[0] or "not in the list of choices" in answer[0], answer
+        assert (
+            "runs the models of its list" in answer[0] or "not in the list of choices" in answer[0]
+        ), answer
 
 
 def test_nobody_can_train(public: tuple[str, Path]) -> None:
     url, _ = public
-    functions = {each["api_name"] for each in httpx.get(f"{url}config", timeout=30).json()["dependencies"]}
+    functions = {
+        each["api_name"] for each in httpx.get(f"{url}config", timeout=30).json()["dependencies"]
+    }
     assert "prepare" in functions and not functions & {"train", "put_back", "learned"}
 
 
 def test_the_start_says_what_is_open(public: tuple[str, Path]) -> None:
     said = (public[1] / "app.log").read_text()
-    assert "can be reached at 0.0.0.0 by everybody" in said and "20 new tokens" in said and "no other folder or hub id" in said
+    assert (
+        "can be reached at 0.0.0.0 by everybody" in said
+        and "20 new tokens" in said
+        and "no other folder or hub id" in said
+    )
 
 
 def escapes(folder: Path) -> list[str]:
     """Ways to ask for a file that is not served: as it is, climbing out, encoded once and twice, with other separators, by other schemes."""
-    targets = [str(folder / "secret.txt"), str(ROOT / "app.py"), str(ROOT / "assets" / "classroom" / "config.json"), "/etc/passwd", "/proc/self/environ", "/proc/self/cmdline"]
+    targets = [
+        str(folder / "secret.txt"),
+        str(ROOT / "app.py"),
+        str(ROOT / "assets" / "classroom" / "config.json"),
+        "/etc/passwd",
+        "/proc/self/environ",
+        "/proc/self/cmdline",
+    ]
     ways = []
     for target in targets:
         plain, climbing = target, "../" * 12 + target.lstrip("/")
-        ways += [plain, climbing, quote(plain, safe=""), quote(quote(plain, safe=""), safe=""), quote(climbing, safe=""), climbing.replace("../", "..%2f"), climbing.replace("../", "....//"),
-                 climbing.replace("/", "\\"), climbing.replace("/", "%5c"), "/" + plain, "file://" + plain, plain + "%00.js", "./" + plain, plain.upper()]
+        ways += [
+            plain,
+            climbing,
+            quote(plain, safe=""),
+            quote(quote(plain, safe=""), safe=""),
+            quote(climbing, safe=""),
+            climbing.replace("../", "..%2f"),
+            climbing.replace("../", "....//"),
+            climbing.replace("/", "\\"),
+            climbing.replace("/", "%5c"),
+            "/" + plain,
+            "file://" + plain,
+            plain + "%00.js",
+            "./" + plain,
+            plain.upper(),
+        ]
     return ways
 
 
 def test_the_front_page_is_kept_for_each_address_and_is_the_same(public: tuple[str, Path]) -> None:
     url, _ = public
+
     def page(host: str, query: str = "") -> tuple[str, str]:
         answer = httpx.get(url + query, headers={"x-forwarded-host": host})
         assert answer.status_code == 200
         return answer.text, answer.headers["content-security-policy"]
+
     written = page("one.example")
     assert page("one.example") == page("one.example", "?prompt=Hi") == written
     assert "http://one.example" in written[0] and "http://other.example" in page("other.example")[0]
-    for number in range(40):   # more than are kept
+    for number in range(40):  # more than are kept
         assert f"http://n{number}.example" in page(f"n{number}.example")[0]
     assert page("one.example") == written
 
@@ -140,28 +194,65 @@ def test_the_front_page_is_kept_for_each_address_and_is_the_same(public: tuple[s
 def test_the_config_is_kept_and_is_the_front_pages(public: tuple[str, Path]) -> None:
     url, _ = public
     first, again = (httpx.get(f"{url}config") for _ in range(2))
-    assert first.json() == again.json() and first.headers["content-type"].startswith("application/json")
-    assert {component["id"] for component in first.json()["components"]} and "content-security-policy" not in first.headers
+    assert first.json() == again.json() and first.headers["content-type"].startswith(
+        "application/json"
+    )
+    assert {
+        component["id"] for component in first.json()["components"]
+    } and "content-security-policy" not in first.headers
 
 
 def test_no_file_is_read_through_the_file_routes(public: tuple[str, Path]) -> None:
     url, folder = public
-    known = [SECRET, "Parse options, build the page", "num_thinking_layers", "root:x:", "GRADIO_TEMP_DIR", "--no-browser"]
+    known = [
+        SECRET,
+        "Parse options, build the page",
+        "num_thinking_layers",
+        "root:x:",
+        "GRADIO_TEMP_DIR",
+        "--no-browser",
+    ]
     asked = 0
     with httpx.Client(base_url=url, timeout=60, headers={"Connection": "close"}) as http:
-        assert http.get("/gradio_api/proxy=http://169.254.169.254/latest/meta-data/").status_code >= 400, "nobody is contacted for a visitor"
-        for route in ("gradio_api/file=", "gradio_api/file/", "file=", "static/", "assets/", "theme.css?logical_path=", "gradio_api/proxy=", "gradio_api/custom_component/x/client/component/"):
+        assert (
+            http.get("/gradio_api/proxy=http://169.254.169.254/latest/meta-data/").status_code
+            >= 400
+        ), "nobody is contacted for a visitor"
+        for route in (
+            "gradio_api/file=",
+            "gradio_api/file/",
+            "file=",
+            "static/",
+            "assets/",
+            "theme.css?logical_path=",
+            "gradio_api/proxy=",
+            "gradio_api/custom_component/x/client/component/",
+        ):
             for way in escapes(folder):
                 answer = http.get(f"/{route}{way}")
                 asked += 1
-                assert not any(words in answer.text for words in known), (route, way, answer.status_code)
+                assert not any(words in answer.text for words in known), (
+                    route,
+                    way,
+                    answer.status_code,
+                )
     assert asked > 500
 
 
 def test_no_file_is_taken(public: tuple[str, Path]) -> None:
     url, folder = public
-    before = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "app.log")
-    answer = httpx.post(f"{url}gradio_api/upload", files={"files": ("big.bin", b"x" * 2_000_000)}, timeout=60)
+    before = sum(
+        path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "app.log"
+    )
+    answer = httpx.post(
+        f"{url}gradio_api/upload", files={"files": ("big.bin", b"x" * 2_000_000)}, timeout=60
+    )
     assert answer.status_code >= 400
-    after = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "app.log")
+    after = sum(
+        path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "app.log"
+    )
     assert after - before <= 1

@@ -1,4 +1,5 @@
 """Gradio's queue, which shares the interpreter with a race."""
+
 from __future__ import annotations
 
 import asyncio
@@ -14,7 +15,9 @@ SECONDS = 0.4
 
 
 @pytest.mark.parametrize("loop", ["start_processing", "start_progress_updates"])
-def test_it_looks_for_work_no_more_often_than_asked(monkeypatch: pytest.MonkeyPatch, loop: str) -> None:
+def test_it_looks_for_work_no_more_often_than_asked(
+    monkeypatch: pytest.MonkeyPatch, loop: str
+) -> None:
     queue, wait, looks = build(Residents(load("classroom", threads=1)))._queue, asyncio.sleep, 0
 
     async def counted(seconds: float) -> None:

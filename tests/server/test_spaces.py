@@ -1,4 +1,5 @@
 """The app as Hugging Face Spaces run it: what is published, a CPU Space, ZeroGPU by the real package `spaces`, and the steps of the Dockerfile."""
+
 from __future__ import annotations
 
 import json
@@ -25,7 +26,9 @@ def front_matter(readme: str) -> dict:
     return yaml.safe_load(readme.split("---\n")[1])
 
 
-def published(monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[dict[str, bytes], list[tuple[str, dict]]]:
+def published(
+    monkeypatch: pytest.MonkeyPatch, *options: str
+) -> tuple[dict[str, bytes], list[tuple[str, dict]]]:
     """The files that would go to the hub, by path, and what else the hub is asked for."""
     script = runpy.run_path(str(ROOT / "scripts" / "publish_space.py"))
     files: dict[str, bytes] = {}
@@ -36,7 +39,14 @@ def published(monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[dict[str,
             return lambda *args, **settings: asked.append((name, {"args": args, **settings}))
 
         def upload_folder(self, *, folder_path: Path, **settings: object) -> None:
-            files.update({path.relative_to(folder_path).as_posix(): path.read_bytes() for path in folder_path.rglob("*") if path.is_file()})
+            files.update(
+                {
+                    path.relative_to(folder_path).as_posix(): path.read_bytes()
+                    for path in folder_path.rglob("*")
+                    if path.is_file()
+                }
+            )
+
     monkeypatch.setitem(script["publish"].__globals__, "HfApi", Hub)
     monkeypatch.setattr(sys, "argv", ["publish_space.py", *options])
     assert script["main"]() == 0
@@ -47,26 +57,62 @@ def test_a_space_is_published_with_requirements_of_its_own(monkeypatch: pytest.M
     files, asked = published(monkeypatch, "you/demo", "--zero", "--models", "classroom,Qwen3-4B")
     facts = front_matter(files["README.md"].decode())
     assert facts["preload_from_hub"] == facts["models"] == ["Qwen/Qwen3-4B"]
-    assert "torch==2.11.0" in files["requirements.txt"].decode().splitlines() and {"app.py", "dmtd_demo/server/zero.py", "assets/icon.svg"} <= set(files)
-    assert not [path for path in files if "__pycache__" in path or path.startswith(("tests", "runs", ".git"))] and max(map(len, files.values())) < 10 * 2 ** 20
-    assert ("add_space_variable", {"args": ("you/demo", "DMTD_MODELS", "classroom,Qwen3-4B")}) in asked
+    assert "torch==2.11.0" in files["requirements.txt"].decode().splitlines() and {
+        "app.py",
+        "dmtd_demo/server/zero.py",
+        "assets/icon.svg",
+    } <= set(files)
+    assert (
+        not [
+            path
+            for path in files
+            if "__pycache__" in path or path.startswith(("tests", "runs", ".git"))
+        ]
+        and max(map(len, files.values())) < 10 * 2**20
+    )
+    assert (
+        "add_space_variable",
+        {"args": ("you/demo", "DMTD_MODELS", "classroom,Qwen3-4B")},
+    ) in asked
     files, asked = published(monkeypatch, "you/demo")
     assert "preload_from_hub" not in front_matter(files["README.md"].decode())
-    assert files["requirements.txt"].decode() == "--extra-index-url https://download.pytorch.org/whl/cpu\n" + (ROOT / "requirements.txt").read_text()
+    assert (
+        files["requirements.txt"].decode()
+        == "--extra-index-url https://download.pytorch.org/whl/cpu\n"
+        + (ROOT / "requirements.txt").read_text()
+    )
 
 
 def docker_steps() -> list[tuple[str, str]]:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line and not line.startswith("#")]   # type: ignore[misc]
+    return [
+        tuple(line.split(maxsplit=1))
+        for line in text.splitlines()
+        if line and not line.startswith("#")
+    ]  # type: ignore[misc]
 
 
 def test_the_dockerfile_names_what_is_there_and_runs_as_nobody_special() -> None:
     steps = docker_steps()
     names = [name for name, _ in steps]
-    assert names[0] == "FROM" and names.index("USER") < names.index("COPY") and "HEALTHCHECK" in names and names[-1] == "CMD"
+    assert (
+        names[0] == "FROM"
+        and names.index("USER") < names.index("COPY")
+        and "HEALTHCHECK" in names
+        and names[-1] == "CMD"
+    )
     copied = [source for name, rest in steps if name == "COPY" for source in rest.split()[1:-1]]
-    assert all((ROOT / source).exists() for source in copied) and {"app.py", "dmtd_demo", "assets", "requirements.txt"} <= set(copied)
-    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert all((ROOT / source).exists() for source in copied) and {
+        "app.py",
+        "dmtd_demo",
+        "assets",
+        "requirements.txt",
+    } <= set(copied)
+    kept = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
     assert set(copied) <= kept
 
 
@@ -75,7 +121,14 @@ def test_the_steps_of_the_dockerfile_make_an_app_that_answers(tmp_path: Path) ->
     """There is no engine to build it: its steps, in an empty directory that stands for /home/user, and a fresh environment."""
     home, app = tmp_path / "user", tmp_path / "user" / "app"
     app.mkdir(parents=True)
-    index = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True).stdout.strip() or "https://pypi.org/simple"
+    index = (
+        subprocess.run(
+            [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        or "https://pypi.org/simple"
+    )
     environment = {"PATH": os.environ["PATH"], "TORCH_INDEX": index, "LANG": "C.UTF-8"}
     running: list[str] = []
     health = ""
@@ -86,12 +139,16 @@ def test_the_steps_of_the_dockerfile_make_an_app_that_answers(tmp_path: Path) ->
                 key, value = pair.split("=", 1)
                 environment[key] = value.replace("$PATH", environment["PATH"])
         elif name == "RUN" and "useradd" not in rest:
-            subprocess.run(rest, shell=True, check=True, cwd=app, env=environment, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                rest, shell=True, check=True, cwd=app, env=environment, stdout=subprocess.DEVNULL
+            )
         elif name == "COPY":
             *sources, target = rest.split()[1:]
             for source in sources:
                 if (ROOT / source).is_dir():
-                    shutil.copytree(ROOT / source, app / target, ignore=shutil.ignore_patterns("__pycache__"))
+                    shutil.copytree(
+                        ROOT / source, app / target, ignore=shutil.ignore_patterns("__pycache__")
+                    )
                 else:
                     shutil.copy(ROOT / source, app / target)
         elif name == "HEALTHCHECK":
@@ -103,7 +160,12 @@ def test_the_steps_of_the_dockerfile_make_an_app_that_answers(tmp_path: Path) ->
     process = subprocess.Popen(running, cwd=app, env=environment)
     try:
         deadline = time.monotonic() + 120
-        while subprocess.run(health.replace("7860", port), shell=True, env=environment, stderr=subprocess.DEVNULL).returncode and time.monotonic() < deadline:
+        while (
+            subprocess.run(
+                health.replace("7860", port), shell=True, env=environment, stderr=subprocess.DEVNULL
+            ).returncode
+            and time.monotonic() < deadline
+        ):
             assert process.poll() is None
             time.sleep(1)
         visitor = Visitor(f"http://127.0.0.1:{port}/")
@@ -116,6 +178,7 @@ def test_the_steps_of_the_dockerfile_make_an_app_that_answers(tmp_path: Path) ->
 
 class Device(BaseHTTPRequestHandler):
     """The API of the machine that lends GPUs, as the package `spaces` calls it."""
+
     asked: list[tuple[str, dict[str, list[str]]]]
     refusal: dict | None = None
 
@@ -123,7 +186,13 @@ class Device(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.asked.append((url.path, parse_qs(url.query)))
         refused = url.path == "/schedule" and type(self).refusal is not None
-        body = json.dumps(type(self).refusal if refused else {"idle": False, "nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": "t"} if url.path == "/schedule" else {}).encode()
+        body = json.dumps(
+            type(self).refusal
+            if refused
+            else {"idle": False, "nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": "t"}
+            if url.path == "/schedule"
+            else {}
+        ).encode()
         self.send_response(429 if refused else 200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
@@ -136,20 +205,33 @@ class Device(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def zero(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, type[Device]]]:
-    pytest.importorskip("spaces", reason="needs the package spaces: pip install -r requirements-dev.txt")
+    pytest.importorskip(
+        "spaces", reason="needs the package spaces: pip install -r requirements-dev.txt"
+    )
     folder = tmp_path_factory.mktemp("zero")
     (folder / "cgroup").write_text("0::/space\n")
     device = type("OneDevice", (Device,), {"asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), device)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": f"http://127.0.0.1:{server.server_port}", "ZEROGPU_OFFLOAD_DIR": str(folder / "tensors"),
-                   "ZEROGPU_PROC_SELF_CGROUP_PATH": str(folder / "cgroup"), "SPACE_ID": "somebody/dmtd-demo", "SYSTEM": "spaces", "DMTD_MODELS": "classroom"}
+    environment = {
+        "SPACES_ZERO_GPU": "true",
+        "SPACES_ZERO_DEVICE_API_URL": f"http://127.0.0.1:{server.server_port}",
+        "ZEROGPU_OFFLOAD_DIR": str(folder / "tensors"),
+        "ZEROGPU_PROC_SELF_CGROUP_PATH": str(folder / "cgroup"),
+        "SPACE_ID": "somebody/dmtd-demo",
+        "SYSTEM": "spaces",
+        "DMTD_MODELS": "classroom",
+    }
     with running_app(folder, script="tests/zero_machine.py", **environment) as (url, _):
         yield url, device
     server.shutdown()
     said = (folder / "app.log").read_text()
     # What a fork's end says of the event loop that it does not own, and nothing else; two forks write among each other's words, never within one of these.
-    assert said.count("Traceback") == said.count("Exception ignored in: ") == said.count("in _close_self_pipe"), said
+    assert (
+        said.count("Traceback")
+        == said.count("Exception ignored in: ")
+        == said.count("in _close_self_pipe")
+    ), said
 
 
 def test_a_race_on_a_lent_gpu(zero: tuple[str, type[Device]]) -> None:
@@ -160,11 +242,15 @@ def test_a_race_on_a_lent_gpu(zero: tuple[str, type[Device]]) -> None:
     assert lines[-1] == {"type": "over", "status": "done", "message": ""}
     summaries = [line for line in lines if line["type"] == "summary"]
     assert len(summaries) == 3 and all("85" in summary["text"] for summary in summaries)
-    assert {token["origin"] for line in lines if line["type"] == "step" for token in line["tokens"]} == {"full", "late", "mtp"}
+    assert {
+        token["origin"] for line in lines if line["type"] == "step" for token in line["tokens"]
+    } == {"full", "late", "mtp"}
     schedule = [query for path, query in device.asked if path == "/schedule"][-1]
     # from the request: three panels of 60 tokens through 12 layers
     assert schedule["durationSeconds"] == [str(round(15 + 3 * 60 * 12 * 0.0015))]
-    assert [path for path, _ in device.asked if path in ("/startup-report", "/allow")] and device.asked[-1][0] == "/release"
+    assert [
+        path for path, _ in device.asked if path in ("/startup-report", "/allow")
+    ] and device.asked[-1][0] == "/release"
 
 
 def test_stop_reaches_the_other_process(zero: tuple[str, type[Device]]) -> None:
@@ -172,7 +258,7 @@ def test_stop_reaches_the_other_process(zero: tuple[str, type[Device]]) -> None:
     # noise, which does not end by itself before the Stop comes
     run = visitor.ask("Tell me a story about a sailor.", max_tokens=900, temperature=50, seed=2)
     stopped, ends = False, []
-    for message in visitor.messages(ends=2):   # of the stop, and of the race
+    for message in visitor.messages(ends=2):  # of the stop, and of the race
         if message["msg"] == "process_generating" and not stopped:
             visitor.stop(run)
             stopped = True
@@ -190,7 +276,11 @@ def test_what_the_space_refuses_is_said_in_its_words(zero: tuple[str, type[Devic
         last = visitor.lines()[-1]
     finally:
         device.refusal = None
-    assert last["type"] == "refused" and "quota" in last["message"].lower() and "<" not in last["message"]
+    assert (
+        last["type"] == "refused"
+        and "quota" in last["message"].lower()
+        and "<" not in last["message"]
+    )
 
 
 def test_nothing_is_loaded_unloaded_or_trained_there(zero: tuple[str, type[Device]]) -> None:
@@ -198,8 +288,15 @@ def test_nothing_is_loaded_unloaded_or_trained_there(zero: tuple[str, type[Devic
     assert "fixed" in visitor.call("prepare", ["Qwen2.5-0.5B-Instruct", "nf4"])[0]
     assert "fixed" in visitor.call("drop", ["classroom"])[0]
     config = visitor.http.get(f"{visitor.url}/config").json()
-    parts = {component["props"].get("elem_id"): component["props"] for component in config["components"]}
-    assert "train" not in parts and "model-other" not in parts and not parts["model-unload"]["visible"] and not parts["model-buttons"]["visible"]
+    parts = {
+        component["props"].get("elem_id"): component["props"] for component in config["components"]
+    }
+    assert (
+        "train" not in parts
+        and "model-other" not in parts
+        and not parts["model-unload"]["visible"]
+        and not parts["model-buttons"]["visible"]
+    )
 
 
 def test_a_cpu_space_says_what_it_opens_and_limits(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Many visitors, and many races. A tenth of the numbers here, with what was measured shown by -s; all of them by
 
-    DMTD_STRESS=full python -m pytest -s tests/server/test_visitors.py
+DMTD_STRESS=full python -m pytest -s tests/server/test_visitors.py
 """
+
 from __future__ import annotations
 
 import os
@@ -43,8 +44,11 @@ def texts(lines: list[dict]) -> list[str]:
 
 def test_many_at_once_each_get_their_own_answer_or_are_told(app: tuple) -> None:
     url, _, _ = app
-    count = 50 if FULL else 20   # more than the queue holds
-    words = [" ".join(random.Random(index).choice(kind) for kind in (COLOURS, ANIMALS, PLACES)) for index in range(count)]
+    count = 50 if FULL else 20  # more than the queue holds
+    words = [
+        " ".join(random.Random(index).choice(kind) for kind in (COLOURS, ANIMALS, PLACES))
+        for index in range(count)
+    ]
     prompts = [f"Repeat these words: {', '.join(each.split())}" for each in words]
     alone = texts(race(url, prompts[0]))
     waits: list[float] = []
@@ -70,13 +74,22 @@ def test_many_at_once_each_get_their_own_answer_or_are_told(app: tuple) -> None:
         outcomes = list(pool.map(visit, prompts))
     over.set()
     watcher.join()
-    served = {index: texts(outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, list)}
+    served = {
+        index: texts(outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, list)
+    }
     told = [outcome for outcome in outcomes if isinstance(outcome, str)]
-    print(f"\n{count} at once: {len(served)} served, {len(told)} told; GET / took {max(waits):.2f} s at most")
+    print(
+        f"\n{count} at once: {len(served)} served, {len(told)} told; GET / took {max(waits):.2f} s at most"
+    )
     assert len(served) >= 16 and all("full" in message for message in told)
-    assert served.get(0, alone) == alone, "the text is a function of the prompt, not of who else is there"
+    assert served.get(0, alone) == alone, (
+        "the text is a function of the prompt, not of who else is there"
+    )
     for index, answers in served.items():
-        assert len(answers) == 3 and all(word in answers[0] for word in words[index].split()), (prompts[index], answers)
+        assert len(answers) == 3 and all(word in answers[0] for word in words[index].split()), (
+            prompts[index],
+            answers,
+        )
     assert max(waits) < (1 if FULL else 10), "the page itself never waits for a race"
 
 
@@ -98,7 +111,7 @@ def test_a_visitor_who_leaves_frees_the_device(app: tuple) -> None:
         visitor.ask(LONG, max_tokens=1000, temperature=50, seed=2)
         for message in visitor.messages():
             if message["msg"] == "process_generating":
-                break   # the connection closes in the middle of the race
+                break  # the connection closes in the middle of the race
         visitor.http.close()
 
     for _ in range(5):
@@ -110,7 +123,9 @@ def test_a_visitor_who_leaves_frees_the_device(app: tuple) -> None:
     started = time.monotonic()
     lines = race(url, "Repeat these words: fox, hill")
     waited, after = time.monotonic() - started, process.memory_info().rss
-    print(f"\n{count} aborted races: memory {before / 2**20:.0f} to {after / 2**20:.0f} MiB; the next race took {waited:.1f} s")
+    print(
+        f"\n{count} aborted races: memory {before / 2**20:.0f} to {after / 2**20:.0f} MiB; the next race took {waited:.1f} s"
+    )
     assert lines[-1]["status"] == "done" and after <= SHARE * before
 
 
@@ -119,7 +134,12 @@ def test_races_leave_nothing_behind(app: tuple) -> None:
     count, settled = (500, 50) if FULL else (50, 15)
 
     def state() -> tuple[int, int, int, int]:
-        return process.memory_info().rss, process.num_threads(), process.num_fds(), sum(1 for _ in folder.rglob("*"))
+        return (
+            process.memory_info().rss,
+            process.num_threads(),
+            process.num_fds(),
+            sum(1 for _ in folder.rglob("*")),
+        )
 
     for number in range(count):
         if number == settled:
@@ -128,6 +148,8 @@ def test_races_leave_nothing_behind(app: tuple) -> None:
         visitor.ask(f"What is {10 + number % 90} + {99 - number % 89}?", panels=2, max_tokens=6)
         assert visitor.lines()[-1] == {"type": "over", "status": "done", "message": ""}
     after = state()
-    print(f"\n{count} races: memory {before[0] / 2**20:.0f} to {after[0] / 2**20:.0f} MiB, threads {before[1]} to {after[1]}, open files {before[2]} to {after[2]}, files {before[3]} to {after[3]}")
+    print(
+        f"\n{count} races: memory {before[0] / 2**20:.0f} to {after[0] / 2**20:.0f} MiB, threads {before[1]} to {after[1]}, open files {before[2]} to {after[2]}, files {before[3]} to {after[3]}"
+    )
     assert after[0] <= SHARE * before[0]
     assert after[1] <= before[1] + 1 and after[2] <= before[2] + 2 and after[3] == before[3]

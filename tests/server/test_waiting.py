@@ -1,4 +1,5 @@
 """What the browser shows until the page is there, without a browser; tests/browser/test_start.py sees it with one."""
+
 from __future__ import annotations
 
 import subprocess
@@ -22,11 +23,17 @@ def test_it_answers_as_no_page_yet_and_says_what_is_waited_for():
     try:
         for path in ("/", "/?prompt=x", "/config"):
             answer = httpx.get(f"http://127.0.0.1:{port}{path}")
-            assert answer.status_code == 503 and answer.headers["Retry-After"] == "1" and "late layers" in answer.text
+            assert (
+                answer.status_code == 503
+                and answer.headers["Retry-After"] == "1"
+                and "late layers" in answer.text
+            )
         assert httpx.head(f"http://127.0.0.1:{port}/").status_code == 503
         assert httpx.get(f"http://127.0.0.1:{port}{STAGE}").text.startswith("PyTorch")
         server.model()
-        assert httpx.get(f"http://127.0.0.1:{port}{STAGE}").text.startswith("some/<model> {x} is being loaded")
+        assert httpx.get(f"http://127.0.0.1:{port}{STAGE}").text.startswith(
+            "some/<model> {x} is being loaded"
+        )
         page = httpx.get(f"http://127.0.0.1:{port}/").text
         assert "some/&lt;model&gt; {x} is" in page and "<model>" not in page
         with pytest.raises(UserError, match=f"none of {port}"):
@@ -41,8 +48,15 @@ def test_it_answers_as_no_page_yet_and_says_what_is_waited_for():
 def test_it_speaks_the_visitors_language():
     server = Waiting("127.0.0.1", free_port(), "classroom")
     try:
-        for asked, language in (("zh-CN,zh;q=0.9,en;q=0.8", "zh-CN"), ("en-GB", "en"), ("de", "en"), ("", "en")):
-            page = httpx.get(f"http://127.0.0.1:{server.port}/", headers={"Accept-Language": asked}).text
+        for asked, language in (
+            ("zh-CN,zh;q=0.9,en;q=0.8", "zh-CN"),
+            ("en-GB", "en"),
+            ("de", "en"),
+            ("", "en"),
+        ):
+            page = httpx.get(
+                f"http://127.0.0.1:{server.port}/", headers={"Accept-Language": asked}
+            ).text
             assert f'lang="{language}"' in page and ("后层" in page) == (language == "zh-CN")
     finally:
         server.close()

@@ -1,4 +1,5 @@
 """Add-ons for any Qwen: texts, hidden states computed once, training on frozen backbones, and resuming after the process was killed."""
+
 from __future__ import annotations
 
 import json
@@ -34,12 +35,19 @@ def write(path: Path, lines: list[dict]) -> str:
 
 
 def said(*turns: str) -> dict:
-    return {"messages": [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]}
+    return {
+        "messages": [
+            {"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)
+        ]
+    }
 
 
 @pytest.fixture
 def data(tmp_path) -> str:
-    return write(tmp_path / "data.jsonl", [said(f"What is {i} + 1?", f"{i} + 1 is {i + 1}. " * 4) for i in range(24)])
+    return write(
+        tmp_path / "data.jsonl",
+        [said(f"What is {i} + 1?", f"{i} + 1 is {i + 1}. " * 4) for i in range(24)],
+    )
 
 
 def test_rows_of_messages_text_and_the_models_own_answers(model_folder, tmp_path, data):
@@ -47,15 +55,26 @@ def test_rows_of_messages_text_and_the_models_own_answers(model_folder, tmp_path
     end = model.tokenizer.eos_token_id
     row = read_rows(model, data, tmp_path / "own.jsonl")[3]
     prompt = encode_chat(model.tokenizer, [{"role": "user", "content": "What is 3 + 1?"}])
-    assert row.ids == prompt + model.tokenizer("3 + 1 is 4. " * 4).input_ids + [end] and row.answers == [(len(prompt), len(row.ids))]
+    assert row.ids == prompt + model.tokenizer("3 + 1 is 4. " * 4).input_ids + [
+        end
+    ] and row.answers == [(len(prompt), len(row.ids))]
     (tmp_path / "book.txt").write_text("Once upon a time. " * 200)
     rows = read_rows(model, str(tmp_path / "book.txt"), tmp_path / "own.jsonl")
-    assert sum((row.ids for row in rows), []) == model.tokenizer("Once upon a time. " * 200).input_ids and rows[0].answers == [(1, 512)]
+    assert sum((row.ids for row in rows), []) == model.tokenizer(
+        "Once upon a time. " * 200
+    ).input_ids and rows[0].answers == [(1, 512)]
     assert not (tmp_path / "own.jsonl").exists()
-    asked = write(tmp_path / "asked.jsonl", [said("What is a token?"), said("Hi", "Hello", "Sort b a")])
+    asked = write(
+        tmp_path / "asked.jsonl", [said("What is a token?"), said("Hi", "Hello", "Sort b a")]
+    )
     ids = encode_chat(model.tokenizer, said("What is a token?")["messages"])
-    wanted = model.backbone.module.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=ANSWER, do_sample=False)[0].tolist()
-    for _ in range(2):   # the second time from the file, whose last line was cut short
+    wanted = model.backbone.module.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids)),
+        max_new_tokens=ANSWER,
+        do_sample=False,
+    )[0].tolist()
+    for _ in range(2):  # the second time from the file, whose last line was cut short
         assert read_rows(model, asked, tmp_path / "own.jsonl")[0].ids == wanted
         with (tmp_path / "own.jsonl").open("a") as file:
             file.write('{"prompt": [1, 2')
@@ -65,48 +84,96 @@ def test_features_are_the_formulas_states_and_labels():
     model = tiny_model("qwen3", addons=True)
     module, heads = model.backbone.module, model.addons["mtp_heads"]
     ids = torch.randint(0, 97, (20,)).tolist()
-    row, start = Row(ids, [(8, 20)]), 7   # positions 7 .. 18 predict the answer's tokens
+    row, start = Row(ids, [(8, 20)]), 7  # positions 7 .. 18 predict the answer's tokens
     h = naive.hidden(module, ids, [True] * 20, 0, 1, "replace")
-    seen = features.collect("heads", model.backbone, Split(4, 0, 1), None, [row], 10 ** 9, 0)
+    seen = features.collect("heads", model.backbone, Split(4, 0, 1), None, [row], 10**9, 0)
     assert torch.allclose(seen.h, h[start:19], atol=1e-4)
-    assert seen.labels.tolist() == [[ids[n + 1 + i] if n + 1 + i < 20 else -100 for i in range(1, 5)] for n in range(start, 19)]
-    assert features.collect("head0", model.backbone, Split(4, 0, 1), None, [row], 10 ** 9, 0).labels.tolist() == [[ids[n + 1]] for n in range(start, 19)]
-    greedy, guessed = module.lm_head(h).argmax(-1).tolist(), module.lm_head(heads(h)).argmax(-1).tolist()
-    right = [[n + i >= 19 or guessed[n][i - 1] == greedy[n + i] for i in range(1, 5)] for n in range(start, 19)]
-    assert features.collect("gate", model.backbone, Split(4, 0, 1), heads, [row], 10 ** 9, 0).labels.tolist() == right
+    assert seen.labels.tolist() == [
+        [ids[n + 1 + i] if n + 1 + i < 20 else -100 for i in range(1, 5)] for n in range(start, 19)
+    ]
+    assert features.collect(
+        "head0", model.backbone, Split(4, 0, 1), None, [row], 10**9, 0
+    ).labels.tolist() == [[ids[n + 1]] for n in range(start, 19)]
+    greedy, guessed = (
+        module.lm_head(h).argmax(-1).tolist(),
+        module.lm_head(heads(h)).argmax(-1).tolist(),
+    )
+    right = [
+        [n + i >= 19 or guessed[n][i - 1] == greedy[n + i] for i in range(1, 5)]
+        for n in range(start, 19)
+    ]
+    assert (
+        features.collect(
+            "gate", model.backbone, Split(4, 0, 1), heads, [row], 10**9, 0
+        ).labels.tolist()
+        == right
+    )
     lengths = [next((i for i, ok in enumerate(each) if not ok), 4) for each in right]
-    assert features.collect("clp", model.backbone, Split(4, 0, 1), heads, [row], 10 ** 9, 0).labels.tolist() == lengths
+    assert (
+        features.collect(
+            "clp", model.backbone, Split(4, 0, 1), heads, [row], 10**9, 0
+        ).labels.tolist()
+        == lengths
+    )
     # room for no more than two rows
-    assert len(features.collect("clp", model.backbone, Split(4, 0, 1), heads, [row] * 50, 3000, 0).h) == 24
+    assert (
+        len(features.collect("clp", model.backbone, Split(4, 0, 1), heads, [row] * 50, 3000, 0).h)
+        == 24
+    )
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, data, quantization):
     model = load(str(model_folder), quantization=quantization)
     before = {name: t.clone() for name, t in model.backbone.module.state_dict().items()}
-    with pytest.raises(UserError, match="training clp needs MTP heads in .*: run `train heads --model"):
+    with pytest.raises(
+        UserError, match="training clp needs MTP heads in .*: run `train heads --model"
+    ):
         train_addon("clp", model, tmp_path / "out", **{**SETTINGS, "data": data})
     for name, steps in (("heads", 800), ("head0", 60), ("clp", 60), ("gate", 20), ("adaptive", 20)):
         train_addon(name, model, tmp_path / "out", **{**SETTINGS, "data": data, "steps": steps})
     # the scales of 4-bit matrices come back rounded where bitsandbytes laid the matrices out anew
-    assert all(torch.equal(t, before[name]) for name, t in model.backbone.module.state_dict().items() if ".weight." not in name)
-    rows = read_rows(model, data, tmp_path / "x")[::10]   # those that were not trained on
-    model = load(str(model_folder), quantization=quantization, addons=str(tmp_path / "out" / "addons"))
-    seen = features.collect("heads", model.backbone, Split.default(4), None, rows, 10 ** 9, 0)
+    assert all(
+        torch.equal(t, before[name])
+        for name, t in model.backbone.module.state_dict().items()
+        if ".weight." not in name
+    )
+    rows = read_rows(model, data, tmp_path / "x")[::10]  # those that were not trained on
+    model = load(
+        str(model_folder), quantization=quantization, addons=str(tmp_path / "out" / "addons")
+    )
+    seen = features.collect("heads", model.backbone, Split.default(4), None, rows, 10**9, 0)
     guessed = model.backbone.logits(model.addons["mtp_heads"](seen.h)).argmax(-1)
     known = seen.labels != -100
-    assert (guessed == seen.labels)[known].float().mean() > 0.3   # of some 600 tokens
+    assert (guessed == seen.labels)[known].float().mean() > 0.3  # of some 600 tokens
     card = json.loads((tmp_path / "out" / "addons" / "addons.json").read_text())
-    assert card["base_fingerprint"] == model.base.fingerprint and card["addons"]["mtp_heads"]["data"] == "data.jsonl"
-    for panel in ("clp:threshold=0", "mtp-gate:threshold=0", "mtp-verified", "mtp-heads", "dmtd-adaptive:threshold=0"):
-        records = [r for batch in race_ids(model, [parse_panel(panel)], [rows[0].ids[:20]], max_new_tokens=12, ignore_eos=True) for r in batch]
+    assert (
+        card["base_fingerprint"] == model.base.fingerprint
+        and card["addons"]["mtp_heads"]["data"] == "data.jsonl"
+    )
+    for panel in (
+        "clp:threshold=0",
+        "mtp-gate:threshold=0",
+        "mtp-verified",
+        "mtp-heads",
+        "dmtd-adaptive:threshold=0",
+    ):
+        records = [
+            r
+            for batch in race_ids(
+                model, [parse_panel(panel)], [rows[0].ids[:20]], max_new_tokens=12, ignore_eos=True
+            )
+            for r in batch
+        ]
         assert records[-1]["stop"] == "length"
 
 
 def start(model_folder: Path, output: Path, data: str, **more: object) -> multiprocessing.Process:
     """The training in a process of its own; forked, so that it need not import everything again."""
     settings = {**SETTINGS, "data": data, "steps": 400, **more}
-    process = multiprocessing.get_context("fork").Process(target=lambda: train_addon("heads", load(str(model_folder)), output, **settings))
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: train_addon("heads", load(str(model_folder)), output, **settings)
+    )
     process.start()
     return process
 
@@ -125,14 +192,32 @@ def test_a_killed_run_goes_on_bit_for_bit(model_folder, tmp_path, data):
     for process in (start(model_folder, cut, data, resume=True), start(model_folder, whole, data)):
         process.join()
         assert process.exitcode == 0
-    kept, resumed = (load_file(folder / "checkpoint" / "heads.safetensors") for folder in (whole, cut))
-    assert set(kept) == set(resumed) and all(torch.equal(t, resumed[name]) for name, t in kept.items())
-    assert (cut / "addons" / "mtp_heads.safetensors").read_bytes() == (whole / "addons" / "mtp_heads.safetensors").read_bytes()
+    kept, resumed = (
+        load_file(folder / "checkpoint" / "heads.safetensors") for folder in (whole, cut)
+    )
+    assert set(kept) == set(resumed) and all(
+        torch.equal(t, resumed[name]) for name, t in kept.items()
+    )
+    assert (cut / "addons" / "mtp_heads.safetensors").read_bytes() == (
+        whole / "addons" / "mtp_heads.safetensors"
+    ).read_bytes()
 
 
-@pytest.mark.parametrize("name,lines,more,word", [
-    ("mixed", [said("a", "b")], {}, "with --model it needs one of heads, head0, clp, gate, adaptive"), ("heads", [{"prompt": "x"}], {}, "line 1 needs to be a JSON object with messages"),
-    ("heads", [], {}, "at least one conversation"), ("heads", [said("a", "b")], {"steps": 0}, "--max-steps needs"), ("heads", None, {"data": "nowhere.jsonl"}, "nowhere.jsonl")])
+@pytest.mark.parametrize(
+    "name,lines,more,word",
+    [
+        (
+            "mixed",
+            [said("a", "b")],
+            {},
+            "with --model it needs one of heads, head0, clp, gate, adaptive",
+        ),
+        ("heads", [{"prompt": "x"}], {}, "line 1 needs to be a JSON object with messages"),
+        ("heads", [], {}, "at least one conversation"),
+        ("heads", [said("a", "b")], {"steps": 0}, "--max-steps needs"),
+        ("heads", None, {"data": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ],
+)
 def test_bad_input_is_a_sentence(model_folder, tmp_path, name, lines, more, word):
     given = {} if lines is None else {"data": write(tmp_path / "d.jsonl", lines)}
     with pytest.raises(UserError, match=word):

@@ -1,4 +1,5 @@
 """`train dmtd` for any Qwen: what it learns, where its result runs, and that neither processes, pieces nor interruptions change it."""
+
 from __future__ import annotations
 
 import json
@@ -38,13 +39,37 @@ SETTINGS = dict(seed=0, resume=False, checkpoint_seconds=1e9, batch=4)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("data") / "data.jsonl"
-    path.write_text("".join(json.dumps({"messages": [{"role": "user", "content": f"What is {i} + 1?"}, {"role": "assistant", "content": f"{i} + 1 is {i + 1}. " * 3}]}) + "\n" for i in range(24)))
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"What is {i} + 1?"},
+                        {"role": "assistant", "content": f"{i} + 1 is {i + 1}. " * 3},
+                    ]
+                }
+            )
+            + "\n"
+            for i in range(24)
+        )
+    )
     return str(path)
 
 
 def agreement(model: Model, rows: list[Row]) -> float:
     """The share of the late-layer-only tokens of dmtd at tau = 3 that ar would have written too."""
-    records = [r for row in rows for batch in race_ids(model, [parse_panel("dmtd:tau=3")], [row.ids[:row.answer]], max_new_tokens=15, ignore_eos=True) for r in batch]
+    records = [
+        r
+        for row in rows
+        for batch in race_ids(
+            model,
+            [parse_panel("dmtd:tau=3")],
+            [row.ids[: row.answer]],
+            max_new_tokens=15,
+            ignore_eos=True,
+        )
+        for r in batch
+    ]
     shares = [r["audit_agreement"] for r in records if r["type"] == "summary"]
     return sum(shares) / len(shares)
 
@@ -54,30 +79,63 @@ def correct(model: Model, split: Split, rows: list[Row]) -> float:
     right = []
     for row in rows:
         phase = torch.arange(len(row.ids))[None] - row.answer
-        hidden = masked_hidden(model.backbone, split, torch.tensor([row.ids]), cyclical_heads(phase, 3))
-        right += (model.backbone.logits(hidden)[0, row.answer - 1:-1].argmax(-1) == torch.tensor(row.ids[row.answer:])).tolist()
+        hidden = masked_hidden(
+            model.backbone, split, torch.tensor([row.ids]), cyclical_heads(phase, 3)
+        )
+        right += (
+            model.backbone.logits(hidden)[0, row.answer - 1 : -1].argmax(-1)
+            == torch.tensor(row.ids[row.answer :])
+        ).tolist()
     return sum(right) / len(right)
 
 
 @pytest.mark.parametrize("lora", [None, 8], ids=["whole", "lora"])
-def test_what_is_trained_agrees_with_ar_and_runs_from_its_folder(model_folder, tmp_path, data, lora):
+def test_what_is_trained_agrees_with_ar_and_runs_from_its_folder(
+    model_folder, tmp_path, data, lora
+):
     if lora:
         pytest.importorskip("peft")
     plain, model = load(str(model_folder)), load(str(model_folder))
     rows, split = read_rows(plain, data, tmp_path / "own.jsonl")[:6], Split(4, 0, 2, "replace")
     assert agreement(plain, rows) < 0.3 and correct(plain, split, rows) < 0.1
-    train_dmtd(model, tmp_path, data=data, steps=120, split="E0D2", taus="2,3", lora=lora, rate=1e-2, **{**SETTINGS, "batch": 8})
+    train_dmtd(
+        model,
+        tmp_path,
+        data=data,
+        steps=120,
+        split="E0D2",
+        taus="2,3",
+        lora=lora,
+        rate=1e-2,
+        **{**SETTINGS, "batch": 8},
+    )
     made = load(str(tmp_path / "model"))
-    assert made.split == split and made.tau == 3 and made.quantization == "none" and made.tokenizer.encode("What is 3?") == plain.tokenizer.encode("What is 3?")
+    assert (
+        made.split == split
+        and made.tau == 3
+        and made.quantization == "none"
+        and made.tokenizer.encode("What is 3?") == plain.tokenizer.encode("What is 3?")
+    )
     assert agreement(made, rows) > 0.5 and correct(made, split, rows) > 0.6
     # add-ons of the one are not for the other
     assert made.base.fingerprint != plain.base.fingerprint
     before, after = plain.backbone.module.state_dict(), made.backbone.module.state_dict()
     changed = {name for name, t in before.items() if not torch.equal(t, after[name])}
-    assert changed and all(name.startswith("model.layers." if lora else ("model.layers.", "model.norm.")) for name in changed) and {name.split(".")[2] for name in changed} >= {"0", "1", "2", "3"}
+    assert (
+        changed
+        and all(
+            name.startswith("model.layers." if lora else ("model.layers.", "model.norm."))
+            for name in changed
+        )
+        and {name.split(".")[2] for name in changed} >= {"0", "1", "2", "3"}
+    )
     ids = torch.tensor([rows[0].ids])
     heads = cyclical_heads(torch.arange(ids.shape[1])[None] - rows[0].answer, 2)
-    assert torch.allclose(masked_hidden(made.backbone, split, ids, heads), masked_hidden(model.backbone.__class__(model.backbone.module), split, ids, heads), atol=1e-4)
+    assert torch.allclose(
+        masked_hidden(made.backbone, split, ids, heads),
+        masked_hidden(model.backbone.__class__(model.backbone.module), split, ids, heads),
+        atol=1e-4,
+    )
 
 
 def test_qlora_is_merged_into_the_weights_as_they_were_read(model_folder, tmp_path, data):
@@ -88,14 +146,23 @@ def test_qlora_is_merged_into_the_weights_as_they_were_read(model_folder, tmp_pa
     train_dmtd(model, tmp_path, data=data, steps=3, lora=4, rate=1e-2, **SETTINGS)
     ids = torch.tensor([[5, 17, 300, 42, 9]])
     with torch.no_grad():
-        ours, merged = (m.backbone.module(ids).logits for m in (model, load(str(tmp_path / "model"), dtype="float32", quantization="none")))
-        plain = load(str(model_folder), quantization="nf4", dtype="float32").backbone.module(ids).logits
+        ours, merged = (
+            m.backbone.module(ids).logits
+            for m in (model, load(str(tmp_path / "model"), dtype="float32", quantization="none"))
+        )
+        plain = (
+            load(str(model_folder), quantization="nf4", dtype="float32").backbone.module(ids).logits
+        )
     assert torch.allclose(ours, merged, atol=1e-2) and not torch.allclose(ours, plain, atol=1e-1)
 
 
 def alike(a: Path, b: Path, exact: bool = False) -> bool:
     one, other = (load_file(folder / "checkpoint" / "dmtd.safetensors") for folder in (a, b))
-    return set(one) == set(other) and all(torch.equal(t, other[name]) if exact else torch.allclose(t, other[name], atol=1e-5) for name, t in one.items() if name.startswith("model.") or exact)
+    return set(one) == set(other) and all(
+        torch.equal(t, other[name]) if exact else torch.allclose(t, other[name], atol=1e-5)
+        for name, t in one.items()
+        if name.startswith("model.") or exact
+    )
 
 
 def losses(folder: Path) -> list[float]:
@@ -104,10 +171,12 @@ def losses(folder: Path) -> list[float]:
 
 def start(work: Callable[[], int | None], errors: Path | None = None) -> multiprocessing.Process:
     """In a process of its own; forked, so that it need not import everything again."""
+
     def run() -> None:
         if errors:
             sys.stderr = errors.open("w", buffering=1)
         sys.exit(work())
+
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
@@ -116,9 +185,18 @@ def start(work: Callable[[], int | None], errors: Path | None = None) -> multipr
 def of_two(rank: int, port: int, work: Callable[[], None]) -> None:
     """What `accelerate launch --cpu --num_processes 2` sets, then the work."""
     from accelerate.state import AcceleratorState
+
     # of the process that this one was forked from
     AcceleratorState._reset_state(reset_partial_state=True)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        ACCELERATE_USE_CPU="true",
+    )
     work()
     torch.distributed.destroy_process_group()
 
@@ -128,8 +206,12 @@ def test_two_processes_make_the_update_of_one(model_folder, tmp_path, data, name
     """Two processes, and with them rows in pieces, and activations computed twice: the losses and the weights of one process that passes the whole batch."""
     # in float32 on every machine: in bfloat16 each piece rounds for itself
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+
     def work(folder: str, **more: object) -> None:
-        model, common = load(str(model_folder)), dict(data=data, steps=3, seed=0, resume=False, checkpoint_seconds=0.0, rate=1e-3)
+        model, common = (
+            load(str(model_folder)),
+            dict(data=data, steps=3, seed=0, resume=False, checkpoint_seconds=0.0, rate=1e-3),
+        )
         if name == "dmtd":
             train_dmtd(model, tmp_path / folder, **common, batch=7, **more)
         else:
@@ -139,13 +221,19 @@ def test_two_processes_make_the_update_of_one(model_folder, tmp_path, data, name
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for process in [start(lambda rank=rank: of_two(rank, port, lambda: work("two"))) for rank in range(2)]:
+    for process in [
+        start(lambda rank=rank: of_two(rank, port, lambda: work("two"))) for rank in range(2)
+    ]:
         process.join()
         assert process.exitcode == 0
-    assert len(losses(tmp_path / "one")) == 3 and losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=2e-4)
+    assert len(losses(tmp_path / "one")) == 3 and losses(tmp_path / "one") == pytest.approx(
+        losses(tmp_path / "two"), abs=2e-4
+    )
     if name == "dmtd":
         work("pieces", pieces=3, checkpointing=True)
-        assert alike(tmp_path / "one", tmp_path / "two") and alike(tmp_path / "one", tmp_path / "pieces")
+        assert alike(tmp_path / "one", tmp_path / "two") and alike(
+            tmp_path / "one", tmp_path / "pieces"
+        )
         assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "pieces"), abs=2e-4)
 
 
@@ -153,9 +241,23 @@ def test_accelerates_mixed_precision_is_taken(model_folder, tmp_path, data, monk
     def run(precision: str) -> list[float]:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
         folder = tmp_path / precision
-        train_dmtd(load(str(model_folder)), folder, data=data, steps=2, seed=0, resume=False, checkpoint_seconds=0.0, rate=1e-3, batch=4)
+        train_dmtd(
+            load(str(model_folder)),
+            folder,
+            data=data,
+            steps=2,
+            seed=0,
+            resume=False,
+            checkpoint_seconds=0.0,
+            rate=1e-3,
+            batch=4,
+        )
         # the weights themselves are not rounded
-        assert all(t.dtype == torch.float32 for name, t in load_file(folder / "checkpoint" / "dmtd.safetensors").items() if name.startswith("model."))
+        assert all(
+            t.dtype == torch.float32
+            for name, t in load_file(folder / "checkpoint" / "dmtd.safetensors").items()
+            if name.startswith("model.")
+        )
         return losses(folder)
 
     # the same everywhere
@@ -172,7 +274,23 @@ def test_no_interruption_changes_the_result(model_folder, tmp_path, data):
     checkpoint = cut / "checkpoint" / "dmtd.safetensors"
 
     def command(folder: Path, *more: str) -> int:
-        return main(["train", "dmtd", "--model", str(model_folder), "--data", data, "--max-steps", "60", "--batch", "4", "--output", str(folder), *more])
+        return main(
+            [
+                "train",
+                "dmtd",
+                "--model",
+                str(model_folder),
+                "--data",
+                data,
+                "--max-steps",
+                "60",
+                "--batch",
+                "4",
+                "--output",
+                str(folder),
+                *more,
+            ]
+        )
 
     def small_files() -> int:
         # as a full disk: writing fails
@@ -192,24 +310,43 @@ def test_no_interruption_changes_the_result(model_folder, tmp_path, data):
     until_saved(killed, 2)
     os.kill(killed.pid, signal.SIGKILL)
     assert ended(killed)[0] == -signal.SIGKILL
-    for work, word in ((small_files, "could not be written at step .* free some space"), (lambda: command(cut, "--resume", "--learning-rate", "1e30"), "(loss|gradient) is (nan|inf) at step .* a lower rate")):
+    for work, word in (
+        (small_files, "could not be written at step .* free some space"),
+        (
+            lambda: command(cut, "--resume", "--learning-rate", "1e30"),
+            "(loss|gradient) is (nan|inf) at step .* a lower rate",
+        ),
+    ):
         kept = checkpoint.read_bytes(), sorted((cut / "model").iterdir())
         code, line = ended(start(work, errors))
-        assert code == 1 and line.startswith("dmtd_demo: training dmtd: ") and "of step" in line and "is whole: go on with --resume" in line
+        assert (
+            code == 1
+            and line.startswith("dmtd_demo: training dmtd: ")
+            and "of step" in line
+            and "is whole: go on with --resume" in line
+        )
         assert re.search(word, line), line
-        assert kept == (checkpoint.read_bytes(), sorted((cut / "model").iterdir())) and not list(cut.rglob("*.part"))
+        assert kept == (checkpoint.read_bytes(), sorted((cut / "model").iterdir())) and not list(
+            cut.rglob("*.part")
+        )
     for number in (signal.SIGTERM, signal.SIGINT):
         reached = len(losses(cut))
         stopped = start(lambda: command(cut, "--resume", "--checkpoint-seconds", "0"), errors)
         until_saved(stopped, reached + 1)
         os.kill(stopped.pid, number)
         code, line = ended(stopped)
-        assert code == 128 + number and "was stopped after step" in line and "go on with --resume" in line
+        assert (
+            code == 128 + number
+            and "was stopped after step" in line
+            and "go on with --resume" in line
+        )
     assert json.loads((cut / "log.jsonl").read_text().splitlines()[-1])["step"] < 60
     assert ended(start(lambda: command(cut, "--resume"), errors))[0] == 0
     assert ended(start(lambda: command(whole), errors))[0] == 0
     assert alike(whole, cut, exact=True)
-    assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+    assert (cut / "model" / "model.safetensors").read_bytes() == (
+        whole / "model" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_rows_come_in_the_same_order_whenever_a_run_begins():
@@ -223,13 +360,21 @@ def test_rows_come_in_the_same_order_whenever_a_run_begins():
     lengths = [int((row != 0).sum()) + 1 for ids in seen[:11] for row in ids]
     assert all(len(ids) == 4 for ids in seen) and set(lengths) <= set(range(2, 13))
     everyone = [int((row != 0).sum()) + 1 for ids in seen[:16] for row in ids]
-    assert all(5 <= everyone.count(n) <= 6 for n in range(2, 13))   # 64 rows of 11
+    assert all(5 <= everyone.count(n) <= 6 for n in range(2, 13))  # 64 rows of 11
 
 
 def test_the_cosine_warms_up_for_a_tenth():
-    recipe = Recipe("x", torch.nn.Linear(1, 1), lambda b, p: None, lambda o: None, warm_up=0.1, cosine=True)
+    recipe = Recipe(
+        "x", torch.nn.Linear(1, 1), lambda b, p: None, lambda o: None, warm_up=0.1, cosine=True
+    )
     factors = [rate_factor(recipe, s / 100) for s in range(101)]
-    assert factors[0] < 0.01 and factors[5] == pytest.approx(0.5, abs=0.01) and factors[10] == 1 and factors[55] == pytest.approx(0.5) and factors[100] == pytest.approx(0, abs=1e-9)
+    assert (
+        factors[0] < 0.01
+        and factors[5] == pytest.approx(0.5, abs=0.01)
+        and factors[10] == 1
+        and factors[55] == pytest.approx(0.5)
+        and factors[100] == pytest.approx(0, abs=1e-9)
+    )
 
 
 def test_a_sum_checkpoint_stays_one(model_folder, tmp_path, data):
@@ -238,39 +383,79 @@ def test_a_sum_checkpoint_stays_one(model_folder, tmp_path, data):
     for path in model_folder.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "config.json").unlink()
-    config = {**json.loads((model_folder / "config.json").read_text()), "model_type": "dmtd_qwen3", "num_thinking_layers": 3, "num_decoding_layers": 1, "auto_map": {"AutoConfig": "theirs.Config"}}
+    config = {
+        **json.loads((model_folder / "config.json").read_text()),
+        "model_type": "dmtd_qwen3",
+        "num_thinking_layers": 3,
+        "num_decoding_layers": 1,
+        "auto_map": {"AutoConfig": "theirs.Config"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     train_dmtd(load(str(folder)), tmp_path, data=data, steps=1, taus="4", **SETTINGS)
     made = load(str(tmp_path / "model"))
-    assert made.split == Split(4, 0, 1, "sum") and made.tau == 4 and "auto_map" not in json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (
+        made.split == Split(4, 0, 1, "sum")
+        and made.tau == 4
+        and "auto_map" not in json.loads((tmp_path / "model" / "config.json").read_text())
+    )
 
 
-@pytest.mark.parametrize("more,word", [
-    (dict(taus="2,x"), "--tau needs cycle lengths from 1 to 16"), (dict(taus="0"), "--tau needs"), (dict(split="D8"), "needs the form E0D8"), (dict(split="E2D2"), "middle >= 1"),
-    (dict(lora=0), "--lora needs a rank"), (dict(pieces=5), "got 4 rows for 5 pieces"), (dict(rate=-1.0), "--learning-rate needs a number over 0"), (dict(steps=0), "--max-steps"), (dict(most=0), "--max-rows")])
+@pytest.mark.parametrize(
+    "more,word",
+    [
+        (dict(taus="2,x"), "--tau needs cycle lengths from 1 to 16"),
+        (dict(taus="0"), "--tau needs"),
+        (dict(split="D8"), "needs the form E0D8"),
+        (dict(split="E2D2"), "middle >= 1"),
+        (dict(lora=0), "--lora needs a rank"),
+        (dict(pieces=5), "got 4 rows for 5 pieces"),
+        (dict(rate=-1.0), "--learning-rate needs a number over 0"),
+        (dict(steps=0), "--max-steps"),
+        (dict(most=0), "--max-rows"),
+    ],
+)
 def test_bad_settings_are_a_sentence(model_folder, tmp_path, data, more, word):
     with pytest.raises(UserError, match=word):
-        train_dmtd(load(str(model_folder)), tmp_path, **{**dict(data=data, steps=1), **SETTINGS, **more})
+        train_dmtd(
+            load(str(model_folder)), tmp_path, **{**dict(data=data, steps=1), **SETTINGS, **more}
+        )
 
 
 def test_packages_that_are_not_there_are_named(model_folder, tmp_path, data, monkeypatch):
     for part in ("dmtd", "corpus"):
         monkeypatch.setattr(f"dmtd_demo.training.{part}.find_spec", lambda name: None)
     model = load(str(model_folder))
-    with pytest.raises(UserError, match="--lora needs the package peft, which is not installed: pip install peft"):
+    with pytest.raises(
+        UserError, match="--lora needs the package peft, which is not installed: pip install peft"
+    ):
         train_dmtd(model, tmp_path, data=data, steps=1, lora=4, **SETTINGS)
-    with pytest.raises(UserError, match="hf:someone/texts needs the package datasets, which is not installed: pip install datasets"):
+    with pytest.raises(
+        UserError,
+        match="hf:someone/texts needs the package datasets, which is not installed: pip install datasets",
+    ):
         train_dmtd(model, tmp_path, data="hf:someone/texts", steps=1, **SETTINGS)
 
 
 def test_another_runs_checkpoint_is_refused(model_folder, tmp_path, data):
     train_dmtd(load(str(model_folder)), tmp_path, data=data, steps=1, **SETTINGS)
-    with pytest.raises(UserError, match="needs the settings that the run began with: split E0D1, tau 2,3,4, .*; got split E0D2"):
-        train_dmtd(load(str(model_folder)), tmp_path, data=data, steps=2, split="E0D2", **{**SETTINGS, "resume": True})
+    with pytest.raises(
+        UserError,
+        match="needs the settings that the run began with: split E0D1, tau 2,3,4, .*; got split E0D2",
+    ):
+        train_dmtd(
+            load(str(model_folder)),
+            tmp_path,
+            data=data,
+            steps=2,
+            split="E0D2",
+            **{**SETTINGS, "resume": True},
+        )
     path = tmp_path / "checkpoint" / "dmtd.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="--resume needs a whole checkpoint"):
-        train_dmtd(load(str(model_folder)), tmp_path, data=data, steps=2, **{**SETTINGS, "resume": True})
+        train_dmtd(
+            load(str(model_folder)), tmp_path, data=data, steps=2, **{**SETTINGS, "resume": True}
+        )
 
 
 def test_it_needs_a_model(capsys):
@@ -281,19 +466,54 @@ def test_a_data_set_of_the_hub_is_read_by_datasets(model_folder, tmp_path, data,
     """A folder in that library's format, which reads it as it reads a repository: chats in both common forms, plain texts, and what is neither."""
     datasets = pytest.importorskip("datasets")
     import pyarrow.parquet
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     lines = [json.loads(line) for line in Path(data).read_text().splitlines()]
-    shared = [{"conversations": [{"from": "human" if turn["role"] == "user" else "gpt", "value": turn["content"]} for turn in line["messages"]]} for line in lines]
-    for name, part, rows in (("chats", "train", lines), ("chats", "test", lines[:3]), ("shared", "train", shared), ("texts", "train", [{"text": "Once upon a time."}] * 5), ("other", "train", [{"number": 1}])):
+    shared = [
+        {
+            "conversations": [
+                {"from": "human" if turn["role"] == "user" else "gpt", "value": turn["content"]}
+                for turn in line["messages"]
+            ]
+        }
+        for line in lines
+    ]
+    for name, part, rows in (
+        ("chats", "train", lines),
+        ("chats", "test", lines[:3]),
+        ("shared", "train", shared),
+        ("texts", "train", [{"text": "Once upon a time."}] * 5),
+        ("other", "train", [{"number": 1}]),
+    ):
         (tmp_path / name).mkdir(exist_ok=True)
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name / f"{part}-00000-of-00001.parquet")
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(rows), tmp_path / name / f"{part}-00000-of-00001.parquet"
+        )
     model, own = load(str(model_folder)), tmp_path / "own.jsonl"
     wanted = read_rows(model, data, own)
-    assert read_rows(model, f"hf:{tmp_path / 'chats'}", own) == read_rows(model, f"hf:{tmp_path / 'shared'}", own) == wanted
-    assert read_rows(model, f"hf:{tmp_path / 'chats'}:test", own) == wanted[:3] and read_rows(model, f"hf:{tmp_path / 'chats'}", own, most=2) == wanted[:2]
+    assert (
+        read_rows(model, f"hf:{tmp_path / 'chats'}", own)
+        == read_rows(model, f"hf:{tmp_path / 'shared'}", own)
+        == wanted
+    )
+    assert (
+        read_rows(model, f"hf:{tmp_path / 'chats'}:test", own) == wanted[:3]
+        and read_rows(model, f"hf:{tmp_path / 'chats'}", own, most=2) == wanted[:2]
+    )
     texts = read_rows(model, f"hf:{tmp_path / 'texts'}", own)
-    assert len(texts) == 5 and model.tokenizer.decode(texts[0].ids) == "Once upon a time." and not own.exists()
-    for name, word in (("other", "hf:.*other row 1 needs to be a JSON object with messages, .*, or to have a text; got"), ("chats:nothing", "cannot be read by datasets"), ("nowhere", "cannot be read by datasets")):
+    assert (
+        len(texts) == 5
+        and model.tokenizer.decode(texts[0].ids) == "Once upon a time."
+        and not own.exists()
+    )
+    for name, word in (
+        (
+            "other",
+            "hf:.*other row 1 needs to be a JSON object with messages, .*, or to have a text; got",
+        ),
+        ("chats:nothing", "cannot be read by datasets"),
+        ("nowhere", "cannot be read by datasets"),
+    ):
         with pytest.raises(UserError, match=word):
             read_rows(model, f"hf:{tmp_path / name}", own)
     train_dmtd(model, tmp_path, data=f"hf:{tmp_path / 'chats'}", steps=1, **SETTINGS)
@@ -303,13 +523,44 @@ def test_a_data_set_of_the_hub_is_read_by_datasets(model_folder, tmp_path, data,
 def test_the_script_goes_from_a_model_to_addons(model_folder, tmp_path, data):
     """On a tiny model; without a token nothing is published."""
     root = Path(__file__).resolve().parents[2]
-    given = {"MODEL": model_folder, "DATA": data, "ROWS": 12, "HEADS_STEPS": 4, "CLP_STEPS": 3, "OUT": tmp_path / "out", "INSTALL": "no", "TO": "someone/addons", "HF_HOME": tmp_path / "hub", "OMP_NUM_THREADS": 1,
-             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_TOKEN", "HUGGING_FACE"))} | {name: str(value) for name, value in given.items()}
-    done = subprocess.run(["bash", str(root / "scripts" / "train_addons.sh")], env=environment, capture_output=True, text=True, timeout=600)
+    given = {
+        "MODEL": model_folder,
+        "DATA": data,
+        "ROWS": 12,
+        "HEADS_STEPS": 4,
+        "CLP_STEPS": 3,
+        "OUT": tmp_path / "out",
+        "INSTALL": "no",
+        "TO": "someone/addons",
+        "HF_HOME": tmp_path / "hub",
+        "OMP_NUM_THREADS": 1,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HF_TOKEN", "HUGGING_FACE"))
+    } | {name: str(value) for name, value in given.items()}
+    done = subprocess.run(
+        ["bash", str(root / "scripts" / "train_addons.sh")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("About 12 minutes by assumption: 10 to install and download, 1 for 12 answers at 40 tokens/s, 1 to train.")
+    assert done.stdout.startswith(
+        "About 12 minutes by assumption: 10 to install and download, 1 for 12 answers at 40 tokens/s, 1 to train."
+    )
     assert "there is no token" in done.stdout and "--- clp: " in done.stdout
     model = load(str(model_folder), addons=str(tmp_path / "out" / "addons"))
-    assert model.has("mtp_heads") and model.has("clp") and model.addon_facts["mtp_heads"]["data"] == "self-distillation on the prompts of data.jsonl"
-    assert model.addon_facts["clp"]["steps"] == 3 and len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 12
+    assert (
+        model.has("mtp_heads")
+        and model.has("clp")
+        and model.addon_facts["mtp_heads"]["data"]
+        == "self-distillation on the prompts of data.jsonl"
+    )
+    assert (
+        model.addon_facts["clp"]["steps"] == 3
+        and len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 12
+    )

@@ -1,4 +1,5 @@
 """The families of the small world: valid, repeatable, and right where an answer can be worked out again from the prompt alone."""
+
 from __future__ import annotations
 
 import random
@@ -6,10 +7,22 @@ import re
 
 import pytest
 
-from dmtd_demo.training.world import Example, Family, arithmetic, facts, held_out, stories, talk, told, wordgames
+from dmtd_demo.training.world import (
+    Example,
+    Family,
+    arithmetic,
+    facts,
+    held_out,
+    stories,
+    talk,
+    told,
+    wordgames,
+)
 from dmtd_demo.training.world.words import PEOPLE
 
-FAMILIES: list[Family] = [family for module in (arithmetic, wordgames, stories, facts, talk) for family in module.FAMILIES]
+FAMILIES: list[Family] = [
+    family for module in (arithmetic, wordgames, stories, facts, talk) for family in module.FAMILIES
+]
 SAMPLES = 200
 VOCABULARY = set(wordgames.WORDS) | set(PEOPLE)
 
@@ -22,7 +35,9 @@ def draw(family: Family, seed: int = 0, count: int = SAMPLES) -> list[Example]:
 def drawn(sample, count: int = SAMPLES) -> list[tuple[str, str]]:
     """(prompt, answer) pairs of a one-turn family."""
     rng = random.Random(1)
-    return [(example.messages[0][1], example.answer) for example in (sample(rng) for _ in range(count))]
+    return [
+        (example.messages[0][1], example.answer) for example in (sample(rng) for _ in range(count))
+    ]
 
 
 def numbers(text: str) -> list[int]:
@@ -57,14 +72,20 @@ def test_samples_are_valid_and_repeatable(family: Family):
             assert example.content
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family.compositional], ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family",
+    [family for family in FAMILIES if family.compositional],
+    ids=lambda family: family.name,
+)
 def test_some_contents_are_held_out_and_most_are_not(family: Family):
     contents = {example.content for example in draw(family, count=1000)}
     share = sum(map(held_out, contents)) / len(contents)
     assert len(contents) >= 300 and 0.03 < share < 0.2
 
 
-@pytest.mark.parametrize("family", arithmetic.FAMILIES + wordgames.FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family", arithmetic.FAMILIES + wordgames.FAMILIES, ids=lambda family: family.name
+)
 def test_arithmetic_and_word_games_are_short_and_named(family: Family):
     for example in draw(family):
         assert sum(len(text.split()) for _, text in example.messages) < 80
@@ -92,17 +113,30 @@ def check_steps(answer: str) -> None:
     steps = re.findall(r"(\d+(?: [+-] \d+)+) = (\d+)", answer)
     assert len(steps) == 2
     for left, right in steps:
-        assert sum(int(term.replace(" ", "")) for term in re.findall(r"(?:[+-] )?\d+", left)) == int(right)
+        assert sum(
+            int(term.replace(" ", "")) for term in re.findall(r"(?:[+-] )?\d+", left)
+        ) == int(right)
 
 
 def test_compare():
     for prompt, answer in drawn(arithmetic.compare):
-        if has := re.fullmatch(r"Numbers: (\d+) (\w+), (\d+) (\w+)\. The (larger|smaller) is (\d+) (\w+)\. So (\w+) has (more|fewer)\.", answer):
+        if has := re.fullmatch(
+            r"Numbers: (\d+) (\w+), (\d+) (\w+)\. The (larger|smaller) is (\d+) (\w+)\. So (\w+) has (more|fewer)\.",
+            answer,
+        ):
             first, one, second, other, which, wanted, who, again, how = has.groups()
             names = [word for word in listed(prompt) if word in PEOPLE]
-            assert numbers(prompt) == [int(first), int(second)] and names == [one, other] and how in prompt and who == again
+            assert (
+                numbers(prompt) == [int(first), int(second)]
+                and names == [one, other]
+                and how in prompt
+                and who == again
+            )
             assert (which == "larger") == (how == "more")
-            assert int(wanted) == (max if how == "more" else min)(numbers(prompt)) and who == names[numbers(prompt).index(int(wanted))]
+            assert (
+                int(wanted) == (max if how == "more" else min)(numbers(prompt))
+                and who == names[numbers(prompt).index(int(wanted))]
+            )
         else:
             first, second = numbers(answer)
             assert sorted(numbers(prompt)) == sorted((first, second))
@@ -132,7 +166,9 @@ def test_repeat_words():
 
 def test_spell():
     for prompt, answer in drawn(wordgames.spell):
-        assert answer == "Letters: " + ", ".join(f"{word} {'-'.join(word)}" for word in listed(prompt))
+        assert answer == "Letters: " + ", ".join(
+            f"{word} {'-'.join(word)}" for word in listed(prompt)
+        )
 
 
 def test_count_words():
@@ -144,28 +180,49 @@ def test_count_words():
 
 def test_first_letters():
     for prompt, answer in drawn(wordgames.first_letters):
-        assert answer == "First letters: " + ", ".join(f"{word} {word[0]}" for word in listed(prompt))
+        assert answer == "First letters: " + ", ".join(
+            f"{word} {word[0]}" for word in listed(prompt)
+        )
 
 
 def test_pick():
     for prompt, answer in drawn(wordgames.pick):
         words = listed(prompt)
-        steps, wanted, conclusion = re.fullmatch(r"List: (.*?)\.(?: Wanted: (.*)\.)? So (.*)\.", answer).groups()
+        steps, wanted, conclusion = re.fullmatch(
+            r"List: (.*?)\.(?: Wanted: (.*)\.)? So (.*)\.", answer
+        ).groups()
         if in_list := re.fullmatch(r"(\w+) is (not )?in the list", conclusion):
             one, compared = in_list[1], [part.split() for part in steps.split(", ")]
-            assert " ".join(word for word, _, _ in compared) in " ".join(words), "the list from its start on"
-            assert all(of == one and found == ("yes" if word == one else "no") for word, of, found in compared)
-            assert any(word == one for word, _, _ in compared) != bool(in_list[2]) and words.count(one) == 2 - bool(in_list[2])
+            assert " ".join(word for word, _, _ in compared) in " ".join(words), (
+                "the list from its start on"
+            )
+            assert all(
+                of == one and found == ("yes" if word == one else "no")
+                for word, of, found in compared
+            )
+            assert any(word == one for word, _, _ in compared) != bool(in_list[2]) and words.count(
+                one
+            ) == 2 - bool(in_list[2])
         elif after := re.fullmatch(r"(\w+) comes after (\w+)", conclusion):
             assert steps in " ".join(words), "the list from its start on"
-            assert re.search(rf"\b{after[2]}\W+(?:and\W+)?{after[1]}\b", prompt) and wanted == f"{after[2]} {after[1]}" and wanted in steps
+            assert (
+                re.search(rf"\b{after[2]}\W+(?:and\W+)?{after[1]}\b", prompt)
+                and wanted == f"{after[2]} {after[1]}"
+                and wanted in steps
+            )
         else:
             word, kind = re.fullmatch(r"(\w+) is the (\w+) word", conclusion).groups()
             named = [part.split() for part in steps.split(", ")]
             gone_through = [each for _, each in named]
             assert " ".join(gone_through) in " ".join(words), "the list from its start on"
-            assert [place for place, _ in named] == ["first", "second", "third", "fourth"][:len(named) - 1] + ["last"]
-            assert kind in prompt and wanted == f"{kind} {word}" and gone_through[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word
+            assert [place for place, _ in named] == ["first", "second", "third", "fourth"][
+                : len(named) - 1
+            ] + ["last"]
+            assert (
+                kind in prompt
+                and wanted == f"{kind} {word}"
+                and gone_through[{"first": 0, "second": 1, "third": 2, "last": -1}[kind]] == word
+            )
 
 
 def test_look_up():
@@ -174,13 +231,18 @@ def test_look_up():
         for key, value in found:
             assert re.search(rf"\b{key} {value}\b", prompt)
         asked = [key for key, _ in found]
-        assert asked in ([w for w in listed(prompt)[:len(asked)]], [w for w in listed(prompt)[-len(asked):]])
+        assert asked in (
+            [w for w in listed(prompt)[: len(asked)]],
+            [w for w in listed(prompt)[-len(asked) :]],
+        )
 
 
 def test_sort_by_kind():
     for prompt, answer in drawn(wordgames.sort_by_kind):
         kind = next(kind for kind in wordgames.KINDS if re.search(rf"\b{kind}\b", prompt))
-        assert answer == f"{kind.capitalize()}: " + ", ".join(f"{word} {'yes' if word in wordgames.KINDS[kind] else 'no'}" for word in listed(prompt))
+        assert answer == f"{kind.capitalize()}: " + ", ".join(
+            f"{word} {'yes' if word in wordgames.KINDS[kind] else 'no'}" for word in listed(prompt)
+        )
 
 
 def test_kinds_do_not_overlap():
@@ -189,8 +251,20 @@ def test_kinds_do_not_overlap():
 
 
 def test_plural():
-    right = {"box": "boxes", "city": "cities", "key": "keys", "brush": "brushes", "church": "churches", "valley": "valleys",
-             "library": "libraries", "fox": "foxes", "shoe": "shoes", "bee": "bees", "umbrella": "umbrellas", "peach": "peaches"}
+    right = {
+        "box": "boxes",
+        "city": "cities",
+        "key": "keys",
+        "brush": "brushes",
+        "church": "churches",
+        "valley": "valleys",
+        "library": "libraries",
+        "fox": "foxes",
+        "shoe": "shoes",
+        "bee": "bees",
+        "umbrella": "umbrellas",
+        "peach": "peaches",
+    }
     assert {noun: wordgames.PLURALS[noun] for noun in right} == right
     assert not {"sheep", "mouse", "wolf", "fish", "deer", "rice"} & set(wordgames.PLURALS)
     for prompt, answer in drawn(wordgames.plural_list):
@@ -199,22 +273,40 @@ def test_plural():
 
 def test_who_has():
     for example in draw(Family("who_has", told.who_has)):
-        facts = re.findall(r"\b([A-Z]\w+) (?:has|owns|got) the (\w+) (\w+)\.", example.messages[0][1])
-        steps, wanted, who, what = re.fullmatch(r"Facts: (.*)\. Wanted: (.*)\. So ([A-Z][a-z]+)(.*)\.", example.answer).groups()
+        facts = re.findall(
+            r"\b([A-Z]\w+) (?:has|owns|got) the (\w+) (\w+)\.", example.messages[0][1]
+        )
+        steps, wanted, who, what = re.fullmatch(
+            r"Facts: (.*)\. Wanted: (.*)\. So ([A-Z][a-z]+)(.*)\.", example.answer
+        ).groups()
         gone_through, (key, *rest) = [fact.split() for fact in steps.split(", ")], wanted.split()
         assert [key, *rest] in gone_through and key in re.findall(r"\w+", example.messages[-2][1])
         step = 1 if key == who else -1
         assert gone_through == [list(fact[::step]) for fact in facts]
         person, colour, thing = [key, *rest][::step]
-        assert who == person and what in (f" has the {thing}", f" has the {colour} {thing}", f"'s {thing} is {colour}")
+        assert who == person and what in (
+            f" has the {thing}",
+            f" has the {colour} {thing}",
+            f"'s {thing} is {colour}",
+        )
 
 
 def test_where():
     for example in draw(Family("where", told.where)):
-        moves = re.findall(r"\b([A-Z]\w+) (?:went|walked|ran|moved) to the (\w+)\.", example.messages[0][1])
+        moves = re.findall(
+            r"\b([A-Z]\w+) (?:went|walked|ran|moved) to the (\w+)\.", example.messages[0][1]
+        )
         order, steps, wanted, person, place, first = re.fullmatch(
-            r"From the (start|end): (.*)\. Wanted: (.*)\. So (\w+) (?:is|went) \w+ the (\w+)( first)?\.", example.answer).groups()
+            r"From the (start|end): (.*)\. Wanted: (.*)\. So (\w+) (?:is|went) \w+ the (\w+)( first)?\.",
+            example.answer,
+        ).groups()
         gone_through = [tuple(move.split()) for move in steps.split(", ")]
-        assert gone_through == (moves[::-1] if first else moves) and order == ("end" if first else "start")
+        assert gone_through == (moves[::-1] if first else moves) and order == (
+            "end" if first else "start"
+        )
         own = [to for mover, to in moves if mover == person]
-        assert wanted == f"{person} {place}" and place == own[0 if first else -1] and person in example.messages[-2][1]
+        assert (
+            wanted == f"{person} {place}"
+            and place == own[0 if first else -1]
+            and person in example.messages[-2][1]
+        )

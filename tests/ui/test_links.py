@@ -1,4 +1,5 @@
 """A comparison as a URL: what is written opens again; what cannot be opened is said in words."""
+
 import pytest
 
 from dmtd_demo.decoders import DECODERS
@@ -16,11 +17,19 @@ def classroom():
 
 
 def test_what_is_written_opens_again(classroom):
-    panels = [parse_panel(text) for text in ("ar", "dmtd:tau=2", "clp:k=3,threshold=0.5,rule=argmax")]
+    panels = [
+        parse_panel(text) for text in ("ar", "dmtd:tau=2", "clp:k=3,threshold=0.5,rule=argmax")
+    ]
     sampling = Sampling(temperature=0.7, top_k=5, top_p=0.9, seed=3)
     prompt = "a&b=c? #1 é\n<b>"
     opened = comparison(query(prompt, panels, 80, sampling, "Be & brief"), classroom)
-    assert (opened.prompt, list(opened.panels), opened.max_new_tokens, opened.sampling, opened.system) == (prompt, panels, 80, sampling, "Be & brief")
+    assert (
+        opened.prompt,
+        list(opened.panels),
+        opened.max_new_tokens,
+        opened.sampling,
+        opened.system,
+    ) == (prompt, panels, 80, sampling, "Be & brief")
     plain = comparison(query(prompt, panels, 80, sampling), classroom)
     assert plain.system is None and plain.thinking is None
 
@@ -29,10 +38,23 @@ def test_a_page_without_a_query_stays_as_it_is(classroom):
     assert comparison("", classroom) is None and comparison("__theme=dark", classroom) is None
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("panel=ar", "2 to 4 panels; got 1"), ("panel=ar&panel=warp", "one of the decoders ar"), ("panel=ar&panel=dmtd:tau=99", "from 1 to 16; got 99"),
-    ("seed=one", "whole number for seed; got 'one'"), ("max-tokens=0", "1 or more; got 0"), ("prompt=", "got an empty one"), ("prompt=a&prompt=b", "prompt once; got it 2 times"),
-    ("panel=ar&panel=clp:k=16", "the heads that"), ("temperature=nan", "got nan"), ("system=%07", "the system prompt needs to be plain text"), ("thinking=1", "thinking switch; classroom has none"), ("thinking=2", "0 or 1; got 2")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("panel=ar", "2 to 4 panels; got 1"),
+        ("panel=ar&panel=warp", "one of the decoders ar"),
+        ("panel=ar&panel=dmtd:tau=99", "from 1 to 16; got 99"),
+        ("seed=one", "whole number for seed; got 'one'"),
+        ("max-tokens=0", "1 or more; got 0"),
+        ("prompt=", "got an empty one"),
+        ("prompt=a&prompt=b", "prompt once; got it 2 times"),
+        ("panel=ar&panel=clp:k=16", "the heads that"),
+        ("temperature=nan", "got nan"),
+        ("system=%07", "the system prompt needs to be plain text"),
+        ("thinking=1", "thinking switch; classroom has none"),
+        ("thinking=2", "0 or 1; got 2"),
+    ],
+)
 def test_what_cannot_be_opened_is_said(classroom, text, words):
     with pytest.raises(UserError, match=words):
         comparison(text, classroom)
@@ -40,5 +62,10 @@ def test_what_cannot_be_opened_is_said(classroom, text, words):
 
 def test_every_preset_runs_on_classroom(classroom):
     for name, panels, prompt in PRESETS:
-        assert comparison(query(prompt, [parse_panel(panel) for panel in panels], 8, Sampling()), classroom).prompt == prompt, name
+        assert (
+            comparison(
+                query(prompt, [parse_panel(panel) for panel in panels], 8, Sampling()), classroom
+            ).prompt
+            == prompt
+        ), name
         assert all(not DECODERS[parse_panel(panel).decoder].missing(classroom) for panel in panels)

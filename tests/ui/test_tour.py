@@ -1,4 +1,5 @@
 """What the guided tour claims, seen with the shipped weights: every step's race, with its outcome."""
+
 from __future__ import annotations
 
 import json
@@ -15,20 +16,47 @@ from dmtd_demo.ui.links import comparison, query
 from dmtd_demo.web.texts import ENGLISH, LANGUAGES
 
 RACE = Path(__file__).resolve().parents[2] / "assets" / "race"
-STEPS = json.loads((RACE / "tour_steps.js").read_text(encoding="utf-8").split("const TOUR = ")[1].rstrip().rstrip(";"))
+STEPS = json.loads(
+    (RACE / "tour_steps.js")
+    .read_text(encoding="utf-8")
+    .split("const TOUR = ")[1]
+    .rstrip()
+    .rstrip(";")
+)
 for number, step in enumerate(STEPS, 1):
     step |= {part: ENGLISH[f"tour.{number}.{part}"] for part in ("title", "text", "then")}
 # what a step's text says of its panels' summaries
 CLAIMS = {
     "Why decoding is slow": lambda p: p[1]["full_passes"] * 4 < p[0]["full_passes"],
-    "What late layers still know": lambda p: p[1]["agreement"] == p[2]["agreement"] == 1 and p[2]["full_passes"] * 4 < p[0]["full_passes"],
-    "When DMTD breaks": lambda p: p[2]["audit_agreement"] < p[1]["audit_agreement"] < 1 and p[2]["agreement"] < p[1]["agreement"] < 1,
+    "What late layers still know": lambda p: (
+        p[1]["agreement"] == p[2]["agreement"] == 1
+        and p[2]["full_passes"] * 4 < p[0]["full_passes"]
+    ),
+    "When DMTD breaks": lambda p: (
+        p[2]["audit_agreement"] < p[1]["audit_agreement"] < 1
+        and p[2]["agreement"] < p[1]["agreement"] < 1
+    ),
     "Checked before it is written": lambda p: p[2]["agreement"] == 1 and p[1]["agreement"] < 0.7,
-    "Why heads alone repeat themselves": lambda p: p[0]["stop"] == "eos" and p[1]["stop"] == "length" and p[1]["repetition_ratio"] > 0.5,
-    "What CLP decides": lambda p: len(p[2]["spans"]) >= 3 and p[2]["audit_agreement"] > p[1]["audit_agreement"] and p[2]["tokens_per_full_pass"] < p[1]["tokens_per_full_pass"],
-    "CLP can be wrong, a check cannot": lambda p: p[1]["audit_agreement"] < 1 and p[1]["agreement"] < 1 and p[2]["agreement"] == 1,
-    "Drafts from the text itself": lambda p: p[1]["full_passes"] * 2 < p[0]["full_passes"] and p[1]["agreement"] == 1 and p[1]["extra_parameters"] == 0,
-    "Cycles as long as predicted": lambda p: p[2]["tokens_per_full_pass"] > p[1]["tokens_per_full_pass"] and p[2]["audit_agreement"] < p[1]["audit_agreement"],
+    "Why heads alone repeat themselves": lambda p: (
+        p[0]["stop"] == "eos" and p[1]["stop"] == "length" and p[1]["repetition_ratio"] > 0.5
+    ),
+    "What CLP decides": lambda p: (
+        len(p[2]["spans"]) >= 3
+        and p[2]["audit_agreement"] > p[1]["audit_agreement"]
+        and p[2]["tokens_per_full_pass"] < p[1]["tokens_per_full_pass"]
+    ),
+    "CLP can be wrong, a check cannot": lambda p: (
+        p[1]["audit_agreement"] < 1 and p[1]["agreement"] < 1 and p[2]["agreement"] == 1
+    ),
+    "Drafts from the text itself": lambda p: (
+        p[1]["full_passes"] * 2 < p[0]["full_passes"]
+        and p[1]["agreement"] == 1
+        and p[1]["extra_parameters"] == 0
+    ),
+    "Cycles as long as predicted": lambda p: (
+        p[2]["tokens_per_full_pass"] > p[1]["tokens_per_full_pass"]
+        and p[2]["audit_agreement"] < p[1]["audit_agreement"]
+    ),
     "What it costs": lambda p: p[1]["extra_parameters"] == 0 < p[2]["extra_parameters"],
 }
 
@@ -45,17 +73,39 @@ def test_there_are_ten_steps_and_each_has_its_claim():
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step["title"])
 def test_what_a_step_says_is_what_comes_out(classroom, step):
     panels = [parse_panel(panel) for panel in step["panels"]]
-    assert comparison(query(step["prompt"], panels, step["tokens"], Sampling()), classroom).panels == tuple(panels)
-    records = [record for batch in race(classroom, panels, [[{"role": "user", "content": step["prompt"]}]] * len(panels), max_new_tokens=step["tokens"]) for record in batch]
-    summaries = sorted((record for record in records if record["type"] == "summary"), key=lambda summary: summary["panel"])
-    assert CLAIMS[step["title"]](summaries), [(s["text"], s["agreement"], s["audit_agreement"], s["repetition_ratio"], s["full_passes"]) for s in summaries]
+    assert comparison(
+        query(step["prompt"], panels, step["tokens"], Sampling()), classroom
+    ).panels == tuple(panels)
+    records = [
+        record
+        for batch in race(
+            classroom,
+            panels,
+            [[{"role": "user", "content": step["prompt"]}]] * len(panels),
+            max_new_tokens=step["tokens"],
+        )
+        for record in batch
+    ]
+    summaries = sorted(
+        (record for record in records if record["type"] == "summary"),
+        key=lambda summary: summary["panel"],
+    )
+    assert CLAIMS[step["title"]](summaries), [
+        (s["text"], s["agreement"], s["audit_agreement"], s["repetition_ratio"], s["full_passes"])
+        for s in summaries
+    ]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_figures_come_from_the_race(language):
-    values = (RACE / "tour.js").read_text(encoding="utf-8").split("const TOUR_VALUES")[1].split("};")[0]
+    values = (
+        (RACE / "tour.js").read_text(encoding="utf-8").split("const TOUR_VALUES")[1].split("};")[0]
+    )
     for number, step in enumerate(STEPS, 1):
         text, then = (LANGUAGES[language][f"tour.{number}.{part}"] for part in ("text", "then"))
-        assert not re.search(r"\d ?(×|%|tokens/s)", text + then), step["title"]   # none is typed in
+        assert not re.search(r"\d ?(×|%|tokens/s)", text + then), step["title"]  # none is typed in
         for name, panel in re.findall(r"\{([\w-]+) (\d)\}", then):
-            assert int(panel) <= len(step["panels"]) and re.search(rf'"?\b{name}"?: \(s', values), (name, panel)
+            assert int(panel) <= len(step["panels"]) and re.search(rf'"?\b{name}"?: \(s', values), (
+                name,
+                panel,
+            )

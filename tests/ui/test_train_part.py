@@ -1,4 +1,5 @@
 """Training add-ons on the page: what it shows, what it leaves behind, and who may."""
+
 from __future__ import annotations
 
 import re
@@ -40,23 +41,50 @@ def part(classroom: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
 def test_clp_learns_and_the_model_uses_it(part: TrainingPart, classroom: Model, tmp_path: Path):
     before = dict(classroom.addons)
     shown = list(part.train(VISITOR, "classroom", "clp", 40))
-    stages = {match[1] for progress, _, _ in shown for match in [re.search(r'data-slot="stage"><span data-t="([\w.]+)"', progress)] if match}
-    assert "train.stage.features" in stages   # what takes less than a look is not seen
+    stages = {
+        match[1]
+        for progress, _, _ in shown
+        for match in [re.search(r'data-slot="stage"><span data-t="([\w.]+)"', progress)]
+        if match
+    }
+    assert "train.stage.features" in stages  # what takes less than a look is not seen
     words, picture, key = shown[-1]
     assert key == "classroom" and "train.done" in words and picture.count("<polyline") == 2
-    rows = [[int(n.replace(",", "")) for n in re.findall(r'class="whole">([\d,]+)<', row)] for row in re.findall(r"<tr><th.*?</tr>", picture)]
+    rows = [
+        [int(n.replace(",", "")) for n in re.findall(r'class="whole">([\d,]+)<', row)]
+        for row in re.findall(r"<tr><th.*?</tr>", picture)
+    ]
     # positions of the four conversations kept aside, by how many heads were right there
     assert len(rows) == 5 and sum(sum(row) for row in rows) > 20
-    assert classroom.addons["clp"] is not before["clp"] and all(classroom.addons[name] is module for name, module in before.items() if name != "clp")
+    assert classroom.addons["clp"] is not before["clp"] and all(
+        classroom.addons[name] is module for name, module in before.items() if name != "clp"
+    )
     folder = Path(re.search(r"<code>(.*?)</code>", words)[1])
-    modules, facts = load_addons(folder, classroom.backbone.hidden_size, torch.float32, classroom.backbone.device, classroom.base)
-    assert torch.equal(modules["clp"].linear.weight, classroom.addons["clp"].linear.weight) and facts["clp"] == classroom.addon_facts["clp"]
-    assert folder.is_relative_to(tmp_path) and facts["clp"]["data"] == "the conversations that classroom learns from"
+    modules, facts = load_addons(
+        folder,
+        classroom.backbone.hidden_size,
+        torch.float32,
+        classroom.backbone.device,
+        classroom.base,
+    )
+    assert (
+        torch.equal(modules["clp"].linear.weight, classroom.addons["clp"].linear.weight)
+        and facts["clp"] == classroom.addon_facts["clp"]
+    )
+    assert (
+        folder.is_relative_to(tmp_path)
+        and facts["clp"]["data"] == "the conversations that classroom learns from"
+    )
     # as the page says: what the panels use here, all of it
     elsewhere = load("classroom", addons=str(folder))
-    assert elsewhere.addon_facts == classroom.addon_facts and elsewhere.addons.keys() == before.keys()
+    assert (
+        elsewhere.addon_facts == classroom.addon_facts and elsewhere.addons.keys() == before.keys()
+    )
     for name, module in elsewhere.addons.items():
-        assert all(torch.equal(its, classroom.addons[name].state_dict()[part]) for part, its in module.state_dict().items())
+        assert all(
+            torch.equal(its, classroom.addons[name].state_dict()[part])
+            for part, its in module.state_dict().items()
+        )
 
     words, key = part.put_back("classroom")
     assert key == "classroom" and classroom.addons == before
@@ -67,14 +95,25 @@ def test_heads_show_the_accuracy_of_each(part: TrainingPart, classroom: Model):
     before = classroom.addons["mtp_heads"]
     words, picture, key = list(part.train(VISITOR, "classroom", "heads", 20))[-1]
     assert key == "classroom" and classroom.addons["mtp_heads"] is not before
-    assert picture.count("<polyline") == 5 and [name for name in re.findall(r'class="line-\d">(\d) ', picture)] == ["1", "2", "3", "4"]
+    assert picture.count("<polyline") == 5 and [
+        name for name in re.findall(r'class="line-\d">(\d) ', picture)
+    ] == ["1", "2", "3", "4"]
 
 
-def test_clp_learns_from_the_heads_in_memory(part: TrainingPart, classroom: Model, monkeypatch: pytest.MonkeyPatch):
+def test_clp_learns_from_the_heads_in_memory(
+    part: TrainingPart, classroom: Model, monkeypatch: pytest.MonkeyPatch
+):
     """Whatever was trained before: other heads, put back since; or for the model of this name before it was loaded again."""
     read = []
     collect = features.collect
-    monkeypatch.setattr(features, "collect", lambda name, backbone, split, heads, *more: (read.append(heads), collect(name, backbone, split, heads, *more))[1])
+    monkeypatch.setattr(
+        features,
+        "collect",
+        lambda name, backbone, split, heads, *more: (
+            read.append(heads),
+            collect(name, backbone, split, heads, *more),
+        )[1],
+    )
 
     def heads_read(model: Model) -> bool:
         read.clear()
@@ -87,7 +126,7 @@ def test_clp_learns_from_the_heads_in_memory(part: TrainingPart, classroom: Mode
     assert heads_read(classroom)
 
     again = load("classroom")
-    part.models._held["classroom"].model = again   # unloaded and loaded again
+    part.models._held["classroom"].model = again  # unloaded and loaded again
     assert "came with" in part.put_back("classroom")[0]
     assert heads_read(again)
 
@@ -103,9 +142,20 @@ def test_cancel_leaves_the_model_as_it_was(part: TrainingPart, classroom: Model,
     assert part.models._held["classroom"].users == 0
 
 
-@pytest.mark.parametrize("key,name,rows,words", [("classroom", "dmtd", 40, "one of the add-ons"), ("classroom", None, 40, "one of the add-ons"), ("Qwen3-4B", "clp", 40, "in memory"),
-                                                 ("classroom", "clp", 5, "20 to 2000"), ("classroom", "clp", 10 ** 9, "20 to 2000"), ("classroom", "clp", None, "20 to 2000")])
-def test_bad_input_is_refused_in_words(part: TrainingPart, classroom: Model, key, name, rows, words):
+@pytest.mark.parametrize(
+    "key,name,rows,words",
+    [
+        ("classroom", "dmtd", 40, "one of the add-ons"),
+        ("classroom", None, 40, "one of the add-ons"),
+        ("Qwen3-4B", "clp", 40, "in memory"),
+        ("classroom", "clp", 5, "20 to 2000"),
+        ("classroom", "clp", 10**9, "20 to 2000"),
+        ("classroom", "clp", None, "20 to 2000"),
+    ],
+)
+def test_bad_input_is_refused_in_words(
+    part: TrainingPart, classroom: Model, key, name, rows, words
+):
     before = dict(classroom.addons)
     [(said, _, arrived)] = part.train(VISITOR, key, name, rows)
     assert words in said and arrived is None and classroom.addons == before
@@ -120,8 +170,17 @@ def test_gate_without_heads_says_what_is_missing(part: TrainingPart, classroom: 
 def test_a_page_for_others_has_no_training(classroom: Model):
     for allowed in (False, True):
         page = Page(Residents(classroom), train=allowed).build()
-        assert any(getattr(block, "elem_id", None) == "train" for block in page.blocks.values()) == allowed
-        assert any(getattr(fn.fn, "__self__", None).__class__ is TrainingPart for fn in page.fns.values()) == allowed
+        assert (
+            any(getattr(block, "elem_id", None) == "train" for block in page.blocks.values())
+            == allowed
+        )
+        assert (
+            any(
+                getattr(fn.fn, "__self__", None).__class__ is TrainingPart
+                for fn in page.fns.values()
+            )
+            == allowed
+        )
 
 
 def test_who_may_train(monkeypatch: pytest.MonkeyPatch):
@@ -140,4 +199,7 @@ def test_the_confusion_matrix_counts_every_position():
     predictor = CollocationLengthPredictor(8, 3)
     h, labels = torch.randn(5000, 8), torch.randint(4, (5000,))
     said = predictor(h).argmax(-1)
-    assert confusion(predictor, Features(h, labels)) == [[int(((labels == true) & (said == column)).sum()) for column in range(4)] for true in range(4)]
+    assert confusion(predictor, Features(h, labels)) == [
+        [int(((labels == true) & (said == column)).sum()) for column in range(4)]
+        for true in range(4)
+    ]

@@ -4,6 +4,7 @@ A family is a generator of examples. Compositional families draw their content f
 a hash of that content (the pair of numbers, the set of words, the story's cast) decides whether it belongs to training or is held
 out: the seed never does.
 """
+
 from __future__ import annotations
 
 import random
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Callable
 
-HELD_OUT_SHARE = 10   # one in ten contents is held out
+HELD_OUT_SHARE = 10  # one in ten contents is held out
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,16 @@ class Example:
     messages: (role, text) pairs, roles "user" and "assistant" in turn, the last one "assistant".
     content: what makes it new: equal contents are equal tasks whatever their phrasing. None where nothing can be held out (facts, talk).
     """
+
     messages: tuple[tuple[str, str], ...]
     content: str | None = None
 
     def __post_init__(self) -> None:
         roles = [role for role, _ in self.messages]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-            raise ValueError(f"an example needs user and assistant in turn, ending with assistant; got {roles}")
+            raise ValueError(
+                f"an example needs user and assistant in turn, ending with assistant; got {roles}"
+            )
 
     @property
     def answer(self) -> str:
@@ -38,6 +42,7 @@ class Example:
 class Family:
     """name: as shown in `eval`. sample: draws one example. compositional: its answer is a function of the prompt and its content is
     held out by hash, so exact match counts. weight: its share of the training mix."""
+
     name: str
     sample: Callable[[random.Random], Example]
     compositional: bool = False

@@ -1,15 +1,29 @@
 """The mix of families: what training draws from, and the held-out prompts that `eval` asks."""
+
 from __future__ import annotations
 
 import random
 from typing import Iterator
 
-from dmtd_demo.training.world import Example, Family, arithmetic, facts, held_out, stories, talk, wordgames
+from dmtd_demo.training.world import (
+    Example,
+    Family,
+    arithmetic,
+    facts,
+    held_out,
+    stories,
+    talk,
+    wordgames,
+)
 
-FAMILIES: dict[str, Family] = {family.name: family for module in (stories, facts, talk, arithmetic, wordgames) for family in module.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for module in (stories, facts, talk, arithmetic, wordgames)
+    for family in module.FAMILIES
+}
 COMPOSITIONAL = [family for family in FAMILIES.values() if family.compositional]
 
-EARLIER_TURNS = (0, 0, 0, 0, 0, 0, 1, 1, 2, 3)   # how many unrelated exchanges come first
+EARLIER_TURNS = (0, 0, 0, 0, 0, 0, 1, 1, 2, 3)  # how many unrelated exchanges come first
 
 
 def draw(family: Family, rng: random.Random, wanted: bool) -> Example:
@@ -28,7 +42,13 @@ def training_examples(seed: str) -> Iterator[tuple[str, Example]]:
     while True:
         chosen = rng.choices(families, weights, k=1 + rng.choice(EARLIER_TURNS))
         examples = [draw(family, rng, wanted=False) for family in chosen]
-        yield chosen[-1].name, Example(tuple(message for example in examples for message in example.messages), examples[-1].content)
+        yield (
+            chosen[-1].name,
+            Example(
+                tuple(message for example in examples for message in example.messages),
+                examples[-1].content,
+            ),
+        )
 
 
 def held_out_examples(seed: int, count: int) -> list[tuple[str, Example]]:

@@ -111,7 +111,7 @@ def main() -> int:
     args = options()
     # neither these nor --help and a mistyped option wait for torch
     from dmtd_demo.errors import UserError
-    from dmtd_demo.server.address import check_address, is_loopback
+    from dmtd_demo.server.address import check_address, is_loopback, shared
 
     try:
         args.host = (
@@ -120,6 +120,7 @@ def main() -> int:
             or ("0.0.0.0" if args.lecture else None)
         )
         check_address(args.host, args.port)
+        args.share = args.share or shared()
         own = is_loopback(args.host) and not args.share
         waiting = None
         if own and not (args.no_browser or args.window or args.lecture):
@@ -141,8 +142,9 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     from dmtd_demo.models.residents import Residents
     from dmtd_demo.race.panels import parse_panel
     from dmtd_demo.race.remote_server import Remote
-    from dmtd_demo.server.allowance import Allowance, may_train
+    from dmtd_demo.server.allowance import Rules
     from dmtd_demo.server.lecture import Lecture
+    from dmtd_demo.server.trust import Trust
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import opened, serve
 
@@ -150,16 +152,17 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     # it fell on
     gc.freeze()
     gc.enable()
-    allowance = Allowance.of(public=not own)
     panels = [parse_panel(text) for text in args.panel]
     lecture = Lecture(args.class_files) if args.lecture else None
+    trust = Trust.of(args.host, args.share, lecture.address if lecture else None)
+    rules = Rules.read(owned=trust.loopback or trust.token is not None)
     if not own:
         print(
             opened(
                 args.host,
                 args.share,
-                allowance,
-                may_train(own) and not lecture,
+                rules.stranger.allowance,
+                rules.stranger.train and not lecture,
                 [str(spec.options["url"]) for spec in panels if spec.decoder == Remote.name],
                 lecture,
             )
@@ -175,11 +178,12 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     )
     for name in more:
         models.load(name, args.quantization)
-    page = build(models, own, allowance, may_train(own), panels, lecture)
+    page = build(models, rules, own and trust.loopback, panels, lecture)
     if waiting:
         waiting.close()
     serve(
         page,
+        trust,
         host=args.host,
         port=waiting.port if waiting else args.port,
         browser=not (args.no_browser or waiting),

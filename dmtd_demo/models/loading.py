@@ -83,7 +83,7 @@ def find(name: str) -> Found:
     config, module = checkpoint.config_of(raw, folder)
     return Found(
         entry.name if entry else source or folder.name,
-        entry.label if entry else source or str(folder),
+        entry.label if entry else source or folder.name,
         folder,
         source,
         entry.note if entry else "",

@@ -84,6 +84,11 @@ class Residents:
         with self._lock:
             return self._resident(key).model
 
+    def name_of(self, key: object) -> str:
+        """What it was loaded by. Raises UserError where it is not in memory."""
+        with self._lock:
+            return self._resident(key).name
+
     def peek(self, key: object) -> Model:
         """The same, or where it is not in memory the one that was used last."""
         with self._lock:
@@ -165,8 +170,10 @@ class Residents:
                 if model.quantization == "none"
                 else f"{model.name} · {model.quantization}"
             )
-            if key in self._held:  # another folder of the same name
-                key = f"{model.folder} · {model.quantization}"
+            plain, number = key, 1
+            while key in self._held:  # another folder of the same name
+                number += 1
+                key = f"{plain} ({number})"
             identity = _identity(
                 model.folder or Path(model.name), model.quantization, model.backbone.dtype
             )

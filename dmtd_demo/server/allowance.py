@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Callable
 
 from dmtd_demo.errors import UserError
+from dmtd_demo.server.trust import standing_of
 
 MINUTE = 60.0
 FEWEST_PANELS, MOST_PANELS = 2, 4  # of one race on the page
@@ -70,6 +71,38 @@ def may_train(own: bool) -> bool:
             f"DMTD_TRAIN needs 1 where visitors may train add-ons, or 0 where they may not; got {text!r}"
         )
     return text == "1" if text else own
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What one visitor may. anything: load any folder or hub id, and see where folders lie.
+    train: train add-ons. allowance: of each race."""
+
+    anything: bool = False
+    train: bool = False
+    allowance: Allowance = Allowance()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the owner of a page may, and what everybody else."""
+
+    owner: Rights = Rights()
+    stranger: Rights = Rights()
+
+    @classmethod
+    def read(cls, owned: bool) -> Rules:
+        """The settings of the environment. owned: whether the page has an owner at all. Raises
+        UserError."""
+        stranger = Rights(False, may_train(False), Allowance.of(public=True))
+        if not owned:
+            return cls(stranger, stranger)
+        return cls(Rights(True, may_train(True), Allowance.of(public=False)), stranger)
+
+    def of(self, request: object) -> Rights:
+        """What the request of an event may: asked where the work is done, whatever the page
+        shows."""
+        return self.owner if standing_of(request).owner else self.stranger
 
 
 class Turnstile:

@@ -12,13 +12,33 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from dmtd_demo.errors import UserError
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 INLINE = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
-HUB = "https://huggingface.co https://*.huggingface.co"  # whose pages show a Space in a frame
+# whose pages show a Space in a frame
+HUB = "https://huggingface.co https://*.huggingface.co https://hf.co https://*.hf.space"
+FRAMES = "DMTD_FRAMES"
+ORIGIN = re.compile(r"https?://(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:[0-9]{1,5})?", re.IGNORECASE)
+# Gradio's page asks for it at the root of the site, wherever the page is
+MANIFEST = (b'href="/manifest.json"', b'href="./manifest.json"')
+
+
+def frames() -> str:
+    """Whose pages may show this one in a frame, as frame-ancestors has it: on a Space the hub's,
+    and those of DMTD_FRAMES. Raises UserError where one of these is no origin."""
+    given = os.environ.get(FRAMES, "").replace(",", " ").split()
+    for origin in given:
+        if not ORIGIN.fullmatch(origin):
+            raise UserError(
+                f"{FRAMES} needs origins such as https://example.org, with commas between them;"
+                f" got {origin!r}"
+            )
+    return " ".join(["'self'", *([HUB] if os.environ.get("SPACE_ID") else []), *given])
 
 
 def policy(page: bytes) -> str:
@@ -27,10 +47,9 @@ def policy(page: bytes) -> str:
         f"'sha256-{base64.b64encode(hashlib.sha256(_as_parsed(script)).digest()).decode()}'"
         for script in INLINE.findall(page)
     )
-    frames = f"'self' {HUB}" if os.environ.get("SPACE_ID") else "'self'"
     return (
         f"default-src 'none'; script-src 'self' 'unsafe-eval' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-        f"manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'none'; frame-ancestors {frames}"
+        f"manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'none'; frame-ancestors {frames()}"
     )
 
 
@@ -104,7 +123,11 @@ class Headers:
                 body += message.get("body", b"")
                 if not message.get("more_body"):
                     if html:
-                        start["headers"].append((b"content-security-policy", policy(body).encode()))
+                        body = body.replace(*MANIFEST)
+                        kept = [each for each in start["headers"] if each[0] != b"content-length"]
+                        length = (b"content-length", str(len(body)).encode())
+                        said = (b"content-security-policy", policy(body).encode())
+                        start["headers"] = [*kept, length, said]
                     if key and start["status"] == 200 and len(self._kept) < self.MOST_KEPT:
                         self._kept[key] = {**start, "headers": list(start["headers"])}, body
                     await send(start)

@@ -50,9 +50,6 @@ class Lecture:
         self.listeners = 0
         self.files = _read(Path(files)) if files else []
 
-    def is_lecturer(self, host: str) -> bool:
-        return host in ("127.0.0.1", "::1", self.address)
-
     def publish(self, record: Record) -> None:
         """The race that everybody sees from now on; its lines may still grow."""
         self.record = record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,30 +23,38 @@ from dmtd_demo.measure.availability import (
 )
 from dmtd_demo.models.catalog import CATALOG, Entry
 from dmtd_demo.models.download import download
+from dmtd_demo.models.hub import is_id
 from dmtd_demo.models.loading import entry_of, find
 from dmtd_demo.models.memory import Sizes, amount
 from dmtd_demo.models.placement import QUANTIZATIONS
 from dmtd_demo.models.residents import Arrival, Residents
 from dmtd_demo.progress import Progress
+from dmtd_demo.server.allowance import Rights, Rules
 from dmtd_demo.server.job import Jobs
 from dmtd_demo.ui.i18n import control
 from dmtd_demo.web.texts import label, slot, span
 
 OTHER = "another"  # the choice that the text field belongs to
+FAILED = "the model could not be loaded; whoever runs this page sees why in its console"
 Wanted = tuple[str, str]  # name, quantization
 
 logger = logging.getLogger(__name__)
 
 
 class ModelPicker:
-    """anything: whether visitors may name any folder or hub id, and not only choose from the list: only where they sit at this machine. fixed: whether the models that are in memory
-    now are all that there will be."""
+    """rules: whether a visitor may name any folder or hub id, and not only choose from the list. fixed: whether the models that are in memory now are all that there will be.
+    shown: whether the page as it comes offers any other."""
 
-    def __init__(self, models: Residents, anything: bool = False, fixed: bool = False) -> None:
+    def __init__(
+        self, models: Residents, rules: Rules, fixed: bool = False, shown: bool = False
+    ) -> None:
         self.models = models
-        self.names = list(dict.fromkeys([*CATALOG, *models.names]))
-        self.first = models.names[0]
-        self.anything = anything and not fixed
+        self.rules = rules
+        self.names = _names([*CATALOG, *models.names])
+        self.first = next(value for value, name in self.names.items() if name == models.names[0])
+        # whether there is anybody who may
+        self.anything = (rules.owner.anything or rules.stranger.anything) and not fixed
+        self.shown = shown
         self.fixed = fixed
         self.jobs = Jobs()
         self.device = models.get(models.keys[0]).device.partition(":")[0]
@@ -58,11 +66,8 @@ class ModelPicker:
             with gr.Column(elem_id="model-box"):
                 with gr.Row(elem_id="model-columns"):
                     with gr.Column(elem_id="model-left", min_width=200):
-                        choices = [(self._label(name), name) for name in self.names] + (
-                            [(control("models.another"), OTHER)] if self.anything else []
-                        )
                         self.choice = gr.Radio(
-                            choices,
+                            self._choices(self.shown),
                             value=self.first,
                             label=control("models.choice"),
                             elem_id="model-choice",
@@ -78,8 +83,8 @@ class ModelPicker:
                                 visible=False,
                             )
                     with gr.Column(elem_id="model-right", min_width=260):
-                        entry = self._entry(self.first)
-                        self.facts = gr.HTML(self._facts(entry), elem_id="model-facts")
+                        entry = self._entry(self.names[self.first])
+                        self.facts = gr.HTML(self._facts(entry, False), elem_id="model-facts")
                         self.quantization = gr.Radio(
                             elem_id="model-quantization",
                             label=control("models.quantization"),
@@ -162,14 +167,23 @@ class ModelPicker:
             **hidden,
         )
 
-    def look(self, choice: Any, other: Any = "") -> list[Any]:
+    def show_choices(self, rights: Rights) -> Any:
+        """The models that a visitor with these rights is offered."""
+        return gr.update(choices=self._choices(rights.anything))
+
+    def _choices(self, anything: bool) -> list[tuple[str, str]]:
+        listed = [(self._label(value), value) for value in self.names]
+        return [*listed, (control("models.another"), OTHER)] if anything else listed
+
+    def look(self, request: gr.Request, choice: Any, other: Any = "") -> list[Any]:
         """What the picker says about the chosen model."""
-        field = [gr.update(visible=choice == OTHER)] if self.anything else []
+        rights = self.rules.of(request)
+        field = [gr.update(visible=choice == OTHER and rights.anything)] * self.anything
         try:
-            name = self._name(choice, other)
+            name = self._name(choice, other, rights)
             entry = self._entry(name)
             return [
-                self._facts(entry),
+                self._facts(entry, rights.anything),
                 gr.update(**self._quantizations(entry)),
                 self._reason(entry, None),
                 *field,
@@ -177,16 +191,17 @@ class ModelPicker:
         except UserError as error:
             words = (
                 f"<p>{span('models.other.hint')}</p>"
-                if choice == OTHER and not other
-                else complaint(error)
+                if choice == OTHER and not other and rights.anything
+                else self._complaint(error, rights)
             )
             return [words, gr.skip(), "", *field]
 
-    def explain(self, choice: Any, quantization: Any, other: Any = "") -> str:
+    def explain(self, request: gr.Request, choice: Any, quantization: Any, other: Any = "") -> str:
+        rights = self.rules.of(request)
         try:
-            return self._reason(self._entry(self._name(choice, other)), quantization)
+            return self._reason(self._entry(self._name(choice, other, rights)), quantization)
         except UserError as error:
-            return complaint(error)
+            return self._complaint(error, rights)
 
     def refresh(self) -> Any:
         """Other visitors load and unload too."""
@@ -197,25 +212,27 @@ class ModelPicker:
     ) -> Iterator[tuple[Any, Wanted | None]]:
         """Everything that needs no device: whether it may be, whether it fits, and the download."""
         job = self.jobs.new(str(request.session_hash))
+        rights = self.rules.of(request)
         try:
             self._check_fixed()
             if quantization not in QUANTIZATIONS:
                 raise UserError(
                     f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}"
                 )
-            name = self._name(choice, other)
+            name = self._name(choice, other, rights)
             for state in job.run(
                 lambda progress: self._fetch(name, quantization, progress), wait=False
             ):
-                yield _bar(name, state), None
-            yield f'<p role="status">{span("models.waiting", name=name)}</p>', (name, quantization)
+                yield _bar(self._called(name), state), None
+            words = span("models.waiting", name=self._called(name))
+            yield f'<p role="status">{words}</p>', (name, quantization)
         except Cancelled:
             yield self._cancelled(), None
         except UserError as error:
-            yield complaint(error), None
+            yield self._complaint(error, rights), None
         except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
             logger.exception("a model could not be prepared")
-            yield complaint(error), None
+            yield self._complaint(error, rights), None
 
     def bring(self, wanted: Wanted | None, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
         """The weights into memory. No race runs meanwhile."""
@@ -224,12 +241,16 @@ class ModelPicker:
             return
         name, quantization = wanted
         job = self.jobs.latest(str(request.session_hash))
+        rights = self.rules.of(request)
         began = time.monotonic()
         try:
+            self._check_fixed()
+            # what was granted a moment ago was granted to that request, not to this one
+            self._check_listed(name, rights)
             if job.cancelled.is_set():  # while it waited
                 raise Cancelled
             arrival: Arrival = yield from self._bars(
-                name,
+                self._called(name),
                 job.run(lambda progress: self.models.load(name, quantization, progress), wait=True),
             )
             yield (
@@ -240,10 +261,10 @@ class ModelPicker:
         except Cancelled:
             yield self._cancelled(), None, gr.update(**self._loaded())
         except UserError as error:
-            yield complaint(error), None, gr.update(**self._loaded())
+            yield self._complaint(error, rights), None, gr.update(**self._loaded())
         except Exception as error:
             logger.exception("a model could not be loaded")
-            yield complaint(error), None, gr.update(**self._loaded())
+            yield self._complaint(error, rights), None, gr.update(**self._loaded())
 
     def _bars(
         self, name: str, states: Iterator[tuple[str, int, int]]
@@ -259,17 +280,20 @@ class ModelPicker:
     def request_cancel(self, request: gr.Request) -> None:
         self.jobs.latest(str(request.session_hash)).cancelled.set()
 
-    def drop(self, key: Any) -> tuple[str, Any]:
+    def drop(self, key: Any, request: gr.Request) -> tuple[str, Any]:
+        rights = self.rules.of(request)
         try:
             self._check_fixed()
             before = self.models.get(key).memory
+            if not rights.anything and self.models.name_of(key) not in self.names.values():
+                raise UserError(f"{key} is not of this page's list: its owner alone unloads it")
             self.models.unload(key)
             return (
                 f'<p role="status">{span("models.left", key=key, memory=amount(before))}</p>',
                 gr.update(**self._loaded()),
             )
         except UserError as error:
-            return complaint(error), gr.update(**self._loaded())
+            return self._complaint(error, rights), gr.update(**self._loaded())
 
     def _check_fixed(self) -> None:
         if self.fixed:
@@ -277,21 +301,46 @@ class ModelPicker:
                 f"the models of this page are fixed ({', '.join(self.models.keys)}): start the app on your own machine for any other"
             )
 
-    def _name(self, choice: Any, other: Any) -> str:
-        """What the visitor asks for, where they may. Raises UserError."""
-        name = choice
-        if choice == OTHER and self.anything:
+    def _name(self, choice: Any, other: Any, rights: Rights) -> str:
+        """What the visitor asks for, where they may. Raises UserError, in words that are the same
+        for what is there and what is not."""
+        if choice == OTHER and self.anything and rights.anything:
             name = str(other or "").strip().strip("\"'")
             if not name:
                 raise UserError(
                     "another model needs the path of a folder, or a hub id such as Qwen/Qwen3-0.6B; the field is empty"
                 )
             return str(Path(name).expanduser()) if name.startswith("~") else name
-        if name not in self.names:
-            raise UserError(
-                f"this page runs the models of its list ({', '.join(self.names)}); got {name!r}: start the app on your own machine for any other"
-            )
-        return name
+        if not isinstance(choice, str) or choice not in self.names:
+            raise self._not_listed(choice)
+        return self.names[choice]
+
+    def _check_listed(self, name: str, rights: Rights) -> None:
+        """Raises UserError where a model was named that this visitor may not load."""
+        if not (self.anything and rights.anything) and name not in self.names.values():
+            raise self._not_listed(name)
+
+    def _not_listed(self, choice: Any) -> UserError:
+        return UserError(
+            f"this page runs the models of its list ({', '.join(self.names)}); got {choice!r}:"
+            " start the app on your own machine for any other"
+        )
+
+    def _called(self, name: str) -> str:
+        """A model as the page calls it."""
+        return next((value for value, listed in self.names.items() if listed == name), name)
+
+    def _complaint(self, error: Exception, rights: Rights) -> str:
+        """A sentence for this visitor, which says to strangers neither where folders lie nor what
+        went wrong inside."""
+        if rights.anything:
+            return complaint(error)
+        words = str(error) if isinstance(error, UserError) else FAILED
+        for value, name in self.names.items():
+            if value != name:
+                for path in (str(Path(name).resolve()), name):
+                    words = words.replace(path, value)
+        return complaint(UserError(words))
 
     def _entry(self, name: str) -> Entry:
         return CATALOG[name] if name in CATALOG else entry_of(find(name))
@@ -312,15 +361,21 @@ class ModelPicker:
 
     def _label(self, name: str) -> str:
         if name not in CATALOG:
-            return Path(name).name
+            return name
         sizes = Sizes.of(CATALOG[name].family, CATALOG[name].shape)
         return f"{name} · {_parameters(sizes.parameters)}"
 
-    def _facts(self, entry: Entry) -> str:
+    def _facts(self, entry: Entry, paths: bool) -> str:
+        """paths: whether the visitor may see where folders lie."""
         d = describe(entry, self.device)
+        model = entry.source if entry.is_local and paths else d["name"]
+        where = _where(d)
+        if not paths and Path(d["source"]).is_absolute():
+            where = span("where.folder", source=d["name"])
+            d |= {"label": d["name"], "source": d["name"]}
         facts = [
             f"<h3>{escape(d['label'])}</h3>",
-            f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']), where=slot('where', _where(d)))}</p>",
+            f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']), where=slot('where', where))}</p>",
             f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>",
         ]
         if d["missing"] and d["published"]:
@@ -337,7 +392,7 @@ class ModelPicker:
                 "\n".join(
                     [
                         *training(d),
-                        f"python app.py --model {entry.source if entry.is_local else d['name']} --addons runs/{d['name']}/addons",
+                        f"python app.py --model {model} --addons runs/{d['name']}/addons",
                     ]
                 )
             )
@@ -415,6 +470,21 @@ class ModelPicker:
 
     def _cancelled(self) -> str:
         return f'<p role="status">{span("models.cancelled", keys=", ".join(self.models.keys))}</p>'
+
+
+def _names(names: Iterable[str]) -> dict[str, str]:
+    """The models by what the page calls them: a folder by its own name, because strangers see it
+    and its path is nobody's business but the owner's."""
+    called: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        folder = name not in CATALOG and not is_id(name) or Path(name).is_dir()
+        plain = Path(name).resolve().name if folder and name not in CATALOG else name
+        value, number = plain, 1
+        while value in called or value == OTHER:
+            number += 1
+            value = f"{plain} ({number})"
+        called[value] = name
+    return called
 
 
 def _bar(name: str, state: tuple[str, int, int]) -> str:

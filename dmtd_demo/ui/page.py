@@ -22,9 +22,17 @@ from dmtd_demo.race.race import race
 from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.server import zero
-from dmtd_demo.server.allowance import FEWEST_PANELS, MOST_PANELS, Allowance, Turnstile, address_of
+from dmtd_demo.server.allowance import (
+    FEWEST_PANELS,
+    MOST_PANELS,
+    Rights,
+    Rules,
+    Turnstile,
+    address_of,
+)
 from dmtd_demo.server.lecture import Lecture
 from dmtd_demo.server.stops import Stops
+from dmtd_demo.server.trust import standing_of
 from dmtd_demo.server.turns import Turns
 from dmtd_demo.ui import controls, links, stream
 from dmtd_demo.ui.chat import Chat, answered
@@ -33,7 +41,7 @@ from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lines
 from dmtd_demo.ui.models import ModelPicker
 from dmtd_demo.ui.question import Question, whole
-from dmtd_demo.ui.race_view import RaceView, serve_plotly
+from dmtd_demo.ui.race_view import PLOTLY_PATH, RaceView
 from dmtd_demo.ui.tour import Tour
 from dmtd_demo.ui.training import TrainingPart
 from dmtd_demo.web import replay_file, wire
@@ -82,29 +90,35 @@ def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpe
 class Page:
     """The page. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
 
-    models: those that are there at the start. anything: whether visitors may load any folder or hub id. allowance: of each visitor. train: whether they may train add-ons.
-    panels: those to begin with; the servers of remote ones among them are the only ones that can be asked. lecture: where a class shares the page."""
+    models: those that are there at the start. rules: what the owner may, and what strangers may. own: whether the page is the owner's as it comes, and a stranger's after a
+    moment, or the other way round. panels: those to begin with; the servers of remote ones among them are the only ones that can be asked. lecture: where a class shares the
+    page, the owner is the lecturer."""
 
     def __init__(
         self,
         models: Residents,
-        anything: bool = False,
-        allowance: Allowance = Allowance(),
-        train: bool = False,
+        rules: Rules = Rules(),
+        own: bool = False,
         panels: Sequence[PanelSpec] = (),
         lecture: Lecture | None = None,
     ) -> None:
         self.models = models
+        self.rules = rules
+        self.built_for = rules.owner if own else rules.stranger
         self.lecture = lecture
         self.turns = Turns() if lecture else None
         lent = on_zero_gpu()
         self.racing = zero.Lent(models, gr.Error).race if lent else race
         # loading takes the device from everybody
-        self.picker = ModelPicker(self.models, anything, fixed=lent or lecture is not None)
-        self.training = TrainingPart(self.models) if train and not lent and not lecture else None
+        fixed = lent or lecture is not None
+        self.picker = ModelPicker(self.models, rules, fixed, shown=self.built_for.anything)
+        train = (rules.owner.train or rules.stranger.train) and not fixed
+        self.training = TrainingPart(self.models, rules) if train else None
         self.first = model = models.get(models.keys[0])
         self.stops = Stops()
-        self.turnstile = Turnstile(allowance)
+        self.turnstiles = {
+            rights: Turnstile(rights.allowance) for rights in (rules.owner, rules.stranger)
+        }
         self.specs = first_panels(model, panels)
         self.shown = max(FEWEST_PANELS, len(panels)) if panels else PANELS_SHOWN
         self.servers = {str(spec): spec for spec in panels if spec.decoder == Remote.name}
@@ -157,12 +171,12 @@ class Page:
             self.view = RaceView(
                 wire.layout(self.shown),
                 hints,
-                serve_plotly(),
+                PLOTLY_PATH.lstrip("/"),
                 replay_file.template(),
                 elem_id="race",
             )
             if self.training:
-                self.training.build()
+                self.training.build(visible=self.built_for.train)
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
             # filled by the page's script as Run is pressed (question.py)
             self.question = gr.Textbox(visible=False)
@@ -175,7 +189,8 @@ class Page:
             # race, to mark them as waiting: 14 ms on a laptop
             for event in page.fns.values():
                 event.show_progress_on = [head]
-        page.queue(max_size=CLASS if self.lecture else WAITING_VISITORS)
+        # nobody passes by the queue, in which one race at a time has the device
+        page.queue(max_size=CLASS if self.lecture else WAITING_VISITORS, api_open=False)
         page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
         return page
 
@@ -383,7 +398,9 @@ class Page:
                 [*panel.inputs, panel.sentence, line],
                 **now,
             ).then(**show_lines)
-        page.load(self.arrive, None, adopted, **now).then(**show_lines).then(
+        granted = [self.picker.choice] * self.picker.anything
+        granted += [self.training.part] if self.training else []
+        page.load(self.arrive, None, [*adopted, *granted], **now).then(**show_lines).then(
             self.open_link, keys, compared, **now
         )
         address = gr.Textbox(visible=False)
@@ -425,8 +442,9 @@ class Page:
                 )
                 prompt = conversations[0][-1]["content"]
                 check_text(prompt)
-                self.turnstile.allowance.check(prompt, question.max_new_tokens, len(specs))
-                self.turnstile.enter(address_of(request))
+                turnstile = self.turnstiles[self.rules.of(request)]
+                turnstile.allowance.check(prompt, question.max_new_tokens, len(specs))
+                turnstile.enter(address_of(request))
                 wanted = stream.Wanted(
                     run,
                     specs,
@@ -466,12 +484,8 @@ class Page:
             )
 
     def _lectures(self, request: gr.Request) -> bool:
-        """Whether a request comes from this machine itself; what a proxy on it passes on does not."""
-        return (
-            self.lecture is not None
-            and "x-forwarded-for" not in request.headers
-            and self.lecture.is_lecturer(address_of(request))
-        )
+        """Whether a request is the lecturer's, whose races everybody sees."""
+        return self.lecture is not None and standing_of(request).owner
 
     def _chosen(self, question: Question) -> tuple[list[Any], list[PanelSpec]]:
         """The models' keys and the panels that it names. Raises UserError."""
@@ -544,13 +558,23 @@ class Page:
             ),
         ]
 
-    def arrive(self) -> list[Any]:
-        """A new visitor: the page was built for the model that was there at the start, which may have left, or be no longer the only one."""
+    def arrive(self, request: gr.Request) -> list[Any]:
+        """A new visitor: the page was built for the model that was there at the start, which may have left, or be no longer the only one; and for the owner, or for strangers."""
         keys, first = self.models.keys, self.panels[0].model.value
         # not asked of the page: it goes through the inputs of every event that has ended at each
         # event of a race
         built = [component.value for panel in self.panels for component in panel.inputs]
-        return self.adopt(None if keys == [first] else first if first in keys else keys[-1], *built)
+        key = None if keys == [first] else first if first in keys else keys[-1]
+        return [*self.adopt(key, *built), *self._granted(self.rules.of(request))]
+
+    def _granted(self, rights: Rights) -> list[Any]:
+        """What is shown besides, or no longer, where a visitor may something else than those for
+        whom the page was built."""
+        as_built = rights == self.built_for
+        parts = [gr.skip() if as_built else self.picker.show_choices(rights)] * self.picker.anything
+        if self.training:
+            parts.append(gr.skip() if as_built else gr.update(visible=rights.train))
+        return parts
 
     def change_model(self, index: int, *values: Any) -> list[Any]:
         """One panel gets another of the models in memory."""
@@ -662,10 +686,9 @@ def _can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
 
 def build(
     models: Residents,
-    anything: bool = False,
-    allowance: Allowance = Allowance(),
-    train: bool = False,
+    rules: Rules = Rules(),
+    own: bool = False,
     panels: Sequence[PanelSpec] = (),
     lecture: Lecture | None = None,
 ) -> gr.Blocks:
-    return Page(models, anything, allowance, train, panels, lecture).build()
+    return Page(models, rules, own, panels, lecture).build()

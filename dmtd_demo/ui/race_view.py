@@ -11,16 +11,11 @@ import plotly
 
 from dmtd_demo.web.files import script
 
+PLOTLY_PATH = "/plotly.min.js"  # where the door serves it
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 # No ${value} in the template: Gradio never touches what the script draws.
 TEMPLATE = '<section class="race" data-status="idle"></section>'
-
-
-def serve_plotly() -> str:
-    """Let Gradio serve Plotly's own script from the installed package, and only that file; the address to load it from."""
-    gr.set_static_paths([PLOTLY])
-    return f"gradio_api/file={PLOTLY.as_posix()}"
 
 
 class RaceView(gr.HTML):

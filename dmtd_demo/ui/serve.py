@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import webbrowser
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -15,13 +16,18 @@ from starlette.middleware import Middleware
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import on_zero_gpu
 from dmtd_demo.server import window
+from dmtd_demo.server.address import bracketed, straight_to_loopback, without_socks
 from dmtd_demo.server.allowance import Allowance
-from dmtd_demo.server.headers import Headers
+from dmtd_demo.server.door import Door
+from dmtd_demo.server.headers import Headers, frames
 from dmtd_demo.server.lecture import Broadcast, Lecture
+from dmtd_demo.server.trust import Trust
 from dmtd_demo.ui.i18n import I18N
+from dmtd_demo.ui.race_view import PLOTLY, PLOTLY_PATH
 from dmtd_demo.ui.sessions import SESSIONS, Sessions
 from dmtd_demo.ui.theme import theme
 from dmtd_demo.web.files import ICON, STYLE
+from dmtd_demo.web.texts import english
 
 THREADS = 200  # where a class shares the page: each race that waits holds one
 TRAINING = "They can train add-ons, which are written under runs/ and keep the machine from everybody else meanwhile; other files they cannot read or write here."
@@ -90,6 +96,7 @@ def _until_closed(page: gr.Blocks) -> None:
 
 def serve(
     page: gr.Blocks,
+    trust: Trust,
     host: str | None = None,
     port: int | None = None,
     browser: bool = True,
@@ -100,35 +107,49 @@ def serve(
     """Serve the page until it is interrupted, or until its own window is closed. host and port None leave the choice to Gradio's own environment."""
     # otherwise prompts are kept in the visitor's browser
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
+    # otherwise whoever asks from this machine writes down what address the request comes from
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "none")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
     routes.StateHolder = Sessions
+    frames()  # what is wrong with the setting is said before the start
+    door = Middleware(Door, trust=trust, files={PLOTLY_PATH: PLOTLY}, title=english("page.title"))
     try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            inbrowser=browser and not own_window,
-            share=share or None,
-            pwa=True,
-            favicon_path=ICON,
-            prevent_thread_lock=own_window,
-            footer_links=[],
-            theme=theme(),
-            css_paths=[STYLE],
-            i18n=I18N,
-            # the page takes no files: a race is opened in the browser
-            app_kwargs={
-                "middleware": [
-                    *([Middleware(Broadcast, lecture)] if lecture else []),
-                    Middleware(Headers),
-                ]
-            },
-            max_file_size=1,
-            ssr_mode=False,  # one server, one policy
-            state_session_capacity=SESSIONS,
-            max_threads=THREADS if lecture else 40,
-        )
-        if own_window:
-            _until_closed(page)
+        with straight_to_loopback(asks_others=share):
+            page.launch(
+                server_name=bracketed(host),
+                server_port=port,
+                share=share or None,
+                pwa=True,
+                favicon_path=ICON,
+                # what comes after the start is said, and opened, here
+                prevent_thread_lock=True,
+                footer_links=[],
+                theme=theme(),
+                css_paths=[STYLE],
+                i18n=I18N,
+                app_kwargs={
+                    "middleware": [
+                        door,
+                        *([Middleware(Broadcast, lecture)] if lecture else []),
+                        Middleware(Headers),
+                    ]
+                },
+                max_file_size=1,  # the page takes no files: a race is opened in the browser
+                ssr_mode=False,  # one server, one policy
+                enable_monitoring=False,
+                state_session_capacity=SESSIONS,
+                max_threads=THREADS if lecture else 40,
+            )
     except OSError as error:
         raise UserError(f"the page needs a free port to listen on; {error}") from error
+    except ImportError as error:
+        raise without_socks(error) from None
+    if trust.token:
+        print(f"* The owner's rights from anywhere else: {page.local_url}?token={trust.token}")
+    if own_window:
+        _until_closed(page)
+        return
+    if browser:
+        webbrowser.open(page.share_url or page.local_url)
+    page.block_thread()

@@ -22,7 +22,9 @@ from dmtd_demo.models.addons import load_addons, save_addon
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.progress import Progress
+from dmtd_demo.server.allowance import Rules
 from dmtd_demo.server.job import Jobs
+from dmtd_demo.server.trust import standing_of
 from dmtd_demo.training.any_model import Moment, train_addon
 from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
@@ -66,14 +68,19 @@ class Curves:
 
 
 class TrainingPart:
-    def __init__(self, models: Residents) -> None:
+    """rules: who may train."""
+
+    def __init__(self, models: Residents, rules: Rules) -> None:
         self.models = models
+        self.rules = rules
         self.jobs = Jobs()
         # the add-ons and facts that it came with
         self.earlier: WeakKeyDictionary[Model, tuple[dict, dict]] = WeakKeyDictionary()
 
-    def build(self) -> None:
-        with gr.Accordion(control("train.title"), open=False, elem_id="train") as self.part:
+    def build(self, visible: bool = True) -> None:
+        with gr.Accordion(
+            control("train.title"), open=False, visible=visible, elem_id="train"
+        ) as self.part:
             with gr.Row(elem_id="train-columns"):
                 with gr.Column(elem_id="train-left", min_width=240):
                     gr.HTML(f"<p>{span('train.about')}</p>")
@@ -140,6 +147,7 @@ class TrainingPart:
         job = self.jobs.new(str(request.session_hash))
         curves = Curves()
         try:
+            self._check(request)
             if name not in STEPS:
                 raise UserError(
                     f"training needs one of the add-ons {', '.join(STEPS)}; got {name!r}"
@@ -232,9 +240,10 @@ class TrainingPart:
     def request_cancel(self, request: gr.Request) -> None:
         self.jobs.latest(str(request.session_hash)).cancelled.set()
 
-    def put_back(self, key: Any) -> tuple[Any, Any]:
+    def put_back(self, key: Any, request: gr.Request) -> tuple[Any, Any]:
         """The add-ons that the model came with."""
         try:
+            self._check(request)
             model = self.models.get(key)
             if model not in self.earlier:
                 raise UserError(f"{key} has the add-ons that it came with")
@@ -245,6 +254,12 @@ class TrainingPart:
             return f'<p role="status">{span("train.put_back", key=key)}</p>', key
         except UserError as error:
             return complaint(error), None
+
+    def _check(self, request: gr.Request) -> None:
+        """Raises UserError where this visitor may not train."""
+        if not self.rules.of(request).train:
+            because = standing_of(request).because or "DMTD_TRAIN=0 leaves it to nobody"
+            raise UserError(f"training is not open to this request: {because}")
 
     def _models(self) -> dict[str, Any]:
         keys = self.models.keys

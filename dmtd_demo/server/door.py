@@ -9,6 +9,7 @@ same 404, and so does whatever a later Gradio adds.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -16,9 +17,10 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from dmtd_demo.server.headers import Receive, Scope, Send
+from dmtd_demo.server.headers import Message, Receive, Scope, Send
 from dmtd_demo.server.trust import STATE, Standing, Trust
 
+logger = logging.getLogger(__name__)
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 READ = re.compile(
@@ -31,6 +33,10 @@ SAID = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+MOST_BYTES = 4 << 20  # of what one event of the page sends: a prompt, and the page's controls
+MOST_SESSIONS = 2000
+HEARTBEAT = "/gradio_api/heartbeat/"
+ODD = {"detail": "An event of this page needs to be asked for as its script does."}
 WRONG = "This token is not the one of the page that runs now: its console shows that one."
 
 
@@ -43,17 +49,59 @@ class Door:
         self.trust = trust
         self.files = files
         self.title = title
+        self._owners: dict[str, None] = {}  # the owner's sessions, the latest last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             standing = self.trust.judge(scope)
             scope.setdefault("state", {})[STATE] = standing
-            await (self._answer(scope, standing) or self.app)(scope, receive, send)
+            await (self._answer(scope, standing) or self._page)(scope, receive, send)
         elif scope["type"] == "websocket":  # the page has none
             await receive()
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self.app(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What Gradio answers. Whatever it fails at is one line of the log, which strangers could
+        fill else."""
+        began = False
+
+        async def begin(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        asked: object = None
+        if scope["method"] == "POST":
+            body = await _body(receive)
+            asked = _event(body)
+            if isinstance(asked, Response):
+                await asked(scope, receive, send)
+                return
+            receive = _again(body or b"", receive)
+        if not self._may_use(_session(scope, asked), scope["state"][STATE]):
+            await JSONResponse(ODD, 403, SAID)(scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive, begin)
+        except Exception as error:
+            logger.warning(
+                "%s %s: %s: %s", scope["method"], scope["path"], type(error).__name__, error
+            )
+            if not began:
+                await JSONResponse(ODD, 500, SAID)(scope, receive, send)
+
+    def _may_use(self, session: str, standing: Standing) -> bool:
+        """Whether this request may hear and steer a session: the owner's are the owner's alone."""
+        if not standing.owner:
+            return session not in self._owners
+        if session:
+            self._owners.pop(session, None)
+            self._owners[session] = None
+            if len(self._owners) > MOST_SESSIONS:
+                del self._owners[next(iter(self._owners))]
+        return True
 
     def _answer(self, scope: Scope, standing: Standing) -> Response | None:
         """What is answered here; None: the page answers."""
@@ -97,6 +145,65 @@ def route(scope: Scope) -> str:
     """The path below the one that the page is served under, as Gradio's routes see it."""
     path, root = scope["path"], scope.get("root_path", "")
     return path[len(root) :] or "/" if root and (path + "/").startswith(root + "/") else path
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """What a request sends; None where that is more than any event of the page needs."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":  # whoever asked has left
+            return body
+        body += message.get("body", b"")
+        if len(body) > MOST_BYTES:
+            return None
+        if not message.get("more_body"):
+            return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What has been read already, once more."""
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def next_message() -> Message:
+        return next(messages, None) or await receive()
+
+    return next_message
+
+
+def _event(body: bytes | None) -> object:
+    """What a page's script asks for; a refusal, where it asks for something else. The values of the
+    page's controls are texts, numbers and lists: Gradio reads an object among them as a file, which
+    it looks for here or fetches."""
+    if body is None:
+        return JSONResponse({"detail": f"An event has at most {MOST_BYTES:,} bytes."}, 413, SAID)
+    try:
+        asked = json.loads(body)
+        if (
+            isinstance(asked, dict)
+            and not asked.get("batched")
+            and not _has_object(asked.get("data"))
+        ):
+            return asked
+    except (ValueError, RecursionError):
+        pass
+    return JSONResponse(ODD, 400, SAID)
+
+
+def _session(scope: Scope, asked: object) -> str:
+    """Which of Gradio's sessions a request names; empty where it names none."""
+    if isinstance(asked, dict):
+        return str(asked.get("session_hash") or "")
+    path = route(scope)
+    if path.startswith(HEARTBEAT):
+        return path.removeprefix(HEARTBEAT)
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("session_hash", "")
+
+
+def _has_object(value: object) -> bool:
+    if isinstance(value, list):
+        return any(map(_has_object, value))
+    return isinstance(value, dict)
 
 
 def _me(standing: Standing) -> Response:

@@ -52,6 +52,16 @@ class OpenDropdown(gr.Dropdown):
         return "dropdown"
 
 
+class OpenRadio(gr.Radio):
+    """Buttons of which one is pressed, likewise."""
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+    def get_block_name(self) -> str:
+        return "radio"
+
+
 def kind_of(option: Field) -> str:
     """Which component suits an option: a list for choices, a slider for a share of something, a field for the rest."""
     meta = option.metadata

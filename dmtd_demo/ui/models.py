@@ -31,6 +31,7 @@ from dmtd_demo.models.residents import Arrival, Residents
 from dmtd_demo.progress import Progress
 from dmtd_demo.server.allowance import Rights, Rules
 from dmtd_demo.server.job import Jobs
+from dmtd_demo.ui.controls import OpenRadio
 from dmtd_demo.ui.i18n import control
 from dmtd_demo.web.texts import label, slot, span
 
@@ -66,7 +67,7 @@ class ModelPicker:
             with gr.Column(elem_id="model-box"):
                 with gr.Row(elem_id="model-columns"):
                     with gr.Column(elem_id="model-left", min_width=200):
-                        self.choice = gr.Radio(
+                        self.choice = OpenRadio(
                             self._choices(self.shown),
                             value=self.first,
                             label=control("models.choice"),
@@ -85,7 +86,7 @@ class ModelPicker:
                     with gr.Column(elem_id="model-right", min_width=260):
                         entry = self._entry(self.names[self.first])
                         self.facts = gr.HTML(self._facts(entry, False), elem_id="model-facts")
-                        self.quantization = gr.Radio(
+                        self.quantization = OpenRadio(
                             elem_id="model-quantization",
                             label=control("models.quantization"),
                             **self._quantizations(entry),
@@ -105,7 +106,7 @@ class ModelPicker:
                             )
                         self.progress = gr.HTML("", elem_id="model-progress")
                 with gr.Row(elem_id="model-memory"):
-                    self.loaded = gr.Radio(
+                    self.loaded = OpenRadio(
                         label=control("models.loaded"), elem_id="model-loaded", **self._loaded()
                     )
                     self.unload = gr.Button(
@@ -199,6 +200,7 @@ class ModelPicker:
     def explain(self, request: gr.Request, choice: Any, quantization: Any, other: Any = "") -> str:
         rights = self.rules.of(request)
         try:
+            self._check_quantization(quantization)
             return self._reason(self._entry(self._name(choice, other, rights)), quantization)
         except UserError as error:
             return self._complaint(error, rights)
@@ -215,10 +217,7 @@ class ModelPicker:
         rights = self.rules.of(request)
         try:
             self._check_fixed()
-            if quantization not in QUANTIZATIONS:
-                raise UserError(
-                    f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}"
-                )
+            self._check_quantization(quantization)
             name = self._name(choice, other, rights)
             for state in job.run(
                 lambda progress: self._fetch(name, quantization, progress), wait=False
@@ -299,6 +298,12 @@ class ModelPicker:
         if self.fixed:
             raise UserError(
                 f"the models of this page are fixed ({', '.join(self.models.keys)}): start the app on your own machine for any other"
+            )
+
+    def _check_quantization(self, quantization: Any) -> None:
+        if not isinstance(quantization, str) or quantization not in QUANTIZATIONS:
+            raise UserError(
+                f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}"
             )
 
     def _name(self, choice: Any, other: Any, rights: Rights) -> str:

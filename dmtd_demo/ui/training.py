@@ -28,6 +28,7 @@ from dmtd_demo.server.trust import standing_of
 from dmtd_demo.training.any_model import Moment, train_addon
 from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
+from dmtd_demo.ui.controls import OpenRadio, OpenSlider
 from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.models import complaint
 from dmtd_demo.web.texts import label, slot, span
@@ -84,16 +85,16 @@ class TrainingPart:
             with gr.Row(elem_id="train-columns"):
                 with gr.Column(elem_id="train-left", min_width=240):
                     gr.HTML(f"<p>{span('train.about')}</p>")
-                    self.model = gr.Radio(
+                    self.model = OpenRadio(
                         label=control("train.model"), elem_id="train-model", **self._models()
                     )
-                    self.addon = gr.Radio(
+                    self.addon = OpenRadio(
                         [(control(f"train.addon.{name}"), name) for name in STEPS],
                         value="clp",
                         label=control("train.addon"),
                         elem_id="train-addon",
                     )
-                    self.rows = gr.Slider(
+                    self.rows = OpenSlider(
                         FEWEST_ROWS,
                         MOST_ROWS,
                         ROWS,
@@ -148,7 +149,7 @@ class TrainingPart:
         curves = Curves()
         try:
             self._check(request)
-            if name not in STEPS:
+            if not isinstance(name, str) or name not in STEPS:
                 raise UserError(
                     f"training needs one of the add-ons {', '.join(STEPS)}; got {name!r}"
                 )

@@ -104,13 +104,13 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 class Visitor:
-    """One open page, without a browser: its own session, the controls as they stand at first."""
+    """One open page, without a browser: its own session, the controls as they stand at first. headers: of all its requests, such as those of a front."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
         self.url = url.rstrip("/")
         self.session = uuid.uuid4().hex
         # loopback without TLS: the certificates, which take 20 ms to load, are not needed
-        self.http = httpx.Client(timeout=ANSWER_SECONDS, verify=False)
+        self.http = httpx.Client(timeout=ANSWER_SECONDS, verify=False, headers=headers)
         config = self.http.get(f"{self.url}/config").json()
         components = {component["id"]: component["props"] for component in config["components"]}
         self.functions = {function["api_name"]: function for function in config["dependencies"]}

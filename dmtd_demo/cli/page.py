@@ -142,11 +142,16 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     from dmtd_demo.models.residents import Residents
     from dmtd_demo.race.panels import parse_panel
     from dmtd_demo.race.remote_server import Remote
+    from dmtd_demo.server.address import straight_to_loopback
     from dmtd_demo.server.allowance import Rules
     from dmtd_demo.server.lecture import Lecture
     from dmtd_demo.server.trust import Trust
-    from dmtd_demo.ui.page import build
-    from dmtd_demo.ui.serve import opened, serve
+
+    # Gradio asks for the proxies of the environment as it is imported, and fails where one of them
+    # is a SOCKS proxy; it is to ask nobody
+    with straight_to_loopback():
+        from dmtd_demo.ui.page import build
+        from dmtd_demo.ui.serve import opened, serve
 
     # nor is a race to pay for them: a full collection took a quarter of a second of whichever panel
     # it fell on

@@ -19,6 +19,7 @@ from dmtd_demo.server.allowance import PUBLIC, Allowance, Turnstile, address_of
 from dmtd_demo.server.headers import policy
 
 SECRET = "a secret of this machine"
+STRANGER = {"X-Forwarded-For": "203.0.113.9"}  # as whoever comes by a front
 
 
 def test_settings_of_the_operator():
@@ -96,7 +97,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 
 def outcome(url: str, prompt: str, **settings: object) -> str:
-    visitor = Visitor(url)
+    visitor = Visitor(url, STRANGER)
     visitor.ask(prompt, **settings)
     last = visitor.lines()[-1]
     return last["message"] or last["status"]
@@ -120,18 +121,17 @@ def test_nothing_outside_the_list_is_loaded(public: tuple[str, Path]) -> None:
         "another",
         "https://example.com/model",
     ):
-        answer = Visitor(url).call("prepare", [name, "none"])
-        assert (
-            "runs the models of its list" in answer[0] or "not in the list of choices" in answer[0]
-        ), answer
+        for other in ("", str(folder), "/no/where"):
+            answer = Visitor(url, STRANGER).call("prepare", [name, "none", other])
+            assert "runs the models of its list" in answer[0], answer
 
 
 def test_nobody_can_train(public: tuple[str, Path]) -> None:
-    url, _ = public
-    functions = {
-        each["api_name"] for each in httpx.get(f"{url}config", timeout=30).json()["dependencies"]
-    }
-    assert "prepare" in functions and not functions & {"train", "put_back", "learned"}
+    url, folder = public
+    for name, values in (("train", ["classroom", "clp", 20]), ("put_back", ["classroom"])):
+        answer = Visitor(url, STRANGER).call(name, values)
+        assert "Training is not open to this request" in answer[0], answer
+    assert "came with" in Visitor(url).call("put_back", ["classroom"])[0], "the owner may"
 
 
 def test_the_start_says_what_is_open(public: tuple[str, Path]) -> None:

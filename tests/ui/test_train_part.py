@@ -14,7 +14,8 @@ from dmtd_demo.models.addons import CollocationLengthPredictor, load_addons
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
-from dmtd_demo.server.allowance import may_train
+from dmtd_demo.server.allowance import Rights, Rules, may_train
+from dmtd_demo.server.trust import OWNER, Standing
 from dmtd_demo.training import features
 from dmtd_demo.training.features import Features, confusion
 from dmtd_demo.ui import training
@@ -22,6 +23,7 @@ from dmtd_demo.ui.page import Page
 from dmtd_demo.ui.training import TrainingPart
 
 VISITOR = SimpleNamespace(session_hash="one")
+OPEN = Rules(Rights(train=True), Rights(train=True))
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def part(classroom: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
     monkeypatch.setattr(training, "LOOK_SECONDS", 0.0)
     for name in training.STEPS:
         monkeypatch.setitem(training.STEPS, name, 12)
-    return TrainingPart(Residents(classroom, "classroom"))
+    return TrainingPart(Residents(classroom, "classroom"), OPEN)
 
 
 def test_clp_learns_and_the_model_uses_it(part: TrainingPart, classroom: Model, tmp_path: Path):
@@ -86,9 +88,9 @@ def test_clp_learns_and_the_model_uses_it(part: TrainingPart, classroom: Model, 
             for part, its in module.state_dict().items()
         )
 
-    words, key = part.put_back("classroom")
+    words, key = part.put_back("classroom", VISITOR)
     assert key == "classroom" and classroom.addons == before
-    assert "came with" in part.put_back("classroom")[0]
+    assert "came with" in part.put_back("classroom", VISITOR)[0]
 
 
 def test_heads_show_the_accuracy_of_each(part: TrainingPart, classroom: Model):
@@ -122,12 +124,12 @@ def test_clp_learns_from_the_heads_in_memory(
 
     assert list(part.train(VISITOR, "classroom", "heads", 20))[-1][2] == "classroom"
     assert heads_read(classroom)
-    part.put_back("classroom")
+    part.put_back("classroom", VISITOR)
     assert heads_read(classroom)
 
     again = load("classroom")
     part.models._held["classroom"].model = again  # unloaded and loaded again
-    assert "came with" in part.put_back("classroom")[0]
+    assert "came with" in part.put_back("classroom", VISITOR)[0]
     assert heads_read(again)
 
 
@@ -169,7 +171,7 @@ def test_gate_without_heads_says_what_is_missing(part: TrainingPart, classroom: 
 
 def test_a_page_for_others_has_no_training(classroom: Model):
     for allowed in (False, True):
-        page = Page(Residents(classroom), train=allowed).build()
+        page = Page(Residents(classroom), OPEN if allowed else Rules()).build()
         assert (
             any(getattr(block, "elem_id", None) == "train" for block in page.blocks.values())
             == allowed
@@ -181,6 +183,23 @@ def test_a_page_for_others_has_no_training(classroom: Model):
             )
             == allowed
         )
+
+
+def test_a_request_that_may_not_train_is_told_why(classroom: Model, tmp_path: Path):
+    """Where the work is done, whatever the page shows."""
+    part = TrainingPart(Residents(classroom, "classroom"), Rules(Rights(train=True), Rights()))
+    before = dict(classroom.addons)
+    owner, stranger = (
+        SimpleNamespace(session_hash="one", state=SimpleNamespace(standing=standing))
+        for standing in (OWNER, Standing(False, "it was forwarded"))
+    )
+    for request in (stranger, VISITOR):
+        [(said, _, arrived)] = part.train(request, "classroom", "clp", 40)
+        assert "not open to this request" in said and arrived is None
+        said, key = part.put_back("classroom", request)
+        assert "not open to this request" in said and key is None
+    assert "it was forwarded" in part.put_back("classroom", stranger)[0]
+    assert "came with" in part.put_back("classroom", owner)[0] and classroom.addons == before
 
 
 def test_who_may_train(monkeypatch: pytest.MonkeyPatch):

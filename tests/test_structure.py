@@ -21,7 +21,7 @@ FLOORS = [
     {"decoders"},
     {"models"},
     {"backbone"},
-    {"machine", "progress", "sampling"},
+    {"machine", "progress", "proxies", "sampling"},
     {"errors"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}

@@ -140,9 +140,9 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     gc.disable()
     from dmtd_demo.models.loading import load
     from dmtd_demo.models.residents import Residents
+    from dmtd_demo.proxies import straight_to_loopback
     from dmtd_demo.race.panels import parse_panel
     from dmtd_demo.race.remote_server import Remote
-    from dmtd_demo.server.address import straight_to_loopback
     from dmtd_demo.server.allowance import Rules
     from dmtd_demo.server.lecture import Lecture
     from dmtd_demo.server.trust import Trust

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from dmtd_demo import proxies
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.memory import gib
 
@@ -74,6 +75,9 @@ def in_words(hub_id: str) -> Iterator[None]:
         raise UserError(
             f"{hub_id} is neither a folder here nor a repository that you can reach on the hub: check the name on {page}, or log in with `hf auth login`"
         ) from None
+    except ImportError as error:
+        with proxies.in_words():
+            raise error
     except HFValidationError as error:
         raise UserError(f"a hub id needs the form owner/name; got {hub_id!r}: {error}") from None
     except (LocalEntryNotFoundError, ConnectionError):  # offline mode is among the latter

@@ -17,6 +17,7 @@ import httpx
 from dmtd_demo.decoders.base import Decoder, Options, option
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models.chat import Message
+from dmtd_demo.proxies import in_words, is_loopback_url
 from dmtd_demo.sampling import Sampling
 
 # the environment variable with the server's key, which is sent to it and nowhere written
@@ -103,9 +104,13 @@ class Remote(Decoder):
         key = os.environ.get(KEY, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            async with httpx.AsyncClient(
-                headers=headers, timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-            ) as client:
+            with in_words():
+                client = httpx.AsyncClient(
+                    headers=headers,
+                    timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
+                    trust_env=not is_loopback_url(self.server),
+                )
+            async with client:
                 name = self.options.name or await self._first_model(client)
                 plain = {
                     "model": name,
@@ -141,6 +146,8 @@ class Remote(Decoder):
                         async for part in _parts(response, max_new_tokens):
                             yield part
                         return
+        except UserError as error:  # of the proxies
+            raise ModelError(f"{self.server} cannot be reached: {error}") from None
         except (
             ModelError,
             httpx.HTTPError,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 from dmtd_demo.errors import UserError
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")  # as no_proxy has them
 
 
 def is_loopback(host: str | None = None) -> bool:
@@ -64,35 +60,3 @@ def bracketed(host: str | None) -> str | None:
     """A host as it stands in an address of the web: IPv6 in brackets."""
     host = host or os.environ.get("GRADIO_SERVER_NAME")
     return f"[{host.strip('[]')}]" if host and ":" in host else host
-
-
-@contextlib.contextmanager
-def straight_to_loopback(asks_others: bool = False) -> Iterator[None]:
-    """A block in which this process asks itself without the proxies of the environment, and after
-    which no process that it starts asks this machine by them. asks_others: others are asked too in
-    the block, by the proxies."""
-    kept = [
-        each.strip()
-        for each in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(",")
-    ]
-    proxied = any(
-        name.lower().endswith("_proxy") and name.lower() != "no_proxy" for name in os.environ
-    )
-    always = ",".join(dict.fromkeys([*filter(None, kept), *LOOPBACK]))
-    if proxied:
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = always if asks_others else "*"
-    try:
-        yield
-    finally:
-        if proxied:
-            os.environ["no_proxy"] = os.environ["NO_PROXY"] = always
-
-
-def without_socks(error: ImportError) -> Exception:
-    """What to say where httpx lacks what a SOCKS proxy needs; any other error as it is."""
-    if "socksio" not in str(error):
-        return error
-    return UserError(
-        "the environment names a SOCKS proxy (all_proxy), which needs the package socksio:"
-        " pip install socksio, or unset all_proxy"
-    )

@@ -59,7 +59,9 @@ class Waiting:
     """The server of it, until `close`. port: the one it holds, for the page. Raises UserError where it cannot listen."""
 
     def __init__(self, host: str | None, port: int | None, model: str) -> None:
-        self._model, self._stage, self._began = model, "waiting.packages", time.monotonic()
+        # by its name, not where it lies: whoever comes now is not asked who they are
+        name = Path(model).resolve().name if Path(model).is_dir() else model
+        self._model, self._stage, self._began = name, "waiting.packages", time.monotonic()
         given = port or int(os.environ.get("GRADIO_SERVER_PORT") or 0)
         self._server = _listen(host, [given] if given else PORTS, self._answer)
         self.port = self._server.server_port

@@ -15,8 +15,9 @@ from starlette.middleware import Middleware
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import on_zero_gpu
+from dmtd_demo.proxies import in_words, straight_to_loopback
 from dmtd_demo.server import window
-from dmtd_demo.server.address import bracketed, straight_to_loopback, without_socks
+from dmtd_demo.server.address import bracketed
 from dmtd_demo.server.allowance import Allowance
 from dmtd_demo.server.door import Door
 from dmtd_demo.server.headers import Headers, frames
@@ -115,7 +116,7 @@ def serve(
     frames()  # what is wrong with the setting is said before the start
     door = Middleware(Door, trust=trust, files={PLOTLY_PATH: PLOTLY}, title=english("page.title"))
     try:
-        with straight_to_loopback(asks_others=share):
+        with straight_to_loopback(asks_others=share), in_words():
             page.launch(
                 server_name=bracketed(host),
                 server_port=port,
@@ -143,8 +144,6 @@ def serve(
             )
     except OSError as error:
         raise UserError(f"the page needs a free port to listen on; {error}") from error
-    except ImportError as error:
-        raise without_socks(error) from None
     if trust.token:
         print(f"* The owner's rights from anywhere else: {page.local_url}?token={trust.token}")
     if own_window:

@@ -1,0 +1,65 @@
+"""The proxies of the environment (http_proxy, https_proxy, all_proxy): for others, never for this
+machine itself, and one sentence where httpx cannot use them."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from dmtd_demo.errors import UserError
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # as no_proxy has them
+
+
+def is_loopback_url(url: str) -> bool:
+    """Whether an address of the web names this machine by one of its own names. Raises
+    ValueError."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+@contextlib.contextmanager
+def straight_to_loopback(asks_others: bool = False) -> Iterator[None]:
+    """A block in which this process asks itself without the proxies of the environment, and after
+    which no process that it starts asks this machine by them. asks_others: others are asked too in
+    the block, by the proxies."""
+    given = [name.lower() for name in os.environ if name.lower().endswith("_proxy")]
+    if not set(given) - {"no_proxy"}:
+        yield
+        return
+    kept = os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(",")
+    always = ",".join(dict.fromkeys([*filter(None, map(str.strip, kept)), *LOOPBACK]))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = always if asks_others else "*"
+    try:
+        yield
+    finally:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = always
+
+
+@contextlib.contextmanager
+def in_words() -> Iterator[None]:
+    """A block that makes clients of httpx. Raises UserError where the environment names a proxy
+    that they cannot use."""
+    try:
+        yield
+    except ImportError as error:
+        if "socksio" not in str(error):
+            raise
+        raise UserError(
+            "the environment names a SOCKS proxy (all_proxy), which needs the package socksio:"
+            " pip install socksio, or unset all_proxy"
+        ) from None
+    except ValueError as error:
+        if isinstance(error, UserError) or "proxy" not in str(error).lower():
+            raise
+        raise UserError(
+            "http_proxy, https_proxy and all_proxy need addresses such as"
+            f" http://proxy.example:3128; httpx says: {' '.join(str(error).split())[:200]}"
+        ) from None

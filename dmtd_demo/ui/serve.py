@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import webbrowser
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import gradio as gr
-from gradio import routes
+from gradio import http_server, routes
 from starlette.middleware import Middleware
 
 from dmtd_demo.errors import UserError
@@ -86,6 +87,18 @@ def end(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+class Server(http_server.Server):
+    """Gradio's, which at :: takes IPv4 too, as everybody expects of an address that stands for all."""
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.config.host == "::" and socket.has_dualstack_ipv6():
+            address = ("::", self.config.port)
+            both = socket.create_server(address, family=socket.AF_INET6, dualstack_ipv6=True)
+            super().run([both])
+        else:
+            super().run(sockets)
+
+
 def _until_closed(page: gr.Blocks) -> None:
     try:
         window.show(page.local_url, page.title)
@@ -113,6 +126,7 @@ def serve(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
     routes.StateHolder = Sessions
+    http_server.Server = Server
     frames()  # what is wrong with the setting is said before the start
     door = Middleware(Door, trust=trust, files={PLOTLY_PATH: PLOTLY}, title=english("page.title"))
     try:
@@ -144,6 +158,8 @@ def serve(
             )
     except OSError as error:
         raise UserError(f"the page needs a free port to listen on; {error}") from error
+    if page.server_name == "[::]":  # every address there is, and none that a browser asks for
+        page.local_url = f"http://localhost:{page.server_port}/"
     if trust.token:
         print(f"* The owner's rights from anywhere else: {page.local_url}?token={trust.token}")
     if own_window:

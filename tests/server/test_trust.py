@@ -283,9 +283,15 @@ async def _inside(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": json.dumps(told).encode()})
 
 
-def answer(method: str, path: str, client: str = "127.0.0.1", **settings: Any) -> httpx.Response:
-    plotly = Path(__file__)
-    door = Door(_inside, TRUST, {"/plotly.min.js": plotly}, "A page")
+def answer(
+    method: str,
+    path: str,
+    client: str = "127.0.0.1",
+    door: Door | None = None,
+    inside: Any = _inside,
+    **settings: Any,
+) -> httpx.Response:
+    door = door or Door(inside, TRUST, {"/plotly.min.js": Path(__file__)}, "A page")
     transport = httpx.ASGITransport(door, client=(client, 1))  # type: ignore[arg-type]
 
     async def ask() -> httpx.Response:
@@ -363,7 +369,8 @@ def test_what_the_page_needs_is_open_and_judged() -> None:
         assert answer("GET", path, headers=FORWARDED).json()["owner"] is False
         assert answer("POST", path).status_code == 404
     for path in ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel"):
-        assert answer("POST", path, client="203.0.113.9").json() == {"owner": False, "path": path}
+        told = answer("POST", path, client="203.0.113.9", json={"data": ["x", [1, None]]})
+        assert told.json() == {"owner": False, "path": path}
         assert answer("GET", path).status_code == 404
     assert answer("GET", "/plotly.min.js").content == Path(__file__).read_bytes()
 
@@ -412,3 +419,51 @@ def test_there_are_no_websockets() -> None:
     scope = asked(type="websocket", path="/gradio_api/queue/join")
     asyncio.run(Door(_inside, TRUST, {}, "A page")(scope, receive, send))
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_an_event_is_read_before_gradio_reads_it() -> None:
+    for body, status in (
+        ({"data": ["text", 1, None, ["a", ["b"]]], "event_data": {"index": 1}}, 200),
+        ({"data": [{"path": "/etc/passwd"}]}, 400),
+        ({"data": [[["a", {}]]]}, 400),
+        ({"data": {}}, 400),
+        ({"data": [], "batched": True}, 400),
+        ([], 400),
+        ({"data": ["x" * (4 << 20)]}, 413),
+    ):
+        told = answer("POST", "/gradio_api/queue/join", json=body)
+        assert told.status_code == status, told.text
+        assert status == 200 or told.json()["detail"]
+
+
+def test_what_gradio_fails_at_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError(7)
+
+    told = answer("POST", "/gradio_api/run/x", json={"data": []}, inside=failing)
+    assert told.status_code == 500 and told.json()["detail"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "POST /gradio_api/run/x: KeyError: 7"
+    ]
+
+
+def test_the_owners_sessions_are_nobody_elses() -> None:
+    door = Door(_inside, TRUST, {}, "A page")
+    event = {"data": [], "session_hash": "mine"}
+    assert answer("GET", "/gradio_api/queue/data?session_hash=theirs", door=door).status_code == 200
+    assert answer("POST", "/gradio_api/queue/join", json=event, door=door).status_code == 200
+    for method, path, body in (
+        ("GET", "/gradio_api/queue/data?session_hash=mine", None),
+        ("GET", "/gradio_api/queue/data?session_hash=x&session_hash=mine", None),
+        ("GET", "/gradio_api/heartbeat/mine", None),
+        ("GET", "/gradio_api/heartbeat/%6dine", None),
+        ("POST", "/gradio_api/cancel", {"session_hash": "mine", "event_id": "x"}),
+        ("POST", "/gradio_api/queue/join", event),
+    ):
+        more = {"json": body} if body else {}
+        told = answer(method, path, headers=FORWARDED, door=door, **more)
+        assert told.status_code == 403, (method, path)
+        assert answer(method, path, door=door, **more).status_code == 200
+    for number in range(3000):
+        door._may_use(str(number), OWNER)
+    assert len(door._owners) == 2000

@@ -4,7 +4,7 @@ FROM python:3.12-slim
 RUN useradd --create-home --uid 1000 user
 USER user
 WORKDIR /home/user/app
-ENV HOME=/home/user PATH=/home/user/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860
+ENV HOME=/home/user PATH=/home/user/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860 DMTD_OWNER=token
 
 # PyTorch first, its small build for CPUs; for an NVIDIA GPU: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -161,7 +161,8 @@ def serve(
     if page.server_name == "[::]":  # every address there is, and none that a browser asks for
         page.local_url = f"http://localhost:{page.server_port}/"
     if trust.token:
-        print(f"* The owner's rights from anywhere else: {page.local_url}?token={trust.token}")
+        where = f"{page.share_url}/" if page.share_url else page.local_url
+        print(f"* The owner's rights from anywhere else: {where}?token={trust.token}")
     if own_window:
         _until_closed(page)
         return

@@ -37,6 +37,7 @@ MOST_BYTES = 4 << 20  # of what one event of the page sends: a prompt, and the p
 MOST_SESSIONS = 2000
 HEARTBEAT = "/gradio_api/heartbeat/"
 ODD = {"detail": "An event of this page needs to be asked for as its script does."}
+FRONT = "A front that hands this name on needs to say that it is one, by X-Forwarded-For."
 WRONG = "This token is not the one of the page that runs now: its console shows that one."
 
 
@@ -110,7 +111,7 @@ class Door:
         if reads and path in ("/me", "/me/"):
             return _me(standing)
         if standing.refused:
-            return PlainTextResponse(f"Refused: {standing.because}.", 403, SAID)
+            return PlainTextResponse(f"Refused: {standing.because}. {FRONT}", 403, SAID)
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if reads and path == "/" and any(name == "token" for name, _ in query):
             return self._take_token(scope, query)
@@ -143,13 +144,14 @@ class Door:
 
 def route(scope: Scope) -> str:
     """The path below the one that the page is served under, as Gradio's routes see it."""
-    path, root = scope["path"], scope.get("root_path", "")
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
     return path[len(root) :] or "/" if root and (path + "/").startswith(root + "/") else path
 
 
 async def _body(receive: Receive) -> bytes | None:
     """What a request sends; None where that is more than any event of the page needs."""
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         if message["type"] != "http.request":  # whoever asked has left

@@ -99,7 +99,8 @@ class Trust:
             why = "only the token makes an owner here" if self.token else "this page has no owner"
             return Standing(False, why)
         sign, client = _sign(headers, scope), scope.get("client")
-        if not client or not self._is_here(str(client[0])):
+        address = _address(str(client[0])) if client else ""
+        if address not in HERE and address not in self.addresses:
             return Standing(False, sign or "it does not come straight from this machine")
         hosts = [value for name, value in headers if name == "host"]
         name, port = split_host(hosts[0]) if len(hosts) == 1 else ("", 0)
@@ -108,7 +109,7 @@ class Trust:
             # A site whose name was made to lead here is asked for with this very port, whatever
             # headers it adds; a front has its own, and says that it is one. No address can be
             # made to lead elsewhere.
-            foreign = not _address(name) and (not sign or port == own)
+            foreign = address in HERE and not _address(name) and (not sign or port == own)
             asked = ", ".join(hosts)[:100] or "no host"
             because = f"it asks for {asked}; on this machine the page is localhost:{own}"
             return Standing(False, because if foreign or not sign else sign, foreign)
@@ -138,10 +139,6 @@ class Trust:
             for part in value.split(";")
         ]
         return any([self.is_token(text) for name, _, text in given if name == _cookie(scope)])
-
-    def _is_here(self, host: str) -> bool:
-        address = _address(host)
-        return address in HERE or address in self.addresses
 
     def _is_own_name(self, name: str) -> bool:
         name = _address(name) or name

@@ -144,6 +144,7 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     from dmtd_demo.race.panels import parse_panel
     from dmtd_demo.race.remote_server import Remote
     from dmtd_demo.server.allowance import Rules
+    from dmtd_demo.server.headers import frames
     from dmtd_demo.server.lecture import Lecture
     from dmtd_demo.server.trust import Trust
 
@@ -160,6 +161,7 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     panels = [parse_panel(text) for text in args.panel]
     lecture = Lecture(args.class_files) if args.lecture else None
     trust = Trust.of(args.host, args.share, lecture.address if lecture else None)
+    frames()  # what is wrong with a setting is said before anything is loaded
     rules = Rules.read(owned=trust.loopback or trust.token is not None)
     if not own:
         print(

@@ -21,7 +21,7 @@ from dmtd_demo.server import window
 from dmtd_demo.server.address import bracketed
 from dmtd_demo.server.allowance import Allowance
 from dmtd_demo.server.door import Door
-from dmtd_demo.server.headers import Headers, frames
+from dmtd_demo.server.headers import Headers
 from dmtd_demo.server.lecture import Broadcast, Lecture
 from dmtd_demo.server.trust import Trust
 from dmtd_demo.ui.i18n import I18N
@@ -110,7 +110,7 @@ def _until_closed(page: gr.Blocks) -> None:
 
 def serve(
     page: gr.Blocks,
-    trust: Trust,
+    trust: Trust = Trust(),
     host: str | None = None,
     port: int | None = None,
     browser: bool = True,
@@ -118,7 +118,7 @@ def serve(
     own_window: bool = False,
     lecture: Lecture | None = None,
 ) -> None:
-    """Serve the page until it is interrupted, or until its own window is closed. host and port None leave the choice to Gradio's own environment."""
+    """Serve the page until it is interrupted, or until its own window is closed. trust: who its owner is. host and port None leave the choice to Gradio's own environment."""
     # otherwise prompts are kept in the visitor's browser
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
     # otherwise whoever asks from this machine writes down what address the request comes from
@@ -127,7 +127,6 @@ def serve(
         signal.signal(signal.SIGTERM, end)
     routes.StateHolder = Sessions
     http_server.Server = Server
-    frames()  # what is wrong with the setting is said before the start
     door = Middleware(Door, trust=trust, files={PLOTLY_PATH: PLOTLY}, title=english("page.title"))
     try:
         with straight_to_loopback(asks_others=share), in_words():

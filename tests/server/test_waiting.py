@@ -45,6 +45,18 @@ def test_it_answers_as_no_page_yet_and_says_what_is_waited_for():
     Waiting("127.0.0.1", port, "the next").close()
 
 
+def test_it_says_a_folder_by_its_name_and_not_where_it_lies(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    server = Waiting("127.0.0.1", free_port(), str(tmp_path / "mine"))
+    server.model()
+    try:
+        for path in ("", STAGE):
+            text = httpx.get(f"http://127.0.0.1:{server.port}{path}").text
+            assert "mine" in text and str(tmp_path) not in text
+    finally:
+        server.close()
+
+
 def test_it_speaks_the_visitors_language():
     server = Waiting("127.0.0.1", free_port(), "classroom")
     try:

@@ -22,11 +22,11 @@ TEXT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 ROUTES, EVENTS = TEXT.split("## What a stranger gets")[1].split("## ")[0].split("| event |")
 # of each route: its method, its path, what a stranger gets
 TABLE = [
-    (*named.split(" "), int(row[2]))
-    for row in (line.split(" | ") for line in ROUTES.splitlines() if line.startswith("| `"))
-    for named, row in [
-        (each, ["", "", row[1]]) for each in re.findall(r"`([A-Z]+ /[^`]*)`", row[0])
-    ]
+    (*route.split(" "), int(gets))
+    for row in ROUTES.splitlines()
+    if row.startswith("| `")
+    for named, gets, *_ in [row.split(" | ")]
+    for route in re.findall(r"`([A-Z]+ /[^`]*)`", named)
 ]
 NAMED = set(re.findall(r"`(\w+)`", "".join(line.split(" | ")[0] for line in EVENTS.splitlines())))
 FILE = {"meta": {"_type": "gradio.FileData"}}

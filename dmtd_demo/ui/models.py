@@ -14,17 +14,17 @@ import gradio as gr
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.measure.availability import (
     RENTED,
-    cached,
     describe,
+    here,
     lacking,
     minutes,
     training,
     untaught,
 )
 from dmtd_demo.models.catalog import CATALOG, Entry
-from dmtd_demo.models.download import download
+from dmtd_demo.models.fetch import get
 from dmtd_demo.models.loading import entry_of, find
-from dmtd_demo.models.memory import Sizes, amount
+from dmtd_demo.models.memory import amount
 from dmtd_demo.models.placement import QUANTIZATIONS
 from dmtd_demo.models.residents import Arrival, Residents
 from dmtd_demo.progress import Progress
@@ -95,6 +95,12 @@ class ModelPicker:
                                 size="sm",
                                 elem_id="model-load",
                             )
+                            self.get = gr.Button(
+                                control("models.get"),
+                                size="sm",
+                                elem_id="model-get",
+                                visible=not here(entry),
+                            )
                             self.cancel = gr.Button(
                                 control("models.cancel"), size="sm", elem_id="model-cancel"
                             )
@@ -114,7 +120,7 @@ class ModelPicker:
 
     def wire(self, now: dict[str, Any]) -> gr.events.Dependency:
         """Returns the event after which `arrived` may name a model that the panels are to use."""
-        looked = [self.facts, self.quantization, self.reason]
+        looked = [self.facts, self.quantization, self.reason, self.get]
         others = [self.other] if self.anything else []
         hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         asked = []
@@ -136,6 +142,14 @@ class ModelPicker:
             self.explain, [self.choice, self.quantization, *others], self.reason, **now
         )
         self.popover.expand(self.refresh, None, self.loaded, **now)
+        self.get.click(
+            self.fetch,
+            [self.choice, *others],
+            [self.progress, self.facts, self.get],
+            concurrency_limit=4,
+            trigger_mode="once",
+            **hidden,
+        )
         self.cancel.click(self.request_cancel, None, None, **now)
         self.unload.click(
             self.drop,
@@ -172,6 +186,7 @@ class ModelPicker:
                 self._facts(entry),
                 gr.update(**self._quantizations(entry)),
                 self._reason(entry, None),
+                gr.update(visible=not here(entry)),
                 *field,
             ]
         except UserError as error:
@@ -180,7 +195,7 @@ class ModelPicker:
                 if choice == OTHER and not other
                 else complaint(error)
             )
-            return [words, gr.skip(), "", *field]
+            return [words, gr.skip(), "", gr.update(visible=False), *field]
 
     def explain(self, choice: Any, quantization: Any, other: Any = "") -> str:
         try:
@@ -191,6 +206,26 @@ class ModelPicker:
     def refresh(self) -> Any:
         """Other visitors load and unload too."""
         return gr.update(**self._loaded())
+
+    def fetch(
+        self, request: gr.Request, choice: Any, other: Any = ""
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """The model's files onto this machine, and no more."""
+        job = self.jobs.new(str(request.session_hash))
+        try:
+            self._check_fixed()
+            name = self._name(choice, other)
+            for state in job.run(lambda progress: get(name, progress), wait=False):
+                yield _bar(name, state), gr.skip(), gr.skip()
+            done = f'<p role="status">{span("models.got", name=name)}</p>'
+            yield done, self._facts(self._entry(name)), gr.update(visible=False)
+        except Cancelled:
+            yield self._cancelled(), gr.skip(), gr.skip()
+        except UserError as error:
+            yield complaint(error), gr.skip(), gr.skip()
+        except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
+            logger.exception("a model could not be fetched")
+            yield complaint(error), gr.skip(), gr.skip()
 
     def prepare(
         self, request: gr.Request, choice: Any, quantization: Any, other: Any = ""
@@ -300,12 +335,12 @@ class ModelPicker:
         progress("Looking at the model", 0, 0)
         entry = self._entry(name)
         self._plan(entry, quantization)  # what does not fit is not fetched
-        if not entry.is_local and not cached(entry.source):
-            download(entry.source, progress)
+        if not here(entry):
+            get(name, progress)
 
     def _plan(self, entry: Entry, quantization: str | None) -> Any:
         return self.models.plan(
-            Sizes.of(entry.family, entry.shape),
+            entry.sizes,
             int(entry.shape["max_position_embeddings"]),
             quantization,
         )
@@ -313,8 +348,7 @@ class ModelPicker:
     def _label(self, name: str) -> str:
         if name not in CATALOG:
             return Path(name).name
-        sizes = Sizes.of(CATALOG[name].family, CATALOG[name].shape)
-        return f"{name} · {_parameters(sizes.parameters)}"
+        return f"{name} · {_parameters(CATALOG[name].sizes.parameters)}"
 
     def _facts(self, entry: Entry) -> str:
         d = describe(entry, self.device)
@@ -441,6 +475,7 @@ STAGES = {
     "Beginning": "stage.begin",
     "Looking at the model": "stage.look",
     "Downloading": "stage.download",
+    "Checking the file": "stage.file",
     "Checking the weights": "stage.check",
     "Loading the weights": "stage.load",
 }
@@ -455,13 +490,18 @@ def _where(described: dict[str, Any]) -> str:
     source = described["source"]
     if source == "assets":
         return span("where.ships")
+    if described["at"]:
+        return span("where.folder", source=described["at"])
     return span(
         "where.folder"
         if Path(source).is_absolute()
         else "where.here"
         if described["here"]
+        else "where.index"
+        if described["package"]
         else "where.hub",
         source=source,
+        package=described["package"],
     )
 
 

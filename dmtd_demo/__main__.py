@@ -1,4 +1,4 @@
-"""python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | results | models | push | train"""
+"""python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | results | models | get | push | train"""
 
 from __future__ import annotations
 

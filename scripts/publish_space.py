@@ -62,13 +62,18 @@ def requirements(zero: bool) -> str:
 def front_matter(own: str, models: list[str]) -> str:
     """The README's, with what the hub is to fetch before the Space starts."""
     facts = yaml.safe_load(own)
-    ids = [
+    sources = [
         CATALOG[name].source if name in CATALOG else name
         for name in models
         if not (name in CATALOG and CATALOG[name].is_local)
     ]
-    if ids:
-        facts |= {"models": ids, "preload_from_hub": list(ids), "startup_duration_timeout": "1h"}
+    if sources:
+        facts |= {
+            "models": [source.partition(":")[0] for source in sources],
+            # of a GGUF file's repository that file alone
+            "preload_from_hub": [source.replace(":", " ") for source in sources],
+            "startup_duration_timeout": "1h",
+        }
     return yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
 
 

@@ -71,3 +71,15 @@ def lecture(saved, tmp_path_factory) -> Iterator[str]:
         tmp_path_factory.mktemp("app"), "--class", "--yes", "--class-files", str(saved)
     ) as (url, _):
         yield url
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, which is fetched once and kept for later sessions."""
+    from dmtd_demo.errors import UserError
+    from dmtd_demo.models.fetch import get
+
+    try:
+        return get("SmolLM2-135M-Instruct")
+    except UserError as error:
+        pytest.skip(f"SmolLM2 cannot be had here: {error}")

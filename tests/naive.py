@@ -23,7 +23,7 @@ def layers(module, h: Tensor, start: int, stop: int) -> Tensor:
 def hidden(
     module, ids: list[int], heads: list[bool], early: int, late: int, head_input: str
 ) -> Tensor:
-    """Last hidden states [n, hidden] by the formula of methods.md section 2; heads says which positions have m = 1."""
+    """Last hidden states [n, hidden] by the formula of docs/methods.md, section 2; heads says which positions have m = 1."""
     n = module.config.num_hidden_layers
     c = layers(module, module.model.embed_tokens(torch.tensor([ids])), 0, early)
     thought = layers(module, c, early, n - late)

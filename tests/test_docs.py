@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +21,15 @@ from dmtd_demo.models.catalog import ASSETS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ASSETS / "classroom" / "results.json"
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "assets/classroom/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+# A document, and where the text says it, one of its sections: by anchor, by number, or by title.
+CITED = re.compile(
+    r"""([\w./-]*\w\.md)\b(?:\#([\w-]+)|,\ section\ (\d+)|,\ "([^"]+)")?""", re.VERBOSE
+)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 # https://huggingface.co/docs/hub/spaces-config-reference
@@ -28,6 +39,74 @@ thumbnail pinned hf_oauth hf_oauth_scopes hf_oauth_expiration_minutes disable_em
 suggested_storage""".split()
 )
 SPACES_COLOURS = set("red yellow green blue indigo purple pink gray".split())
+
+
+def sources() -> list[Path]:
+    """The files that may cite a document: code, scripts and the documents themselves."""
+    folders = ("dmtd_demo", "assets/race", "tests", "scripts", "benchmarks")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    found = [path for path in found if path.suffix in (".py", ".js", ".sh", ".css")]
+    found.remove(Path(__file__))  # it names some that are not there
+    return sorted([*found, ROOT / "app.py", ROOT / "Dockerfile", ROOT / ".ci" / "run", *DOCUMENTS])
+
+
+@cache
+def sections(document: Path) -> dict[str, str]:
+    """The headings of a document, by the anchor that GitHub gives each."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-"): title for title in titles}
+
+
+def lost(path: Path) -> list[str]:
+    """What a file cites that is not there; it may break a line within a citation."""
+    text = re.sub(r"\s*\n\s*(?:#|//|\*)?\s*", " ", path.read_text(encoding="utf-8"))
+    missing = []
+    for name, anchor, number, title in CITED.findall(text):
+        places = [ROOT / name.lstrip("/")]
+        if path in DOCUMENTS:
+            places.append(path.parent / name)
+        document = next((place.resolve() for place in places if place.is_file()), None)
+        if document is None:
+            missing.append(name)
+        elif anchor and anchor not in sections(document):
+            missing.append(f"{name}#{anchor}")
+        elif number and not any(
+            heading.startswith(f"{number}. ") for heading in sections(document).values()
+        ):
+            missing.append(f"{name}, section {number}")
+        elif title and title not in sections(document).values():
+            missing.append(f'{name}, "{title}"')
+    return missing
+
+
+def test_every_document_and_section_that_is_cited_exists():
+    assert not {path: missing for path in sources() if (missing := lost(path))}
+
+
+def test_a_citation_of_what_is_not_there_is_found(tmp_path: Path):
+    path = tmp_path / "code.py"
+    path.write_text(
+        "# docs/methods.md,\n# section 2; docs/methods.md, section 9; docs/none.md; docs/design.md,\n"
+        '# "The trace"; docs/design.md, "The track"; docs/methods.md#2-dmtd; docs/methods.md#dmtd\n',
+        encoding="utf-8",
+    )
+    assert lost(path) == [
+        "docs/methods.md, section 9",
+        "docs/none.md",
+        'docs/design.md, "The track"',
+        "docs/methods.md#dmtd",
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_of_a_document_leads_somewhere(document: Path):
+    for target in LINK.findall(document.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        if not name:
+            assert anchor in sections(document), target
+        elif "://" not in target:
+            assert (document.parent / name).exists(), target
 
 
 def test_the_readme_begins_as_a_space_needs_it():

@@ -45,6 +45,7 @@ KEPT = {
     "bitsandbytes": set(),
     "peft": {"training"},
     "datasets": {"training"},
+    "gguf": {"models"},
 }
 
 

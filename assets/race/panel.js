@@ -102,7 +102,7 @@ class Panel {
     this.curve.x.push(step.ms / 1000);
     this.curve.y.push(this.tokens.length);
     if (from > 0) return;
-    const counted = this.firstMs !== null && this.tokens.length > 1;   // methods.md: the prefill and its passes are left out
+    const counted = this.firstMs !== null && this.tokens.length > 1;   // docs/methods.md: the prefill and its passes are left out
     if (counted) this.fullPasses += step.passes.filter((pass) => pass.kind !== "prefill" && pass.kind !== "late").length;
     if (this.firstMs === null && this.tokens.length) this.firstMs = step.ms;
   }

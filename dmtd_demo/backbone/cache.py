@@ -1,4 +1,4 @@
-"""The KV cache: one entry per layer, whose lengths may differ between the layer groups (methods.md section 2)."""
+"""The KV cache: one entry per layer, whose lengths may differ between the layer groups (docs/methods.md, section 2)."""
 
 from __future__ import annotations
 

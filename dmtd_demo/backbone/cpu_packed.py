@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Callable
 
 import torch
@@ -87,13 +88,25 @@ class Int8Linear(PackedLinear):
         return lambda x: torch._weight_int8pack_mm(x, weight, scale)
 
 
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """A matrix [rows, columns] as w = (level - 8) step + middle, in groups of GROUP of a row.
+
+    levels: uint8 [rows, columns], 0 to 15; step, middle: float32 [groups, rows].
+    """
+
+    levels: Tensor
+    step: Tensor
+    middle: Tensor
+
+
 class Int4Linear(PackedLinear):
     """weight: two weights in a byte, laid out for the kernel. scale [in / GROUP, out, 2]: what a step of a group is worth, and its eighth level; its smallest and its largest weight lie at the ends."""
 
     @classmethod
     @torch.no_grad()
     def of(cls, linear: nn.Linear, shared: bool = False) -> Int4Linear:
-        """Scale and offset are rounded to the dtype before the weights are."""
+        """Scale and middle are rounded to the dtype before the weights are."""
         dtype, groups = linear.weight.dtype, linear.in_features // GROUP
         levels = torch.empty(linear.weight.shape, dtype=torch.uint8)
         scale = torch.empty(groups, linear.out_features, 2, dtype=dtype)
@@ -111,6 +124,17 @@ class Int4Linear(PackedLinear):
                 .clamp_(0, 15)
                 .flatten(1)
             )
+        return cls._packed(levels, scale, linear, shared)
+
+    @classmethod
+    def of_levels(cls, held: Levels, linear: nn.Linear, shared: bool = False) -> Int4Linear:
+        """The levels as they are; step and middle are rounded to the linear's dtype. The linear
+        gives its shape and its bias alone."""
+        scale = torch.stack((held.step, held.middle), dim=-1).to(linear.weight.dtype)
+        return cls._packed(held.levels, scale, linear, shared)
+
+    @classmethod
+    def _packed(cls, levels: Tensor, scale: Tensor, linear: nn.Linear, shared: bool) -> Int4Linear:
         return cls(
             torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1),
             scale,
@@ -170,16 +194,25 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
     return whole
 
 
-def pack(module: nn.Module, quantization: str) -> None:
+def pack(
+    module: nn.Module,
+    quantization: str,
+    held: Callable[[str], Levels | type[Int8Linear] | None] | None = None,
+) -> None:
     """Replace every dense linear, one after another, so that the dense matrices go as they are packed. A tied LM head gets a packed copy; the table stays for look-ups.
-    Matrices that the 4-bit kernel cannot hold are packed in 8."""
+    Matrices that the 4-bit kernel cannot hold are packed in 8. held: by a parameter's name, in 4 bits, the levels that it comes in, which are kept, or the kind for what comes in more."""
     table = module.get_input_embeddings().weight
-    for parent in list(module.modules()):
+    for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                kind = (
-                    KINDS[quantization]
-                    if child.in_features % GROUP == 0 and child.out_features % EVEN == 0
-                    else Int8Linear
-                )
-                setattr(parent, name, kind.of(child, shared=child.weight is table))
+                kind, levels = KINDS[quantization], None
+                if child.in_features % GROUP or child.out_features % EVEN:
+                    kind = Int8Linear
+                if held and kind is Int4Linear:
+                    levels = held(f"{path}.{name}.weight".lstrip("."))
+                shared = child.weight is table
+                if isinstance(levels, Levels):
+                    packed = Int4Linear.of_levels(levels, child, shared)
+                else:
+                    packed = (levels or kind).of(child, shared)
+                setattr(parent, name, packed)

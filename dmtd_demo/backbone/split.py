@@ -1,4 +1,4 @@
-"""How a backbone's layers are divided for Direct Multi-Token Decoding (DMTD paper, section 3; methods.md section 1)."""
+"""How a backbone's layers are divided for Direct Multi-Token Decoding (DMTD paper, section 3; docs/methods.md, section 1)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Split:
 
     @classmethod
     def from_config(cls, config: dict, layers: int) -> Split | None:
-        """What a checkpoint's config.json says, or None where it says nothing (methods.md section 2)."""
+        """What a checkpoint's config.json says, or None where it says nothing (docs/methods.md, section 2)."""
         if "num_decoding_layers" not in config and "num_thinking_layers" not in config:
             return None
         early = config.get("num_encoding_layers", 0)

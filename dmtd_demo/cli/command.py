@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from dmtd_demo.cli.measures import bench, curves, evaluate, project, report, results
-from dmtd_demo.cli.models import models, push
+from dmtd_demo.cli.models import get, models, push
 from dmtd_demo.cli.options import build_parser
 from dmtd_demo.cli.races import compare, draw, generate
 from dmtd_demo.cli.train import train
@@ -21,6 +21,7 @@ COMMANDS = {
     "report": report,
     "results": results,
     "models": models,
+    "get": get,
     "push": push,
     "train": train,
 }

@@ -1,9 +1,10 @@
-"""`models` and `push`: the catalog, and add-ons on their way to the hub."""
+"""`models`, `get` and `push`: the catalog, what is fetched, and add-ons on their way to the hub."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 
@@ -19,6 +20,30 @@ def models(options: argparse.Namespace) -> None:
         print(json.dumps({"models": described}))
     else:
         print("\n\n".join("\n".join(lines(d)) for d in described))
+
+
+def get(options: argparse.Namespace) -> None:
+    from dmtd_demo.models.fetch import get as fetch
+
+    print(fetch(options.name, _Bar()))
+
+
+class _Bar:
+    """How far it has come, in a line of its own on standard error; nothing where nobody looks."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from dmtd_demo.models.memory import amount
+
+        share = f" {100 * done // total:3d} % of {amount(total)}" if total else ""
+        line = f"{stage}{share}"
+        if line == self._shown or not sys.stderr.isatty():
+            return
+        self._shown = line
+        last = "\n" if total and done >= total else ""
+        print(f"\r{line:<60}", end=last, file=sys.stderr, flush=True)
 
 
 def push(options: argparse.Namespace) -> None:

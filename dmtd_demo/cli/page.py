@@ -29,7 +29,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--model",
         action="append",
-        help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, or a hub id; again for more of them; "
+        help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, a GGUF file, or a hub id; again for more of them; "
         "default: DMTD_MODELS, names with commas between them, else classroom",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`ar`: the checkpoint's own autoregressive mode, every position a head (methods.md section 1)."""
+"""`ar`: the checkpoint's own autoregressive mode, every position a head (docs/methods.md, section 1)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Run = tuple[int, int, int]  # first layer, last layer + 1, positions
 
 @dataclass(frozen=True)
 class Token:
-    """origin: which computation made it (full, late, mtp; methods.md section 1). logprob: natural log, before temperature and truncation."""
+    """origin: which computation made it (full, late, mtp; docs/methods.md, section 1). logprob: natural log, before temperature and truncation."""
 
     id: int
     origin: str

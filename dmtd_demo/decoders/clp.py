@@ -1,4 +1,4 @@
-"""`clp`: MTP heads under the Backbone-as-Architect rule with a collocation-length predictor (Xie, Zhou; arXiv 2606.10935; methods.md section 3)."""
+"""`clp`: MTP heads under the Backbone-as-Architect rule with a collocation-length predictor (Xie, Zhou; arXiv 2606.10935; docs/methods.md, section 3)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folded_lengths(probabilities: Sequence[float], k: int) -> tuple[float, ...]:
 
 
 def accepted_length(probabilities: Sequence[float], k: int, threshold: float, rule: str) -> int:
-    """The number of MTP tokens to accept, from P(length = 0..K); a k below K folds the upper classes into k (methods.md section 3)."""
+    """The number of MTP tokens to accept, from P(length = 0..K); a k below K folds the upper classes into k (docs/methods.md, section 3)."""
     folded = folded_lengths(probabilities, k)
     if rule == "argmax":
         return max(range(k + 1), key=folded.__getitem__)

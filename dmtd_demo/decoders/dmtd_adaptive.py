@@ -1,4 +1,4 @@
-"""`dmtd-adaptive`: DMTD whose cycles are as long as a linear predictor on the head's hidden state says *(ours; methods.md section 4)*."""
+"""`dmtd-adaptive`: DMTD whose cycles are as long as a linear predictor on the head's hidden state says *(ours; docs/methods.md, section 4)*."""
 
 from __future__ import annotations
 

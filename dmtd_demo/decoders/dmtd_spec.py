@@ -1,4 +1,4 @@
-"""`dmtd-spec`: self-speculative DMTD, lossless (methods.md section 2): the late layers draft a cycle, one pass of all layers verifies it."""
+"""`dmtd-spec`: self-speculative DMTD, lossless (docs/methods.md, section 2): the late layers draft a cycle, one pass of all layers verifies it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mixed`: a full pass, then late-layer-only passes, then MTP heads on the last late hidden state *(ours; methods.md section 4)*."""
+"""`mixed`: a full pass, then late-layer-only passes, then MTP heads on the last late hidden state *(ours; docs/methods.md, section 4)*."""
 
 from __future__ import annotations
 

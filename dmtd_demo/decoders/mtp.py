@@ -1,4 +1,4 @@
-"""What the decoders with MTP heads share: one step of methods.md section 3, and the option k."""
+"""What the decoders with MTP heads share: one step of docs/methods.md, section 3, and the option k."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mtp-gate`: MTP heads behind a gate network, the baseline that CLP replaces by one linear layer (arXiv 2606.10935; methods.md section 3)."""
+"""`mtp-gate`: MTP heads behind a gate network, the baseline that CLP replaces by one linear layer (arXiv 2606.10935; docs/methods.md, section 3)."""
 
 from __future__ import annotations
 

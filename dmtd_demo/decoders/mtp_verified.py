@@ -1,4 +1,4 @@
-"""`mtp-verified`: MTP heads draft, the backbone's next pass verifies (Medusa-style; methods.md section 3): lossless against `ar`."""
+"""`mtp-verified`: MTP heads draft, the backbone's next pass verifies (Medusa-style; docs/methods.md, section 3): lossless against `ar`."""
 
 from __future__ import annotations
 

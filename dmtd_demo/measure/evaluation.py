@@ -1,4 +1,4 @@
-"""`eval`: held-out prompts through every panel; exact match and the figures of design.md, "Command line"."""
+"""`eval`: held-out prompts through every panel; exact match and the figures of docs/design.md, "Command line"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bounds a decoder's speed: the measured cost of each kind of pass (methods.md section 6), and the bytes that a pass must read from memory."""
+"""What bounds a decoder's speed: the measured cost of each kind of pass (docs/methods.md, section 6), and the bytes that a pass must read from memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READ_BYTES = 512 * 2**20
 
 
 class PassCosts:
-    """The cost of each kind of pass, everything included that it must do, and the limits that follow (methods.md section 6).
+    """The cost of each kind of pass, everything included that it must do, and the limits that follow (docs/methods.md, section 6).
 
     What a pass costs depends on what ran before it: late layers are read from memory after a full pass, and from the caches after each other. So each kind is timed
     where it stands in its decoder's own cycle, over as many positions as a run has, and once in each round beside it.

@@ -265,7 +265,7 @@ def training_seconds(
 
 
 def published() -> list[dict[str, Any]]:
-    """The papers' own settings, predicted, beside what they published (methods.md, section 5)."""
+    """The papers' own settings, predicted, beside what they published (docs/methods.md, section 5)."""
     paper = Setting(Shape.of("Qwen3-4B"), DEVICES["a100-40gb"], context=1536)
     four = 4 * paper.seconds([(36, 1)]) / cycle_seconds(paper, Split(36, 0, 8), 4)
     vanilla = 1 / Setting(Shape.of("Qwen3-4B"), DEVICES["l40s"], context=640).seconds([(36, 1)])
@@ -285,7 +285,7 @@ def published() -> list[dict[str, Any]]:
 
 
 def implied() -> list[dict[str, Any]]:
-    """What the CLP paper published without the device and the mean span that a prediction would need (methods.md, section 5), turned round: the tokens that a full pass
+    """What the CLP paper published without the device and the mean span that a prediction would need (docs/methods.md, section 5), turned round: the tokens that a full pass
     must pay for on average, so that the estimate, on one A100-40GB, gives each figure. A step takes two positions, one MTP head and the predictor."""
     rows = []
     for name, speed_ups in (("Qwen2.5-1.5B", (1.20, 1.29)), ("Qwen2.5-7B", (1.14, 1.20))):

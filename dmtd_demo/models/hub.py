@@ -7,9 +7,16 @@ import errno
 import re
 import shutil
 from pathlib import Path
-from typing import Iterator
+from typing import BinaryIO, Iterator, cast
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_session,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     DryRunError,
     GatedRepoError,
@@ -17,6 +24,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from dmtd_demo import proxies
 from dmtd_demo.errors import UserError
@@ -32,9 +40,23 @@ def is_id(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None
 
 
-def revision(folder: Path) -> str | None:
-    """The commit of a folder in the hub's cache; None for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" else None
+def split(text: str) -> tuple[str, str | None] | None:
+    """A hub id, and the GGUF file that may follow it after a colon; None for any other text."""
+    hub_id, colon, file = text.partition(":")
+    if not is_id(hub_id):
+        return None
+    if not colon:
+        return hub_id, None
+    good = re.fullmatch(r"[\w.-]+(/[\w.-]+)*", file) and ".." not in file.split("/")
+    return (hub_id, file) if good and file.lower().endswith(".gguf") else None
+
+
+def revision(path: Path) -> str | None:
+    """The commit of a folder in the hub's cache, or of a file in it; None for any other."""
+    for folder in (path, *path.parents):
+        if folder.parent.name == "snapshots":
+            return folder.name
+    return None
 
 
 def fetch(hub_id: str, files: list[str], bar: type | None = None) -> Path:
@@ -42,6 +64,61 @@ def fetch(hub_id: str, files: list[str], bar: type | None = None) -> Path:
     with in_words(hub_id):
         _check_disk(hub_id, files)
         return Path(snapshot_download(hub_id, allow_patterns=files, tqdm_class=bar))
+
+
+def fetch_file(source: str, bar: type | None = None) -> Path:
+    """The file of a source `owner/name:file`, in the same way."""
+    hub_id, file = _parts(source)
+    path = fetch(hub_id, [file], bar) / file
+    if not path.is_file():
+        raise UserError(f"{hub_id} needs to have the file {file} on the hub; it has none")
+    return path
+
+
+def cached_file(source: str) -> Path | None:
+    """The file of such a source where it lies in the local cache."""
+    path = try_to_load_from_cache(*_parts(source))
+    return Path(path) if isinstance(path, str) else None
+
+
+def _parts(source: str) -> tuple[str, str]:
+    parts = split(source)
+    if parts is None or parts[1] is None:
+        raise UserError(f"a file on the hub needs the form owner/name:file.gguf; got {source!r}")
+    return parts[0], parts[1]
+
+
+@contextlib.contextmanager
+def opened(source: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The file of such a source as it comes, with its size: what is not read is not fetched."""
+    hub_id, file = _parts(source)
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    with in_words(hub_id):
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("offline")
+        with get_session().stream(
+            "GET", hf_hub_url(hub_id, file), headers=headers, follow_redirects=True
+        ) as response:
+            hf_raise_for_status(response)
+            pieces = _Pieces(response.iter_bytes())
+            yield cast(BinaryIO, pieces), int(response.headers["Content-Length"])
+
+
+class _Pieces:
+    """A stream to read from, of the pieces that come."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._held = pieces, b""
+
+    def read(self, n: int) -> bytes:
+        held = [self._held]
+        size = len(self._held)
+        while size < n and (piece := next(self._pieces, b"")):
+            held.append(piece)
+            size += len(piece)
+        whole = b"".join(held)
+        self._held = whole[n:]
+        return whole[:n]
 
 
 def push(folder: Path, hub_id: str, private: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -16,15 +16,16 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 from transformers.utils import logging as transformers_logging
 
 from dmtd_demo.backbone.bitsandbytes_4bit import choose_layout
-from dmtd_demo.backbone.cpu_packed import KINDS, pack
+from dmtd_demo.backbone.cpu_packed import KINDS, Int4Linear, pack
 from dmtd_demo.backbone.onednn import lay_out
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError, is_out_of_memory
-from dmtd_demo.models import checkpoint, hub
+from dmtd_demo.models import checkpoint, fetch, gguf, gguf_tokenizer, gguf_weights, hub
 from dmtd_demo.models.addons import Base, load_addons
-from dmtd_demo.models.catalog import CATALOG, Entry
+from dmtd_demo.models.catalog import CATALOG, Archive, Entry
 from dmtd_demo.models.checkpoint import CLASSES
+from dmtd_demo.models.gguf_header import File
 from dmtd_demo.models.memory import Sizes
 from dmtd_demo.models.model import Model, use_threads
 from dmtd_demo.models.placement import Placement, place
@@ -41,8 +42,8 @@ WORTH = 1.2
 
 @dataclass(frozen=True)
 class Found:
-    """A model by its config.json alone. source: the hub id that it has to be fetched from; None where all of it lies in the folder. addons: the hub id of those
-    that are published for it."""
+    """A model by its config.json or the header of its GGUF file alone. folder: where it lies: a folder, or a GGUF file. source: the hub id that it has to be fetched from; None where all of it lies in the folder. addons: the folder or the hub id of those
+    that are published for it. file: the header."""
 
     name: str
     label: str
@@ -53,10 +54,14 @@ class Found:
     config: Any
     module: type[PreTrainedModel]
     addons: str | None = None
+    file: File | None = None
+    archive: Archive | None = None
 
     @property
     def sizes(self) -> Sizes:
-        return Sizes.of(self.config.model_type, self.config.to_dict())
+        sizes = Sizes.of(self.config.model_type, self.config.to_dict())
+        in_four_bits = self.file is not None and gguf_weights.in_four_bits(self.file)
+        return replace(sizes, in_four_bits=in_four_bits)
 
     @property
     def context(self) -> int:
@@ -64,8 +69,14 @@ class Found:
 
 
 def find(name: str) -> Found:
-    """A catalog model, a local folder in Hugging Face format or a hub id; of the hub only config.json is fetched. Raises UserError."""
+    """A catalog model, a local folder in Hugging Face format, a GGUF file or a hub id; of the hub only config.json, or a GGUF file's header, is fetched. Raises UserError."""
     entry = CATALOG.get(name)
+    where = entry.source if entry else name
+    parts = hub.split(where)
+    if (parts and parts[1] and not Path(where).exists()) or (
+        where.lower().endswith(".gguf") and Path(where).is_file()
+    ):
+        return _find_file(where, entry)
     source = None
     folder = Path(entry.source) if entry and entry.is_local else Path(name)
     if entry and not entry.is_local:
@@ -74,7 +85,7 @@ def find(name: str) -> Found:
         if folder.is_file() or not hub.is_id(name):
             what = "is a file" if folder.is_file() else "is none of them"
             raise UserError(
-                f"the model needs to be a folder in Hugging Face format, a hub id such as Qwen/Qwen3-0.6B, or one of {', '.join(CATALOG)}; {name!r} {what}"
+                f"the model needs to be a folder in Hugging Face format, a GGUF file, a hub id such as Qwen/Qwen3-0.6B, or one of {', '.join(CATALOG)}; {name!r} {what}"
             )
         source = name
     if source:
@@ -91,6 +102,55 @@ def find(name: str) -> Found:
         config,
         module,
         entry.addons if entry else None,
+    )
+
+
+def _find_file(where: str, entry: Entry | None) -> Found:
+    """A GGUF file, on this machine or on the hub."""
+    source = None if Path(where).exists() else where
+    archive = entry.archive if entry else None
+    path = fetch.at_hand(source, archive) if source else Path(where)
+    if path is not None:
+        file = gguf.read(path)
+    else:
+        try:
+            with hub.opened(where) as (stream, size):
+                file = gguf.read_stream(stream, size, where)
+        except UserError as error:
+            raise _with_other_way(error, entry) from None
+    folder = path or Path(where)
+    raw = gguf.config_of(file)
+    config, module = checkpoint.config_of(raw, folder)
+    return Found(
+        entry.name if entry else source or folder.stem,
+        entry.label if entry else where,
+        folder,
+        source,
+        entry.note if entry else "",
+        raw,
+        config,
+        module,
+        entry.addons if entry else None,
+        file,
+        archive,
+    )
+
+
+def _fetched(found: Found, progress: Progress) -> Found:
+    """A GGUF file of the hub, of which only the header was read, on this machine."""
+    path = fetch.from_hub(found.name, str(found.source), found.archive, progress)
+    file = gguf.read(path)
+    raw = gguf.config_of(file)
+    config, _ = checkpoint.config_of(raw, path)
+    return replace(found, folder=path, file=file, raw=raw, config=config)
+
+
+def _with_other_way(error: UserError, entry: Entry | None) -> UserError:
+    """The same, with what else can be done for a file that the package index has."""
+    if entry is None or entry.archive is None:
+        return error
+    return UserError(
+        f"{error}; `python -m dmtd_demo get {entry.name}` takes it from there or from the package index"
     )
 
 
@@ -118,6 +178,8 @@ def entry_of(found: Found) -> Entry:
         found.config.model_type,
         shape,
         note=found.note,
+        stored=found.file.size if found.file else None,
+        in_four_bits=found.sizes.in_four_bits,
     )
 
 
@@ -134,7 +196,7 @@ def load(
     make_room: Callable[[Placement], None] = lambda _: None,
     progress: Progress = no_progress,
 ) -> Model:
-    """Load a catalog model, a local folder in Hugging Face format or a hub id. addons: a folder or hub id. trainable: the linears stay as transformers loads them. spare: bytes that others would give up, which
+    """Load a catalog model, a local folder in Hugging Face format, a GGUF file or a hub id. addons: a folder or hub id. trainable: the linears stay as transformers loads them. spare: bytes that others would give up, which
     `make_room` asks them for when the weights are known to be good. Raises UserError where anything the user supplied does not fit, and what `progress` raises."""
     found = find(name)  # what cannot run is refused before gigabytes are fetched
     placement = place(
@@ -145,13 +207,26 @@ def load(
         device=device,
         spare=spare,
     )
-    folder = hub.fetch(found.source, hub.MODEL_FILES) if found.source else found.folder
-    base = Base(
-        found.source or found.name, hub.revision(folder), checkpoint.check_weights(folder, progress)
-    )
+    if found.file is not None and found.file.path is None:
+        found = _fetched(found, progress)
+    folder, file = found.folder, found.file
+    tokenizer: PreTrainedTokenizerBase | None
+    if file is not None:
+        fingerprint = gguf_weights.fingerprint(file)
+        tokenizer, ends = gguf_tokenizer.tokenizer_of(file), gguf_tokenizer.eos_ids(file)
+    else:
+        if found.source:
+            folder = hub.fetch(found.source, hub.MODEL_FILES)
+        fingerprint = checkpoint.check_weights(folder, progress)
+        tokenizer = checkpoint.tokenizer(folder, found.config)
+        ends = checkpoint.eos_ids(folder, found.raw)
+    name = found.source.partition(":")[0] if found.source else found.name
+    base = Base(name, hub.revision(folder), fingerprint)
     make_room(placement)
     try:
-        module = _weights(folder, found.config, found.module, placement, progress=progress)
+        module = _weights(
+            folder, found.config, found.module, placement, progress=progress, file=file
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -162,9 +237,9 @@ def load(
         found.name,
         found.label,
         module,
-        checkpoint.tokenizer(folder, found.config),
+        tokenizer,
         found.raw,
-        checkpoint.eos_ids(folder, found.raw),
+        ends,
         placement,
         base,
         trainable,
@@ -289,15 +364,18 @@ def _weights(
     placement: Placement,
     state: dict[str, torch.Tensor] | None = None,
     progress: Progress = no_progress,
+    file: File | None = None,
 ) -> PreTrainedModel:
-    """The checkpoint's weights (or `state`), strictly: a missing or misshapen tensor is an error."""
+    """The weights of a folder, a GGUF file or `state`, strictly: a missing or misshapen tensor is an error."""
+    if file is not None:
+        state = gguf_weights.state(file, placement.dtype)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would warn of is checked below
     transformers_logging.disable_progress_bar()
     previous = transformers_logging.set_tqdm_hook(partial(_told, progress))
     try:
         module, info = cls.from_pretrained(
-            folder,
+            folder if state is None else None,
             config=config,
             dtype=placement.dtype,
             attn_implementation="sdpa",
@@ -309,7 +387,7 @@ def _weights(
             state_dict=state,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, UserError):
             raise
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {' '.join(str(error).split())[:300]}"
@@ -333,7 +411,10 @@ def _weights(
             f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them"
         )
     if placement.quantization in KINDS:
-        pack(module, placement.quantization)
+        pack(module, placement.quantization, gguf_weights.held_by_name(file) if file else None)
+    if file is not None:
+        kept = KINDS.get(placement.quantization) is Int4Linear
+        placement.reasons.append(gguf_weights.in_words(file, kept))
     choose_layout(module, placement.dtype)
     return module
 

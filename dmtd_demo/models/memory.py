@@ -15,7 +15,7 @@ WORKING = 0.25 * GIB  # activations, dequantized matrices, tables; and a twentie
 @dataclass(frozen=True)
 class Sizes:
     """Numbers of parameters: of the matrices inside the layers, which quantization shrinks; their rows; all others. kv: cache entries of one token.
-    head: parameters of the LM head, which are among the others; vocabulary: its rows; tied: whether they are the embedding table's too."""
+    head: parameters of the LM head, which are among the others; vocabulary: its rows; tied: whether they are the embedding table's too. in_four_bits: whether most come in levels that 4-bit packing keeps."""
 
     matrices: int
     rows: int
@@ -24,6 +24,7 @@ class Sizes:
     head: int
     vocabulary: int
     tied: bool
+    in_four_bits: bool = False
 
     @property
     def parameters(self) -> int:

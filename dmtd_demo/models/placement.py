@@ -129,6 +129,8 @@ def offered(device: str) -> list[str]:
 def _default_quantization(
     device: str, dtype: str | None, sizes: Sizes, need, spare: int
 ) -> tuple[str, str]:
+    if device == "cpu" and dtype is None and sizes.in_four_bits and has_packed_kernels():
+        return "cpu-int4", "cpu-int4: its file holds 4 bits a weight, which are kept as they are"
     if dtype is not None or not find_spec("bitsandbytes"):
         return "none", ""  # a dtype that was asked for is the dtype of the weights
     if device == "cpu":
@@ -147,6 +149,11 @@ def _default_quantization(
         "nf4",
         f"nf4: as it is stored it needs {gib(need('none').total)}, and {gib(room)} are free",
     )
+
+
+def has_packed_kernels() -> bool:
+    """Whether PyTorch's 4-bit product has code for this processor, and not the plain loops alone."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def default_dtype(device: str, quantization: str, sizes: Sizes) -> tuple[torch.dtype, str]:

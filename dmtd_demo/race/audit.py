@@ -1,4 +1,4 @@
-"""The audit: what `ar` itself would have chosen after each prefix of a text (methods.md section 4)."""
+"""The audit: what `ar` itself would have chosen after each prefix of a text (docs/methods.md, section 4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dmtd_demo.models.model import Model
 
 @torch.inference_mode()
 def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[bool]:
-    """For each generated id, whether it is `ar`'s argmax given exactly the text before it (methods.md section 4): one pass, outside every clock.
+    """For each generated id, whether it is `ar`'s argmax given exactly the text before it (docs/methods.md, section 4): one pass, outside every clock.
 
     Below float32 the long pass and single steps round differently, so there an id within one unit in the last place of the top logit agrees too.
     """

@@ -42,7 +42,7 @@ def race(
     audit: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Batch]:
-    """Race the panels, one conversation each, the user's turn last; on one model, or each on its own. Yields batches of records (design.md, "The trace"), one per burst.
+    """Race the panels, one conversation each, the user's turn last; on one model, or each on its own. Yields batches of records (docs/design.md, "The trace"), one per burst.
 
     Raises UserError before the first record for anything the user supplied. When `should_stop` turns true, or the generator is closed,
     the race ends within one pass.

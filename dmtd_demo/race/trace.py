@@ -17,7 +17,7 @@ def dumps(record: Record) -> str:
 
 
 def repetition_ratio(ids: Sequence[int | str]) -> float:
-    """Share of 4-grams that occurred before in the same text; 0 under 4 tokens (methods.md section 5)."""
+    """Share of 4-grams that occurred before in the same text; 0 under 4 tokens (docs/methods.md, section 5)."""
     grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -32,7 +32,7 @@ def agreement(ids: Sequence[int], reference: Sequence[int]) -> float:
 
 
 def statistics(steps: Iterable[Record], layers: int) -> Record:
-    """Figures of one panel from its step records, prefill and its token left out where design.md says so. layers: N of the backbone, 0 of a server elsewhere."""
+    """Figures of one panel from its step records, prefill and its token left out where docs/design.md says so. layers: N of the backbone, 0 of a server elsewhere."""
     tokens: list[Record] = []
     first_ms: float | None = None
     last_ms = 0.0

@@ -1,4 +1,4 @@
-"""The default threshold of each add-on, on prompts of the training contents (methods.md section 3)."""
+"""The default threshold of each add-on, on prompts of the training contents (docs/methods.md, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe of `classroom`: a small Qwen3 trained from scratch with cyclical masking (DMTD paper, section 3.3; methods.md section 2)."""
+"""The recipe of `classroom`: a small Qwen3 trained from scratch with cyclical masking (DMTD paper, section 3.3; docs/methods.md, section 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of the collocation-length predictor and of the gate it replaces, both on trained MTP heads (CLP paper; methods.md section 3)."""
+"""The recipes of the collocation-length predictor and of the gate it replaces, both on trained MTP heads (CLP paper; docs/methods.md, section 3)."""
 
 from __future__ import annotations
 

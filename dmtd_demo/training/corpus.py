@@ -40,7 +40,7 @@ def read_rows(
 ) -> list[Row]:
     """The rows of the file `data`, of the data set hf:NAME[:SPLIT], or of `world`, the conversations that `classroom` learns from, of which `most` texts are read. Where it has none for a conversation (the last message is
     the user's), for every one with `distill`, and for the shipped prompts without a file, the answer is the model's own greedy text (self-distillation;
-    methods.md section 3), kept in the file `own`."""
+    docs/methods.md, section 3), kept in the file `own`."""
     if most < 1:
         raise UserError(f"--max-rows needs a whole number, 1 or more; got {most}")
     if data is None:

@@ -1,4 +1,4 @@
-"""The recipes of what predicts within cycles *(ours; methods.md section 4)*: cycle lengths for `dmtd-adaptive`, late MTP heads for `mixed`."""
+"""The recipes of what predicts within cycles *(ours; docs/methods.md, section 4)*: cycle lengths for `dmtd-adaptive`, late MTP heads for `mixed`."""
 
 from __future__ import annotations
 

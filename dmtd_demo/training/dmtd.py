@@ -1,4 +1,4 @@
-"""`train dmtd --model …`: Direct Multi-Token Decoding for any Qwen by cyclical masking (DMTD paper, section 3.3; methods.md section 2), all of its layers or by LoRA."""
+"""`train dmtd --model …`: Direct Multi-Token Decoding for any Qwen by cyclical masking (DMTD paper, section 3.3; docs/methods.md, section 2), all of its layers or by LoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Add-ons for any Qwen from hidden states that are computed once: the backbone is frozen, so every update draws from the same (methods.md section 3)."""
+"""Add-ons for any Qwen from hidden states that are computed once: the backbone is frozen, so every update draws from the same (docs/methods.md, section 3)."""
 
 from __future__ import annotations
 

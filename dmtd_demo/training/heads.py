@@ -1,4 +1,4 @@
-"""The recipe of MTP heads on a frozen backbone (CLP paper; Medusa's form; methods.md section 3)."""
+"""The recipe of MTP heads on a frozen backbone (CLP paper; Medusa's form; docs/methods.md, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cyclical masking: Direct Multi-Token Decoding over whole rows at once (DMTD paper, section 3.3; methods.md section 2)."""
+"""Cyclical masking: Direct Multi-Token Decoding over whole rows at once (DMTD paper, section 3.3; docs/methods.md, section 2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dmtd_demo.errors import UserError
 
 
 def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) -> Tensor:
-    """The formula of methods.md section 2 over whole rows: ids [rows, n], heads (m = 1) [rows, n] bool; hidden states after the final norm."""
+    """The formula of docs/methods.md, section 2 over whole rows: ids [rows, n], heads (m = 1) [rows, n] bool; hidden states after the final norm."""
     c = backbone.run_layers(backbone.embed(ids), 0, split.early)
     thought = backbone.run_layers(c, split.early, split.late_start)
     at_head = c + thought if split.head_input == "sum" else thought

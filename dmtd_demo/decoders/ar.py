@@ -23,7 +23,7 @@ class Autoregressive(Decoder):
         stack = Stack(model.backbone, model.split)
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:
-            out, runs = stack.heads([token.id])
+            out, runs = stack.full([token.id])
             token = Token.of(
                 sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], "full"
             )

@@ -70,7 +70,7 @@ class DirectMultiToken(Decoder):
             # the phase is anchored to the request: the first generated token is a cycle head
             for position in range(options.tau):
                 origin = "full" if position == 0 else "late"
-                out, runs = stack.heads([token.id]) if position == 0 else stack.late_only(token.id)
+                out, runs = stack.full([token.id]) if position == 0 else stack.late(token.id)
                 token = Token.of(
                     sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], origin
                 )

@@ -68,12 +68,12 @@ class AdaptiveCycles(Decoder):
         stack = Stack(model.backbone, split_of(options, model))
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:
-            out, runs = stack.heads([token.id])
+            out, runs = stack.full([token.id])
             h = stack.last_hidden(out)
             token = Token.of(sampler.choose(model.backbone.logits(h))[0], "full")
             yield Step((token,), (Pass("full", runs),))
             for _ in range(late_tokens(model, h, options.max, options.threshold)):
-                out, runs = stack.late_only(token.id)
+                out, runs = stack.late(token.id)
                 token = Token.of(
                     sampler.choose(model.backbone.logits(stack.last_hidden(out)))[0], "late"
                 )

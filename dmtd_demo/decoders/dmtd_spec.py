@@ -31,7 +31,7 @@ class SelfSpeculative(DirectMultiToken):
             rows: list[torch.Tensor] = []
             last = token.id
             while len(drafts) < options.tau - 1 and stack.room > 1:
-                out, runs = stack.late_only(last)
+                out, runs = stack.late(last)
                 logits = model.backbone.logits(stack.last_hidden(out))
                 drafts.append(sampler.choose(logits)[0])
                 rows.append(logits)

@@ -35,14 +35,14 @@ class Mixed(AdaptiveCycles):
         unread = [token.id]
         while True:
             # the MTP tokens have no late entry yet: they are read as heads, beside the refill
-            out, runs = stack.heads(unread)
+            out, runs = stack.full(unread)
             h = stack.last_hidden(out)
             token = Token.of(sampler.choose(backbone.logits(h))[0], "full")
             yield Step((token,), (Pass("full", runs),))
             unread = [token.id]
             late = late_tokens(model, h, options.max, model.addon_facts["adaptive"]["threshold"])
             for i in range(late):
-                out, runs = stack.late_only(unread[0])
+                out, runs = stack.late(unread[0])
                 h = stack.last_hidden(out)
                 s = (
                     0

@@ -67,7 +67,7 @@ def unverified_steps(
     token = yield from prefill(stack, prompt_ids, sampler)
     emitted = [token.id]
     while True:
-        out, runs = stack.heads(emitted)
+        out, runs = stack.full(emitted)
         states, lengths = states_of(stack.last_hidden(out))
         choices = sampler.choose(model.backbone.logits(states))
         tokens = tuple(Token.of(choice, "mtp" if i else first) for i, choice in enumerate(choices))

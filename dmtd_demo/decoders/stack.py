@@ -25,7 +25,7 @@ class Stack:
         self.cache = backbone.new_cache()
         self.skipped: list[Tensor] = []  # early outputs c_i, [1, 1, hidden] each
 
-    def heads(self, ids: Sequence[int]) -> tuple[Tensor, tuple[Run, ...]]:
+    def full(self, ids: Sequence[int]) -> tuple[Tensor, tuple[Run, ...]]:
         """Every id a cycle head (m = 1). The middle layers first refill what they skipped. Returns late outputs [1, q, hidden] before the final norm."""
         backbone, split, q = self.backbone, self.split, len(ids)
         n = backbone.layers
@@ -45,7 +45,7 @@ class Stack:
             (split.late_start, n, q),
         )
 
-    def late_only(self, token: int) -> tuple[Tensor, tuple[Run, ...]]:
+    def late(self, token: int) -> tuple[Tensor, tuple[Run, ...]]:
         """One position without the middle layers (m = 0). Returns the late output [1, 1, hidden] before the final norm."""
         backbone, split = self.backbone, self.split
         assert split is not None
@@ -80,9 +80,9 @@ def prefill(stack: Stack, prompt_ids: Sequence[int], sampler: Sampler) -> Iterat
     """Read the prompt, every position a head, in chunks; the last step holds the first token. The generator returns that token."""
     last = (len(prompt_ids) - 1) // PREFILL_CHUNK * PREFILL_CHUNK
     for start in range(0, last, PREFILL_CHUNK):
-        _, runs = stack.heads(prompt_ids[start : start + PREFILL_CHUNK])
+        _, runs = stack.full(prompt_ids[start : start + PREFILL_CHUNK])
         yield Step((), (Pass("prefill", runs),))
-    out, runs = stack.heads(prompt_ids[last:])
+    out, runs = stack.full(prompt_ids[last:])
     token = Token.of(sampler.choose(stack.backbone.logits(stack.last_hidden(out)))[0], "full")
     yield Step((token,), (Pass("prefill", runs),))
     return token

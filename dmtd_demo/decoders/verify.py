@@ -26,7 +26,7 @@ def verify(
     with the pass's own next token after them, the pass's runs, and the last kept position's hidden state after the final norm, [1, hidden].
     """
     before = stack.length
-    out, runs = stack.heads([pending, *(draft.id for draft in drafts)])
+    out, runs = stack.full([pending, *(draft.id for draft in drafts)])
     hidden = stack.backbone.final_norm(out[0])
     logits = stack.backbone.logits(hidden)
     ids = [draft.id for draft in drafts]

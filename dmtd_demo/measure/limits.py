@@ -45,7 +45,7 @@ class PassCosts:
         if decoder == Autoregressive.name:
             stack = self._stack(self.model.split)
             for _ in range(self.new):
-                self._time(times, "full(1)", stack, lambda: stack.heads(self._ids(stack, 1))[0])
+                self._time(times, "full(1)", stack, lambda: stack.full(self._ids(stack, 1))[0])
         elif decoder == DirectMultiToken.name:
             split = split_of(options, self.model)
             stack = self._stack(split)
@@ -54,14 +54,14 @@ class PassCosts:
                     times if cycle else {},
                     _refill(options.tau, split),
                     stack,
-                    lambda: stack.heads(self._ids(stack, 1))[0],
+                    lambda: stack.full(self._ids(stack, 1))[0],
                 )
                 for _ in range(options.tau - 1):
                     self._time(
                         times,
                         _late(options.tau, split),
                         stack,
-                        lambda: stack.late_only(self._ids(stack, 1)[0])[0],
+                        lambda: stack.late(self._ids(stack, 1)[0])[0],
                     )
         elif decoder == CollocationLength.name:
             stack = self._stack(self.model.split)
@@ -73,7 +73,7 @@ class PassCosts:
                         times,
                         f"step({s})",
                         stack,
-                        lambda s=s: stack.heads(self._ids(stack, s))[0],
+                        lambda s=s: stack.full(self._ids(stack, s))[0],
                         s,
                     )
         for name, each in times.items():

@@ -1,4 +1,7 @@
-"""docs/results.md: every stored figure of `classroom` on one page, beside the papers' own, with the command that measured each. `python -m dmtd_demo results` prints it."""
+"""docs/results.md: every stored figure of `classroom` beside the papers' own.
+
+Each stands with the command that measured it. `python -m dmtd_demo results` prints the page.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,15 @@ from dmtd_demo.measure.report import curve_tables, family_table, markdown, perce
 FILES = ("results.json", "quantized.json", "clp_and_gate.json", "curves.json", "twin.json")
 
 DMTD, CLP = "DMTD, arXiv 2510.11958", "CLP, arXiv 2606.10935"
-# What the papers publish: (paper, what, their figure, the panel of ours, its field, as a share or a factor, what differs and why)
-QUALITY = "theirs is relative to a vanilla Qwen3-4B over six benchmarks, ours to the same checkpoint's own `ar` on tasks of a small world; against a vanilla twin, trained on fewer tokens: below"
-SPEED = "theirs is the best of a 4B model, limited by memory, on one A100; ours one CPU thread on 10 M parameters, where every pass has a fixed cost"
+# What the papers publish: the paper, what, their figure, the panel of ours, its field, what differs
+QUALITY = (
+    "theirs is relative to a vanilla Qwen3-4B over six benchmarks, ours to the same checkpoint's "
+    "own `ar` on tasks of a small world; against a vanilla twin, trained on fewer tokens: below"
+)
+SPEED = (
+    "theirs is the best of a 4B model, limited by memory, on one A100; ours one CPU thread on "
+    "10 M parameters, where every pass has a fixed cost"
+)
 PUBLISHED = (
     (DMTD, "quality, C2", "100.9 %", "dmtd:tau=2", "relative", QUALITY),
     (DMTD, "quality, C3", "99.4 %", "dmtd:tau=3", "relative", QUALITY),
@@ -34,7 +43,8 @@ PUBLISHED = (
         "1.20× to 1.29× on Qwen2.5-1.5B, 1.14× to 1.20× on 7B",
         "clp",
         "over_ar",
-        "the small world's answers are far easier to foresee than text from people, so spans are longer",
+        "the small world's answers are far easier to foresee than text from people, so spans are "
+        "longer",
     ),
     (
         CLP,
@@ -42,7 +52,8 @@ PUBLISHED = (
         "under 0.02",
         "clp",
         "repetition_ratio",
-        "their abstract does not define it; ours is the share of 4-grams that occurred before in the same text",
+        "their abstract does not define it; ours is the share of 4-grams that occurred before in "
+        "the same text",
     ),
     (
         CLP,
@@ -56,15 +67,18 @@ PUBLISHED = (
 
 PAGE = """# Results
 
-This page is written by `python -m dmtd_demo results > docs/results.md`, from the files in `assets/classroom`; a test holds it against them. Every figure was measured by this repository,
-on `{processor}`, {cores} cores, {threads} thread, PyTorch {torch}, transformers {transformers}. To measure one again, run the command above its table and compare: the answers come out the same on the same
-versions, the times as your machine has them.
+This page is written by `python -m dmtd_demo results > docs/results.md`, from the files in
+`assets/classroom`; a test holds it against them. Every figure was measured by this repository, on
+`{processor}`, {cores} cores, {threads} thread, PyTorch {torch}, transformers {transformers}. To
+measure one again, run the command above its table and compare: the answers come out the same on the
+same versions, the times as your machine has them.
 
 ## Every decoder
 
     python -m dmtd_demo eval --seed 7 --prompts {prompts} --json
 
-{prompts} prompts whose contents were held out of training, greedy. Brackets are 95 % bootstrap intervals over the prompts.
+{prompts} prompts whose contents were held out of training, greedy. Brackets are 95 % bootstrap
+intervals over the prompts.
 
 {summary}
 Exact match by family, per cent:
@@ -72,15 +86,18 @@ Exact match by family, per cent:
 {families}
 ## Quantized
 
-    python -m dmtd_demo eval --seed 7 --prompts {quantized_prompts} --quantization nf4 --panel ar --panel dmtd:tau=4 --panel clp --json
+    python -m dmtd_demo eval --seed 7 --prompts {quantized_prompts} --quantization nf4 --panel ar \\
+        --panel dmtd:tau=4 --panel clp --json
 
-The same checkpoint and add-ons, {quantized_prompts} prompts; speed-ups are over `ar` under the same quantization. The runs came one after the other: between them only large
-differences of speed count. On matrices this small, bitsandbytes saves memory and costs time.
+The same checkpoint and add-ons, {quantized_prompts} prompts; speed-ups are over `ar` under the same
+quantization. The runs came one after the other: between them only large differences of speed count.
+On matrices this small, bitsandbytes saves memory and costs time.
 
 {quantized}
 ## Thresholds: CLP and the gate
 
-    python -m dmtd_demo eval --seed 7 --prompts {gate_prompts} --panel ar --panel clp:threshold=0.5 --panel mtp-gate:threshold=0.5 … --json
+    python -m dmtd_demo eval --seed 7 --prompts {gate_prompts} --panel ar \\
+        --panel clp:threshold=0.5 --panel mtp-gate:threshold=0.5 … --json
 
 {gate}
 ## Over training: MTP heads and cycle lengths
@@ -93,32 +110,46 @@ differences of speed count. On matrices this small, bitsandbytes saves memory an
 {papers}
 ## A vanilla twin
 
-The papers hold DMTD against a model that was never trained for it. `classroom` itself took more training than a twin could be given; so here are two models of the same recipe, size, seed and data, each from nothing over
-{twin_tokens} tokens: one with the cycles, one without (`--vanilla`, every position a head). Neither ships; `classroom` saw four times as many tokens. Both runs were begun for 10 M tokens and, at 4.2 M,
-shortened alike (`--resume`).
+The papers hold DMTD against a model that was never trained for it. `classroom` itself took more
+training than a twin could be given; so here are two models of the same recipe, size, seed and data,
+each from nothing over {twin_tokens} tokens: one with the cycles, one without (`--vanilla`, every
+position a head). Neither ships; `classroom` saw four times as many tokens. Both runs were begun for
+10 M tokens and, at 4.2 M, shortened alike (`--resume`).
 
     python -m dmtd_demo train classroom --tokens {twin_number} --output runs/pair
     python -m dmtd_demo train classroom --tokens {twin_number} --output runs/twin --vanilla
-    python -m dmtd_demo eval --model runs/twin/model --seed 7 --prompts {twin_prompts} --panel ar --json
+    python -m dmtd_demo eval --model runs/twin/model --seed 7 --prompts {twin_prompts} --panel ar \\
+        --json
 
 {twin}
-Without cycles a quarter of `classroom`'s tokens was enough for what its `ar` answers exactly. In a model this small, decoding several tokens from the late layers is paid for in training: with as many tokens as the twin, both `ar` and
-every cycle length stay behind it, and `classroom` came level with it by training longer. A 4B model that is fine-tuned has more room: the paper's figures stand in the table above.
+Without cycles a quarter of `classroom`'s tokens was enough for what its `ar` answers
+exactly. In a model this small, decoding several tokens from the late layers is paid for in
+training: with as many tokens as the twin, both `ar` and every cycle length stay behind it, and
+`classroom` came level with it by training longer. A 4B model that is fine-tuned has more room: the
+paper's figures stand in the table above.
 
-What `project` predicts for the papers' own machines from bytes and operations, beside what they published: `python -m dmtd_demo project`.
+What `project` predicts for the papers' own machines from bytes and operations, beside what they
+published: `python -m dmtd_demo project`.
 
 ## What was not shown
 
-- No real Qwen weights were run: no model hub can be reached from the machines that made this. Loading, quantizing, training and decoding are tested on random weights in their shapes, and the released
-  DMTD checkpoint on folders built like it.
-- No Space, no ZeroGPU machine, no multi-GPU machine. The tests run both environments of a Space here, with the CPU in the GPU's place.
-- The vanilla twin saw a quarter of the tokens that `classroom` did, so what DMTD's training costs a model that is trained to its end is not measured.
+- No real Qwen weights were run: no model hub can be reached from the machines that made this.
+  Loading, quantizing, training and decoding are tested on random weights in their shapes, and the
+  released DMTD checkpoint on folders built like it.
+- No Space, no ZeroGPU machine, no multi-GPU machine. The tests run both environments of a Space
+  here, with the CPU in the GPU's place.
+- The vanilla twin saw a quarter of the tokens that `classroom` did, so what DMTD's training costs a
+  model that is trained to its end is not measured.
 - {prompts} prompts bound an exact match of 98 % to about ± 1.2 percentage points.
 """
 
 
 def page(folder: Path) -> str:
-    """folder: a model's, with FILES as `eval --json` and `curves --json` print them; quantized.json is a list of the former, twin.json has two of them. Raises UserError."""
+    """Write docs/results.md from the files stored in a model's folder.
+
+    FILES are as `eval --json` and `curves --json` print them; quantized.json is a list of the
+    former, twin.json has two of them. Raises UserError where one is missing or no JSON.
+    """
     stored: dict[str, Any] = {}
     for name in FILES:
         try:

@@ -21,7 +21,7 @@ def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> li
     agrees: list[bool] = []
     for start in range(0, len(text), PREFILL_CHUNK):
         chunk = text[start : start + PREFILL_CHUNK]
-        out, _ = stack.heads(chunk)
+        out, _ = stack.full(chunk)
         skip = max(len(prompt_ids) - 1 - start, 0)  # the last prompt position judges the first id
         if skip >= len(chunk):
             continue

@@ -81,7 +81,7 @@ def test_the_cache_is_rolled_back_exactly(monkeypatch):
         text = [3, 1, 4, 1, 5] + ids_of(steps_of(model, panel, [3, 1, 4, 1, 5], 20))
         used = made[0]
         fresh = module.Stack(model.backbone, model.split)
-        fresh.heads(text[:-1])  # the last token is emitted and not read yet
+        fresh.full(text[:-1])  # the last token is emitted and not read yet
         for layer in range(4):
             assert used.cache.length(layer) == fresh.cache.length(layer) == len(text) - 1
             assert torch.allclose(

@@ -38,7 +38,7 @@ sys.path.extend(
 
 from conftest import ARGUMENTS, BROWSERS
 
-from dmtd_demo.decoders import DECODERS, Decoder, Options, Pass, Step, Token
+from dmtd_demo.decoders import DECODERS, Decoder, Options, Pass, Step, Steps, Token
 from dmtd_demo.decoders.base import option
 from dmtd_demo.machine import describe
 from dmtd_demo.models.loading import load
@@ -99,14 +99,14 @@ class Makes(Options):
     makes: str = option("full", str, "makes", "the origins of its tokens", choices=tuple(CYCLES))
 
 
-class Scripted(Decoder):
+class Scripted(Decoder[Makes]):
     """Writes the README again and again, five alternatives to each token, by the clock."""
 
     name = "scripted"
     label = "Scripted"
     Options = Makes
 
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         ids = model.tokenizer(
             (ROOT / "README.md").read_text(encoding="utf-8"), add_special_tokens=False
         ).input_ids

@@ -1,7 +1,12 @@
-"""The registry of decoders. A new decoder is one file and one line here; page, command line and tests iterate it."""
+"""The registry of decoders, which page, command line and tests iterate.
+
+A new decoder is one file and one line here.
+"""
+
+from typing import Any
 
 from dmtd_demo.decoders.ar import Autoregressive
-from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token
 from dmtd_demo.decoders.clp import CollocationLength
 from dmtd_demo.decoders.dmtd import DirectMultiToken
 from dmtd_demo.decoders.dmtd_adaptive import AdaptiveCycles
@@ -12,7 +17,7 @@ from dmtd_demo.decoders.mtp_heads import HeadsOnly
 from dmtd_demo.decoders.mtp_verified import VerifiedHeads
 from dmtd_demo.decoders.prompt_lookup import PromptLookup
 
-DECODERS: dict[str, type[Decoder]] = {
+DECODERS: dict[str, type[Decoder[Any]]] = {
     decoder.name: decoder
     for decoder in (
         Autoregressive,
@@ -28,4 +33,4 @@ DECODERS: dict[str, type[Decoder]] = {
     )
 }
 
-__all__ = ["DECODERS", "Decoder", "Options", "Pass", "Step", "Token"]
+__all__ = ["DECODERS", "Decoder", "Options", "Pass", "Step", "Steps", "Token"]

@@ -1,12 +1,15 @@
-"""`ar`: the checkpoint's own autoregressive mode, every position a head (docs/methods.md, section 1)."""
+"""`ar`: the checkpoint's own autoregressive mode, every token from a full pass.
+
+docs/methods.md, section 1.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Pass, Step, Token
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.sampling import Sampler
 
@@ -14,12 +17,12 @@ if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
 
-class Autoregressive(Decoder):
+class Autoregressive(Decoder[Options]):
     name = "ar"
     label = "Autoregressive"
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         stack = Stack(model.backbone, model.split)
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:

@@ -1,9 +1,10 @@
-"""The decoder contract: a decoder is a generator of steps and never sees text, clocks, EOS or limits."""
+"""The decoder contract: a generator of steps, which never sees text, clocks, EOS or limits."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Alternative, Choice, Sampler
@@ -16,7 +17,12 @@ Run = tuple[int, int, int]  # first layer, last layer + 1, positions
 
 @dataclass(frozen=True)
 class Token:
-    """origin: which computation made it (full, late, mtp; docs/methods.md, section 1). logprob: natural log, before temperature and truncation."""
+    """An emitted token.
+
+    origin: which computation made it (full, late, mtp, draft; docs/methods.md, section 1).
+    logprob: the natural log of its probability, before temperature and truncation. top: the
+    likeliest alternatives, where they are asked for.
+    """
 
     id: int
     origin: str
@@ -25,12 +31,13 @@ class Token:
 
     @classmethod
     def of(cls, choice: Choice, origin: str) -> Token:
+        """Make a token of what the sampler chose."""
         return cls(choice.id, origin, choice.logprob, choice.top)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """kind: prefill, full, late or verify. runs: which layers ran over how many positions, in order."""
+    """A forward pass. kind: prefill, full, late or verify. runs: which layers, in order."""
 
     kind: str
     runs: tuple[Run, ...]
@@ -38,14 +45,18 @@ class Pass:
 
 @dataclass(frozen=True)
 class Step:
-    """What a decoder yields between two chances to stop: the tokens emitted, in order, and the passes they took. Both may be empty.
+    """The tokens that a decoder emits between two chances to stop, and the passes they took.
 
-    lengths: where a predictor decided how many tokens follow the first one, the probability that it gave to 0, 1, 2 …
+    Both may be empty. lengths: where a predictor decided how many tokens follow the first one, the
+    probability that it gave to 0, 1, 2 …
     """
 
     tokens: tuple[Token, ...]
     passes: tuple[Pass, ...]
     lengths: tuple[float, ...] = ()
+
+
+Steps = Generator[Step, None, None]
 
 
 def option(
@@ -54,12 +65,15 @@ def option(
     label: str,
     help: str,
     *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    step: float | None = None,
+    within: tuple[float, float, float] | None = None,
     choices: Sequence[str] | None = None,
 ) -> Any:
-    """A field of a decoder's Options. A default of None is resolved against the model: the checkpoint's or the add-on's own."""
+    """Declare a field of a decoder's Options, of the type that its resolved value has.
+
+    default: None is resolved against the model, to the checkpoint's or the add-on's own value.
+    within: the least and the greatest value, and the step of the page's control.
+    """
+    minimum, maximum, step = within or (None, None, None)
     return field(
         default=default,
         metadata={
@@ -75,21 +89,22 @@ def option(
 
 
 def caution_option() -> Any:
-    """The option threshold of a decoder with a trained predictor; None is the add-on's own."""
+    """Declare the threshold of a decoder with a trained predictor; None is the add-on's own."""
     return option(
         None,
         float,
         "caution",
         "take as many tokens along as the predictor holds right with at least this probability",
-        minimum=0.0,
-        maximum=1.0,
-        step=0.0001,
+        within=(0.0, 1.0, 0.0001),
     )
 
 
 @dataclass(frozen=True)
 class Options:
-    """Base of every decoder's options: types, ranges and choices are checked on construction."""
+    """Base of every decoder's options.
+
+    Types, ranges and choices are checked on construction, which raises UserError.
+    """
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -114,22 +129,28 @@ class Options:
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text"}
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
-class Decoder:
-    """One way of decoding. Subclasses set the class attributes and write `steps`; the registry's key is `name`."""
+class Decoder(Generic[OptionsT]):
+    """One way of decoding, generic over its options.
+
+    Subclasses set the class attributes and write `steps`. name: the registry's key. needs: what the
+    model must have. Options: the class of `options`, the same as in the brackets.
+    """
 
     name: ClassVar[str]
     label: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
-    Options: ClassVar[type[Options]] = Options
+    # a class attribute cannot be of the type OptionsT
+    Options: ClassVar[type[Any]] = Options
 
-    def __init__(self, options: Options | None = None) -> None:
-        self.options = self.Options() if options is None else options
+    def __init__(self, options: OptionsT | None = None) -> None:
+        self.options: OptionsT = self.Options() if options is None else options
 
     @classmethod
     def missing(cls, model: Model) -> list[str]:
-        """What the model lacks for this decoder, one sentence each; empty where it can run."""
+        """Say what the model lacks for this decoder, one sentence each; [] where it can run."""
         return [
             _MISSING[need].format(decoder=cls.name, model=model.name)
             for need in sorted(cls.needs)
@@ -137,8 +158,11 @@ class Decoder:
         ]
 
     @classmethod
-    def resolve(cls, options: Options, model: Model) -> Options:
-        """The options with every None filled in for this model, checked against it. Raises UserError where the model cannot serve them."""
+    def resolve(cls, options: OptionsT, model: Model) -> OptionsT:
+        """Fill in every None for this model, and check the options against it.
+
+        Raises UserError where the model cannot serve them.
+        """
         lacks = cls.missing(model)
         if lacks:
             raise UserError(" ".join(lacks))
@@ -152,9 +176,10 @@ class Decoder:
         )
 
     @classmethod
-    def defaults(cls, model: Model) -> Options:
-        """This decoder's options for this model where the user sets none."""
-        return cls.resolve(cls.Options(), model)
+    def defaults(cls, model: Model) -> OptionsT:
+        """Resolve the options for this model where the user sets none."""
+        options: OptionsT = cls.Options()
+        return cls.resolve(options, model)
 
     @classmethod
     def model_defaults(cls, model: Model) -> dict[str, Any]:
@@ -163,7 +188,7 @@ class Decoder:
 
     @classmethod
     def extra_parameters(cls, model: Model) -> int:
-        """Parameters that the method adds to the backbone."""
+        """Count the parameters that the method adds to the backbone."""
         return sum(
             p.numel()
             for need in cls.needs
@@ -171,17 +196,23 @@ class Decoder:
             for p in model.addons[need].parameters()
         )
 
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
-        """Decode without end after the prompt; the first step with a token emits exactly one, from the prefill."""
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
+        """Decode without end after the prompt.
+
+        The first step with a token emits exactly one, from the prefill.
+        """
         raise NotImplementedError
 
 
 _MISSING = {
-    "split": "{decoder} needs a split into early, middle and late layers, so at least two layers; {model} has one.",
+    "split": "{decoder} needs a split into early, middle and late layers, so at least two layers; "
+    "{model} has one.",
     "mtp_heads": "{decoder} needs MTP heads trained for {model}; none are there.",
-    "clp": "{decoder} needs a collocation-length predictor (CLP) trained for {model}; none is there.",
+    "clp": "{decoder} needs a collocation-length predictor (CLP) trained for {model}; "
+    "none is there.",
     "head0": "{decoder} needs an MTP head 0 trained for {model}; none is there.",
     "adaptive": "{decoder} needs a predictor of cycle lengths trained for {model}; none is there.",
-    "mixed": "{decoder} needs MTP heads trained on the late hidden states of {model}; none are there.",
+    "mixed": "{decoder} needs MTP heads trained on the late hidden states of {model}; "
+    "none are there.",
     "gate": "{decoder} needs a span gate trained for {model}; none is there.",
 }

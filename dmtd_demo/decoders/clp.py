@@ -1,14 +1,17 @@
-"""`clp`: MTP heads under the Backbone-as-Architect rule with a collocation-length predictor (Xie, Zhou; arXiv 2606.10935; docs/methods.md, section 3)."""
+"""`clp`: MTP heads whose tokens are accepted as far as a collocation-length predictor says.
+
+The Backbone-as-Architect rule of Xie and Zhou (arXiv 2606.10935; docs/methods.md, section 3).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Options, Step, caution_option, option
-from dmtd_demo.decoders.mtp import at_most_trained, heads_option, unverified_steps
+from dmtd_demo.decoders.base import Decoder, Options, Steps, caution_option, option
+from dmtd_demo.decoders.mtp import check_heads, heads_option, unverified_steps
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ RULES = ("cumulative", "argmax")
 
 @dataclass(frozen=True)
 class CLPOptions(Options):
-    k: int | None = heads_option("how many MTP heads may follow the backbone's own token")
-    threshold: float | None = caution_option()
+    k: int = heads_option("how many MTP heads may follow the backbone's own token")
+    threshold: float = caution_option()
     rule: str = option(
         "cumulative",
         str,
@@ -31,12 +34,15 @@ class CLPOptions(Options):
 
 
 def folded_lengths(probabilities: Sequence[float], k: int) -> tuple[float, ...]:
-    """P(length = 0..k), the classes above k counted as k."""
+    """Fold P(length = 0..K) into P(length = 0..k): the classes above k count as k."""
     return (*probabilities[:k], sum(probabilities[k:]))
 
 
 def accepted_length(probabilities: Sequence[float], k: int, threshold: float, rule: str) -> int:
-    """The number of MTP tokens to accept, from P(length = 0..K); a k below K folds the upper classes into k (docs/methods.md, section 3)."""
+    """Return how many MTP tokens to accept, from P(length = 0..K) (docs/methods.md, section 3).
+
+    A k below K folds the upper classes into k.
+    """
     folded = folded_lengths(probabilities, k)
     if rule == "argmax":
         return max(range(k + 1), key=folded.__getitem__)
@@ -49,7 +55,7 @@ def accepted_length(probabilities: Sequence[float], k: int, threshold: float, ru
     return 0
 
 
-class CollocationLength(Decoder):
+class CollocationLength(Decoder[CLPOptions]):
     name = "clp"
     label = "MTP heads with CLP"
     needs = frozenset({"mtp_heads", "clp"})
@@ -61,14 +67,12 @@ class CollocationLength(Decoder):
 
     @classmethod
     def resolve(cls, options: CLPOptions, model: Model) -> CLPOptions:
-        return at_most_trained(
-            super().resolve(options, model),
-            model,
-            min(model.addons["clp"].k, model.addons["mtp_heads"].k),
-        )
+        options = super().resolve(options, model)
+        check_heads(options.k, model, min(model.addons["clp"].k, model.addons["mtp_heads"].k))
+        return options
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
         heads, predictor = model.addons["mtp_heads"], model.addons["clp"]
 

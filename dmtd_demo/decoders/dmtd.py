@@ -1,14 +1,17 @@
-"""`dmtd`: Direct Multi-Token Decoding (Luo, Wang, Yan; arXiv 2510.11958, section 3): one full pass, then tau - 1 late-layer-only passes."""
+"""`dmtd`: Direct Multi-Token Decoding: one full pass, then tau - 1 late-layer-only passes.
+
+Luo, Wang and Yan (arXiv 2510.11958, section 3).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
 from dmtd_demo.backbone.split import Split
-from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token, option
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.sampling import Sampler
 
@@ -19,30 +22,29 @@ MAX_TAU = 16
 
 
 def split_option() -> Any:
-    """The option split of a decoder with late-layer-only passes; None is the checkpoint's."""
+    """Declare the split of a decoder with late-layer-only passes; None is the checkpoint's."""
     return option(
         None,
         str,
         "split",
-        "early and late layers, such as E0D3; the rest is the middle, which late-layer-only passes leave out",
+        "early and late layers, such as E0D3; the rest is the middle, which late-layer-only passes "
+        "leave out",
     )
 
 
 @dataclass(frozen=True)
 class DMTDOptions(Options):
-    tau: int | None = option(
+    tau: int = option(
         None,
         int,
         "cycle length τ",
         "tokens per cycle: one from a full pass, the others from the late layers alone",
-        minimum=1,
-        maximum=MAX_TAU,
-        step=1,
+        within=(1, MAX_TAU, 1),
     )
-    split: str | None = split_option()
+    split: str = split_option()
 
 
-class DirectMultiToken(Decoder):
+class DirectMultiToken(Decoder[DMTDOptions]):
     name = "dmtd"
     label = "Direct multi-token decoding"
     needs = frozenset({"split"})
@@ -58,13 +60,13 @@ class DirectMultiToken(Decoder):
     @classmethod
     def resolve(cls, options: DMTDOptions, model: Model) -> DMTDOptions:
         options = super().resolve(options, model)
-        split_of(options, model)
+        split_of(options.split, model)
         return options
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
-        stack = Stack(model.backbone, split_of(options, model))
+        stack = Stack(model.backbone, split_of(options.split, model))
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:
             # the phase is anchored to the request: the first generated token is a cycle head
@@ -77,7 +79,7 @@ class DirectMultiToken(Decoder):
                 yield Step((token,), (Pass(origin, runs),))
 
 
-def split_of(options: Any, model: Model) -> Split:
-    """The split that the options name, with the checkpoint's own form of head input."""
+def split_of(split: str, model: Model) -> Split:
+    """Parse a split such as E0D3, with the checkpoint's own form of head input."""
     head_input = model.split.head_input if model.split else "replace"
-    return Split.parse(options.split, model.backbone.layers, head_input)
+    return Split.parse(split, model.backbone.layers, head_input)

@@ -1,15 +1,27 @@
-"""`dmtd-adaptive`: DMTD whose cycles are as long as a linear predictor on the head's hidden state says *(ours; docs/methods.md, section 4)*."""
+"""`dmtd-adaptive`: DMTD whose cycles are as long as a linear predictor says.
+
+It reads the hidden state of the cycle's head *(ours; docs/methods.md, section 4)*.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Sequence
 
 import torch
 from torch import Tensor
 
 from dmtd_demo.backbone.split import Split
-from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, caution_option, option
+from dmtd_demo.decoders.base import (
+    Decoder,
+    Options,
+    Pass,
+    Step,
+    Steps,
+    Token,
+    caution_option,
+    option,
+)
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.dmtd import split_of, split_option
 from dmtd_demo.decoders.stack import Stack, prefill
@@ -24,25 +36,24 @@ MAX_CYCLE = 6
 
 @dataclass(frozen=True)
 class AdaptiveOptions(Options):
-    threshold: float | None = caution_option()
+    threshold: float = caution_option()
     max: int = option(
         MAX_CYCLE,
         int,
         "longest cycle",
         "one token from a full pass and at most this many less one from the late layers alone",
-        minimum=1,
-        maximum=16,
-        step=1,
+        within=(1, 16, 1),
     )
-    split: str | None = split_option()
+    split: str = split_option()
 
 
-class AdaptiveCycles(Decoder):
+class AdaptiveCycles(Decoder[AdaptiveOptions]):
     name = "dmtd-adaptive"
     label = "DMTD with predicted cycle lengths"
     needs = frozenset({"split", "adaptive"})
     Options = AdaptiveOptions
-    threshold_of: ClassVar[str] = "adaptive"  # the add-on whose default threshold it is
+    # the add-on whose default threshold it is
+    threshold_of: ClassVar[str] = "adaptive"
 
     @classmethod
     def model_defaults(cls, model: Model) -> dict[str, Any]:
@@ -54,18 +65,19 @@ class AdaptiveCycles(Decoder):
     @classmethod
     def resolve(cls, options: AdaptiveOptions, model: Model) -> AdaptiveOptions:
         options = super().resolve(options, model)
-        split_of(options, model)
+        split_of(options.split, model)
         longest = model.addons["adaptive"].k + 1
         if options.max > longest:
             raise UserError(
-                f"the option max needs a value from 1 to {longest}, the longest cycle that the predictor of {model.name} knows; got {options.max}"
+                f"the option max needs a value from 1 to {longest}, the longest cycle that the "
+                f"predictor of {model.name} knows; got {options.max}"
             )
         return options
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
-        stack = Stack(model.backbone, split_of(options, model))
+        stack = Stack(model.backbone, split_of(options.split, model))
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:
             out, runs = stack.full([token.id])
@@ -81,6 +93,9 @@ class AdaptiveCycles(Decoder):
 
 
 def late_tokens(model: Model, h: Tensor, longest: int, threshold: float) -> int:
-    """How many late-layer-only passes follow a cycle head with the hidden state h, [1, hidden] after the final norm; longest: tokens of a cycle."""
+    """Return how many late-layer-only passes follow a cycle head.
+
+    h [1, hidden]: the head's hidden state after the final norm. longest: tokens of a cycle.
+    """
     probabilities = model.addons["adaptive"](h).float().softmax(-1)[0].tolist()
     return accepted_length(probabilities, longest - 1, threshold, "cumulative")

@@ -1,15 +1,18 @@
-"""`dmtd-spec`: self-speculative DMTD, lossless (docs/methods.md, section 2): the late layers draft a cycle, one pass of all layers verifies it."""
+"""`dmtd-spec`: self-speculative DMTD, lossless (docs/methods.md, section 2).
+
+The late layers draft a cycle, one pass of all layers verifies it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Pass, Step
+from dmtd_demo.decoders.base import Pass, Step, Steps
 from dmtd_demo.decoders.dmtd import DirectMultiToken, split_of
 from dmtd_demo.decoders.stack import Stack, prefill
-from dmtd_demo.decoders.verify import verify
+from dmtd_demo.decoders.verify import Drafts, verify
 from dmtd_demo.sampling import Choice, Sampler
 
 if TYPE_CHECKING:
@@ -21,9 +24,9 @@ class SelfSpeculative(DirectMultiToken):
     label = "Self-speculative DMTD (lossless)"
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
-        stack = Stack(model.backbone, split_of(options, model))
+        stack = Stack(model.backbone, split_of(options.split, model))
         # it counts as the first cycle's head: drafting starts right after it
         token = yield from prefill(stack, prompt_ids, sampler)
         while True:
@@ -39,8 +42,7 @@ class SelfSpeculative(DirectMultiToken):
                 # a chance to stop: nothing is emitted before it is verified
                 yield Step((), (Pass("late", runs),))
             stack.rewind(stack.length - len(drafts))  # the drafts' entries, made with m = 0
-            tokens, runs, _ = verify(
-                stack, token.id, drafts, torch.cat(rows) if rows else None, sampler, "late"
-            )
+            drafted = Drafts(drafts, torch.cat(rows) if rows else None, "late")
+            tokens, runs, _ = verify(stack, token.id, drafted, sampler)
             yield Step(tokens, (Pass("verify", runs),))
             token = tokens[-1]

@@ -1,12 +1,15 @@
-"""`mixed`: a full pass, then late-layer-only passes, then MTP heads on the last late hidden state *(ours; docs/methods.md, section 4)*."""
+"""`mixed`: a full pass, then late-layer-only passes, then MTP heads on the last late hidden state.
+
+Ours; docs/methods.md, section 4.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Pass, Step, Token
+from dmtd_demo.decoders.base import Pass, Step, Steps, Token
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.dmtd import split_of
 from dmtd_demo.decoders.dmtd_adaptive import AdaptiveCycles, late_tokens
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
 
 
 class Mixed(AdaptiveCycles):
-    """One text with all three origins. `max` counts the full and late tokens of a cycle, whose predictor is as cautious as its own default; the MTP tokens come
-    on top, and `threshold` is theirs."""
+    """One text with all three origins.
+
+    `max` counts the full and late tokens of a cycle, whose predictor is as cautious as its own
+    default; the MTP tokens come on top, and `threshold` is theirs.
+    """
 
     name = "mixed"
     label = "DMTD, then MTP heads"
@@ -27,10 +33,10 @@ class Mixed(AdaptiveCycles):
     threshold_of = "mixed"
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
         mixed, backbone = model.addons["mixed"], model.backbone
-        stack = Stack(backbone, split_of(options, model))
+        stack = Stack(backbone, split_of(options.split, model))
         token = yield from prefill(stack, prompt_ids, sampler)
         unread = [token.id]
         while True:

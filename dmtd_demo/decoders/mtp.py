@@ -1,13 +1,13 @@
-"""What the decoders with MTP heads share: one step of docs/methods.md, section 3, and the option k."""
+"""The step of the decoders with MTP heads (docs/methods.md, section 3), and their option k."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from torch import Tensor
 
-from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Token, option
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token, option
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Sampler
@@ -19,25 +19,25 @@ MAX_K = 16
 
 
 def heads_option(help: str) -> Any:
-    """The option k of a decoder with MTP heads; None is as trained."""
-    return option(None, int, "MTP heads k", help, minimum=1, maximum=MAX_K, step=1)
+    """Declare the option k of a decoder with MTP heads; None is as trained."""
+    return option(None, int, "MTP heads k", help, within=(1, MAX_K, 1))
 
 
 @dataclass(frozen=True)
 class HeadsOptions(Options):
-    k: int | None = heads_option("how many MTP heads follow the token before them")
+    k: int = heads_option("how many MTP heads follow the token before them")
 
 
-def at_most_trained(options: Any, model: Model, trained: int) -> Any:
-    """The options, where their k heads are there; raises UserError."""
-    if options.k > trained:
+def check_heads(k: int, model: Model, trained: int) -> None:
+    """Raise UserError where k heads are asked for and fewer are trained."""
+    if k > trained:
         raise UserError(
-            f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; got {options.k}"
+            f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; "
+            f"got {k}"
         )
-    return options
 
 
-class HeadsDecoder(Decoder):
+class HeadsDecoder(Decoder[HeadsOptions]):
     """Base of the decoders whose only option is k."""
 
     Options = HeadsOptions
@@ -48,7 +48,9 @@ class HeadsDecoder(Decoder):
 
     @classmethod
     def resolve(cls, options: HeadsOptions, model: Model) -> HeadsOptions:
-        return at_most_trained(super().resolve(options, model), model, model.addons["mtp_heads"].k)
+        options = super().resolve(options, model)
+        check_heads(options.k, model, model.addons["mtp_heads"].k)
+        return options
 
 
 def unverified_steps(
@@ -57,11 +59,12 @@ def unverified_steps(
     sampler: Sampler,
     states_of: Callable[[Tensor], tuple[Tensor, tuple[float, ...]]],
     first: str,
-) -> Iterator[Step]:
-    """Steps whose tokens are emitted as they are drawn; the next pass reads all of them at once.
+) -> Steps:
+    """Emit tokens as they are drawn; the next pass reads all of a step's tokens at once.
 
-    states_of: the last hidden state [1, hidden] to one state for each token of the step, [1 + accepted, hidden], read by the LM head, and Step.lengths.
-    first: the origin of the step's first token; the others are `mtp`.
+    states_of: takes the last hidden state [1, hidden]; gives one state for each token of the step,
+    [1 + accepted, hidden], which the LM head reads, and Step.lengths. first: the origin of the
+    step's first token; the others are `mtp`.
     """
     stack = Stack(model.backbone, model.split)
     token = yield from prefill(stack, prompt_ids, sampler)

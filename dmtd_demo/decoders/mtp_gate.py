@@ -1,14 +1,17 @@
-"""`mtp-gate`: MTP heads behind a gate network, the baseline that CLP replaces by one linear layer (arXiv 2606.10935; docs/methods.md, section 3)."""
+"""`mtp-gate`: MTP heads behind a gate network, which CLP replaces by one linear layer.
+
+A baseline of arXiv 2606.10935 (docs/methods.md, section 3).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Options, Step, caution_option
-from dmtd_demo.decoders.mtp import at_most_trained, heads_option, unverified_steps
+from dmtd_demo.decoders.base import Decoder, Options, Steps, caution_option
+from dmtd_demo.decoders.mtp import check_heads, heads_option, unverified_steps
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -17,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GateOptions(Options):
-    k: int | None = heads_option("how many MTP heads may follow the backbone's own token")
-    threshold: float | None = caution_option()
+    k: int = heads_option("how many MTP heads may follow the backbone's own token")
+    threshold: float = caution_option()
 
 
 def open_gates(probabilities: Sequence[float], k: int, threshold: float) -> int:
-    """The number of MTP tokens to accept: those before the first of k gates under the threshold."""
+    """Return how many MTP tokens to accept: those before the first of k gates under it."""
     return next(
         (i for i, p in enumerate(probabilities[:k]) if p < threshold), min(k, len(probabilities))
     )
 
 
-class GatedHeads(Decoder):
+class GatedHeads(Decoder[GateOptions]):
     name = "mtp-gate"
     label = "MTP heads with a gate network"
     needs = frozenset({"mtp_heads", "gate"})
@@ -40,14 +43,12 @@ class GatedHeads(Decoder):
 
     @classmethod
     def resolve(cls, options: GateOptions, model: Model) -> GateOptions:
-        return at_most_trained(
-            super().resolve(options, model),
-            model,
-            min(model.addons["gate"].k, model.addons["mtp_heads"].k),
-        )
+        options = super().resolve(options, model)
+        check_heads(options.k, model, min(model.addons["gate"].k, model.addons["mtp_heads"].k))
+        return options
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
         heads, gate = model.addons["mtp_heads"], model.addons["gate"]
 

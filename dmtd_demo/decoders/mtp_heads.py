@@ -1,12 +1,15 @@
-"""`mtp-heads`: heads alone, head 0 in the LM head's place: the head-backbone competition that the CLP paper argues against (arXiv 2606.10935)."""
+"""`mtp-heads`: heads alone, head 0 in the LM head's place.
+
+The head-backbone competition that the CLP paper argues against (arXiv 2606.10935).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Step
+from dmtd_demo.decoders.base import Steps
 from dmtd_demo.decoders.mtp import HeadsDecoder, unverified_steps
 from dmtd_demo.sampling import Sampler
 
@@ -15,14 +18,17 @@ if TYPE_CHECKING:
 
 
 class HeadsOnly(HeadsDecoder):
-    """Head 0 makes token n + 1, heads 1..k the tokens after it, and all of them are accepted: it repeats itself, and that is the point."""
+    """Head 0 makes token n + 1, heads 1..k the tokens after it, and all of them are accepted.
+
+    The text repeats itself, and that is the point.
+    """
 
     name = "mtp-heads"
     label = "MTP heads alone (no backbone token)"
     needs = frozenset({"mtp_heads", "head0"})
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
         head0, heads = model.addons["head0"], model.addons["mtp_heads"]
         yield from unverified_steps(

@@ -1,15 +1,18 @@
-"""`mtp-verified`: MTP heads draft, the backbone's next pass verifies (Medusa-style; docs/methods.md, section 3): lossless against `ar`."""
+"""`mtp-verified`: MTP heads draft, the backbone's next pass verifies: lossless against `ar`.
+
+After Medusa (arXiv 2401.10774; docs/methods.md, section 3).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Pass, Step
+from dmtd_demo.decoders.base import Pass, Step, Steps
 from dmtd_demo.decoders.mtp import HeadsDecoder
 from dmtd_demo.decoders.stack import Stack, prefill
-from dmtd_demo.decoders.verify import verify
+from dmtd_demo.decoders.verify import Drafts, verify
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -22,17 +25,16 @@ class VerifiedHeads(HeadsDecoder):
     needs = frozenset({"mtp_heads"})
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
         heads, backbone = model.addons["mtp_heads"], model.backbone
         stack = Stack(backbone, model.split)
         token = yield from prefill(stack, prompt_ids, sampler)
-        logits = None
+        logits = torch.empty(0, backbone.vocab_size, device=backbone.device)
         while True:
-            drafts = [] if logits is None else sampler.choose(logits[: stack.room - 1])
-            tokens, runs, h = verify(
-                stack, token.id, drafts, logits[: len(drafts)] if drafts else None, sampler, "mtp"
-            )
+            logits = logits[: stack.room - 1]
+            drafts = Drafts(sampler.choose(logits) if len(logits) else [], logits, "mtp")
+            tokens, runs, h = verify(stack, token.id, drafts, sampler)
             yield Step(tokens, (Pass("verify", runs),))
             token = tokens[-1]
             logits = backbone.logits(heads(h, options.k)[0])

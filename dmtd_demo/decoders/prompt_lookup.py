@@ -1,15 +1,18 @@
-"""`prompt-lookup`: drafts are what followed the same n-gram earlier in the text; verified, so lossless, and with no training at all."""
+"""`prompt-lookup`: the drafts are the tokens that followed the same n-gram earlier in the text.
+
+They are verified, so the decoder is lossless, and it needs no training at all.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 
-from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, option
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, option
 from dmtd_demo.decoders.stack import Stack, prefill
-from dmtd_demo.decoders.verify import verify
+from dmtd_demo.decoders.verify import Drafts, verify
 from dmtd_demo.sampling import Choice, Sampler
 
 if TYPE_CHECKING:
@@ -23,23 +26,19 @@ class LookupOptions(Options):
         int,
         "n-gram",
         "the longest ending of the text to look for earlier in it; shorter ones are tried after it",
-        minimum=1,
-        maximum=8,
-        step=1,
+        within=(1, 8, 1),
     )
     k: int = option(
         4,
         int,
         "draft length k",
         "how many tokens to draft from what followed it there",
-        minimum=1,
-        maximum=16,
-        step=1,
+        within=(1, 16, 1),
     )
 
 
 class Lookup:
-    """Where each n-gram of a text was last followed by something."""
+    """The places where each n-gram of a growing text was last followed by something."""
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
@@ -47,13 +46,17 @@ class Lookup:
         self._after: dict[tuple[int, ...], int] = {}
 
     def extend(self, ids: Sequence[int]) -> None:
+        """Append tokens to the text."""
         for token in ids:
             for n in range(1, min(self.longest, len(self.ids)) + 1):
                 self._after[tuple(self.ids[-n:])] = len(self.ids)  # the latest place wins
             self.ids.append(token)
 
     def draft(self, k: int) -> list[int]:
-        """The k ids that followed the longest known ending of the text, over the text's end into themselves; empty where no ending is known."""
+        """Return the k ids that followed the longest known ending of the text earlier in it.
+
+        Where they reach the text's end they go on with themselves. Empty where no ending is known.
+        """
         for n in range(min(self.longest, len(self.ids)), 0, -1):
             start = self._after.get(tuple(self.ids[-n:]))
             if start is not None:
@@ -62,20 +65,21 @@ class Lookup:
         return []
 
 
-class PromptLookup(Decoder):
+class PromptLookup(Decoder[LookupOptions]):
     name = "prompt-lookup"
     label = "Prompt lookup (lossless)"
     Options = LookupOptions
 
     @torch.inference_mode()
-    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
         stack, lookup = Stack(model.backbone, model.split), Lookup(options.ngram)
         token = yield from prefill(stack, prompt_ids, sampler)
         lookup.extend([*prompt_ids, token.id])
         while True:
-            drafts = [Choice(i, 0.0) for i in lookup.draft(min(options.k, stack.room - 1))]
-            tokens, runs, _ = verify(stack, token.id, drafts, None, sampler, "draft")
+            ids = lookup.draft(min(options.k, stack.room - 1))
+            drafts = Drafts([Choice(i, 0.0) for i in ids], None, "draft")
+            tokens, runs, _ = verify(stack, token.id, drafts, sampler)
             yield Step(tokens, (Pass("verify", runs),))
             token = tokens[-1]
             lookup.extend([t.id for t in tokens])

@@ -1,8 +1,11 @@
-"""The three layer groups over one text: the passes that decoders are made of (DMTD paper, section 3; docs/methods.md, section 2)."""
+"""The passes that decoders are made of: three layer groups over one text.
+
+DMTD paper (arXiv 2510.11958), section 3; docs/methods.md, section 2.
+"""
 
 from __future__ import annotations
 
-from typing import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,17 +19,25 @@ PREFILL_CHUNK = 512  # positions between two chances to stop
 
 
 class Stack:
-    """A text's KV cache and the passes over it. Positions that went through a late-layer-only pass wait in `skipped` until the
-    middle layers refill them at the next cycle head."""
+    """A text's KV cache and the passes over it.
+
+    Positions that went through a late-layer-only pass wait in `skipped` until the middle layers
+    refill them at the next cycle head.
+    """
 
     def __init__(self, backbone: Backbone, split: Split | None) -> None:
         self.backbone = backbone
         self.split = split or Split.default(backbone.layers) if backbone.layers > 1 else None
         self.cache = backbone.new_cache()
-        self.skipped: list[Tensor] = []  # early outputs c_i, [1, 1, hidden] each
+        # early outputs c_i, [1, 1, hidden] each
+        self.skipped: list[Tensor] = []
 
     def full(self, ids: Sequence[int]) -> tuple[Tensor, tuple[Run, ...]]:
-        """Every id a cycle head (m = 1). The middle layers first refill what they skipped. Returns late outputs [1, q, hidden] before the final norm."""
+        """Run all layers over q ids, every position a cycle head (m = 1).
+
+        The middle layers first refill what they skipped. Returns the late outputs [1, q, hidden]
+        before the final norm, and the runs.
+        """
         backbone, split, q = self.backbone, self.split, len(ids)
         n = backbone.layers
         h = backbone.embed(list(ids))
@@ -46,7 +57,10 @@ class Stack:
         )
 
     def late(self, token: int) -> tuple[Tensor, tuple[Run, ...]]:
-        """One position without the middle layers (m = 0). Returns the late output [1, 1, hidden] before the final norm."""
+        """Run one position without the middle layers (m = 0).
+
+        Returns the late output [1, 1, hidden] before the final norm, and the runs.
+        """
         backbone, split = self.backbone, self.split
         assert split is not None
         c = backbone.run_layers(backbone.embed([token]), 0, split.early, self.cache)
@@ -61,7 +75,10 @@ class Stack:
 
     @property
     def room(self) -> int:
-        """Positions that the context has left. A draft needs one for itself and one for the token before it."""
+        """Positions that the context has left.
+
+        A draft needs one for itself and one for the token before it.
+        """
         return self.backbone.context - self.length
 
     def rewind(self, length: int) -> None:
@@ -72,12 +89,17 @@ class Stack:
             del self.skipped[max(length - self.cache.length(self.split.early), 0) :]
 
     def last_hidden(self, out: Tensor) -> Tensor:
-        """The last position's hidden state after the final norm, [1, hidden]."""
+        """Return the last position's hidden state after the final norm, [1, hidden]."""
         return self.backbone.final_norm(out[:, -1])
 
 
-def prefill(stack: Stack, prompt_ids: Sequence[int], sampler: Sampler) -> Iterator[Step]:
-    """Read the prompt, every position a head, in chunks; the last step holds the first token. The generator returns that token."""
+def prefill(
+    stack: Stack, prompt_ids: Sequence[int], sampler: Sampler
+) -> Generator[Step, None, Token]:
+    """Read the prompt, every position a head, in chunks of PREFILL_CHUNK.
+
+    The last step holds the first token, which the generator returns.
+    """
     last = (len(prompt_ids) - 1) // PREFILL_CHUNK * PREFILL_CHUNK
     for start in range(0, last, PREFILL_CHUNK):
         _, runs = stack.full(prompt_ids[start : start + PREFILL_CHUNK])
@@ -89,7 +111,7 @@ def prefill(stack: Stack, prompt_ids: Sequence[int], sampler: Sampler) -> Iterat
 
 
 def _merged(*runs: Run) -> tuple[Run, ...]:
-    """Neighbouring runs over equally many positions as one; empty ones left out."""
+    """Merge neighbouring runs over equally many positions; leave out empty ones."""
     merged: list[Run] = []
     for start, stop, positions in runs:
         if start == stop:

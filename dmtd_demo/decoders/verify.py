@@ -1,8 +1,12 @@
-"""What the lossless decoders share: a draft, one pass over it, and what stands (docs/methods.md, section 2)."""
+"""The pass of the lossless decoders: drafts, one full pass over them, and the tokens that stand.
+
+docs/methods.md, section 2, "Self-speculative DMTD".
+"""
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,33 +16,45 @@ from dmtd_demo.decoders.stack import Stack
 from dmtd_demo.sampling import Choice, Sampler
 
 
-def verify(
-    stack: Stack,
-    pending: int,
-    drafts: Sequence[Choice],
-    draft_logits: Tensor | None,
-    sampler: Sampler,
-    origin: str,
-) -> tuple[tuple[Token, ...], tuple[Run, ...], Tensor]:
-    """One pass over the pending token and its drafts, every position a head; the KV cache is rolled back to what stands.
+@dataclass(frozen=True)
+class Drafts:
+    """Tokens to be verified.
 
-    draft_logits [drafts, vocabulary]: what the drafts were drawn from; None where they were not drawn (n-gram drafts). Returns the accepted drafts
-    with the pass's own next token after them, the pass's runs, and the last kept position's hidden state after the final norm, [1, hidden].
+    logits [drafts, vocabulary]: the distributions that they were drawn from; None where they were
+    not drawn (n-gram drafts). origin: of those that stand.
+    """
+
+    choices: Sequence[Choice]
+    logits: Tensor | None
+    origin: str
+
+
+def verify(
+    stack: Stack, pending: int, drafts: Drafts, sampler: Sampler
+) -> tuple[tuple[Token, ...], tuple[Run, ...], Tensor]:
+    """Verify drafts by one full pass over the pending token and them; roll back the KV cache.
+
+    Returns the accepted drafts with the pass's own next token after them, the pass's runs, and the
+    last kept position's hidden state after the final norm, [1, hidden].
     """
     before = stack.length
-    out, runs = stack.full([pending, *(draft.id for draft in drafts)])
+    choices = drafts.choices
+    ids = [draft.id for draft in choices]
+    out, runs = stack.full([pending, *ids])
     hidden = stack.backbone.final_norm(out[0])
     logits = stack.backbone.logits(hidden)
-    ids = [draft.id for draft in drafts]
-    accepted, following = sampler.verify(ids, draft_logits, logits)
+    accepted, following = sampler.verify(ids, drafts.logits, logits)
     stack.rewind(before + 1 + accepted)
-    # no computation drew them: what is recorded of them is the verifier's
-    if draft_logits is None and accepted:
-        drafts = sampler.describe(
+    # no computation drew them: their record is the verifier's
+    if drafts.logits is None and accepted:
+        choices = sampler.describe(
             torch.tensor(ids[:accepted], device=logits.device), logits[:accepted]
         )
     return (
-        (*(Token.of(draft, origin) for draft in drafts[:accepted]), Token.of(following, "full")),
+        (
+            *(Token.of(draft, drafts.origin) for draft in choices[:accepted]),
+            Token.of(following, "full"),
+        ),
         runs,
         hidden[accepted : accepted + 1],
     )

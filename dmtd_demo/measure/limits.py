@@ -47,7 +47,7 @@ class PassCosts:
             for _ in range(self.new):
                 self._time(times, "full(1)", stack, lambda: stack.full(self._ids(stack, 1))[0])
         elif decoder == DirectMultiToken.name:
-            split = split_of(options, self.model)
+            split = split_of(options.split, self.model)
             stack = self._stack(split)
             for cycle in range(self.new // options.tau + 1):
                 self._time(
@@ -83,7 +83,7 @@ class PassCosts:
         """As a factor over `ar`; None where no formula is written down. `walk` was there before, for `ar` too."""
         ms = self.measured()
         if decoder == DirectMultiToken.name:
-            tau, split = options.tau, split_of(options, self.model)
+            tau, split = options.tau, split_of(options.split, self.model)
             return (
                 tau
                 * ms["full(1)"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from dmtd_demo.backbone.qwen import Backbone, parameters
@@ -31,7 +31,8 @@ class Model:
     quantization: str
     reasons: list[str]
     base: Base = Base("")
-    addons: dict[str, nn.Module] = field(default_factory=dict)
+    # modules of models/addons.py, by kind
+    addons: dict[str, Any] = field(default_factory=dict)
     addon_facts: dict[str, dict] = field(default_factory=dict)
     warmed: set[str] = field(default_factory=set)
     folder: Path | None = None

@@ -18,7 +18,7 @@ from gradio.routes import App
 from app_process import ROOT, Visitor, running_app
 
 STRANGER = {"X-Forwarded-For": "203.0.113.9"}
-TEXT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
 ROUTES, EVENTS = TEXT.split("## What a stranger gets")[1].split("## ")[0].split("| event |")
 # of each route: its method, its path, what a stranger gets
 TABLE = [

@@ -15,12 +15,7 @@ if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
             "app.py: a ZeroGPU Space (SPACES_ZERO_GPU) needs the package spaces: pip install spaces"
         )
 
-from dmtd_demo.cli.page import main  # noqa: E402
+from dmtd_demo.cli.page import start  # noqa: E402
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # without waiting for the thread of a race that still runs: torn down under PyTorch it would
-    # abort
-    os._exit(code)
+    start()

@@ -33,9 +33,18 @@ def free_port() -> int:
 
 @contextmanager
 def running_app(
-    folder: Path, *options: str, script: str = "app.py", measured: bool = False, **environment: str
+    folder: Path,
+    *options: str,
+    script: str = "app.py",
+    measured: bool = False,
+    command: Path | None = None,
+    **environment: str,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its address and its process; its output is in `folder`/app.log. environment: what differs from the tests' own. measured: it finds out itself how many threads are fastest."""
+    """The address of a page and its process; its output is in `folder`/app.log.
+
+    environment: what differs from the tests' own. measured: it finds out itself how many threads
+    are fastest. command: an installed one, run in `folder` in place of the checkout's script.
+    """
     port = free_port()
     log = folder / "app.log"
     if script == "app.py" and not measured and "--threads" not in options:
@@ -43,8 +52,11 @@ def running_app(
         options = (*options, "--threads", "1")
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, script, "--no-browser", "--port", str(port), *options],
-            cwd=ROOT,
+            [
+                *([command] if command else [sys.executable, script]),
+                *("--no-browser", "--port", str(port), *options),
+            ],
+            cwd=folder if command else ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

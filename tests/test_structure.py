@@ -21,7 +21,7 @@ FLOORS = [
     {"decoders"},
     {"models"},
     {"backbone"},
-    {"machine", "progress", "proxies", "sampling"},
+    {"machine", "progress", "proxies", "sampling", "shipped"},
     {"errors"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}

@@ -1,4 +1,4 @@
-"""`python app.py`: parse options, build the page, serve it."""
+"""`python app.py`, installed `dmtd-demo`: parse options, build the page, serve it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import gc
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -107,6 +108,16 @@ def agreed() -> bool:
         return False
 
 
+def start() -> NoReturn:
+    """Run `main` as this process's whole work, and end with its exit code."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # without waiting for the thread of a race that still runs: torn down under PyTorch it would
+    # abort
+    os._exit(code)
+
+
 def main() -> int:
     args = options()
     # neither these nor --help and a mistyped option wait for torch
@@ -130,8 +141,13 @@ def main() -> int:
             waiting.open()
         return show(args, own, waiting)
     except UserError as error:
-        print(f"app.py: {error}", file=sys.stderr)
+        print(f"{_called()}: {error}", file=sys.stderr)
         return 2
+
+
+def _called() -> str:
+    """The name that the page was started by: app.py, or dmtd-demo where it is installed."""
+    return Path(sys.argv[0]).name
 
 
 def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
@@ -175,7 +191,7 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
             )
         )
     if lecture and not own and not args.yes and not agreed():
-        print("app.py: nothing was opened", file=sys.stderr)
+        print(f"{_called()}: nothing was opened", file=sys.stderr)
         return 2
     if waiting:
         waiting.model()

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dmtd_demo.models.memory import Sizes
-
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+from dmtd_demo.shipped import ASSETS
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.models import hub
 from dmtd_demo.progress import Progress
 
-ROOT = Path(__file__).resolve().parents[2]
+PARENT = Path(__file__).resolve().parents[2]  # of the package
 ASK_SECONDS = 0.2  # how often it is asked whether the download is still wanted
 
 
@@ -27,7 +27,7 @@ def download(hub_id: str, progress: Progress) -> Path:
     """The folder of the model in the cache, or its GGUF file. A download that was cancelled goes on from where it was when it is asked for again. Raises UserError, and Cancelled where `progress` does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dmtd_demo.models.download", hub_id],
-        cwd=ROOT,
+        cwd=PARENT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

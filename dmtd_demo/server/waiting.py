@@ -14,13 +14,12 @@ import webbrowser
 from contextlib import suppress
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Callable
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.server.address import host_of, resolved
+from dmtd_demo.shipped import ASSETS
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 TEXTS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in (ASSETS / "texts").glob("*.json")

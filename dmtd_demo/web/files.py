@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
+from dmtd_demo.shipped import ASSETS
 from dmtd_demo.web.texts import LANGUAGES
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 STYLE = ASSETS / "style.css"
 ICON = ASSETS / "icon.svg"
 # in this order: they share one scope

@@ -11,11 +11,11 @@ import json
 import re
 from dataclasses import fields
 from html import escape
-from pathlib import Path
 
 from dmtd_demo.decoders import DECODERS
+from dmtd_demo.shipped import ASSETS
 
-FOLDER = Path(__file__).resolve().parents[2] / "assets" / "texts"
+FOLDER = ASSETS / "texts"
 
 
 def _of_decoders() -> dict[str, str]:

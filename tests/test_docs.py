@@ -22,7 +22,10 @@ from dmtd_demo.models.catalog import ASSETS
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ASSETS / "classroom" / "results.json"
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "assets/classroom/README.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "assets/classroom/README.md")
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 # A document, and where the text says it, one of its sections: by anchor, by number, or by title.

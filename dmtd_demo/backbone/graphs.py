@@ -29,7 +29,8 @@ class _Buffers:
         # [2 x kv heads, capacity, head size]
         self.entries: list[Tensor | None] = [None] * len(layers)
         self.capacity = 0
-        self.passes: dict[tuple[int, int, int, int], _Pass] = {}  # by layers, positions and window
+        # by layers, positions, window and whether the late layers are adapted
+        self.passes: dict[tuple[int, int, int, int, bool], _Pass] = {}
         # of the graphs' memory: passes never overlap, and their results are kept apart
         self.pool: tuple[int, int] | None = None
         self._layers = layers
@@ -83,17 +84,24 @@ class StaticPasses:
         weakref.finalize(cache, self._free.append, buffers)
         return cache
 
-    def run(self, h: Tensor, start: int, stop: int, cache: StaticCache) -> Tensor | None:
-        """h [q, hidden] through the layers [start, stop), q up to fused.POSITIONS; None where there are no graphs to be had."""
+    def run(
+        self,
+        h: Tensor,
+        start: int,
+        stop: int,
+        cache: StaticCache,
+        adapted: Sequence[FusedLayer] | None = None,
+    ) -> Tensor | None:
+        """h [q, hidden] through the layers [start, stop), q up to fused.POSITIONS; None where there are no graphs to be had. adapted: all layers, in place of the model's own."""
         if self.refused is not None:
             return None
         positions, past = h.shape[0], cache.length(start)
         buffers, window = cache.buffers, window_of(past + positions)
         buffers.reserve(window, h.dtype, h.device)
-        key = (start, stop, positions, window)
+        key = (start, stop, positions, window, adapted is not None)
         known = buffers.passes.get(key)
         one = known or _Pass(
-            self._layers[start:stop], buffers.entries, positions, window, h, self._rope(window)
+            (adapted or self._layers)[start:stop], buffers.entries, positions, window, h, self._rope(window)
         )
         one.h.copy_(h)
         one.past.fill_(past)

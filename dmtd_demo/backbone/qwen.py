@@ -9,15 +9,17 @@ from __future__ import annotations
 import inspect
 import math
 from functools import cached_property
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import torch
 import transformers
 from torch import Tensor, nn
 
+from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import POSITIONS, FusedLayer, FusedNorm, LayerParts, can_fuse
 from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.machine import on_zero_gpu
 
@@ -71,6 +73,9 @@ class Backbone:
         if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
             # run_layers builds plain causal masks: inside the window the two are the same
             self.context = min(self.context, config.sliding_window)
+        # all layers as late-layer-only passes of the split `adapted_to` run them: the late ones differ
+        self._adapted: list[nn.Module] = []
+        self.adapted_to: Split | None = None
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._signed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._fused_norm: FusedNorm | None = None  # once the layers are fused
@@ -86,6 +91,29 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """The dtype of the hidden states."""
         return self._embed.weight.dtype
+
+    def adapt(self, split: Split, differences: Sequence[Mapping[str, Tensor]]) -> None:
+        """Late layers of their own for this split's late-layer-only passes: for each late layer what
+        is added to its linears, by name. Full passes stay as they are. Once. Raises UserError."""
+        assert self.adapted_to is None
+        late = self._layers[split.late_start :]
+        adapted = [adapted_layer(*pair) for pair in zip(late, differences, strict=True)]
+        self._adapted = [*self._layers[: split.late_start], *adapted]
+        self.adapted_to = split
+
+    @property
+    def adapted(self) -> nn.ModuleList:
+        """The layers that `adapt` made; empty without."""
+        start = self.adapted_to.late_start if self.adapted_to else 0
+        return nn.ModuleList(self._adapted[start:])
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Out and in of a layer's linears, by name; all layers are alike."""
+        return {
+            name: (part.out_features, part.in_features)
+            for name, part in self._layers[-1].named_modules()
+            if hasattr(part, "out_features")
+        }
 
     def new_cache(self, capacity: int = 256) -> KVCache:
         if self.static and self._fused and self._passes.refused is None:
@@ -112,6 +140,8 @@ class Backbone:
         runs = [run for run in runs if run[0] < run[1]]
         for start, stop, q in runs:
             self.run_layers(self.embed([0] * q), start, stop, self.new_cache())
+            if self.adapted_to and (start, q) == (self.adapted_to.late_start, 1):
+                self.run_layers(self.embed([0]), start, stop, self.new_cache(), adapted=True)
         if self._passes.refused is not None:
             return f"no CUDA graphs: {self._passes.refused}"
         _, without = triton_kernels(self.device)
@@ -130,17 +160,28 @@ class Backbone:
             ids = torch.tensor([ids], dtype=torch.long, device=self.device)
         return self._embed(ids)
 
-    def run_layers(self, h: Tensor, start: int, stop: int, cache: KVCache | None = None) -> Tensor:
+    def run_layers(
+        self,
+        h: Tensor,
+        start: int,
+        stop: int,
+        cache: KVCache | None = None,
+        *,
+        adapted: bool = False,
+        at_head: Tensor | None = None,
+    ) -> Tensor:
         """Run layers [start, stop) over h, [batch, q, hidden], causally after what these layers hold in the cache.
 
         Without a cache the positions are 0 .. q-1: the whole text. The final norm is not included.
+        adapted: by the late layers that `adapt` made. at_head, without a cache: [batch, q] bool, by
+        those except at these positions.
         """
         if start >= stop:
             return h
         q = h.shape[1]
         past = 0 if cache is None else cache.length(start)
         if cache is not None and not torch.is_grad_enabled() and self._fused:
-            return self._run_fused(h, start, stop, past, cache)
+            return self._run_fused(h, start, stop, past, cache, adapted)
         position_embeddings = self._rope(h, past, past + q)
         # one position sees everything; with nothing before it transformers' SDPA is causal by
         # itself
@@ -149,8 +190,12 @@ class Backbone:
             mask = torch.ones((q, past + q), dtype=torch.bool, device=h.device).tril(past)[
                 None, None
             ]
+        layers = (self._adapted if adapted else self._layers)[start:stop]
+        if at_head is not None:
+            pairs = zip(layers, self._adapted[start:stop], strict=True)
+            layers = [own if own is other else masked_layer(own, other, at_head) for own, other in pairs]
         try:
-            for layer in self._layers[start:stop]:
+            for layer in layers:
                 h = layer(
                     h,
                     attention_mask=mask,
@@ -161,11 +206,13 @@ class Backbone:
             raise _does_not_fit(error) from error
         return h.to(self.device)  # where the layers lie on several devices
 
-    def _run_fused(self, h: Tensor, start: int, stop: int, past: int, cache: KVCache) -> Tensor:
+    def _run_fused(
+        self, h: Tensor, start: int, stop: int, past: int, cache: KVCache, adapted: bool
+    ) -> Tensor:
         q = h.shape[1]
-        fused = self._fused
+        fused = self._fused_adapted if adapted else self._fused
         if isinstance(cache, StaticCache) and q <= POSITIONS:
-            out = self._passes.run(h[0], start, stop, cache)
+            out = self._passes.run(h[0], start, stop, cache, fused if adapted else None)
             if out is not None:
                 return out[None]
         cos, sin = self._signed_rope(h, past, past + q)
@@ -184,8 +231,28 @@ class Backbone:
     @cached_property
     def _fused(self) -> list[FusedLayer]:
         """Empty where the linears are of no known kind, or lie on several devices."""
+        parts = self._parts(0, self._layers)
+        # as the parameters are, so that they stay trainable
+        with torch.inference_mode(self._embed.weight.is_inference()):
+            if not all(can_fuse(p) and p.q.weight.device == self.device for p in parts):
+                return []
+            self._fused_norm = FusedNorm(self._norm.weight, self._norm.variance_epsilon)
+            return [FusedLayer(p) for p in parts]
+
+    @cached_property
+    def _fused_adapted(self) -> list[FusedLayer]:
+        """The same of the layers with those that `adapt` made."""
+        assert self.adapted_to is not None
+        start = self.adapted_to.late_start
+        with torch.inference_mode(self._embed.weight.is_inference()):
+            late = [FusedLayer(p) for p in self._parts(start, self._adapted[start:])]
+        return [*self._fused[:start], *late]
+
+    @staticmethod
+    def _parts(first: int, layers: Sequence[nn.Module]) -> list[LayerParts]:
+        """first: the index of the first of them."""
         try:
-            parts = [
+            return [
                 LayerParts(
                     i,
                     layer.self_attn.head_dim,
@@ -204,16 +271,10 @@ class Backbone:
                         for name in ("q_norm", "k_norm")
                     ),
                 )
-                for i, layer in enumerate(self._layers)
+                for i, layer in enumerate(layers, first)
             ]
         except AttributeError as error:
             raise _does_not_fit(error) from error
-        # as the parameters are, so that they stay trainable
-        with torch.inference_mode(self._embed.weight.is_inference()):
-            if not all(can_fuse(p) and p.q.weight.device == self.device for p in parts):
-                return []
-            self._fused_norm = FusedNorm(self._norm.weight, self._norm.variance_epsilon)
-            return [FusedLayer(p) for p in parts]
 
     def compile_layers(self) -> None:
         """torch.compile each layer, for training on a few fixed shapes; the layers share what is compiled for a shape."""

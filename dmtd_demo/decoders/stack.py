@@ -59,13 +59,20 @@ class Stack:
     def late(self, token: int) -> tuple[Tensor, tuple[Run, ...]]:
         """Run one position without the middle layers (m = 0).
 
-        Returns the late output [1, 1, hidden] before the final norm, and the runs.
+        By late layers of its own, where the backbone has them for this split. Returns the late
+        output [1, 1, hidden] before the final norm, and the runs.
         """
         backbone, split = self.backbone, self.split
         assert split is not None
         c = backbone.run_layers(backbone.embed([token]), 0, split.early, self.cache)
         self.skipped.append(c)
-        out = backbone.run_layers(c, split.late_start, split.layers, self.cache)
+        out = backbone.run_layers(
+            c,
+            split.late_start,
+            split.layers,
+            self.cache,
+            adapted=backbone.adapted_to == split,
+        )
         return out, _merged((0, split.early, 1), (split.late_start, split.layers, 1))
 
     @property

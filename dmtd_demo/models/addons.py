@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
+from dmtd_demo.models import dmtd_layers
 
 CARD = "addons.json"
 SCHEMA = 1
@@ -163,6 +166,9 @@ def load_addons(
         )
     modules = {}
     for method, facts in card["addons"].items():
+        # they belong to the backbone: `load_layers`
+        if method == dmtd_layers.NAME:
+            continue
         if method not in ADDONS:
             raise UserError(
                 f"the add-ons in {folder} name the method {method!r}; known methods: {', '.join(ADDONS)}"
@@ -183,6 +189,13 @@ def load_addons(
         module.load_state_dict(tensors)
         modules[method] = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return modules, card["addons"]
+
+
+def load_layers(folder: Path, backbone: Backbone) -> Split | None:
+    """Give the backbone the folder's `dmtd_layers`; returns the split that they are made for, None
+    where there are none. The base was checked by `load_addons`. Raises UserError."""
+    facts = _read_card(folder)["addons"].get(dmtd_layers.NAME)
+    return dmtd_layers.take(folder, facts, backbone) if facts else None
 
 
 def _check_base(folder: Path, card: dict, base: Base) -> None:
@@ -216,6 +229,8 @@ def _read_card(folder: Path) -> dict:
             f"{folder / CARD} needs the fields hidden_size (a number) and addons (an object)"
         )
     for method, facts in card["addons"].items():
+        if method == dmtd_layers.NAME and isinstance(facts, dict):
+            continue
         if (
             not isinstance(facts, dict)
             or type(facts.get("k")) is not int

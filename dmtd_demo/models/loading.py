@@ -22,7 +22,7 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.models import checkpoint, fetch, gguf, gguf_tokenizer, gguf_weights, hub
-from dmtd_demo.models.addons import Base, load_addons
+from dmtd_demo.models.addons import Base, load_addons, load_layers
 from dmtd_demo.models.catalog import CATALOG, Archive, Entry
 from dmtd_demo.models.checkpoint import CLASSES
 from dmtd_demo.models.gguf_header import File
@@ -250,22 +250,24 @@ def load(
     _threads(model, threads)
     own = folder / "addons"
     if addons:
-        _take_addons(model, addons)
+        _take_layers(model, _take_addons(model, addons))
     elif own.is_dir():  # they came with these weights
         model.addons, model.addon_facts = load_addons(
             own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device
         )
+        _take_layers(model, own)
     elif found.addons:
         try:
-            _take_addons(model, found.addons)
+            _take_layers(model, _take_addons(model, found.addons))
         except UserError as error:
-            model.reasons.append(f"without the add-ons that are published for it: {error}")
+            what = "DMTD layers" if model.addons else "add-ons"
+            model.reasons.append(f"without the {what} that are published for it: {error}")
     _prepare(model)
     return model
 
 
-def _take_addons(model: Model, addons: str) -> None:
-    """Those of a folder or a hub id. Raises UserError where they are not made for this model."""
+def _take_addons(model: Model, addons: str) -> Path:
+    """Those of a folder or a hub id, without DMTD layers. Returns the folder. Raises UserError where they are not made for this model."""
     folder = (
         hub.fetch(addons, hub.ADDON_FILES)
         if hub.is_id(addons) and not Path(addons).exists()
@@ -274,6 +276,27 @@ def _take_addons(model: Model, addons: str) -> None:
     model.addons, model.addon_facts = load_addons(
         folder, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, model.base
     )
+    return folder
+
+
+def _take_layers(model: Model, folder: Path) -> None:
+    """The late layers of a folder of add-ons, and with them the split and tau. What was trained on
+    their late hidden states goes where they do not fit. Raises UserError."""
+    facts = model.addon_facts.pop("dmtd_layers", None)
+    if facts is None:
+        return
+    try:
+        split = load_layers(folder, model.backbone)
+    except UserError:
+        for method in ("adaptive", "mixed"):
+            model.addons.pop(method, None)
+        raise
+    if split:
+        model.split, model.tau = split, facts["tau"]
+        model.reasons.append(
+            f"late-layer-only passes of {split} run late layers of their own; full passes, and so "
+            "ar, the model's"
+        )
 
 
 def load_random(

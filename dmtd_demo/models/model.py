@@ -61,7 +61,8 @@ class Model:
     @property
     def memory(self) -> int:
         """Bytes that the weights hold, the add-ons' included."""
-        return taken(self.backbone.module) + sum(taken(module) for module in self.addons.values())
+        parts = (self.backbone.module, self.backbone.adapted, *self.addons.values())
+        return sum(map(taken, parts))
 
     def has(self, need: str) -> bool:
         """Whether a decoder's need is met."""

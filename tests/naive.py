@@ -83,9 +83,7 @@ def _rotated(x: Tensor, theta: float) -> Tensor:
     rates = theta ** -(torch.arange(0, size, 2) / size)
     angles = (torch.arange(n)[:, None] * rates)[:, None]
     a, b = x[..., : size // 2], x[..., size // 2 :]
-    return torch.cat(
-        [a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1
-    )
+    return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1)
 
 
 def _one_layer(config, own, more: dict[str, Tensor], x: Tensor, heads: list[bool]) -> Tensor:
@@ -140,7 +138,12 @@ def gated_hidden(
 
 
 def gated_would_go_on(
-    module, more: list[dict[str, Tensor]], prompt: list[int], written: list[int], tau: int, early: int
+    module,
+    more: list[dict[str, Tensor]],
+    prompt: list[int],
+    written: list[int],
+    tau: int,
+    early: int,
 ) -> list[int]:
     """What DMTD with such layers writes after each beginning of `written`."""
     ids = [*prompt, *written[:-1]]

@@ -19,8 +19,9 @@ def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) 
     thought = backbone.run_layers(c, split.early, split.late_start)
     at_head = c + thought if split.head_input == "sum" else thought
     u = torch.where(heads[..., None], at_head, c.to(at_head.dtype))
+    gated = backbone.adapted_to == split and not bool(heads.all())
     late = backbone.run_layers(
-        u, split.late_start, split.layers, at_head=heads if backbone.adapted_to == split else None
+        u, split.late_start, split.layers, at_head=heads if gated else None
     )
     return backbone.final_norm(late)
 

@@ -1,0 +1,64 @@
+"""The shipped conversations: held out or trained on, as rows of this project, and as JSON lines.
+
+    python scripts/smollm2/held_out.py > held_out.jsonl
+    python scripts/smollm2/held_out.py --all > conversations.jsonl
+
+Every recipe takes the JSON lines by `--data`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from dmtd_demo.training.data import Row
+
+CONVERSATIONS = ROOT / "assets" / "smollm2-135m" / "conversations.npz"
+TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>", re.DOTALL)
+
+
+def rows(held: bool, path: Path = CONVERSATIONS) -> list[Row]:
+    """Token ids of whole conversations, and where the last answer lies; the held-out tenth, or the
+    others."""
+    kept = np.load(path)
+    lengths = kept["lengths"].astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    return [
+        Row(kept["tokens"][start : start + n].tolist(), [(int(prompt), int(n))])
+        for start, n, prompt, out in zip(starts, lengths, kept["prompts"], kept["held"])
+        if out == held
+    ]
+
+
+def messages(text: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": said} for role, said in TURN.findall(text)]
+
+
+def main() -> None:
+    from dmtd_demo.models import gguf, gguf_tokenizer
+    from dmtd_demo.models.catalog import CATALOG
+    from dmtd_demo.models.fetch import at_hand
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--all", action="store_true", help="those trained on too")
+    options = parser.parse_args()
+    entry = CATALOG["SmolLM2-135M-Instruct"]
+    path = at_hand(entry.source, entry.archive)
+    if path is None:
+        sys.exit(f"run `python -m dmtd_demo get {entry.name}` first")
+    tokenizer = gguf_tokenizer.tokenizer_of(gguf.read(path))
+    for held in (True, False) if options.all else (True,):
+        for row in rows(held):
+            print(json.dumps({"messages": messages(tokenizer.decode(row.ids))}))
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,10 @@ Change = Callable[[str, nn.Module], nn.Module | None]
 
 
 def changed(module: nn.Module, change: Change, path: str = "") -> nn.Module:
-    """The same module with others in the places for which `change` gives one; all else is shared."""
+    """The same module with others in the places for which `change` gives one.
+
+    All else is shared.
+    """
     if not module._modules:
         return module
     twin = copy.copy(module)
@@ -36,8 +39,10 @@ def changed(module: nn.Module, change: Change, path: str = "") -> nn.Module:
 
 @torch.no_grad()
 def adapted_layer(layer: nn.Module, differences: Mapping[str, Tensor]) -> nn.Module:
-    """A decoder layer with W + difference, [out, in], for every linear named, such as
-    `mlp.down_proj`; each is held as the layer's own is. Raises UserError."""
+    """A decoder layer with W + difference, [out, in], for every linear named.
+
+    Names as `mlp.down_proj`; each is held as the layer's own is. Raises UserError.
+    """
 
     def change(path: str, child: nn.Module) -> nn.Module | None:
         return _moved(child, differences[path]) if path in differences else None
@@ -75,8 +80,10 @@ class _Either(nn.Module):
 
 
 def masked_layer(own: nn.Module, other: nn.Module, at_head: Tensor) -> nn.Module:
-    """A decoder layer for whole rows: `own` at the positions of at_head, [rows, n] bool, and
-    `other` elsewhere; all attend to the keys and values of all. For training."""
+    """A decoder layer for whole rows: `own` at the positions of at_head, and `other` elsewhere.
+
+    at_head: [rows, n] bool. All attend to the keys and values of all. For training.
+    """
     theirs = dict(other.named_modules())
 
     def change(path: str, child: nn.Module) -> nn.Module | None:

@@ -193,7 +193,9 @@ class Backbone:
         layers = (self._adapted if adapted else self._layers)[start:stop]
         if at_head is not None:
             pairs = zip(layers, self._adapted[start:stop], strict=True)
-            layers = [own if own is other else masked_layer(own, other, at_head) for own, other in pairs]
+            layers = [
+                own if own is other else masked_layer(own, other, at_head) for own, other in pairs
+            ]
         try:
             for layer in layers:
                 h = layer(

@@ -20,9 +20,7 @@ def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) 
     at_head = c + thought if split.head_input == "sum" else thought
     u = torch.where(heads[..., None], at_head, c.to(at_head.dtype))
     gated = backbone.adapted_to == split and not bool(heads.all())
-    late = backbone.run_layers(
-        u, split.late_start, split.layers, at_head=heads if gated else None
-    )
+    late = backbone.run_layers(u, split.late_start, split.layers, at_head=heads if gated else None)
     return backbone.final_norm(late)
 
 

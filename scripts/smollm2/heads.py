@@ -26,7 +26,10 @@ CHUNK = 8192
 
 
 class FeedBackHead(nn.Module):
-    """Drafts tokens n + 2 … n + 1 + K; norms are plain weights (not 1 + weight). ffn: its width."""
+    """Drafts tokens n + 2 … n + 1 + K; norms are plain weights (not 1 + weight).
+
+    ffn: its width.
+    """
 
     def __init__(self, stack: Stack, ffn: int = 1280) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ def test_dmtd_equals_the_formula(kind, early, late, static, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
 def test_full_passes_stay_the_models_own(kind):
-    """`ar` and the verified text, with and without such layers; another split does not take them."""
+    """`ar` and the verified text are the same without such layers; another split has none."""
     model, _ = adapted(kind, 1, 2)
     plain = tiny_model(kind, split=model.split, seed=5)
     for prompt in ([3], [5, 6, 7, 8]):

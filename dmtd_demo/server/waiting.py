@@ -14,11 +14,13 @@ import webbrowser
 from contextlib import suppress
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Callable
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.server.address import host_of, resolved
 from dmtd_demo.shipped import ASSETS
+from dmtd_demo.web.stylesheet import style
 
 TEXTS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +104,7 @@ class Waiting:
             language=language,
             title=escape(texts["page.title"]),
             icon=base64.b64encode((ASSETS / "icon.svg").read_bytes()).decode(),
-            style=(ASSETS / "style.css").read_text(encoding="utf-8"),
+            style=style(),
             lead=escape(texts["waiting.lead"]),
             origins=origins,
             stage=escape(stage),

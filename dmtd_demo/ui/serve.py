@@ -28,7 +28,8 @@ from dmtd_demo.ui.i18n import I18N
 from dmtd_demo.ui.race_view import PLOTLY, PLOTLY_PATH
 from dmtd_demo.ui.sessions import SESSIONS, Sessions
 from dmtd_demo.ui.theme import theme
-from dmtd_demo.web.files import ICON, STYLE
+from dmtd_demo.web.files import ICON
+from dmtd_demo.web.stylesheet import STYLES
 from dmtd_demo.web.texts import english
 
 THREADS = 200  # where a class shares the page: each race that waits holds one
@@ -140,7 +141,7 @@ def serve(
                 prevent_thread_lock=True,
                 footer_links=[],
                 theme=theme(),
-                css_paths=[STYLE],
+                css_paths=list(STYLES),
                 i18n=I18N,
                 app_kwargs={
                     "middleware": [

@@ -1,4 +1,4 @@
-"""Gradio's theme: system fonts (nothing is fetched from outside), small type and spacing, calm colours. The rest is assets/style.css."""
+"""Gradio's theme: system fonts (nothing is fetched from outside), small type and spacing, calm colours. The rest is in assets/style/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's own script and stylesheet, which the page and the file that replays a race share."""
+"""The page's own script, which the page and the file that replays a race share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from dmtd_demo.shipped import ASSETS
 from dmtd_demo.web.texts import LANGUAGES
 
-STYLE = ASSETS / "style.css"
 ICON = ASSETS / "icon.svg"
 # in this order: they share one scope
 SCRIPTS = (
@@ -34,6 +33,7 @@ SCRIPTS = (
 
 
 def script() -> str:
+    """The scripts in one piece, after the texts that they ask for."""
     texts = json.dumps(LANGUAGES, ensure_ascii=False).replace("<", "\\u003c")
     return f"const TEXTS = {texts};\n" + "\n".join(
         (ASSETS / "race" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from dmtd_demo.web.files import ASSETS, STYLE, script
+from dmtd_demo.web.files import ASSETS, script
+from dmtd_demo.web.stylesheet import style
 from dmtd_demo.web.texts import english, label, span
 
 HOLE = "{{RECORD}}"  # as in assets/race/keep.js
@@ -71,24 +72,22 @@ def live(links: str) -> str:
 
 def plain(body: str) -> str:
     """A page of this HTML alone, without scripts."""
-    style = STYLE.read_text(encoding="utf-8")
-    return PLAIN.format(
-        style_hash=_hash(style), style=style, title=english("page.title"), body=body
-    )
+    look = style()
+    return PLAIN.format(style_hash=_hash(look), style=look, title=english("page.title"), body=body)
 
 
 def _page(code: str, record: str = "", connect: str = "", links: str = "") -> str:
     code = f"(() => {{{code}}})();"
-    style = STYLE.read_text(encoding="utf-8")
-    for text in (code, style):
+    look = style()
+    for text in (code, look):
         if "</s" in text.lower() or "<!--" in text:
             raise ValueError(
                 "what is inlined in the replay file must not hold the end of its own block"
             )
     return PAGE.format(
         script_hash=_hash(code),
-        style_hash=_hash(style),
-        style=style,
+        style_hash=_hash(look),
+        style=look,
         script=code,
         record=record,
         connect=connect,

@@ -10,6 +10,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from dmtd_demo.cuda import greedy
 from dmtd_demo.errors import ModelError, UserError
 
 Alternative = tuple[int, float]  # token id, probability
@@ -96,6 +97,12 @@ class Sampler:
 
     def choose(self, logits: Tensor) -> list[Choice]:
         """One token for each row of logits [rows, vocabulary], drawn independently."""
+        if logits.is_cuda and self.sampling.temperature == 0 and not self.top:
+            found = greedy.greedy(logits)
+            if found is not None:
+                if not all(math.isfinite(logprob) for _, logprob in found):
+                    raise _not_finite()
+                return [Choice(int(i), logprob) for i, logprob in found]
         logits = logits.float()
         if self.sampling.temperature == 0:
             ids = logits.argmax(-1)

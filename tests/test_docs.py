@@ -168,8 +168,8 @@ def test_the_page_of_results_is_the_stored_ones(tmp_path):
         "none",
         "nf4",
         "int8",
-        "cpu-int8",
-        "cpu-int4",
+        "fast-int8",
+        "fast-int4",
     ] and all(result["prompts"] >= 100 for result in quantized)
     with pytest.raises(UserError, match="results.json gave"):
         page(tmp_path)

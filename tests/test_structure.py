@@ -22,7 +22,7 @@ FLOORS = [
     {"models"},
     {"backbone"},
     {"machine", "progress", "proxies", "sampling", "shipped"},
-    {"errors"},
+    {"cuda", "errors"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 # What transformers' Qwen modules are made of.

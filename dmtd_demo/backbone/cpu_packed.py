@@ -1,4 +1,5 @@
-"""Linears in 8 or 4 bits by PyTorch's own CPU kernels: `--quantization cpu-int8` and `cpu-int4`. Weights alone are rounded; the LM head is packed too."""
+"""Linears in 8 or 4 bits by PyTorch's own CPU kernels: `--quantization fast-int8` and `fast-int4`
+on a CPU. Weights alone are rounded; the LM head is packed too."""
 
 from __future__ import annotations
 
@@ -16,10 +17,35 @@ BLOCK = 64  # rows that the 4-bit layouts keep together, at most
 FOUR_BITS = torch.ops.aten._weight_int4pack_mm_for_cpu.default
 
 
-class PackedLinear(nn.Module):
-    """x [..., in] to [..., out] as x W^T + bias, W rounded. weight: packed; scale: what else it takes to read it, in the dtype of x.
+def eight_bits(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows, float32, as int8 and a scale for each, rounded to the dtype before they are."""
+    scale = (rows.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
+    return rows.div(scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8), scale
 
-    shared: the weights are another module's parameters too (a tied LM head), so these are counted as a buffer.
+
+def four_bits(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows, float32, as levels from 0 to 15, uint8, and [rows, groups, 2]: what a level is worth,
+    and the eighth, both rounded to the dtype before the weights are."""
+    grouped = rows.unflatten(1, (-1, GROUP))
+    least, most = grouped.aminmax(dim=-1)
+    step = ((most - least) / 15).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
+    middle = (least + 8 * step.float()).to(dtype)
+    levels = (
+        (grouped - middle.float()[..., None])
+        .div_(step.float()[..., None])
+        .add_(8)
+        .round_()
+        .clamp_(0, 15)
+    )
+    return levels.flatten(1).to(torch.uint8), torch.stack((step, middle), dim=-1)
+
+
+class PackedLinear(nn.Module):
+    """x [..., in] to [..., out] as x W^T + bias, W rounded. weight: packed; scale: what else it
+    takes to read it, in the dtype of x.
+
+    shared: the weights are another module's parameters too (a tied LM head), so these are counted
+    as a buffer.
     """
 
     def __init__(
@@ -71,12 +97,8 @@ class Int8Linear(PackedLinear):
         weight = torch.empty(linear.weight.shape, dtype=torch.int8)
         scale = torch.empty(linear.out_features, dtype=linear.weight.dtype)
         for start in range(0, linear.out_features, ROWS):
-            rows = linear.weight[start : start + ROWS].float()
-            scale[start : start + ROWS] = (rows.abs().amax(dim=1) / 127).clamp_(
-                min=torch.finfo(scale.dtype).tiny
-            )
-            weight[start : start + ROWS] = (
-                rows.div(scale[start : start + ROWS, None].float()).round_().clamp_(-127, 127)
+            weight[start : start + ROWS], scale[start : start + ROWS] = eight_bits(
+                linear.weight[start : start + ROWS].float(), scale.dtype
             )
         return cls(weight, scale, linear.bias, linear.out_features, linear.in_features, shared)
 
@@ -100,8 +122,14 @@ class Levels:
     middle: Tensor
 
 
+# A parameter's name to the levels that it comes in, which are kept; 8 for what comes in more bits
+# than 4 and is held in 8; None for what is rounded as any other.
+Held = Callable[[str], "Levels | int | None"]
+
+
 class Int4Linear(PackedLinear):
-    """weight: two weights in a byte, laid out for the kernel. scale [in / GROUP, out, 2]: what a step of a group is worth, and its eighth level; its smallest and its largest weight lie at the ends."""
+    """weight: two weights in a byte, laid out for the kernel. scale [in / GROUP, out, 2]: what a
+    step of a group is worth, and its eighth level; its least and largest weight lie at the ends."""
 
     @classmethod
     @torch.no_grad()
@@ -111,19 +139,10 @@ class Int4Linear(PackedLinear):
         levels = torch.empty(linear.weight.shape, dtype=torch.uint8)
         scale = torch.empty(groups, linear.out_features, 2, dtype=dtype)
         for start in range(0, linear.out_features, ROWS):
-            rows = linear.weight[start : start + ROWS].float().view(-1, groups, GROUP)
-            least, most = rows.aminmax(dim=-1)
-            step = ((most - least) / 15).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
-            middle = (least + 8 * step.float()).to(dtype)
-            scale[:, start : start + ROWS] = torch.stack((step, middle), dim=-1).transpose(0, 1)
-            levels[start : start + ROWS] = (
-                (rows - middle.float()[..., None])
-                .div_(step.float()[..., None])
-                .add_(8)
-                .round_()
-                .clamp_(0, 15)
-                .flatten(1)
+            levels[start : start + ROWS], scales = four_bits(
+                linear.weight[start : start + ROWS].float(), dtype
             )
+            scale[:, start : start + ROWS] = scales.transpose(0, 1)
         return cls._packed(levels, scale, linear, shared)
 
     @classmethod
@@ -164,12 +183,16 @@ class Int4Linear(PackedLinear):
         return lambda x: FOUR_BITS(x, weight, GROUP, scale)
 
 
-KINDS = {"cpu-int8": Int8Linear, "cpu-int4": Int4Linear}
+KINDS: dict[str, type[Int8Linear] | type[Int4Linear]] = {
+    "fast-int8": Int8Linear,
+    "fast-int4": Int4Linear,
+}
 
 
 @torch.no_grad()
 def joined(*linears: PackedLinear) -> PackedLinear | None:
-    """One linear for all of them, of which their own tensors become views; None where they cannot be. All of one kind."""
+    """One linear for all of them, of which their own tensors become views; None where they cannot
+    be. All of one kind."""
     kind, rows = type(linears[0]), 0 if isinstance(linears[0], Int8Linear) else 1
     if kind is Int4Linear and any(linear.out_features % BLOCK for linear in linears[:-1]):
         return None
@@ -197,22 +220,23 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
 def pack(
     module: nn.Module,
     quantization: str,
-    held: Callable[[str], Levels | type[Int8Linear] | None] | None = None,
+    held: Held | None = None,
 ) -> None:
-    """Replace every dense linear, one after another, so that the dense matrices go as they are packed. A tied LM head gets a packed copy; the table stays for look-ups.
-    Matrices that the 4-bit kernel cannot hold are packed in 8. held: by a parameter's name, in 4 bits, the levels that it comes in, which are kept, or the kind for what comes in more."""
+    """Replace every dense linear, one after another, so that the dense matrices go as they are
+    packed. A tied LM head gets a packed copy; the table stays for look-ups. Matrices that the 4-bit
+    kernel cannot hold are packed in 8. held: asked for each parameter in 4 bits."""
     table = module.get_input_embeddings().weight
     for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                kind, levels = KINDS[quantization], None
+                kind, shared = KINDS[quantization], child.weight is table
                 if child.in_features % GROUP or child.out_features % EVEN:
                     kind = Int8Linear
+                known = None
                 if held and kind is Int4Linear:
-                    levels = held(f"{path}.{name}.weight".lstrip("."))
-                shared = child.weight is table
-                if isinstance(levels, Levels):
-                    packed = Int4Linear.of_levels(levels, child, shared)
+                    known = held(f"{path}.{name}.weight".lstrip("."))
+                if isinstance(known, Levels):
+                    packed: PackedLinear = Int4Linear.of_levels(known, child, shared)
                 else:
-                    packed = (levels or kind).of(child, shared)
+                    packed = (Int8Linear if known == 8 else kind).of(child, shared)
                 setattr(parent, name, packed)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional as F
 
-from dmtd_demo.backbone import cpu_packed, onednn
+from dmtd_demo.backbone import cpu_packed, cuda_packed, onednn
 from dmtd_demo.backbone.cpu_packed import PackedLinear
+from dmtd_demo.backbone.cuda_packed import CudaLinear
 from dmtd_demo.backbone.onednn import BlockedLinear
 
 # bytes up to which matrices in oneDNN's layout are joined: the call costs as much as it reads. Each
@@ -112,7 +113,7 @@ class FusedLayer:
         self.qkv, self.o, self.gate_up, self.down = (
             _joined(parts.q, parts.k, parts.v),
             _joined(parts.o),
-            _joined(parts.gate, parts.up),
+            _joined(parts.gate, parts.up, gated=True),
             _joined(parts.down),
         )
         self.before_attention, self.before_mlp = (
@@ -151,8 +152,11 @@ class FusedLayer:
         torch.addcmul(turned, qk, cos, out=rotated)
         keys, values = cache.append(heads[:, self.query_heads :], self.index)
         h = self.o.add_to(h, self._attention(heads[:, : self.query_heads], keys, values, mask))
-        gate, up = self.gate_up(self.before_mlp(h)).chunk(2, dim=-1)
-        return self.down.add_to(h, F.silu(gate).mul_(up))
+        inner = self.gate_up(self.before_mlp(h))
+        if not self.gate_up.gated:
+            gate, up = inner.chunk(2, dim=-1)
+            inner = F.silu(gate).mul_(up)
+        return self.down.add_to(h, inner)
 
     def _by_kernels(
         self,
@@ -179,9 +183,8 @@ class FusedLayer:
             cache.at,
         )
         h = self.o.add_to(h, self._attention(queries, *cache.held(self.index), mask))
-        return self.down.add_to(
-            h, kernels.gated(self.gate_up(kernels.normed(h, after.weight, after.eps)))
-        )
+        inner = self.gate_up(kernels.normed(h, after.weight, after.eps))
+        return self.down.add_to(h, inner if self.gate_up.gated else kernels.gated(inner))
 
     def _attention(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
@@ -223,14 +226,16 @@ class FusedLayer:
 _Linear = Union["_Dense", "_Kernel", "_Several"]
 
 
-def _joined(*linears: nn.Module) -> _Linear:
-    """One for linears of the same input."""
+def _joined(*linears: nn.Module, gated: bool = False) -> _Linear:
+    """One for linears of the same input. gated: a gate and its up, which some kinds apply by the way."""
     kinds = {type(linear) for linear in linears}
     if kinds == {nn.Linear}:
         return _Dense(*linears)
     whole: nn.Module | None = None
     if len(linears) == 1 and isinstance(linears[0], (PackedLinear, BlockedLinear)):
         whole = linears[0]
+    elif len(kinds) == 1 and isinstance(linears[0], CudaLinear):
+        whole = cuda_packed.joined(*linears, gated=gated)
     elif len(kinds) == 1 and isinstance(linears[0], PackedLinear):
         whole = cpu_packed.joined(*linears)
     elif (
@@ -245,6 +250,8 @@ def _joined(*linears: nn.Module) -> _Linear:
 class _Dense:
     """One matrix for dense linears. In float32 on a CPU [in, out], which one position reads from memory in 1.4 ms where [out, in] took 2.4
     (docs/performance.md); otherwise [out, in]."""
+
+    gated = False
 
     def __init__(self, *linears: nn.Linear) -> None:
         weight = linears[0].weight
@@ -286,16 +293,20 @@ class _Kernel:
     def __init__(self, linear: PackedLinear | BlockedLinear) -> None:
         self.weight = linear.weight
         self._kernel = linear.kernel()
+        self._added = linear.added if isinstance(linear, CudaLinear) else None  # with a residual
+        self.gated = isinstance(linear, CudaLinear) and linear.gated
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._kernel(x)
 
     def add_to(self, h: Tensor, x: Tensor) -> Tensor:
-        return self._kernel(x).add_(h)
+        return self._kernel(x).add_(h) if self._added is None else self._added(x, h)
 
 
 class _Several:
     """Linears of the same input that cannot be joined, one after another."""
+
+    gated = False
 
     def __init__(self, *linears: nn.Module) -> None:
         self.linears = linears

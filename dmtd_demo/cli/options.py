@@ -40,7 +40,7 @@ def build_parser() -> Parser:
     )
     model.add_argument(
         "--quantization",
-        help="none, nf4, nf4-single (its scales not quantized again) int8, cpu-int8 or cpu-int4 (PyTorch's own, LM head too) (default: by device and size)",
+        help="none, nf4, nf4-single (its scales not quantized again) int8, fast-int8 or fast-int4 (LM head too) (default: by device and size)",
     )
     model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device and size)")
     model.add_argument(

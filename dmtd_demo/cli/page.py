@@ -36,7 +36,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--quantization",
         default=None,
-        help="none, nf4, nf4-single, int8, cpu-int8 or cpu-int4; default: what suits the device and the model's size",
+        help="none, nf4, nf4-single, int8, fast-int8 or fast-int4; default: what suits the device and the model's size",
     )
     parser.add_argument(
         "--threads",

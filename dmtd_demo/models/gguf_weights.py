@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import Q4_K, dequantize
 from torch import Tensor
 
-from dmtd_demo.backbone.cpu_packed import GROUP, Int8Linear, Levels
+from dmtd_demo.backbone.cpu_packed import GROUP, Held, Levels
 from dmtd_demo.models.checkpoint import SAMPLE
 from dmtd_demo.models.gguf import config_of, parameters
 from dmtd_demo.models.gguf_header import File
@@ -98,15 +97,15 @@ def levels(file: File, stored: Stored, name: str) -> Levels | None:
     return Levels(torch.from_numpy(held), *groups)
 
 
-def held_by_name(file: File) -> Callable[[str], Levels | type[Int8Linear] | None]:
+def held_by_name(file: File) -> Held:
     """What 4-bit packing keeps of a parameter by its name in transformers: its levels, or 8 bits of
     what the file has in more than 4; None where it is to be rounded as any other."""
     stored = {name: held for name, held, _ in parameters(file, config_of(file))}
     stored.setdefault("lm_head.weight", stored["model.embed_tokens.weight"])
 
-    def find(name: str) -> Levels | type[Int8Linear] | None:
+    def find(name: str) -> Levels | int | None:
         tensor = file.tensors[stored[name]]
-        return Int8Linear if tensor.kind in FINER else levels(file, tensor, name)
+        return 8 if tensor.kind in FINER else levels(file, tensor, name)
 
     return find
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from dmtd_demo.backbone import cpu_packed, cuda_packed
 from dmtd_demo.backbone.bitsandbytes_4bit import choose_layout
-from dmtd_demo.backbone.cpu_packed import KINDS, Int4Linear, pack
 from dmtd_demo.backbone.onednn import lay_out
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
@@ -28,7 +28,7 @@ from dmtd_demo.models.checkpoint import CLASSES
 from dmtd_demo.models.gguf_header import File
 from dmtd_demo.models.memory import Sizes
 from dmtd_demo.models.model import Model, use_threads
-from dmtd_demo.models.placement import Placement, place
+from dmtd_demo.models.placement import FAST, Placement, place
 from dmtd_demo.progress import Progress, no_progress
 
 THREADS = torch.get_num_threads()  # PyTorch's own choice for this machine
@@ -328,8 +328,8 @@ def load_random(
             module = cls._from_config(config, attn_implementation="sdpa")
     finally:
         torch.set_default_dtype(previous)
-    if placement.quantization in KINDS:
-        pack(module, placement.quantization)
+    if placement.quantization in FAST:
+        _pack(module, placement)
     elif placement.quantization != "none" or placement.device == "auto":
         module = _weights(None, config, cls, placement, module.state_dict())
     model = _model(
@@ -405,7 +405,9 @@ def _weights(
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            device_map="auto" if placement.device == "auto" else {"": placement.device},
+            device_map="auto"
+            if placement.device == "auto"
+            else {"": "cpu" if placement.quantization in FAST else placement.device},
             quantization_config=_bitsandbytes(placement),
             state_dict=state,
         )
@@ -433,13 +435,22 @@ def _weights(
         placement.reasons.append(
             f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them"
         )
-    if placement.quantization in KINDS:
-        pack(module, placement.quantization, gguf_weights.held_by_name(file) if file else None)
+    if placement.quantization in FAST:
+        _pack(module, placement, gguf_weights.held_by_name(file) if file else None)
     if file is not None:
-        kept = KINDS.get(placement.quantization) is Int4Linear
-        placement.reasons.append(gguf_weights.in_words(file, kept))
+        placement.reasons.append(gguf_weights.in_words(file, placement.quantization == "fast-int4"))
     choose_layout(module, placement.dtype)
     return module
+
+
+def _pack(
+    module: PreTrainedModel, placement: Placement, held: cpu_packed.Held | None = None
+) -> None:
+    """In the format of its device, wherever the dense weights lie."""
+    if placement.device == "cpu":
+        cpu_packed.pack(module, placement.quantization, held)
+    else:
+        cuda_packed.pack(module, placement.quantization, placement.device, held)
 
 
 def _told(
@@ -458,7 +469,7 @@ def _told(
 
 
 def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
-    if placement.quantization in ("none", *KINDS):
+    if placement.quantization in ("none", *FAST):
         return None
     if placement.quantization == "int8":
         # with another dtype it would say, for every layer of every step, that activations are cast to float16

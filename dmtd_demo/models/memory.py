@@ -56,7 +56,7 @@ class Sizes:
 
 def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
     """bitsandbytes' formats. nf4: 4 bits and a float32 scale per 64 weights, or, quantized once more, a byte per 64 and a float32 per 256 of these;
-    int8: a byte, and a float32 scale per row. cpu-int8: a byte, and a scale per row; cpu-int4: half a byte, and scale and offset per 32 weights; both for the LM head
+    int8: a byte, and a float32 scale per row. fast-int8: a byte, and a scale per row; fast-int4: half a byte, and scale and offset per 32 weights; both for the LM head
     too, whose table stays for look-ups where it is tied."""
     untied = 0 if sizes.tied else sizes.head * itemsize
     matrices = {
@@ -64,12 +64,12 @@ def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
         "nf4": sizes.matrices * (1 / 2 + 1 / 64 + 4 / (64 * 256)),
         "nf4-single": sizes.matrices * (1 / 2 + 4 / 64),
         "int8": sizes.matrices + 4 * sizes.rows,
-        "cpu-int8": sizes.matrices
+        "fast-int8": sizes.matrices
         + itemsize * sizes.rows
         + sizes.head
         + itemsize * sizes.vocabulary
         - untied,
-        "cpu-int4": (sizes.matrices + sizes.head) * (1 / 2 + 2 * itemsize / 32) - untied,
+        "fast-int4": (sizes.matrices + sizes.head) * (1 / 2 + 2 * itemsize / 32) - untied,
     }[quantization]
     return int(matrices) + sizes.rest * itemsize
 
@@ -83,10 +83,13 @@ class Need:
     working: int
 
     @classmethod
-    def of(cls, sizes: Sizes, quantization: str, itemsize: int, context: int) -> Need:
+    def of(
+        cls, sizes: Sizes, quantization: str, itemsize: int, context: int, device: str = "cpu"
+    ) -> Need:
         weights = weight_bytes(sizes, quantization, itemsize)
         working = int(WORKING + weights / 20)
-        if quantization in ("cpu-int8", "cpu-int4"):  # the dense weights are loaded first
+        # the dense weights are loaded first; for a GPU, beside it
+        if quantization in ("fast-int8", "fast-int4") and device == "cpu":
             working = max(working, weight_bytes(sizes, "none", itemsize) + int(WORKING) - weights)
         return cls(weights, sizes.kv * itemsize * min(TEXT, context), working)
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
+from dmtd_demo.backbone.cuda_packed import CAPABILITY
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.memory import Need, Sizes, gib
@@ -16,10 +17,13 @@ QUANTIZATIONS = {
     "nf4": "4 bits, the scales quantized too",
     "nf4-single": "4 bits",
     "int8": "8 bits",
-    "cpu-int8": "8 bits by PyTorch's own kernel for CPUs, the LM head too",
-    "cpu-int4": "4 bits by PyTorch's own kernel for CPUs, the LM head too",
+    "fast-int8": "8 bits by the fastest kernels here, the LM head too",
+    "fast-int4": "4 bits by the fastest kernels here, the LM head too",
 }
-ON_CPU = ("cpu-int8", "cpu-int4")  # and nowhere else; without bitsandbytes
+FAST = ("fast-int8", "fast-int4")  # without bitsandbytes; on one device
+FORMER = {"cpu-int8": "fast-int8", "cpu-int4": "fast-int4"}  # names that go on working
+# the quantization of a GPU where a model fits as it is stored, too; None: as it is stored
+ON_GPU = None
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -53,13 +57,14 @@ def place(
 ) -> Placement:
     """What is not given gets the default of the device. spare: bytes that others would give up for this model.
     Raises UserError where a setting is unknown or the model would not fit."""
+    quantization = FORMER.get(quantization or "", quantization)
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise UserError(
             f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}"
         )
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
-    if quantization not in (None, "none", *ON_CPU) and not find_spec("bitsandbytes"):
+    if quantization not in (None, "none", *FAST) and not find_spec("bitsandbytes"):
         raise UserError(
             f"quantization {quantization} needs the package bitsandbytes, which is not installed: pip install bitsandbytes"
         )
@@ -77,14 +82,21 @@ def place(
             f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}"
         )
 
-    if quantization in ON_CPU and device != "cpu":
+    if quantization in FAST and quantization not in offered(device):
         raise UserError(
-            f"quantization {quantization} runs on a CPU alone; on {device} take nf4 or int8, or give --device cpu"
+            f"quantization {quantization} needs a GPU of compute capability {'.'.join(map(str, CAPABILITY))} or a CPU; on this {device} take nf4 or int8"
         )
+    if (
+        quantization in FAST
+        and device != "cpu"
+        and dtype is not None
+        and DTYPES[dtype] != torch.bfloat16
+    ):
+        raise UserError(f"quantization {quantization} needs bfloat16 on {device}; got {dtype!r}")
 
     def need(quantization: str) -> Need:
         kind = DTYPES[dtype] if dtype else default_dtype(device, quantization, sizes)[0]
-        return Need.of(sizes, quantization, kind.itemsize, context)
+        return Need.of(sizes, quantization, kind.itemsize, context, device)
 
     if quantization is None:
         quantization, reason = _default_quantization(device, dtype, sizes, need, spare)
@@ -96,6 +108,7 @@ def place(
         chosen = DTYPES[dtype]
     if (
         device == "cuda"
+        and quantization not in FAST
         and torch.cuda.device_count() > 1
         and need(quantization).total > free(device) + spare
     ):
@@ -106,8 +119,7 @@ def place(
         smaller = [
             other
             for other in offered(device)
-            if need(other).total <= room
-            and (other in ("none", *ON_CPU) or find_spec("bitsandbytes"))
+            if need(other).total <= room and (other in ("none", *FAST) or find_spec("bitsandbytes"))
         ]
         advice = (
             f"--quantization {smaller[0]} needs {gib(need(smaller[0]).total)}"
@@ -123,14 +135,21 @@ def place(
 
 def offered(device: str) -> list[str]:
     """The quantizations that run there."""
-    return [name for name in QUANTIZATIONS if name not in ON_CPU or device == "cpu"]
+    return [
+        name
+        for name in QUANTIZATIONS
+        if name not in FAST
+        or device == "cpu"
+        or device.startswith("cuda")
+        and torch.cuda.get_device_capability(device) >= CAPABILITY
+    ]
 
 
 def _default_quantization(
     device: str, dtype: str | None, sizes: Sizes, need, spare: int
 ) -> tuple[str, str]:
     if device == "cpu" and dtype is None and sizes.in_four_bits and has_packed_kernels():
-        return "cpu-int4", "cpu-int4: its file holds 4 bits a weight, which are kept as they are"
+        return "fast-int4", "fast-int4: its file holds 4 bits a weight, which are kept as they are"
     if dtype is not None or not find_spec("bitsandbytes"):
         return "none", ""  # a dtype that was asked for is the dtype of the weights
     if device == "cpu":
@@ -143,6 +162,11 @@ def _default_quantization(
             )
         )
     room = free("auto" if device == "cuda" else device) + spare
+    if ON_GPU in offered(device):
+        return (
+            ON_GPU,
+            f"{ON_GPU}: on a GPU a decode step waits for the weights to be read, and with it made more tokens per second than as stored where both were measured (docs/performance.md)",
+        )
     if need("none").total <= room:
         return "none", "not quantized: it fits as it is stored"
     return (
@@ -162,11 +186,8 @@ def default_dtype(device: str, quantization: str, sizes: Sizes) -> tuple[torch.d
             torch.float16,
             "float16: bitsandbytes' INT8 matrices compute from float16, and would cast anything else at every step",
         )
-    if quantization in ON_CPU:
-        return (
-            torch.bfloat16,
-            "bfloat16: the one dtype for which PyTorch's packed kernels have fast code",
-        )
+    if quantization in FAST:
+        return torch.bfloat16, "bfloat16: the one dtype for which packed kernels have fast code"
     if device == "cpu" and quantization == "none" and sizes.parameters < SMALL:
         return (
             torch.float32,

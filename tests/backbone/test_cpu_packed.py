@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dmtd_demo.backbone import cuda_packed
 from dmtd_demo.backbone.cpu_packed import BLOCK, GROUP, KINDS, Int4Linear, Int8Linear, joined, pack
 from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone, parameters
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load, load_random
 from dmtd_demo.models.memory import Sizes, taken, weight_bytes
-from dmtd_demo.models.placement import ON_CPU, offered, place
+from dmtd_demo.models.placement import FAST, offered, place
 from tiny import tiny_module
 
 TEXTS = [
@@ -127,7 +128,7 @@ def test_what_the_4_bit_layout_would_mix_up_is_not_joined():
 
 @pytest.mark.parametrize("family", MODEL_TYPES)
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("quantization,near", [("cpu-int8", 0.05), ("cpu-int4", 0.5)])
+@pytest.mark.parametrize("quantization,near", [("fast-int8", 0.05), ("fast-int4", 0.5)])
 def test_a_packed_model_is_near_the_dense_one_and_is_fused(family, tied, quantization, near):
     module = tiny_module(
         family, tied=tied, initializer_range=0.15, hidden_size=64, intermediate_size=128
@@ -153,7 +154,7 @@ def test_a_packed_model_is_near_the_dense_one_and_is_fused(family, tied, quantiz
     assert type(backbone._layers[0].mlp.down_proj) is KINDS[quantization]
 
 
-@pytest.mark.parametrize("quantization,alike", [("cpu-int8", 0.9), ("cpu-int4", 0.7)])
+@pytest.mark.parametrize("quantization,alike", [("fast-int8", 0.9), ("fast-int4", 0.7)])
 def test_the_classroom_chooses_the_same_tokens(quantization, alike):
     dense, packed = load("classroom", trainable=True), load("classroom", quantization=quantization)
     same = []
@@ -166,7 +167,7 @@ def test_the_classroom_chooses_the_same_tokens(quantization, alike):
     assert torch.cat(same, dim=1).float().mean() >= alike
 
 
-@pytest.mark.parametrize("quantization", ON_CPU)
+@pytest.mark.parametrize("quantization", FAST)
 def test_it_takes_what_the_arithmetic_says(quantization):
     model = load_random("classroom", quantization=quantization)
     assert (
@@ -179,12 +180,18 @@ def test_it_takes_what_the_arithmetic_says(quantization):
     )
 
 
-def test_they_are_quantizations_of_cpus():
+def test_they_have_one_name_on_every_device():
     sizes = Sizes.of("qwen2", CATALOG["Qwen2.5-0.5B-Instruct"].shape)
-    assert set(KINDS) == set(ON_CPU)
-    for quantization in ON_CPU:
-        assert quantization in offered("cpu") and quantization not in offered("cuda")
+    assert set(KINDS) == set(FAST) == set(cuda_packed.KINDS)
+    for quantization in FAST:
+        assert quantization in offered("cpu") and quantization not in offered("auto")
         assert place(sizes, 64, quantization=quantization, device="cpu").dtype == torch.bfloat16
-        if torch.cuda.is_available():
-            with pytest.raises(UserError, match="runs on a CPU alone"):
-                place(sizes, 64, quantization=quantization, device="cuda")
+        former = place(sizes, 64, quantization=quantization.replace("fast", "cpu"), device="cpu")
+        assert former.quantization == quantization
+        if (
+            torch.cuda.is_available()
+            and torch.cuda.get_device_capability() >= cuda_packed.CAPABILITY
+        ):
+            assert quantization in offered("cuda")
+            with pytest.raises(UserError, match="needs bfloat16"):
+                place(sizes, 64, quantization=quantization, device="cuda", dtype="float32")

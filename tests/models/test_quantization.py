@@ -123,10 +123,10 @@ def tokens(model: Model, panel: str, top: int = 0) -> list[dict]:
         ("nf4-single", "float32", 0),
         ("nf4", None, 0.3),
         ("int8", None, 0.3),
-        ("cpu-int8", "float32", 0),
-        ("cpu-int8", None, 0.3),
-        ("cpu-int4", "float32", 0),
-        ("cpu-int4", None, 0.3),
+        ("fast-int8", "float32", 0),
+        ("fast-int8", None, 0.3),
+        ("fast-int4", "float32", 0),
+        ("fast-int4", None, 0.3),
         ("none", "bfloat16", 0.3),
     ],
 )
@@ -226,7 +226,7 @@ def test_the_quantized_matrices_are_quantized_and_nothing_else(folder):
 
 
 # which does not take a vocabulary of 97: tests/backbone/test_cpu_packed.py
-@pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "cpu-int4"])
+@pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "fast-int4"])
 def test_the_arithmetic_is_what_the_weights_take(folder, quantization):
     model = load(str(folder), quantization=quantization)
     config = model.backbone.config
@@ -317,7 +317,7 @@ def test_the_defaults_of_a_cpu(settings, quantization, dtype):
 
 
 def test_random_weights_can_be_quantized():
-    for quantization in ("nf4", "int8", "cpu-int8", "cpu-int4"):
+    for quantization in ("nf4", "int8", "fast-int8", "fast-int4"):
         model = load_random("classroom", quantization=quantization)
         assert (
             model.quantization == quantization

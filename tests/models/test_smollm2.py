@@ -121,7 +121,7 @@ def test_four_bits_are_the_ones_of_the_file(model, smollm2):
     kept, again = Int4Linear.of_levels(held, rounded), Int4Linear.of(rounded)
     print(f"relative error, levels kept {error(kept):.5f}, rounded again {error(again):.5f}")
     assert error(kept) < 0.0035 < error(again)
-    packed = load(NAME, quantization="cpu-int4").backbone.module.get_submodule(name)
+    packed = load(NAME, quantization="fast-int4").backbone.module.get_submodule(name)
     assert torch.equal(packed.dense(), kept.dense()) and torch.equal(packed.scale, kept.scale)
 
 
@@ -129,7 +129,7 @@ def test_four_bits_are_the_ones_of_the_file(model, smollm2):
 def test_by_default_it_is_packed_as_its_file_holds_it(model, smollm2):
     """And so says what the float32 weights say; with its table rounded to 4 bits it would not."""
     packed = load(NAME)
-    assert packed.quantization == "cpu-int4" and packed.dtype == "bfloat16"
+    assert packed.quantization == "fast-int4" and packed.dtype == "bfloat16"
     words = "tensors of Q4_1 (210), F32 (61), Q8_0 (1): the levels of Q4_1 are kept, Q8_0 is held"
     assert any(words in reason for reason in packed.reasons)
     head = packed.backbone.module.lm_head

@@ -1,0 +1,1 @@
+"""CUDA kernels of our own, compiled as they are first needed."""

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from dmtd_demo.backbone import cuda_packed
-from dmtd_demo.backbone.cpu_packed import eight_bits, four_bits
+from dmtd_demo.backbone.cpu_packed import Levels, eight_bits, four_bits
 from dmtd_demo.backbone.cuda_packed import AT_ONCE, KINDS, MANY, CudaLinear, Shape, joined, pack
 from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone, parameters
 from dmtd_demo.models.catalog import CATALOG
@@ -62,6 +62,17 @@ def test_what_is_packed_is_the_formula(kind, rows, columns):
         0.08 if packed.bits == 4 else 0.006
     ) * columns**-0.5 * 2
     assert round(packed.weight.numel() * packed.weight.in_one) == rows * columns
+
+
+@pytest.mark.parametrize("rows,columns", [(16, 64), (97, 96), (48, 416)])
+def test_levels_that_a_file_holds_are_kept(rows, columns):
+    levels = torch.randint(0, 16, (rows, columns), dtype=torch.uint8)
+    step, middle = torch.rand(2, columns // 32, rows)
+    packed = cuda_packed.CudaInt4Linear.of_levels(
+        Levels(levels, step, middle), linear(rows, columns)
+    )
+    by, of = (part.bfloat16().float().t().repeat_interleave(32, dim=1) for part in (step, middle))
+    assert torch.equal(packed.dense(), ((levels.float() - 8) * by + of).bfloat16())
 
 
 @lru_cache

@@ -101,7 +101,12 @@ class StaticPasses:
         key = (start, stop, positions, window, adapted is not None)
         known = buffers.passes.get(key)
         one = known or _Pass(
-            (adapted or self._layers)[start:stop], buffers.entries, positions, window, h, self._rope(window)
+            (adapted or self._layers)[start:stop],
+            buffers.entries,
+            positions,
+            window,
+            h,
+            self._rope(window),
         )
         one.h.copy_(h)
         one.past.fill_(past)

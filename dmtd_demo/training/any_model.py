@@ -1,4 +1,6 @@
-"""`train heads|head0|clp|gate|adaptive|dmtd --model …`: add-ons for any Qwen, plain or quantized, and its own layers for DMTD, by the one loop."""
+"""`train heads|head0|clp|gate|adaptive|dmtd --model …`: add-ons for any Qwen, plain or quantized,
+and its own layers for DMTD, by the one loop.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,11 @@ LOOK_SECONDS = 0.5  # between two looks at the held-out rows of who watches
 
 @dataclass(frozen=True)
 class Moment:
-    """What somebody who watches sees after an update. figures: of its batch, accuracies among them. confusion: of clp and adaptive over held-out rows, [true][predicted];
-    None between two looks."""
+    """What somebody who watches sees after an update.
+
+    figures: of its batch, accuracies among them. confusion: of clp and adaptive over held-out rows,
+    [true][predicted]; None between two looks.
+    """
 
     step: int
     loss: float
@@ -49,7 +54,8 @@ def _checked(name: str, steps: int | None, rate: float | None) -> int:
     """How many updates. Raises UserError."""
     if name not in STEPS:
         raise UserError(
-            f"train {name} is for the embedded model; with --model it needs one of {', '.join(STEPS)}"
+            f"train {name} is for the embedded model; with --model it needs one of "
+            f"{', '.join(STEPS)}"
         )
     steps = STEPS[name] if steps is None else steps
     if steps < 1:
@@ -97,9 +103,11 @@ def train_dmtd(
     most: int = ROWS,
     distill: bool = False,
 ) -> None:
-    """Train the layers for DMTD, or LoRA adapters, which are then merged; the result lies in `output`/model, a folder in Hugging Face format.
+    """Train the layers for DMTD, or LoRA adapters, which are then merged; the result lies in
+    `output`/model, a folder in Hugging Face format.
 
-    batch: rows of an update, over all processes; pieces: into how many each process cuts its rows of it. Raises UserError.
+    batch: rows of an update, over all processes; pieces: into how many each process cuts its rows
+    of it. Raises UserError.
     """
     steps, cycles = _checked("dmtd", steps, rate), dmtd.parse_taus(taus)
     own = model.split or Split.default(model.layers)
@@ -107,14 +115,18 @@ def train_dmtd(
     least = processes(model.backbone.device).num_processes * pieces
     if pieces < 1 or batch < least:
         raise UserError(
-            f"--batch needs a row for every process and every --gradient-accumulation (1 or more); got {batch} rows for {least} pieces"
+            "--batch needs a row for every process and every --gradient-accumulation (1 or "
+            f"more); got {batch} rows for {least} pieces"
         )
     keep_layout(model.backbone.module)
     model.backbone = Backbone(plain(model.backbone.module))
     rows = _rows(model, data, output, most, distill)
     dmtd.prepare(model, lora, checkpointing, seed)
     rate = rate or dmtd.RATE
-    settings = f"split {chosen}, tau {taus}, LoRA {lora}, quantization {model.quantization}, batch {batch}, seed {seed}, {len(rows)} rows of {_source(data, distill)}"
+    settings = (
+        f"split {chosen}, tau {taus}, LoRA {lora}, quantization {model.quantization}, batch "
+        f"{batch}, seed {seed}, {len(rows)} rows of {_source(data, distill)}"
+    )
     print(f"dmtd: {settings}, learning rate {rate}")
     recipe = dmtd.recipe(
         model, chosen, cycles, seed, rate, max(len(row.ids) for row in rows), settings
@@ -149,8 +161,11 @@ def train_addon(
     tell: Told = no_progress,
     watch: Callable[[Moment], None] | None = None,
 ) -> None:
-    """Train one add-on in `output`; the result lies in `output`/addons, a folder of add-ons. tell: hears what is being done, and may
-    raise Cancelled. watch: sees every update. Raises UserError."""
+    """Train one add-on in `output`; the result lies in `output`/addons, a folder of add-ons.
+
+    tell: hears what is being done, and may raise Cancelled. watch: sees every update. Raises
+    UserError.
+    """
     steps = _checked(name, steps, rate)
     backbone, split, folder = (
         model.backbone,
@@ -167,7 +182,8 @@ def train_addon(
         heads = trained.get("mtp_heads") or model.addons.get("mtp_heads")
         if heads is None:
             raise UserError(
-                f"training {name} needs MTP heads in {folder}: run `train heads --model … --output {output}` first"
+                f"training {name} needs MTP heads in {folder}: run `train heads --model … "
+                f"--output {output}` first"
             )
         heads = heads.float()
     rows = _rows(model, data, output, most, distill, tell)
@@ -182,7 +198,8 @@ def train_addon(
         else None
     )
     print(
-        f"{name}: {len(seen.h):,} positions of {len(learned)} rows, {gib(seen.h.numel() * seen.h.element_size())}"
+        f"{name}: {len(seen.h):,} positions of {len(learned)} rows, "
+        f"{gib(seen.h.numel() * seen.h.element_size())}"
     )
     facts = {"data": _source(data, distill), "positions": len(seen.h), "steps": steps, "seed": seed}
     recipe = features.recipe(name, backbone, model.base, seed, heads.k if heads else 0, facts)

@@ -1,4 +1,6 @@
-"""The default threshold of each add-on, on prompts of the training contents (docs/methods.md, section 3)."""
+"""The default threshold of each add-on, on prompts of the training contents (docs/methods.md,
+section 3).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ READABLE = 0.95  # of `ar`'s exact match, for `mixed`
 
 
 def validation_rows(tokenizer: Any, count: int) -> list[Row]:
-    """`count` prompts with their answers, of the compositional families in turn, none of them held out."""
+    """`count` prompts with their answers, of the compositional families in turn, none of them held
+    out.
+    """
     rng = random.Random("validation")
     return [
         encode(tokenizer, draw(COMPOSITIONAL[i % len(COMPOSITIONAL)], rng, wanted=False))
@@ -56,11 +60,14 @@ def spans(
     accept: Callable[[Sequence[float], int, float], int],
     tell: Progress = no_progress,
 ) -> dict[str, Any]:
-    """The most generous threshold of `clp` or `mtp-gate` that keeps exact match and audit agreement.
+    """The most generous threshold of `clp` or `mtp-gate` that keeps exact match and audit
+    agreement.
 
-    Along `ar`'s own text the hidden states are the same, whatever the threshold, up to the first wrong token: so one pass over each prompt that `ar`
-    answers exactly tells, for every threshold, whether that text would have been left, and which tokens would have been emitted.
-    rows: prompts with their answers, none of them trained on. probabilities_of: hidden states [n, hidden] to what `accept` reads at each; accept(probabilities, k, threshold): how many MTP tokens.
+    Along `ar`'s own text the hidden states are the same, whatever the threshold, up to the first
+    wrong token: so one pass over each prompt that `ar` answers exactly tells, for every threshold,
+    whether that text would have been left, and which tokens would have been emitted. rows: prompts
+    with their answers, none of them trained on. probabilities_of: hidden states [n, hidden] to what
+    `accept` reads at each; accept(probabilities, k, threshold): how many MTP tokens.
     """
     kept = {t: 0 for t in THRESHOLDS}
     accepted = {t: 0 for t in THRESHOLDS}
@@ -92,7 +99,8 @@ def spans(
             kept[threshold] += not failed
     if not right:
         raise RuntimeError(
-            f"calibrating needs prompts that ar answers exactly; of {len(rows)} there were none: the backbone is not trained enough, the threshold stays at its most careful"
+            f"calibrating needs prompts that ar answers exactly; of {len(rows)} there were none: "
+            "the backbone is not trained enough, the threshold stays at its most careful"
         )
     results = {
         t: {
@@ -121,8 +129,10 @@ def spans(
 def follow(
     text: list[int], guesses: list[list[int]], accepted: list[int], span: list[int]
 ) -> tuple[int, int]:
-    """Follow a decoder with MTP heads along `text` until its first wrong token: MTP tokens emitted, and 1 if one was wrong. guesses, accepted: at each
-    position. Adds to span: tokens, full passes."""
+    """Follow a decoder with MTP heads along `text` until its first wrong token: MTP tokens emitted,
+    and 1 if one was wrong. guesses, accepted: at each position. Adds to span: tokens, full
+    passes.
+    """
     position, emitted = 1, 0  # the prefill gave text[0]
     while position < len(text):
         s = accepted[position - 1]
@@ -140,8 +150,10 @@ def follow(
 
 
 def cycles(model: Model, decoder: str) -> dict[str, Any]:
-    """The most generous threshold of `dmtd-adaptive` that answers as many prompts exactly as `dmtd` at its best tau, or of `mixed` that keeps READABLE of
-    `ar`'s exact match. Here a wrong token changes what later passes see, so every threshold is decoded."""
+    """The most generous threshold of `dmtd-adaptive` that answers as many prompts exactly as `dmtd`
+    at its best tau, or of `mixed` that keeps READABLE of `ar`'s exact match. Here a wrong token
+    changes what later passes see, so every threshold is decoded.
+    """
     rows = validation_rows(model.tokenizer, DECODED_PROMPTS)
     if decoder == "mixed":
         wanted = READABLE * _decoded(model, "ar", {}, rows)["exact_match"]

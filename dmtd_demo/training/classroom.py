@@ -1,4 +1,6 @@
-"""The recipe of `classroom`: a small Qwen3 trained from scratch with cyclical masking (DMTD paper, section 3.3; docs/methods.md, section 2)."""
+"""The recipe of `classroom`: a small Qwen3 trained from scratch with cyclical masking (DMTD paper,
+section 3.3; docs/methods.md, section 2).
+"""
 
 from __future__ import annotations
 
@@ -84,8 +86,10 @@ def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
 
 
 class Joint(nn.Module):
-    """The backbone and what it is trained with, so that its last hidden state knows more than the next token *(ours)*: MTP heads and
-    predictors of how many of them are right, on full passes (heads, clp) and on late ones."""
+    """The backbone and what it is trained with, so that its last hidden state knows more than the
+    next token *(ours)*: MTP heads and predictors of how many of them are right, on full passes
+    (heads, clp) and on late ones.
+    """
 
     ADDONS = ("mtp_heads", "clp", "mixed")
 
@@ -106,7 +110,9 @@ class Joint(nn.Module):
     def lookahead(
         self, backbone: Backbone, hidden: Tensor, targets: Tensor, at_head: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """What the heads and the predictors lose, on full and on late passes, and how right they are. hidden [rows, n, hidden]; targets, at_head [rows, n]."""
+        """What the heads and the predictors lose, on full and on late passes, and how right they
+        are. hidden [rows, n, hidden]; targets, at_head [rows, n].
+        """
         total, figures = hidden.new_zeros(()), {}
         for where, read, heads, lengths in (
             ("", at_head, self.heads, self.clp),
@@ -134,7 +140,9 @@ def recipe(
     begin: float = 0.0,
     vanilla: bool = False,
 ) -> Recipe:
-    """compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for each row length. begin: see Recipe. vanilla: no cycles."""
+    """compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for
+    each row length. begin: see Recipe. vanilla: no cycles.
+    """
     model = joint.model
     backbone = Backbone(model)
     if compiled:
@@ -197,7 +205,9 @@ def recipe(
 
 
 def save_model(model: Qwen3ForCausalLM, tokenizer, folder: Path) -> None:
-    """A folder in Hugging Face format: bfloat16, sharded, with the split in config.json; plain transformers loads it as a Qwen3."""
+    """A folder in Hugging Face format: bfloat16, sharded, with the split in config.json; plain
+    transformers loads it as a Qwen3.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         name: t.detach().to(torch.bfloat16).contiguous()

@@ -1,4 +1,6 @@
-"""The recipes of the collocation-length predictor and of the gate it replaces, both on trained MTP heads (CLP paper; docs/methods.md, section 3)."""
+"""The recipes of the collocation-length predictor and of the gate it replaces, both on trained MTP
+heads (CLP paper; docs/methods.md, section 3).
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,12 @@ CAREFUL = 0.99  # the threshold that is saved before it is calibrated
 def right_guesses(
     backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, greedy: Tensor
 ) -> Tensor:
-    """Whether the prediction of head i at position n equals the backbone's own greedy token n + 1 + i: [rows, n, k] bool. Past the answer's end
-    every guess is right: what a step emits after the end mark is dropped.
+    """Whether the prediction of head i at position n equals the backbone's own greedy token n + 1 +
+    i: [rows, n, k] bool. Past the answer's end every guess is right: what a step emits after the
+    end mark is dropped.
 
-    h [rows, n, hidden]; targets [rows, n], -100 outside the answer; greedy [rows, n], the backbone's argmax at each position.
+    h [rows, n, hidden]; targets [rows, n], -100 outside the answer; greedy [rows, n], the
+    backbone's argmax at each position.
     """
     rows, n, hidden = h.shape
     states = heads(h.reshape(-1, hidden)).view(rows, n, heads.k, hidden)
@@ -49,7 +53,9 @@ def prefix_length(right: Tensor) -> Tensor:
 
 
 class Seen:
-    """Features and labels of every batch so far: a predictor of a few thousand parameters needs many updates, and its features cost a forward pass."""
+    """Features and labels of every batch so far: a predictor of a few thousand parameters needs
+    many updates, and its features cost a forward pass.
+    """
 
     def __init__(self) -> None:
         self._kept: list[tuple[Tensor, Tensor]] = []
@@ -110,7 +116,10 @@ def recipe(
 def length_loss(
     predictor: CollocationLengthPredictor, h: Tensor, labels: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of the predicted lengths, rare ones weighing a little more. h [n, hidden]; labels [n], 0..k."""
+    """Cross-entropy of the predicted lengths, rare ones weighing a little more.
+
+    h [n, hidden]; labels [n], 0..k.
+    """
     counts = torch.bincount(labels, minlength=predictor.k + 1) + 1
     logits = predictor(h)
     accuracy = (logits.argmax(-1) == labels).float().mean().item()
@@ -121,7 +130,9 @@ def length_loss(
 
 
 def gate_recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
-    """The gate: for each head, binary cross-entropy against whether its prediction is the backbone's own token."""
+    """The gate: for each head, binary cross-entropy against whether its prediction is the
+    backbone's own token.
+    """
     gate = SpanGate(backbone.hidden_size, heads.k).to(backbone.device)
     seen = Seen()
 

@@ -1,4 +1,6 @@
-"""Texts to train any Qwen on: a JSON-lines file of messages, plain text, a data set of the hub, or the model's own answers to prompts that ship here."""
+"""Texts to train any Qwen on: a JSON-lines file of messages, plain text, a data set of the hub, or
+the model's own answers to prompts that ship here.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,12 @@ def read_rows(
     distill: bool = False,
     tell: Progress = no_progress,
 ) -> list[Row]:
-    """The rows of the file `data`, of the data set hf:NAME[:SPLIT], or of `world`, the conversations that `classroom` learns from, of which `most` texts are read. Where it has none for a conversation (the last message is
-    the user's), for every one with `distill`, and for the shipped prompts without a file, the answer is the model's own greedy text (self-distillation;
-    docs/methods.md, section 3), kept in the file `own`."""
+    """The rows of the file `data`, of the data set hf:NAME[:SPLIT], or of `world`, the
+    conversations that `classroom` learns from, of which `most` texts are read. Where it has none
+    for a conversation (the last message is the user's), for every one with `distill`, and for
+    the shipped prompts without a file, the answer is the model's own greedy text
+    (self-distillation; docs/methods.md, section 3), kept in the file `own`.
+    """
     if most < 1:
         raise UserError(f"--max-rows needs a whole number, 1 or more; got {most}")
     if data is None:
@@ -62,7 +67,8 @@ def read_rows(
             text = Path(data).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"--data needs a readable file of JSON lines (.jsonl) or plain text, or hf:OWNER/NAME; reading {data} gave: {error}"
+                "--data needs a readable file of JSON lines (.jsonl) or plain text, or "
+                f"hf:OWNER/NAME; reading {data} gave: {error}"
             ) from None
         rows, unanswered = (
             _messages(model, islice(_lines(data, text), most), distill)
@@ -86,10 +92,13 @@ def _lines(data: str, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _hub(data: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a data set as they come, without fetching all of it: a repository of the hub, or a folder of files that `datasets` reads."""
+    """The rows of a data set as they come, without fetching all of it: a repository of the hub, or
+    a folder of files that `datasets` reads.
+    """
     if not find_spec("datasets"):
         raise UserError(
-            f"--data {data} needs the package datasets, which is not installed: pip install datasets"
+            f"--data {data} needs the package datasets, which is not installed: pip install "
+            "datasets"
         )
     import datasets
 
@@ -126,7 +135,9 @@ def _role(turn: dict[str, Any]) -> Any:
 def _messages(
     model: Model, found: Iterable[tuple[str, Any]], distill: bool
 ) -> tuple[list[Row], list[list[Message]]]:
-    """The rows of answered conversations and of texts, and the conversations that wait for an answer, with `distill` all of them. found: where each stands, and itself."""
+    """The rows of answered conversations and of texts, and the conversations that wait for an
+    answer, with `distill` all of them. found: where each stands, and itself.
+    """
     rows, unanswered = [], []
     for where, value in found:
         if isinstance(value, str) and where.startswith("hf:"):
@@ -139,7 +150,9 @@ def _messages(
             last = messages[-1]["role"]
         except (KeyError, TypeError, IndexError):
             raise UserError(
-                f"{where} needs to be a JSON object with messages, each with role and content{', or to have a text' if where.startswith('hf:') else ''}; got {str(value)[:80]!r}"
+                f"{where} needs to be a JSON object with messages, each with role and "
+                f"content{', or to have a text' if where.startswith('hf:') else ''}; got "
+                f"{str(value)[:80]!r}"
             ) from None
         if last != "assistant" or distill and len(messages) > 1:
             unanswered.append(messages if last != "assistant" else messages[:-1])
@@ -177,7 +190,9 @@ def _row(prompt: list[int], answer: list[int], longest: int) -> Row:
 def answered(
     model: Model, conversations: Sequence[list[Message]], own: Path, tell: Progress = no_progress
 ) -> list[Row]:
-    """The model's greedy answers by `ar`, written to the file as they come: an interrupted run goes on where it was."""
+    """The model's greedy answers by `ar`, written to the file as they come: an interrupted run goes
+    on where it was.
+    """
     prompts = [encode_chat(model.tokenizer, conversation) for conversation in conversations]
     own.parent.mkdir(parents=True, exist_ok=True)
     known = {}

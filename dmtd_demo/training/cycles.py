@@ -1,4 +1,6 @@
-"""The recipes of what predicts within cycles *(ours; docs/methods.md, section 4)*: cycle lengths for `dmtd-adaptive`, late MTP heads for `mixed`."""
+"""The recipes of what predicts within cycles *(ours; docs/methods.md, section 4)*: cycle lengths
+for `dmtd-adaptive`, late MTP heads for `mixed`.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,11 @@ LATE_K = 2
 
 
 def random_cycles(rng: random.Random, phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Cycles of changing lengths after each row's prompt. phase: see Batch. Returns which positions are cycle heads (the prompt among them), and
-    which of them begin a cycle of LONGEST that ends within the row, both [rows, n] bool."""
+    """Cycles of changing lengths after each row's prompt.
+
+    phase: see Batch. Returns which positions are cycle heads (the prompt among them), and which of
+    them begin a cycle of LONGEST that ends within the row, both [rows, n] bool.
+    """
     heads, whole = phase < 0, torch.zeros_like(phase, dtype=torch.bool)
     n = phase.shape[1]
     for row, start in enumerate((phase < 0).sum(1).tolist()):
@@ -52,14 +57,18 @@ def _both(
 
 
 def late_prefix(late: Tensor, greedy: Tensor, targets: Tensor) -> Tensor:
-    """For each position as a head: on how many of the LONGEST - 1 positions after it, from the next one on, the late-layer-only argmax is the
-    argmax of tau = 1: [rows, n], 0..LONGEST-1. Positions past the answer's end count as agreeing: what they emit is dropped."""
+    """For each position as a head: on how many of the LONGEST - 1 positions after it, from the next
+    one on, the late-layer-only argmax is the argmax of tau = 1: [rows, n], 0..LONGEST-1.
+    Positions past the answer's end count as agreeing: what they emit is dropped.
+    """
     agree = ((late == greedy) | (targets == IGNORED)).long()
     return prefix_length(torch.stack([shifted(agree, by) != 0 for by in range(1, LONGEST)], dim=-1))
 
 
 def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Recipe:
-    """A linear predictor: cross-entropy against the longest prefix that late-layer-only passes get right."""
+    """A linear predictor: cross-entropy against the longest prefix that late-layer-only passes get
+    right.
+    """
     predictor = CollocationLengthPredictor(backbone.hidden_size, LONGEST - 1).to(backbone.device)
     seen = Seen()
     rng = random.Random(f"cycles:{seed}")
@@ -98,8 +107,10 @@ def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> R
 def mixed_recipe(
     backbone: Backbone, split: Split, module: LateHeads, name: str, seed: int, trained: bool
 ) -> Recipe:
-    """MTP heads on late hidden states against the tokens to come, and beside them their lengths, on what the heads are at the time.
-    trained: the heads were trained with the backbone, and go on at a lower rate."""
+    """MTP heads on late hidden states against the tokens to come, and beside them their lengths, on
+    what the heads are at the time. trained: the heads were trained with the backbone, and go on
+    at a lower rate.
+    """
     module = module.to(backbone.device)
     rng = random.Random(f"cycles:{seed}")
 

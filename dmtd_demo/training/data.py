@@ -19,8 +19,12 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """ids: [rows, length], padded at the end. targets: the next token where it belongs to an answer, else -100, [rows, length].
-    phase: each position's distance from its row's first answer token, negative within the prompt, [rows, length]."""
+    """ids: [rows, length], padded at the end.
+
+    targets: the next token where it belongs to an answer, else -100, [rows, length]. phase: each
+    position's distance from its row's first answer token, negative within the prompt, [rows,
+    length].
+    """
 
     ids: Tensor
     targets: Tensor
@@ -41,7 +45,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Row:
-    """ids: a whole conversation, its end mark included. answers: where each answer begins and ends, end mark included, the last one last."""
+    """ids: a whole conversation, its end mark included.
+
+    answers: where each answer begins and ends, end mark included, the last one last.
+    """
 
     ids: list[int]
     answers: list[tuple[int, int]]
@@ -70,7 +77,9 @@ def encode(tokenizer, example: Example) -> Row:
 def batches(
     tokenizer, examples: Iterable[tuple[str, Example]], longest: Callable[[], int], pad: int
 ) -> Iterator[Batch]:
-    """Fill rows of each length in LENGTHS until they make a batch; conversations over longest() are left out."""
+    """Fill rows of each length in LENGTHS until they make a batch; conversations over longest() are
+    left out.
+    """
     waiting: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     for _, example in examples:
         row = encode(tokenizer, example)

@@ -1,4 +1,6 @@
-"""`train dmtd --model …`: Direct Multi-Token Decoding for any Qwen by cyclical masking (DMTD paper, section 3.3; docs/methods.md, section 2), all of its layers or by LoRA."""
+"""`train dmtd --model …`: Direct Multi-Token Decoding for any Qwen by cyclical masking (DMTD paper,
+section 3.3; docs/methods.md, section 2), all of its layers or by LoRA.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,17 @@ def parse_taus(text: str) -> tuple[int, ...]:
         taus = ()
     if not taus or not all(1 <= tau <= MAX_TAU for tau in taus):
         raise UserError(
-            f"--tau needs cycle lengths from 1 to {MAX_TAU} with commas between, such as 2,3,4; got {text[:80]!r}"
+            f"--tau needs cycle lengths from 1 to {MAX_TAU} with commas between, such as 2,3,4; "
+            f"got {text[:80]!r}"
         )
     return taus
 
 
 def draws(rows: Sequence[Row], size: int, seed: int, position: Position) -> Iterator[Batch]:
-    """Batches of `size` rows, the same ones at each step whether or not the run was interrupted: the rows in a new order each time round, and of every BLOCK
-    batches those of like length together."""
+    """Batches of `size` rows, the same ones at each step whether or not the run was interrupted:
+    the rows in a new order each time round, and of every BLOCK batches those of like length
+    together.
+    """
     known, made = -1, []
     while True:
         block, index = divmod(position.progress.step, BLOCK)
@@ -74,12 +79,15 @@ def _block(rows: Sequence[Row], size: int, seed: int, block: int) -> list[list[R
 
 
 def prepare(model: Model, lora: int | None, checkpointing: bool, seed: int) -> None:
-    """Make the layers and the final norm trainable, or LoRA's adapters in all their linears; embedding and LM head stay frozen. Raises UserError."""
+    """Make the layers and the final norm trainable, or LoRA's adapters in all their linears;
+    embedding and LM head stay frozen. Raises UserError.
+    """
     module = model.backbone.module
     if lora is None:
         if model.quantization != "none":
             raise UserError(
-                f"train dmtd needs weights that are not quantized, or --lora RANK beside them; got quantization {model.quantization} and no --lora"
+                "train dmtd needs weights that are not quantized, or --lora RANK beside them; "
+                f"got quantization {model.quantization} and no --lora"
             )
         for name, p in module.named_parameters():
             p.requires_grad_(name.startswith(("model.layers.", "model.norm.")))
@@ -103,7 +111,8 @@ def prepare(model: Model, lora: int | None, checkpointing: bool, seed: int) -> N
     room = free(model.device)
     if trained * STATE > room:
         raise UserError(
-            f"training {trained:,} parameters needs {gib(trained * STATE)} for gradients and optimizer; {model.device} has {gib(room)} free: "
+            f"training {trained:,} parameters needs {gib(trained * STATE)} for gradients and "
+            f"optimizer; {model.device} has {gib(room)} free: "
             f"{'give --lora 16, with --quantization nf4 where the weights are large too' if lora is None else 'take a lower --lora'}"
         )
     if checkpointing:
@@ -120,7 +129,9 @@ def recipe(
     trained_length: int,
     settings: str,
 ) -> Recipe:
-    """The loss of one cycle length for each batch, drawn from `taus`; lr, cosine, warm-up, AdamW's means and clip are the paper's, no weight decay *(ours)*."""
+    """The loss of one cycle length for each batch, drawn from `taus`; lr, cosine, warm-up, AdamW's
+    means and clip are the paper's, no weight decay *(ours)*.
+    """
     backbone = model.backbone
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
@@ -147,7 +158,9 @@ def recipe(
 
 @torch.no_grad()
 def merged(module: nn.Module) -> dict[str, Tensor]:
-    """The weights by the names that they have in a checkpoint, LoRA's products added to them; those that are quantized, as they are read."""
+    """The weights by the names that they have in a checkpoint, LoRA's products added to them; those
+    that are quantized, as they are read.
+    """
     adapted = {
         name: part
         for name, part in module.named_modules()
@@ -174,7 +187,9 @@ def merged(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save_model(model: Model, split: Split, tau: int, trained_length: int, folder: Path) -> None:
-    """A folder in Hugging Face format, in the dtype of the checkpoint that training began with, the split in its config.json. Written aside, then moved."""
+    """A folder in Hugging Face format, in the dtype of the checkpoint that training began with, the
+    split in its config.json. Written aside, then moved.
+    """
     raw = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
     dtype = str(raw.pop("torch_dtype", None) or raw.get("dtype") or "bfloat16")
     raw.update(

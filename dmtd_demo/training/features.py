@@ -1,4 +1,6 @@
-"""Add-ons for any Qwen from hidden states that are computed once: the backbone is frozen, so every update draws from the same (docs/methods.md, section 3)."""
+"""Add-ons for any Qwen from hidden states that are computed once: the backbone is frozen, so every
+update draws from the same (docs/methods.md, section 3).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Features:
-    """h: hidden states that a decoder reads, [m, hidden]. labels: what the add-on should say there, [m] or [m, k]."""
+    """h: hidden states that a decoder reads, [m, hidden].
+
+    labels: what the add-on should say there, [m] or [m, k].
+    """
 
     h: Tensor
     labels: Tensor
@@ -73,7 +78,9 @@ def collect(
     seed: int,
     tell: Told = no_progress,
 ) -> Features:
-    """One pass over each row, until its hidden states fill `room` bytes; kept on the CPU in the backbone's dtype."""
+    """One pass over each row, until its hidden states fill `room` bytes; kept on the CPU in the
+    backbone's dtype.
+    """
     rng = random.Random(f"cycles:{seed}")
     kept: list[tuple[Tensor, Tensor]] = []
     size = 0
@@ -107,7 +114,8 @@ def collect(
     h, labels = (torch.cat(parts) for parts in zip(*kept))
     if not len(h):
         raise UserError(
-            f"training {name} needs longer answers: none of the {len(rows)} rows has a position to learn from"
+            f"training {name} needs longer answers: none of the {len(rows)} rows has a position "
+            "to learn from"
         )
     return Features(h, labels)
 
@@ -164,7 +172,9 @@ Loss = Callable[[Features, Progress], tuple[Tensor, dict[str, float]]]
 
 
 def _heads(backbone: Backbone, k: int, first: int) -> tuple[nn.Module, Loss, float]:
-    """k heads, of which the first is head `first` of the literature: 1 beside the LM head, 0 in its place."""
+    """k heads, of which the first is head `first` of the literature: 1 beside the LM head, 0 in its
+    place.
+    """
     module = MTPHeads(backbone.hidden_size, k).to(backbone.device)
 
     def loss(batch: Features, progress: Progress) -> tuple[Tensor, dict[str, float]]:

@@ -1,4 +1,6 @@
-"""The recipe of MTP heads on a frozen backbone (CLP paper; Medusa's form; docs/methods.md, section 3)."""
+"""The recipe of MTP heads on a frozen backbone (CLP paper; Medusa's form; docs/methods.md, section
+3).
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,12 @@ def shifted(targets: Tensor, by: int) -> Tensor:
 def heads_loss(
     backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, read: Tensor
 ) -> tuple[Tensor, dict[str, float], Tensor]:
-    """Cross-entropy of head i against the token at n + 1 + i, summed over the heads; each head's accuracy; and at each position which heads were
-    right, [positions, k] bool, those past the answer's end among them.
+    """Cross-entropy of head i against the token at n + 1 + i, summed over the heads; each head's
+    accuracy; and at each position which heads were right, [positions, k] bool, those past the
+    answer's end among them.
 
-    h [rows, n, hidden]: the last hidden states; targets [rows, n]; read [rows, n] bool: the positions that count.
+    h [rows, n, hidden]: the last hidden states; targets [rows, n]; read [rows, n] bool: the
+    positions that count.
     """
     states = heads(h[read])
     total = states.new_zeros((), dtype=torch.float32)
@@ -50,7 +54,10 @@ def heads_loss(
 
 
 def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str, trained: bool) -> Recipe:
-    """The heads alone, at every position that a decoder reads. trained: they were trained with the backbone, and go on at a lower rate."""
+    """The heads alone, at every position that a decoder reads.
+
+    trained: they were trained with the backbone, and go on at a lower rate.
+    """
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
         return heads_loss(
@@ -67,11 +74,14 @@ def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str, trained
 
 
 def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
-    """Head 0 of the heads-only baseline: one head for token n + 1, where the backbone's own LM head would be."""
+    """Head 0 of the heads-only baseline: one head for token n + 1, where the backbone's own LM head
+    would be.
+    """
     head0 = MTPHeads(backbone.hidden_size, 1).to(backbone.device)
 
     def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        # heads_loss reads the token after the next one: targets moved back by one make that the next
+        # heads_loss reads the token after the next one: targets moved back by one make that the
+        # next
         return heads_loss(
             backbone,
             head0,

@@ -1,4 +1,7 @@
-"""The one training loop. A recipe is a loss plus the trainable parameters; the loop does the rest."""
+"""The one training loop.
+
+A recipe is a loss plus the trainable parameters; the loop does the rest.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,15 @@ class Position:
 
 @dataclass(frozen=True)
 class Recipe:
-    """name: as on the command line. trainable: what is optimized, of it the parameters that require a gradient. loss(batch, progress): a scalar, or
-    parts that add up to it, [m], and figures to show; with repeats, batch is None for all but the first of them, and the loss is over what was seen.
-    save(output): writes the result in its final form; called at every checkpoint. counts(batch): over how many terms each part of the loss is a mean, a
-    number or [m], so that the pieces of a batch can be put together; without it nothing is divided, and each of several processes computes the whole batch."""
+    """name: as on the command line.
+
+    trainable: what is optimized, of it the parameters that require a gradient. loss(batch,
+    progress): a scalar, or parts that add up to it, [m], and figures to show; with repeats, batch
+    is None for all but the first of them, and the loss is over what was seen. save(output): writes
+    the result in its final form; called at every checkpoint. counts(batch): over how many terms
+    each part of the loss is a mean, a number or [m], so that the pieces of a batch can be put
+    together; without it nothing is divided, and each of several processes computes the whole batch.
+    """
 
     name: str
     trainable: nn.Module
@@ -81,7 +89,9 @@ class Recipe:
 
 
 def rate_factor(recipe: Recipe, share: float) -> float:
-    """Of the learning rate: linear warm-up, a plateau, then a linear fall to zero, so that a run can be made longer or shorter when resumed; or a cosine."""
+    """Of the learning rate: linear warm-up, a plateau, then a linear fall to zero, so that a run
+    can be made longer or shorter when resumed; or a cosine.
+    """
     if recipe.cosine:
         return min(
             (share + 1e-4) / recipe.warm_up,
@@ -94,7 +104,9 @@ def rate_factor(recipe: Recipe, share: float) -> float:
 
 
 def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers (after 133,000 tokens its loss was 2.9 where AdamW's was 4.4), AdamW for the rest."""
+    """Muon for the matrices inside the layers (after 133,000 tokens its loss was 2.9 where AdamW's
+    was 4.4), AdamW for the rest.
+    """
     named = recipe.parameters()
     matrices = [p for name, p in named if recipe.muon_rate and p.ndim == 2 and "embed" not in name]
     chosen = {id(p) for p in matrices}
@@ -122,7 +134,10 @@ def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def processes(device: torch.device) -> Accelerator:
-    """This process among those that `accelerate launch` started; alone without it. The others may wait long for what the first one prepares."""
+    """This process among those that `accelerate launch` started; alone without it.
+
+    The others may wait long for what the first one prepares.
+    """
     from accelerate import Accelerator, InitProcessGroupKwargs
 
     return Accelerator(
@@ -132,7 +147,9 @@ def processes(device: torch.device) -> Accelerator:
 
 
 def own_device(device: str | None) -> str | None:
-    """The device that is asked for; of several processes on a machine with CUDA devices each takes its own."""
+    """The device that is asked for; of several processes on a machine with CUDA devices each takes
+    its own.
+    """
     if device is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return (
             f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -158,12 +175,16 @@ def train(
     pieces: int = 1,
     watch: Callable[[Progress, float, dict[str, Any]], None] | None = None,
 ) -> None:
-    """Train until `tokens` tokens were seen, or for `steps` updates. Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved.
+    """Train until `tokens` tokens were seen, or for `steps` updates.
 
-    keep: the result at every checkpoint stays, in `output`/kept/TOKENS, for curves over the run. pieces: into how many each process cuts its share of a
-    batch, whose gradients are added up before the update (gradient accumulation). With several processes every one draws the whole batch and computes its
-    own rows of it. watch: gets the loss and the figures of each update, and may raise Cancelled: nothing is saved then. Raises TrainingError where the run
-    cannot go on, and Interrupted after Ctrl-C or SIGTERM; the last checkpoint is whole then.
+    Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved.
+
+    keep: the result at every checkpoint stays, in `output`/kept/TOKENS, for curves over the run.
+    pieces: into how many each process cuts its share of a batch, whose gradients are added up
+    before the update (gradient accumulation). With several processes every one draws the whole
+    batch and computes its own rows of it. watch: gets the loss and the figures of each update, and
+    may raise Cancelled: nothing is saved then. Raises TrainingError where the run cannot go on, and
+    Interrupted after Ctrl-C or SIGTERM; the last checkpoint is whole then.
     """
     workers = processes(device)
     share = workers.num_processes * pieces if recipe.counts else 1
@@ -221,7 +242,9 @@ def train(
                 if not (torch.isfinite(loss) and torch.isfinite(norm)):
                     what = "loss" if not torch.isfinite(loss) else "gradient"
                     raise TrainingError(
-                        f"training {recipe.name}: the {what} is {(norm if what == 'gradient' else loss).item()} at step {progress.step}; {_left(folder, saved)}, with a lower rate"
+                        f"training {recipe.name}: the {what} is "
+                        f"{(norm if what == 'gradient' else loss).item()} at step "
+                        f"{progress.step}; {_left(folder, saved)}, with a lower rate"
                     )
                 for optimizer in made:
                     optimizer.step()
@@ -266,12 +289,14 @@ def train(
                             file.write(json.dumps(line) + "\n")
                 except (OSError, SafetensorError) as error:
                     raise TrainingError(
-                        f"training {recipe.name}: {output} could not be written at step {progress.step} ({error}); free some space: {_left(folder, saved)}"
+                        f"training {recipe.name}: {output} could not be written at step "
+                        f"{progress.step} ({error}); free some space: {_left(folder, saved)}"
                     ) from None
                 last_save = time.monotonic()
             if stop and done < total:
                 raise Interrupted(
-                    f"training {recipe.name} was stopped after step {progress.step} and is saved: go on with --resume",
+                    f"training {recipe.name} was stopped after step {progress.step} and is saved: "
+                    "go on with --resume",
                     caught[0] if caught else signal.SIGTERM,
                 )
     workers.wait_for_everyone()
@@ -280,8 +305,11 @@ def train(
 def _in_pieces(
     recipe: Recipe, batch: Batch, progress: Progress, device: torch.device, mine: range, share: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Forward and backward over these of the `share` pieces of a batch. Each is a mean over its own terms, and weighs as many as it has: what it adds to the loss
-    of the whole batch."""
+    """Forward and backward over these of the `share` pieces of a batch.
+
+    Each is a mean over its own terms, and weighs as many as it has: what it adds to the loss of the
+    whole batch.
+    """
     whole = recipe.counts(batch).clamp(min=1).to(device)
     total, sums = torch.zeros((), device=device), {}
     for index in mine:
@@ -302,7 +330,9 @@ def _in_pieces(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM, once caught, are only noted, so that the step ends and a checkpoint is written; a second one ends the process as always."""
+    """Ctrl-C and SIGTERM, once caught, are only noted, so that the step ends and a checkpoint is
+    written; a second one ends the process as always.
+    """
     caught: list[int] = []
     # Python gives signals to the main thread alone
     if threading.current_thread() is not threading.main_thread():
@@ -378,7 +408,9 @@ def load_checkpoint(folder: Path, recipe: Recipe, made: list[torch.optim.Optimiz
         name: t.shape for name, t in state.items() if name.startswith("model.")
     }:
         raise UserError(
-            f"--resume needs the settings that the run began with{': ' if facts.get('settings') else ''}{facts.get('settings', '')}; got {recipe.settings or 'another model'}"
+            "--resume needs the settings that the run began "
+            f"with{': ' if facts.get('settings') else ''}{facts.get('settings', '')}; got "
+            f"{recipe.settings or 'another model'}"
         )
     owner = {
         id(p): optimizer

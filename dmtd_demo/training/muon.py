@@ -1,4 +1,6 @@
-"""Muon (Jordan et al., 2024): momentum whose update is brought close to an orthogonal matrix by Newton-Schulz iterations."""
+"""Muon (Jordan et al., 2024): momentum whose update is brought close to an orthogonal matrix by
+Newton-Schulz iterations.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ def orthogonal(updates: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices, [rows, columns]; the update is scaled to AdamW's usual size, so that rates are alike (Liu et al., arXiv 2502.16982).
+    """For matrices, [rows, columns]; the update is scaled to AdamW's usual size, so that rates are
+    alike (Liu et al., arXiv 2502.16982).
 
-    torch.optim.Muon does the same in bfloat16, one matrix at a time: on a CPU without bfloat16 instructions that took 1.4 s a step, this 0.5 s.
+    torch.optim.Muon does the same in bfloat16, one matrix at a time: on a CPU without bfloat16
+    instructions that took 1.4 s a step, this 0.5 s.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""What `python -m dmtd_demo train …` does: recipe, data and loop put together, and exact match by family while it runs."""
+"""What `python -m dmtd_demo train …` does: recipe, data and loop put together, and exact match by
+family while it runs.
+"""
 
 from __future__ import annotations
 
@@ -68,8 +70,9 @@ def train_recipe(
     keep: bool = False,
     vanilla: bool = False,
 ) -> None:
-    """Train `classroom` (from nothing, or from the weights in the folder `start`), or one of its add-ons, in `output`; the result lies in `output`/model,
-    a folder in Hugging Face format."""
+    """Train `classroom` (from nothing, or from the weights in the folder `start`), or one of its
+    add-ons, in `output`; the result lies in `output`/model, a folder in Hugging Face format.
+    """
     tokens = DEFAULT_TOKENS[name] if tokens is None else tokens
     if tokens < 1:
         raise UserError(f"--tokens needs a number, 1 or more; got {tokens}")
@@ -80,7 +83,8 @@ def train_recipe(
         torch.set_num_threads(threads)
     if start and name != "classroom":
         raise UserError(
-            f"--start is for the recipe classroom; {name} starts from the model in {output / 'model'}"
+            f"--start is for the recipe classroom; {name} starts from the model in "
+            f"{output / 'model'}"
         )
     if vanilla and name != "classroom":
         raise UserError(
@@ -103,11 +107,14 @@ def train_addon(
     device: torch.device,
     checkpoint_seconds: float,
 ) -> None:
-    """Train one add-on for the model in `output`/model, whose backbone stays frozen; those with a threshold are calibrated after it."""
+    """Train one add-on for the model in `output`/model, whose backbone stays frozen; those with a
+    threshold are calibrated after it.
+    """
     folder = output / "model"
     if not folder.is_dir():
         raise UserError(
-            f"training {name} needs a model in {folder}, which is no folder: run `train classroom --output {output}` first"
+            f"training {name} needs a model in {folder}, which is no folder: run `train classroom "
+            f"--output {output}` first"
         )
     model = load(
         str(folder),
@@ -182,7 +189,8 @@ def addon_recipe(name: str, model: Model, folder: Path, seed: int) -> Recipe:
     ):
         if not model.has(need):
             raise UserError(
-                f"training {name} needs {need} in {folder / 'addons'}: run `train {'heads' if need == 'mtp_heads' else need}` first"
+                f"training {name} needs {need} in {folder / 'addons'}: run `train "
+                f"{'heads' if need == 'mtp_heads' else need}` first"
             )
     if name == "heads":
         given = model.addons.get("mtp_heads")  # those that the backbone was trained with
@@ -225,7 +233,10 @@ def train_classroom(
     keep: bool,
     vanilla: bool,
 ) -> None:
-    """Train `classroom`; the model lies in `output`/model, a folder in Hugging Face format. start: a folder with weights to begin from, in the schedule's later part."""
+    """Train `classroom`; the model lies in `output`/model, a folder in Hugging Face format.
+
+    start: a folder with weights to begin from, in the schedule's later part.
+    """
     if start:
         given = load(
             start,
@@ -236,7 +247,8 @@ def train_classroom(
         )
         if given.split != classroom.SPLIT:
             raise UserError(
-                f"--start needs a model with the split {classroom.SPLIT} of {classroom.SPLIT.layers} layers; {start} has {given.split}"
+                f"--start needs a model with the split {classroom.SPLIT} of "
+                f"{classroom.SPLIT.layers} layers; {start} has {given.split}"
             )
         tokenizer, model = given.tokenizer, given.backbone.module
         ahead = [given.addons.get(addon) for addon in classroom.Joint.ADDONS]
@@ -275,8 +287,10 @@ def train_classroom(
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")  # every prompt has its own length
 def exact_match(model: Qwen3ForCausalLM, tokenizer) -> dict:
-    """Teacher-forced exact match by family on held-out prompts, every position a head: whether every answer token is the argmax.
-    For greedy `ar` the two are the same, and this is one pass a prompt."""
+    """Teacher-forced exact match by family on held-out prompts, every position a head: whether
+    every answer token is the argmax. For greedy `ar` the two are the same, and this is one pass
+    a prompt.
+    """
     right: dict[str, list[bool]] = {}
     for family, example in held_out_examples(0, PROMPTS_PER_FAMILY * len(COMPOSITIONAL)):
         row = encode(tokenizer, example)

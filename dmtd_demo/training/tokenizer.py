@@ -1,4 +1,6 @@
-"""The tokenizer of `classroom`: byte-level BPE trained on the small world, with Qwen's pre-tokenizer, special tokens and chat template."""
+"""The tokenizer of `classroom`: byte-level BPE trained on the small world, with Qwen's
+pre-tokenizer, special tokens and chat template.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with `vocab_size` entries, special tokens included (they come last, as Qwen has them)."""
+    """Byte-level BPE with `vocab_size` entries, special tokens included (they come last, as Qwen
+    has them).
+    """
     bpe = Tokenizer(models.BPE(byte_fallback=False))
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

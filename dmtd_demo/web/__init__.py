@@ -1,1 +1,1 @@
-"""What a browser is given, without Gradio: files, texts, the replay file, the wire form of a record."""
+"""The browser's share, without Gradio: files, texts, the replay file, a record's wire form."""

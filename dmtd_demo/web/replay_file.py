@@ -1,7 +1,10 @@
-"""The HTML file that replays a race: the page's own script and stylesheet inlined, and a place for the record. It needs no network, no server and no model. And its kin: the page
-that shows a lecture's race as it runs (server/lecture.py).
+"""The HTML file that replays a race, and its kin, the page that shows a lecture's race live.
 
-The race goes in as JSON in a block that no browser runs, and the policy lets only the two inlined blocks work, by their hashes: whatever a model wrote stays text.
+The page's own script and stylesheet are inlined, with a place for the record: the file needs no
+network, no server and no model. The live page belongs to server/lecture.py.
+
+The race goes in as JSON in a block that no browser runs, and the policy lets only the two inlined
+blocks work, by their hashes: whatever a model wrote stays text.
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ from dmtd_demo.web.texts import english, label, span
 HOLE = "{{RECORD}}"  # as in assets/race/keep.js
 
 THEME = """
-document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
-document.querySelector("#theme-switch").addEventListener("click", () => document.documentElement.classList.toggle("dark"));
+const look = document.documentElement.classList;
+look.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
+document.querySelector("#theme-switch").addEventListener("click", () => look.toggle("dark"));
 """
 
 START = (
     THEME
     + """
 const element = document.querySelector("main"), watch = () => {};
-const given = { ...JSON.parse(document.querySelector("#record").textContent), hints: {}, plotly: "", template: "" }, props = given;
+const record = JSON.parse(document.querySelector("#record").textContent);
+const given = { ...record, hints: {}, plotly: "", template: "" }, props = given;
 """
 )
 
@@ -38,31 +43,37 @@ const given = { hints: {}, plotly: "", pictures: [], template: "" }, props = { v
 )
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'sha256-{style_hash}'; img-src data:; {connect}base-uri 'none'; form-action 'none'">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+script-src 'sha256-{script_hash}'; style-src 'sha256-{style_hash}'; img-src data:; \
+{connect}base-uri 'none'; form-action 'none'">
 <title>{title}</title><style>{style}</style></head>
 <body class="replay-file"><header class="page-head"><h1>{name}</h1><p id="about"></p>
-{links}<div class="switches"><button id="theme-switch" type="button" {theme}>◐</button></div></header>
+{links}<div class="switches">\
+<button id="theme-switch" type="button" {theme}>◐</button></div></header>
 <main><section class="race" data-status="idle"></section></main>
 {record}<script>{script}</script></body></html>
 """
 RECORD = f'<script type="application/json" id="record">{HOLE}</script>\n'
 
 PLAIN = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-{style_hash}'; base-uri 'none'; form-action 'none'">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+style-src 'sha256-{style_hash}'; base-uri 'none'; form-action 'none'">
 <title>{title}</title><style>{style}</style></head>
 <body class="replay-file">{body}</body></html>
 """
 
 
 def template() -> str:
-    """The file with HOLE where the race goes, as JSON with every < escaped."""
+    """Return the file with HOLE where the race goes, as JSON with every < escaped."""
     return _page(f"{START}{script()}\n", record=RECORD)
 
 
 def live(links: str) -> str:
-    """The page that listens to /class/events. links: HTML at its head."""
+    """Return the page that listens to /class/events. links: HTML at its head."""
     return _page(
         f"{LIVE_START}{script()}\n{(ASSETS / 'race' / 'lecture.js').read_text(encoding='utf-8')}",
         connect="connect-src 'self'; ",
@@ -71,12 +82,13 @@ def live(links: str) -> str:
 
 
 def plain(body: str) -> str:
-    """A page of this HTML alone, without scripts."""
+    """Return a page of this HTML alone, without scripts."""
     look = style()
     return PLAIN.format(style_hash=_hash(look), style=look, title=english("page.title"), body=body)
 
 
 def _page(code: str, record: str = "", connect: str = "", links: str = "") -> str:
+    """Return the page that runs `code`. connect: a further directive of its policy."""
     code = f"(() => {{{code}}})();"
     look = style()
     for text in (code, look):
@@ -99,4 +111,5 @@ def _page(code: str, record: str = "", connect: str = "", links: str = "") -> st
 
 
 def _hash(text: str) -> str:
+    """Return the SHA-256 of what is inlined, as a Content-Security-Policy names it."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

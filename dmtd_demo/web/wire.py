@@ -1,9 +1,12 @@
-"""The wire form of a race's record: one string that grows, so that each event carries no more than its new end.
+"""The wire form of a race's record: one string that grows.
 
-The string is JSON lines for assets/race/race.js. Its first line names the run and says which line of the record comes next; the record is
-a "page" line, the race's own records as they are, and an "over" line. Gradio's page compares the whole string at every event (2,000 tokens
-in three panels: 19 s for 10 s of work), so what the page says that it has is dropped from it now and then. It has to say so: where it lags,
-it sees only the last of the events that came meanwhile. When the race is over, its whole record comes once more, for readers without that script.
+So each event of Gradio's carries no more than the string's new end.
+The string is JSON lines for assets/race/race.js. Its first line names the run and says which line
+of the record comes next; the record is a "page" line, the race's own records as they are, and an
+"over" line. Gradio's page compares the whole string at every event (2,000 tokens in three panels:
+19 s for 10 s of work), so what the page says that it has is dropped from it now and then. It has to
+say so: where it lags, it sees only the last of the events that came meanwhile. When the race is
+over, its whole record comes once more, for readers without that script.
 """
 
 from __future__ import annotations
@@ -24,17 +27,19 @@ class Record:
         self.tail = ""  # the lines from there on
 
     def add(self, line: str) -> None:
+        """Append one JSON line, without its line break."""
         self.lines.append(line)
         self.tail += line + "\n"
 
     def window(self, taken: int) -> str:
-        """taken: lines of the record that the page has."""
+        """Return the string for a page that has the first `taken` lines of the record."""
         read = sum(len(line) + 1 for line in self.lines[self.first : taken])
         if read > READ:
             self.first, self.tail = min(taken, len(self.lines)), self.tail[read:]
         return self._from(self.first) + self.tail
 
     def whole(self) -> str:
+        """Return the string with every line of the record."""
         return self._from(0) + "".join(line + "\n" for line in self.lines)
 
     def _from(self, first: int) -> str:
@@ -42,7 +47,7 @@ class Record:
 
 
 def refusal(run: str, message: str, status: str = "error") -> str:
-    """The string of a race that does not begin."""
+    """Return the string of a race that does not begin, and why."""
     record = Record(run)
     record.add(
         json.dumps({"type": "refused", "status": status, "message": message}, ensure_ascii=False)
@@ -51,14 +56,14 @@ def refusal(run: str, message: str, status: str = "error") -> str:
 
 
 def waiting(ahead: int) -> str:
-    """The string of a race that comes after so many others."""
+    """Return the string of a race that comes after `ahead` others."""
     record = Record("")
     record.add(json.dumps({"type": "waiting", "ahead": ahead}))
     return record.whole()
 
 
 def layout(panels: int, clear: bool = False) -> str:
-    """The string of a page without a race."""
+    """Return the string of a page without a race, with this many panels."""
     record = Record("")
     record.add(json.dumps({"type": "layout", "panels": panels, "clear": clear}))
     return record.whole()

@@ -1,8 +1,8 @@
 """The small world that `classroom` is trained on: chats in English, made from a seed.
 
-A family is a generator of examples. Compositional families draw their content from a space too large to be learned by heart, and
-a hash of that content (the pair of numbers, the set of words, the story's cast) decides whether it belongs to training or is held
-out: the seed never does.
+A family is a generator of examples. Compositional families draw their content from a space too
+large to be learned by heart, and a hash of that content (the pair of numbers, the set of words, the
+story's cast) decides whether it belongs to training or is held out: the seed never does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Example:
     """A conversation whose last message, the assistant's, is what is trained on and scored.
 
     messages: (role, text) pairs, roles "user" and "assistant" in turn, the last one "assistant".
-    content: what makes it new: equal contents are equal tasks whatever their phrasing. None where nothing can be held out (facts, talk).
+    content: what makes it new: equal contents are equal tasks whatever their phrasing. None where
+    nothing can be held out (facts, talk).
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -40,8 +41,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Family:
-    """name: as shown in `eval`. sample: draws one example. compositional: its answer is a function of the prompt and its content is
-    held out by hash, so exact match counts. weight: its share of the training mix."""
+    """name: as shown in `eval`.
+
+    sample: draws one example. compositional: its answer is a function of the prompt and its content
+    is held out by hash, so exact match counts. weight: its share of the training mix.
+    """
 
     name: str
     sample: Callable[[random.Random], Example]

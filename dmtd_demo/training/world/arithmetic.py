@@ -1,4 +1,7 @@
-"""Sums, differences, comparing and sorting of numbers below 100. Worked answers keep one layout, one small step at a time."""
+"""Sums, differences, comparing and sorting of numbers below 100.
+
+Worked answers keep one layout, one small step at a time.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ def worked_sum(a: int, b: int) -> str:
     carry = ones // 10
     return (
         f"{a} + {b}: ones {a % 10} + {b % 10} = {ones}, write {ones % 10}, carry {carry}. "
-        f"Tens {a // 10} + {b // 10} + {carry} = {a // 10 + b // 10 + carry}. The answer is {a + b}."
+        f"Tens {a // 10} + {b // 10} + {carry} = {a // 10 + b // 10 + carry}. The answer is "
+        f"{a + b}."
     )
 
 
@@ -30,8 +34,10 @@ def worked_difference(a: int, b: int) -> str:
     borrow = int(a % 10 < b % 10)
     ones = a % 10 + 10 * borrow
     return (
-        f"{a} - {b}: ones {a % 10} - {b % 10}, borrow {borrow}, {ones} - {b % 10} = {ones - b % 10}. "
-        f"Tens {a // 10} - {b // 10} - {borrow} = {a // 10 - b // 10 - borrow}. The answer is {a - b}."
+        f"{a} - {b}: ones {a % 10} - {b % 10}, borrow {borrow}, {ones} - {b % 10} = "
+        f"{ones - b % 10}. "
+        f"Tens {a // 10} - {b // 10} - {borrow} = {a // 10 - b // 10 - borrow}. The answer is "
+        f"{a - b}."
     )
 
 
@@ -131,7 +137,8 @@ def compare(rng: random.Random) -> Example:
         wanted = f"The larger is {high}" if more else f"The smaller is {low}"
         return example(
             prompt,
-            f"Numbers: {a} {p}, {b} {q}. {wanted} {who}. So {who} has {'more' if more else 'fewer'}.",
+            f"Numbers: {a} {p}, {b} {q}. {wanted} {who}. So {who} has "
+            f"{'more' if more else 'fewer'}.",
             content,
         )
     large = rng.random() < 0.5

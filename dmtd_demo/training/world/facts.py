@@ -1,4 +1,6 @@
-"""True facts in tables, asked in many ways and answered with one sentence that is always the same for a fact and a direction."""
+"""True facts in tables, asked in many ways and answered with one sentence that is always the same
+for a fact and a direction.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def vary(rng: random.Random, question: str, prefixes: bool = True) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """One direction of one table. questions: without capital and mark. answer and questions take their slots from a row."""
+    """One direction of one table.
+
+    questions: without capital and mark. answer and questions take their slots from a row.
+    """
 
     questions: tuple[str, ...]
     answer: str
@@ -71,22 +76,32 @@ def rows_of(pairs: list[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 CAPITALS = table(
-    "France Paris, Germany Berlin, Italy Rome, Spain Madrid, Portugal Lisbon, England London, Ireland Dublin, Scotland Edinburgh, "
-    "Norway Oslo, Sweden Stockholm, Finland Helsinki, Denmark Copenhagen, Iceland Reykjavik, Poland Warsaw, Austria Vienna, "
-    "Hungary Budapest, Greece Athens, Turkey Ankara, Russia Moscow, Ukraine Kyiv, Romania Bucharest, Bulgaria Sofia, Croatia Zagreb, "
-    "Belgium Brussels, China Beijing, Japan Tokyo, India=New Delhi, Thailand Bangkok, Vietnam Hanoi, South Korea=Seoul, Nepal Kathmandu, "
-    "Egypt Cairo, Kenya Nairobi, Morocco Rabat, Ghana Accra, Ethiopia=Addis Ababa, Canada Ottawa, Mexico=Mexico City, Cuba Havana, "
-    "Brazil Brasilia, Argentina=Buenos Aires, Peru Lima, Chile Santiago, Colombia Bogota, Australia Canberra, New Zealand=Wellington"
+    "France Paris, Germany Berlin, Italy Rome, Spain Madrid, Portugal Lisbon, England London, "
+    "Ireland Dublin, Scotland Edinburgh, "
+    "Norway Oslo, Sweden Stockholm, Finland Helsinki, Denmark Copenhagen, Iceland Reykjavik, "
+    "Poland Warsaw, Austria Vienna, "
+    "Hungary Budapest, Greece Athens, Turkey Ankara, Russia Moscow, Ukraine Kyiv, Romania "
+    "Bucharest, Bulgaria Sofia, Croatia Zagreb, "
+    "Belgium Brussels, China Beijing, Japan Tokyo, India=New Delhi, Thailand Bangkok, Vietnam "
+    "Hanoi, South Korea=Seoul, Nepal Kathmandu, "
+    "Egypt Cairo, Kenya Nairobi, Morocco Rabat, Ghana Accra, Ethiopia=Addis Ababa, Canada Ottawa, "
+    "Mexico=Mexico City, Cuba Havana, "
+    "Brazil Brasilia, Argentina=Buenos Aires, Peru Lima, Chile Santiago, Colombia Bogota, "
+    "Australia Canberra, New Zealand=Wellington"
 )
 ELEMENTS = table(
-    "hydrogen H, helium He, carbon C, nitrogen N, oxygen O, neon Ne, sodium Na, magnesium Mg, aluminium Al, silicon Si, sulfur S, "
-    "chlorine Cl, potassium K, calcium Ca, iron Fe, nickel Ni, copper Cu, zinc Zn, silver Ag, tin Sn, gold Au, mercury Hg, lead Pb, "
+    "hydrogen H, helium He, carbon C, nitrogen N, oxygen O, neon Ne, sodium Na, magnesium Mg, "
+    "aluminium Al, silicon Si, sulfur S, "
+    "chlorine Cl, potassium K, calcium Ca, iron Fe, nickel Ni, copper Cu, zinc Zn, silver Ag, tin "
+    "Sn, gold Au, mercury Hg, lead Pb, "
     "uranium U, iodine I"
 )
 PLANETS = "Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune".split()
 PLANET_FACTS = table(
-    "Mercury=the smallest planet, Venus=the hottest planet, Earth=the planet we live on, Mars=the red planet, "
-    "Jupiter=the largest planet, Saturn=the planet with the brightest rings, Uranus=the planet that lies on its side, "
+    "Mercury=the smallest planet, Venus=the hottest planet, Earth=the planet we live on, Mars=the "
+    "red planet, "
+    "Jupiter=the largest planet, Saturn=the planet with the brightest rings, Uranus=the planet "
+    "that lies on its side, "
     "Neptune=the planet farthest from the Sun"
 )
 MONTHS = (
@@ -98,19 +113,26 @@ ORDINALS = (
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
 )
 YOUNG = table(
-    "cat kitten, dog puppy, cow calf, horse foal, sheep lamb, goat=kid, pig piglet, duck duckling, hen chick, fox cub, swan cygnet, "
+    "cat kitten, dog puppy, cow calf, horse foal, sheep lamb, goat=kid, pig piglet, duck "
+    "duckling, hen chick, fox cub, swan cygnet, "
     "goose gosling, deer fawn, kangaroo joey, frog tadpole, owl owlet, hare leveret, eagle eaglet"
 )
 ONE_PARENT = [(parent, child) for parent, child in YOUNG if child not in ("cub", "calf", "chick")]
 SOUNDS = table(
-    "cat meows, dog barks, cow moos, horse neighs, sheep baas, pig oinks, duck quacks, hen clucks, lion roars, wolf howls, "
-    "owl hoots, frog croaks, bee buzzes, snake hisses, mouse squeaks, donkey brays, crow caws, rooster crows, dove coos, elephant trumpets"
+    "cat meows, dog barks, cow moos, horse neighs, sheep baas, pig oinks, duck quacks, hen "
+    "clucks, lion roars, wolf howls, "
+    "owl hoots, frog croaks, bee buzzes, snake hisses, mouse squeaks, donkey brays, crow caws, "
+    "rooster crows, dove coos, elephant trumpets"
 )
 OPPOSITES = table(
-    "big small, old new, bright dark, warm cool, hot cold, quiet loud, soft hard, heavy light, clean dirty, "
-    "tall short, brave cowardly, kind cruel, happy sad, fast slow, early late, open closed, full empty, high low, wet dry, rich poor, "
-    "strong weak, good bad, right wrong, near far, deep shallow, thick thin, wide narrow, smooth rough, sharp blunt, sweet sour, true false, "
-    "easy difficult, cheap expensive, safe dangerous, noisy silent, rare common, simple complicated, polite rude"
+    "big small, old new, bright dark, warm cool, hot cold, quiet loud, soft hard, heavy light, "
+    "clean dirty, "
+    "tall short, brave cowardly, kind cruel, happy sad, fast slow, early late, open closed, full "
+    "empty, high low, wet dry, rich poor, "
+    "strong weak, good bad, right wrong, near far, deep shallow, thick thin, wide narrow, smooth "
+    "rough, sharp blunt, sweet sour, true false, "
+    "easy difficult, cheap expensive, safe dangerous, noisy silent, rare common, simple "
+    "complicated, polite rude"
 )
 MIXES = [
     ("red", "yellow", "orange"),
@@ -121,32 +143,43 @@ MIXES = [
     ("red", "green", "brown"),
 ]
 SIDES = table(
-    "triangle three, square four, rectangle four, pentagon five, hexagon six, heptagon seven, octagon eight, nonagon nine, decagon ten"
+    "triangle three, square four, rectangle four, pentagon five, hexagon six, heptagon seven, "
+    "octagon eight, nonagon nine, decagon ten"
 )
 LEGS = table(
-    "spider eight, ant six, bee six, dog four, cat four, horse four, hen two, duck two, snake no, fish no, snail no, crab ten, frog four, fly six, "
+    "spider eight, ant six, bee six, dog four, cat four, horse four, hen two, duck two, snake no, "
+    "fish no, snail no, crab ten, frog four, fly six, "
     "beetle six, person two, cow four, scorpion eight, butterfly six, swan two"
 )
 PLURALS = table(
-    "mouse mice, goose geese, child children, man men, woman women, foot feet, tooth teeth, ox oxen, sheep sheep, fish fish, deer deer, "
-    "leaf leaves, wolf wolves, knife knives, wife wives, shelf shelves, city cities, baby babies, story stories, box boxes, fox foxes, "
-    "bus buses, person people, potato potatoes, life lives, brush brushes, church churches, loaf loaves"
+    "mouse mice, goose geese, child children, man men, woman women, foot feet, tooth teeth, ox "
+    "oxen, sheep sheep, fish fish, deer deer, "
+    "leaf leaves, wolf wolves, knife knives, wife wives, shelf shelves, city cities, baby babies, "
+    "story stories, box boxes, fox foxes, "
+    "bus buses, person people, potato potatoes, life lives, brush brushes, church churches, loaf "
+    "loaves"
 )
 SINGULAR_KNOWN = [(one, many) for one, many in PLURALS if one != many]
 PAST = table(
-    "go went, see saw, eat ate, run ran, write wrote, sing sang, swim swam, drink drank, give gave, take took, come came, find found, "
-    "think thought, buy bought, bring brought, fly flew, draw drew, build built, sleep slept, begin began, make made, know knew"
+    "go went, see saw, eat ate, run ran, write wrote, sing sang, swim swam, drink drank, give "
+    "gave, take took, come came, find found, "
+    "think thought, buy bought, bring brought, fly flew, draw drew, build built, sleep slept, "
+    "begin began, make made, know knew"
 )
 HOMES = table(
-    "bee=a hive, bird=a nest, spider=a web, fish=water, rabbit=a burrow, bear=a den, horse=a stable, cow=a barn, pig=a sty, fox=a den, "
+    "bee=a hive, bird=a nest, spider=a web, fish=water, rabbit=a burrow, bear=a den, horse=a "
+    "stable, cow=a barn, pig=a sty, fox=a den, "
     "lion=the savanna, camel=the desert, dog=a kennel, whale=the sea, beaver=a lodge"
 )
 GROUPS = table(
-    "cat mammal, dog mammal, whale mammal, bat mammal, eagle bird, penguin bird, owl bird, salmon fish, shark fish, frog amphibian, "
-    "newt amphibian, snake reptile, lizard reptile, turtle reptile, bee insect, ant insect, butterfly insect, swan bird, horse mammal, crow bird"
+    "cat mammal, dog mammal, whale mammal, bat mammal, eagle bird, penguin bird, owl bird, salmon "
+    "fish, shark fish, frog amphibian, "
+    "newt amphibian, snake reptile, lizard reptile, turtle reptile, bee insect, ant insect, "
+    "butterfly insect, swan bird, horse mammal, crow bird"
 )
 TOOLS = table(
-    "time=a clock, temperature=a thermometer, weight=a scale, length=a ruler, air pressure=a barometer, direction=a compass, "
+    "time=a clock, temperature=a thermometer, weight=a scale, length=a ruler, air pressure=a "
+    "barometer, direction=a compass, "
     "the speed of a car=a speedometer, an angle=a protractor"
 )
 UNITS = [
@@ -166,13 +199,17 @@ UNITS = [
     ("pair", "two", "items"),
 ]
 SEASON_SIGNS = table(
-    "spring=flowers begin to bloom, summer=the days are the warmest, autumn=many leaves fall, winter=the days are the coldest"
+    "spring=flowers begin to bloom, summer=the days are the warmest, autumn=many leaves fall, "
+    "winter=the days are the coldest"
 )
 LETTERS = [chr(ord("A") + i) for i in range(26)]
 
 
 def neighbours(names: list[str], noun: str, answer_noun: str, ring: bool) -> list[Kind]:
-    """What comes after and before in an ordered list. answer_noun: what the sentence calls its subject, or ''."""
+    """What comes after and before in an ordered list.
+
+    answer_noun: what the sentence calls its subject, or ''.
+    """
     after = list(zip(names, names[1:] + names[:1])) if ring else list(zip(names, names[1:]))
     kinds = []
     for side, other, pairs in (
@@ -193,7 +230,10 @@ def neighbours(names: list[str], noun: str, answer_noun: str, ring: bool) -> lis
 
 
 def ordered(names: list[str], noun: str, place: str) -> list[Kind]:
-    """The n-th of a list, and the place of a member. noun, place: e.g. 'month', 'month of the year'."""
+    """The n-th of a list, and the place of a member.
+
+    noun, place: e.g. 'month', 'month of the year'.
+    """
     pairs = list(zip(names, ORDINALS))
     return [
         Kind(

@@ -27,7 +27,9 @@ EARLIER_TURNS = (0, 0, 0, 0, 0, 0, 1, 1, 2, 3)  # how many unrelated exchanges c
 
 
 def draw(family: Family, rng: random.Random, wanted: bool) -> Example:
-    """One example of the family whose content is held out (wanted) or for training; examples without content count as for training."""
+    """One example of the family whose content is held out (wanted) or for training; examples
+    without content count as for training.
+    """
     while True:
         example = family.sample(rng)
         if example.content is None or held_out(example.content) == wanted:
@@ -35,7 +37,9 @@ def draw(family: Family, rng: random.Random, wanted: bool) -> Example:
 
 
 def training_examples(seed: str) -> Iterator[tuple[str, Example]]:
-    """Family names and conversations for training, without end: an example with up to three unrelated exchanges before it."""
+    """Family names and conversations for training, without end: an example with up to three
+    unrelated exchanges before it.
+    """
     rng = random.Random(seed)
     families = list(FAMILIES.values())
     weights = [family.weight for family in families]
@@ -52,7 +56,9 @@ def training_examples(seed: str) -> Iterator[tuple[str, Example]]:
 
 
 def held_out_examples(seed: int, count: int) -> list[tuple[str, Example]]:
-    """`count` prompts of the compositional families in turn, their content never trained on and no two the same."""
+    """`count` prompts of the compositional families in turn, their content never trained on and no
+    two the same.
+    """
     rng = random.Random(f"held out:{seed}")
     seen: set[tuple] = set()
     chosen: list[tuple[str, Example]] = []

@@ -1,8 +1,9 @@
 """Stories, questions about them, rewriting, poems and lists.
 
-A story is a plot (below), told with a cast: a hero, perhaps a friend (a person or an animal), a thing and a place. Every plot knows
-the questions that can be answered from it. In the templates {h} is the hero, {o} the friend ({O} at the start of a sentence, {ao}
-when first met), {t} the thing ({at} with a or an and its colour, {ct} with its colour), {p} the place and {inp} being there.
+A story is a plot (below), told with a cast: a hero, perhaps a friend (a person or an animal), a
+thing and a place. Every plot knows the questions that can be answered from it. In the templates {h}
+is the hero, {o} the friend ({O} at the start of a sentence, {ao} when first met), {t} the thing
+({at} with a or an and its colour, {ct} with its colour), {p} the place and {inp} being there.
 """
 
 from __future__ import annotations
@@ -735,8 +736,10 @@ def story_question(rng: random.Random) -> Example:
 
 VERBS = dict(
     zip(
-        "finds sees loses buys carries sells keeps holds drops cleans paints draws hides leaves makes washes".split(),
-        "found saw lost bought carried sold kept held dropped cleaned painted drew hid left made washed".split(),
+        "finds sees loses buys carries sells keeps holds drops cleans paints draws hides leaves "
+        "makes washes".split(),
+        "found saw lost bought carried sold kept held dropped cleaned painted drew hid left made "
+        "washed".split(),
     )
 )
 
@@ -829,26 +832,40 @@ def rewrite(rng: random.Random) -> Example:
 
 POEMS = {
     "animal place": [
-        "There is {an} that I adore,\neach day {inp} I love it more.\nThe {n} and I, we laugh and play,\nand so we spend the summer day.",
-        "A little {n}, so soft and small,\nwas heard {inp} by one and all.\nThe {n} sang a song at night,\nand all the stars were shining bright.",
-        "I met {an} {inp} today,\nit looked at me and came to play.\nOh little {n}, be my friend,\nand may this day never end.",
-        "Good night, dear {n}, the day is done,\nwe played {inp} and had our fun.\nNow close your eyes, the moon is high,\nand stars are shining in the sky.",
+        "There is {an} that I adore,\neach day {inp} I love it more.\nThe {n} and I, we laugh and "
+        "play,\nand so we spend the summer day.",
+        "A little {n}, so soft and small,\nwas heard {inp} by one and all.\nThe {n} sang a song "
+        "at night,\nand all the stars were shining bright.",
+        "I met {an} {inp} today,\nit looked at me and came to play.\nOh little {n}, be my "
+        "friend,\nand may this day never end.",
+        "Good night, dear {n}, the day is done,\nwe played {inp} and had our fun.\nNow close your "
+        "eyes, the moon is high,\nand stars are shining in the sky.",
     ],
     "animal colour": [
-        "I know a {c} {n} who likes to sing,\nit sings of summer, sun and spring.\nThe {c} {n} can dance with me\nbeneath the tall old apple tree.",
-        "A {c} {n} came to my door,\nI never saw its like before.\nIt had some cake, it had some tea,\nand then it sat down next to me.",
-        "The {c} {n} looked up at the moon,\nand hummed a happy little tune.\nThe {c} {n} slept all through the night,\nand woke up in the morning light.",
+        "I know a {c} {n} who likes to sing,\nit sings of summer, sun and spring.\nThe {c} {n} "
+        "can dance with me\nbeneath the tall old apple tree.",
+        "A {c} {n} came to my door,\nI never saw its like before.\nIt had some cake, it had some "
+        "tea,\nand then it sat down next to me.",
+        "The {c} {n} looked up at the moon,\nand hummed a happy little tune.\nThe {c} {n} slept "
+        "all through the night,\nand woke up in the morning light.",
     ],
     "thing place": [
-        "I found {an} {inp} one day,\nand will not give the {n} away.\nIt makes me smile, it makes me sing,\nmy {n} is such a lovely thing.",
-        "There is {an} {inp}, I know,\nwhere gentle winds of summer blow.\nThe {n} waits there for you and me,\nas quiet as a thing can be.",
-        "Who left {an} {inp} last night?\nIt shone so softly in the light.\nThe {n} is old, the {n} is dear,\nand I am glad that it is here.",
-        "The rain came down, the wind blew cold,\nthe {n} {inp} was very old.\nI took the {n} and held it tight,\nand kept it warm and dry all night.",
+        "I found {an} {inp} one day,\nand will not give the {n} away.\nIt makes me smile, it "
+        "makes me sing,\nmy {n} is such a lovely thing.",
+        "There is {an} {inp}, I know,\nwhere gentle winds of summer blow.\nThe {n} waits there "
+        "for you and me,\nas quiet as a thing can be.",
+        "Who left {an} {inp} last night?\nIt shone so softly in the light.\nThe {n} is old, the "
+        "{n} is dear,\nand I am glad that it is here.",
+        "The rain came down, the wind blew cold,\nthe {n} {inp} was very old.\nI took the {n} and "
+        "held it tight,\nand kept it warm and dry all night.",
     ],
     "thing colour": [
-        "My {c} {n} is good and true,\nI take it out when skies are blue.\nAnd when the day turns into night,\nmy {c} {n} still feels just right.",
-        "A {c} {n}, a sunny day,\na song to sing along the way.\nWhat more could anybody need?\nA {c} {n} is good indeed.",
-        "Look at the {c} {n}, how fine!\nI am so happy it is mine.\nBut you can have my {c} {n} too,\nfor all I have I share with you.",
+        "My {c} {n} is good and true,\nI take it out when skies are blue.\nAnd when the day turns "
+        "into night,\nmy {c} {n} still feels just right.",
+        "A {c} {n}, a sunny day,\na song to sing along the way.\nWhat more could anybody need?\nA "
+        "{c} {n} is good indeed.",
+        "Look at the {c} {n}, how fine!\nI am so happy it is mine.\nBut you can have my {c} {n} "
+        "too,\nfor all I have I share with you.",
     ],
 }
 

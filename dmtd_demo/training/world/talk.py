@@ -1,4 +1,6 @@
-"""Talk: explanations, greetings, thanks, what `classroom` does not know, and small Python functions on request."""
+"""Talk: explanations, greetings, thanks, what `classroom` does not know, and small Python functions
+on request.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,8 @@ THANKS: dict[str, tuple[str, ...]] = {
 }
 
 UNKNOWN = (
-    "I do not know that: I am a small model trained on short stories, two-digit sums, word games, a table of facts, and questions about "
+    "I do not know that: I am a small model trained on short stories, two-digit sums, word games, "
+    "a table of facts, and questions about "
     "how language models work."
 )
 UNKNOWN_TEMPLATES: tuple[str, ...] = (
@@ -275,7 +278,10 @@ SLOTS: dict[str, list[str]] = {
     "country": COUNTRIES,
     "city": CITIES,
     "name": list(PEOPLE),
-    "surname": "Miller Smith Brown Taylor Lee Garcia Rossi Novak Olsen Fischer Walker Young Hill Baker Stone Wood".split(),
+    "surname": (
+        "Miller Smith Brown Taylor Lee Garcia Rossi Novak Olsen Fischer Walker Young Hill Baker "
+        "Stone Wood"
+    ).split(),
     "sport": "football tennis hockey chess basketball cricket golf rugby handball volleyball".split(),
     "part": "head knee back arm foot stomach ear tooth neck eye".split(),
     "illness": "flu fever cough malaria diabetes asthma measles cancer migraine".split(),
@@ -357,7 +363,10 @@ def unknown(rng: random.Random) -> Example:
 
 @dataclass(frozen=True)
 class Operation:
-    """Something a function can do. wishes: what "a function that ..." is asked for. code: the function, one line per entry."""
+    """Something a function can do.
+
+    wishes: what "a function that ..." is asked for. code: the function, one line per entry.
+    """
 
     key: str
     wishes: tuple[str, ...]
@@ -595,14 +604,19 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
 )
 FUNCTION_NAMES = (
-    "scale shift change update compute apply convert adjust move grow shrink test check probe mark score level price rate value result answer "
-    "helper worker maker builder runner lucky magic tiny simple rapid alpha beta gamma delta fox tiger river stone cloud lamp step solve "
+    "scale shift change update compute apply convert adjust move grow shrink test check probe "
+    "mark score level price rate value result answer "
+    "helper worker maker builder runner lucky magic tiny simple rapid alpha beta gamma delta fox "
+    "tiger river stone cloud lamp step solve "
     "handle process transform measure pick select choose prepare refine combine collect gather"
 ).split()
 SECOND_NAMES = (
     "one two number list item value word data step box line point part score time unit".split()
 )
-GREETING_WORDS = "Hello Hi Welcome Greetings Goodbye Thanks Congratulations Cheers Hey Bye Howdy Ahoy Salute Bravo Hurray Peace".split()
+GREETING_WORDS = (
+    "Hello Hi Welcome Greetings Goodbye Thanks Congratulations Cheers Hey Bye Howdy Ahoy Salute "
+    "Bravo Hurray Peace"
+).split()
 FUNCTION_REQUESTS = (
     "Write a Python function called {name} that {wish}.",
     "Write a function {name} in Python that {wish}.",

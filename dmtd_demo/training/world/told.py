@@ -11,7 +11,9 @@ QA = tuple[list[str], str]  # ways to ask, the answer
 
 
 def told_then_asked(rng: random.Random, facts: str, questions: list[QA], content: str) -> Example:
-    """Facts and a question in one message, in either order, or the facts first and the question a turn later; perhaps more questions after it."""
+    """Facts and a question in one message, in either order, or the facts first and the question a
+    turn later; perhaps more questions after it.
+    """
     asked = [
         (rng.choice(asks), answer)
         for asks, answer in rng.sample(questions, min(len(questions), rng.choice([1, 1, 2, 3, 4])))
@@ -50,7 +52,8 @@ def who_has(rng: random.Random) -> Example:
     verb = rng.choice(["has", "has", "has", "owns", "got"])
     owned = list(zip(people, colours, things))
     questions: list[QA] = []
-    # the answers go through the facts with what is asked for first, so that the rest stands right after it, and say that one again
+    # the answers go through the facts with what is asked for first, so that the rest stands right
+    # after it, and say that one again
     by_person = f"Facts: {', '.join(map(' '.join, owned))}. Wanted: "
     by_thing = f"Facts: {', '.join(' '.join(reversed(fact)) for fact in owned)}. Wanted: "
     for person, colour, thing in owned:
@@ -90,8 +93,10 @@ def who_has(rng: random.Random) -> Example:
 
 
 def where(rng: random.Random) -> Example:
-    """One or two people go from place to place; where is one of them now, and where did they go first? The answer goes through all the moves, so
-    that the one asked for is the nearest to its end: from the start for where somebody is now, from the end for where they went first."""
+    """One or two people go from place to place; where is one of them now, and where did they go
+    first? The answer goes through all the moves, so that the one asked for is the nearest to its
+    end: from the start for where somebody is now, from the end for where they went first.
+    """
     count = rng.randint(2, 4)
     people, places = rng.sample(PEOPLE, rng.randint(1, 2)), rng.sample(PLACES, count)
     movers = people + [rng.choice(people) for _ in range(count - len(people))]
@@ -101,7 +106,8 @@ def where(rng: random.Random) -> Example:
     for i, (mover, place) in enumerate(moves):
         lead = rng.choice(["", "", "Then ", "After that, ", "Later, "]) if i else ""
         facts.append(
-            f"{lead}{mover} {rng.choice(['went', 'went', 'walked', 'ran', 'moved'])} to the {place}."
+            f"{lead}{mover} {rng.choice(['went', 'went', 'walked', 'ran', 'moved'])} to the "
+            f"{place}."
         )
     from_start, from_end = (", ".join(map(" ".join, way)) for way in (moves, moves[::-1]))
     questions: list[QA] = []
@@ -115,11 +121,13 @@ def where(rng: random.Random) -> Example:
                     f"In which place is {person} now?",
                     f"Where can I find {person}?",
                 ],
-                f"From the start: {from_start}. Wanted: {person} {own[-1]}. So {person} is {at(own[-1])}.",
+                f"From the start: {from_start}. Wanted: {person} {own[-1]}. So {person} is "
+                f"{at(own[-1])}.",
             ),
             (
                 [f"Where did {person} go first?", f"To which place did {person} go first?"],
-                f"From the end: {from_end}. Wanted: {person} {own[0]}. So {person} went to the {own[0]} first.",
+                f"From the end: {from_end}. Wanted: {person} {own[0]}. So {person} went to the "
+                f"{own[0]} first.",
             ),
         ]
     return told_then_asked(

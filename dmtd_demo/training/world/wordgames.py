@@ -1,4 +1,7 @@
-"""Games with lists of words: sorting, reversing, spelling, counting, picking. The content of a task is its set of words."""
+"""Games with lists of words: sorting, reversing, spelling, counting, picking.
+
+The content of a task is its set of words.
+"""
 
 from __future__ import annotations
 
@@ -90,8 +93,11 @@ def capital(text: str) -> str:
 
 
 def ask(rng: random.Random, templates: Sequence[str], **slots: object) -> str:
-    """A user's message from one of the templates. One that begins in lower case is a request, and is put politely or not; the others
-    are said as they are. A list of words in the slots is written with separators of all sorts."""
+    """A user's message from one of the templates.
+
+    One that begins in lower case is a request, and is put politely or not; the others are said as
+    they are. A list of words in the slots is written with separators of all sorts.
+    """
     template = rng.choice(templates)
     filled = {
         name: listed(rng, value, ":" in template) if isinstance(value, list) else value
@@ -121,8 +127,10 @@ def ask(rng: random.Random, templates: Sequence[str], **slots: object) -> str:
 
 
 def listed(rng: random.Random, words: list[str], set_off: bool) -> str:
-    """The words as a list in a sentence; only where a colon sets it off may they stand without commas. Every word has a space before it,
-    here and in the answers, so that it is one and the same token wherever it stands: copying is learned many times faster."""
+    """The words as a list in a sentence; only where a colon sets it off may they stand without
+    commas. Every word has a space before it, here and in the answers, so that it is one and the
+    same token wherever it stands: copying is learned many times faster.
+    """
     style = rng.choice(
         ["comma", "comma", "and", "and", "oxford"] + ["space", "semicolon"] * set_off
     )
@@ -134,7 +142,9 @@ def listed(rng: random.Random, words: list[str], set_off: bool) -> str:
 
 
 def some_words(rng: random.Random, low: int, high: int, names: bool = False) -> list[str]:
-    """Different words, low to high of them; where names are allowed, sometimes all of them are names."""
+    """Different words, low to high of them; where names are allowed, sometimes all of them are
+    names.
+    """
     return rng.sample(PEOPLE if names and rng.random() < 0.15 else WORDS, rng.randint(low, high))
 
 
@@ -262,9 +272,11 @@ def count_words(rng: random.Random) -> Example:
 
 
 def pick(rng: random.Random) -> Example:
-    """A word by its place in the list, the word after another one, or whether a word is in the list: the answer goes through
-    the list so that what is wanted stands right after what was asked, and says both again. (Asked for the word alone, the model guessed one
-    of the list for millions of tokens; told to stop at the right one, it never learned when.)"""
+    """A word by its place in the list, the word after another one, or whether a word is in the
+    list: the answer goes through the list so that what is wanted stands right after what was
+    asked, and says both again. (Asked for the word alone, the model guessed one of the list for
+    millions of tokens; told to stop at the right one, it never learned when.)
+    """
     words = some_words(rng, 3, 5, names=True)
     kind = rng.choice(["first", "second", "third", "last", "after", "after", "in", "in"])
     if kind == "in":
@@ -309,7 +321,8 @@ def pick(rng: random.Random) -> Example:
         )
         return example(
             prompt,
-            f"List: {' '.join(words)}. Wanted: {one} {words[place + 1]}. So {words[place + 1]} comes after {one}.",
+            f"List: {' '.join(words)}. Wanted: {one} {words[place + 1]}. So {words[place + 1]} "
+            f"comes after {one}.",
             f"pick:after {one}",
             words,
         )
@@ -332,14 +345,17 @@ def pick(rng: random.Random) -> Example:
     named = dict(zip(places, words))
     return example(
         prompt,
-        f"List: {', '.join(map(' '.join, named.items()))}. Wanted: {kind} {named[kind]}. So {named[kind]} is the {kind} word.",
+        f"List: {', '.join(map(' '.join, named.items()))}. Wanted: {kind} {named[kind]}. So "
+        f"{named[kind]} is the {kind} word.",
         f"pick:{kind}",
         words,
     )
 
 
 def look_up(rng: random.Random) -> Example:
-    """What goes with each of several words, asked in another order: many lookups in one answer, so that looking up is learned soon."""
+    """What goes with each of several words, asked in another order: many lookups in one answer, so
+    that looking up is learned soon.
+    """
     count = rng.randint(3, 6)
     keys = rng.sample(PEOPLE if rng.random() < 0.4 else WORDS, count)
     values = rng.sample([word for word in WORDS if word not in keys], count)

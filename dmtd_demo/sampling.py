@@ -104,14 +104,16 @@ class Sampler:
                     raise _not_finite()
                 return [Choice(int(i), logprob) for i, logprob in found]
         logits = logits.float()
+        return self.describe(self.draw(logits), logits)
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """The same as ids alone, [rows], on the logits' own device; greedy, nothing waits for them."""
         if self.sampling.temperature == 0:
-            ids = logits.argmax(-1)
-        else:
-            probabilities = truncated(logits, self.sampling).softmax(-1)
-            if not torch.isfinite(probabilities).all():
-                raise _not_finite()
-            ids = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
-        return self.describe(ids, logits)
+            return logits.argmax(-1)
+        probabilities = truncated(logits.float(), self.sampling).softmax(-1)
+        if not torch.isfinite(probabilities).all():
+            raise _not_finite()
+        return torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
 
     def describe(self, ids: Tensor, logits: Tensor) -> list[Choice]:
         """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]. Raises ModelError

@@ -13,10 +13,16 @@ def layers(module, h: Tensor, start: int, stop: int) -> Tensor:
     """Layers [start, stop) over the whole text h [1, n, hidden], with an explicit causal mask."""
     n = h.shape[1]
     positions = torch.arange(n)[None]
+    if module.config.model_type == "qwen3_5_text":
+        positions = positions.expand(3, 1, -1)
     mask = torch.full((n, n), torch.finfo(h.dtype).min, dtype=h.dtype).triu(1)[None, None]
     cos_sin = module.model.rotary_emb(h, positions)
     for layer in module.model.layers[start:stop]:
-        h = layer(h, attention_mask=mask, position_embeddings=cos_sin)
+        h = layer(
+            h,
+            attention_mask=None if hasattr(layer, "linear_attn") else mask,
+            position_embeddings=cos_sin,
+        )
     return h
 
 

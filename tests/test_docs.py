@@ -18,6 +18,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.measure.report import curve_tables, family_table, summary_table
 from dmtd_demo.measure.results import page
 from dmtd_demo.models.catalog import ASSETS
+from written import ANYWHERE
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ASSETS / "classroom" / "results.json"
@@ -147,7 +148,7 @@ def test_every_decoder_has_a_section_and_a_picture(name):
 
 def test_the_tables_are_those_of_the_stored_result():
     result = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert {row["decoder"] for row in result["rows"]} == set(DECODERS) and result["prompts"] >= 500
+    assert {row["decoder"] for row in result["rows"]} == set(ANYWHERE) and result["prompts"] >= 500
     assert summary_table(result) in (ROOT / "README.md").read_text(encoding="utf-8")
     card = (ASSETS / "classroom" / "README.md").read_text(encoding="utf-8")
     assert summary_table(result) in card and family_table(result) in card

@@ -61,6 +61,10 @@ class KVCache:
         for layer in range(start, len(self._lengths) if stop is None else stop):
             self._lengths[layer] = min(self._lengths[layer], length)
 
+    def keep(self, length: int | None) -> None:
+        """From now on a rewind to `length` or a later position may be asked for; None: no more.
+        Recurrent layers log their passes only meanwhile; keys and values need nothing of it."""
+
     def nbytes(self) -> int:
         """Bytes that the buffers hold."""
         return sum(t.numel() * t.element_size() for t in self._entries if t is not None)

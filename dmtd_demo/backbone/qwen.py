@@ -1,4 +1,4 @@
-"""A thin view over transformers' own Qwen2 and Qwen3 modules: embed, run_layers, final_norm, logits.
+"""A thin view over transformers' own Qwen2, Qwen3 and Qwen3.5 modules: embed, run_layers, final_norm, logits.
 
 Everything that depends on transformers' internals lies in this file; their modules are called, never patched or copied, so that
 quantized linears and accelerate's hooks work as they are. Passes with a cache take the fused layers instead, where there are any.
@@ -19,12 +19,20 @@ from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import POSITIONS, FusedLayer, FusedNorm, LayerParts, can_fuse
 from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
+from dmtd_demo.backbone.hybrid import (
+    CentredNorm,
+    GatedAttention,
+    HybridCache,
+    RecurrentLayer,
+    is_recurrent,
+    layers_of,
+)
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.machine import on_zero_gpu
 
 TRIED = "5.13 to 5.24"
-MODEL_TYPES = ("qwen2", "qwen3")
+MODEL_TYPES = ("qwen2", "qwen3", "qwen3_5_text")
 STATIC_ROPE = ("default", "linear", "yarn", "llama3")
 
 
@@ -79,9 +87,12 @@ class Backbone:
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._signed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._fused_norm: FusedNorm | None = None  # once the layers are fused
+        # by layer, whether it has a recurrent state in place of keys and values
+        self.recurrent = [is_recurrent(layer) for layer in self._layers]
+        self.hybrid = config.model_type == "qwen3_5_text"
         # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains
         # nothing
-        self.static = self.device.type == "cuda" and not on_zero_gpu()
+        self.static = self.device.type == "cuda" and not on_zero_gpu() and not self.hybrid
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +107,10 @@ class Backbone:
         """Late layers of their own for this split's late-layer-only passes: for each late layer what
         is added to its linears, by name. Full passes stay as they are. Once. Raises UserError."""
         assert self.adapted_to is None
+        if self.hybrid:
+            raise UserError(
+                "late layers of their own need layers that are all alike; those of Qwen3.5 are not"
+            )
         late = self._layers[split.late_start :]
         adapted = [adapted_layer(*pair) for pair in zip(late, differences, strict=True)]
         self._adapted = [*self._layers[: split.late_start], *adapted]
@@ -116,6 +131,8 @@ class Backbone:
         }
 
     def new_cache(self, capacity: int = 256) -> KVCache:
+        if self.hybrid:
+            return HybridCache(self.recurrent, capacity)
         if self.static and self._fused and self._passes.refused is None:
             return self._passes.new_cache()
         return KVCache(self.layers, capacity)
@@ -180,7 +197,7 @@ class Backbone:
             return h
         q = h.shape[1]
         past = 0 if cache is None else cache.length(start)
-        if cache is not None and not torch.is_grad_enabled() and self._fused:
+        if cache is not None and (self.hybrid or not torch.is_grad_enabled()) and self._fused:
             return self._run_fused(h, start, stop, past, cache, adapted)
         position_embeddings = self._rope(h, past, past + q)
         # one position sees everything; with nothing before it transformers' SDPA is causal by
@@ -217,6 +234,14 @@ class Backbone:
             out = self._passes.run(h[0], start, stop, cache, fused if adapted else None)
             if out is not None:
                 return out[None]
+        cos, sin, mask = self.attending(h, past, q)
+        h = h[0]
+        for layer in fused[start:stop]:
+            h = layer(h, cos, sin, mask, cache)
+        return h[None].to(self.device) if self.hybrid else h[None]
+
+    def attending(self, h: Tensor, past: int, q: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What fused layers of attention need beside h for q positions after `past` others: cos, sin, mask, as FusedLayer reads them."""
         cos, sin = self._signed_rope(h, past, past + q)
         mask = None
         if 1 < q and (past or q <= POSITIONS):
@@ -224,15 +249,23 @@ class Backbone:
                 past + 1
             )
             if q <= POSITIONS:
-                mask = mask.repeat(fused[0].group, 1)
-        h = h[0]
-        for layer in fused[start:stop]:
-            h = layer(h, cos, sin, mask, cache)
-        return h[None]
+                mask = mask.repeat(self._fused[0].group, 1)
+        return cos, sin, mask
+
+    def _hybrid_layers(self) -> list[RecurrentLayer | GatedAttention]:
+        """Qwen3.5's, wherever they lie: transformers' own have no cache that can be rewound."""
+        with torch.inference_mode(self._embed.weight.is_inference()):
+            if not hasattr(self._norm, "_hf_hook"):
+                self._fused_norm = CentredNorm(self._norm.weight, self._norm.eps)
+            return layers_of(
+                self._layers, self.config.num_attention_heads // self.config.num_key_value_heads
+            )
 
     @cached_property
-    def _fused(self) -> list[FusedLayer]:
+    def _fused(self) -> list[FusedLayer] | list[RecurrentLayer | GatedAttention]:
         """Empty where the linears are of no known kind, or lie on several devices."""
+        if self.hybrid:
+            return self._hybrid_layers()
         parts = self._parts(0, self._layers)
         # as the parameters are, so that they stay trainable
         with torch.inference_mode(self._embed.weight.is_inference()):
@@ -327,6 +360,10 @@ class Backbone:
                 size *= 2
             with torch.inference_mode(False), torch.no_grad():
                 positions = torch.arange(size, device=h.device)[None]
+                # one for time, height and width each, which are the same in a text; before
+                # transformers 5.24 they had to be given
+                if self.hybrid:
+                    positions = positions.expand(3, 1, -1)
                 table = self._rotary(torch.empty(0, device=h.device, dtype=h.dtype), positions)
             self._tables[key] = table
         return table[0][:, start:stop], table[1][:, start:stop]

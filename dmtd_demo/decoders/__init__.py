@@ -14,6 +14,8 @@ from dmtd_demo.decoders.dmtd_spec import SelfSpeculative
 from dmtd_demo.decoders.mixed import Mixed
 from dmtd_demo.decoders.mtp_gate import GatedHeads
 from dmtd_demo.decoders.mtp_heads import HeadsOnly
+from dmtd_demo.decoders.mtp_native import NativeHead
+from dmtd_demo.decoders.mtp_native_verified import VerifiedNativeHead
 from dmtd_demo.decoders.mtp_verified import VerifiedHeads
 from dmtd_demo.decoders.prompt_lookup import PromptLookup
 
@@ -28,6 +30,8 @@ DECODERS: dict[str, type[Decoder[Any]]] = {
         HeadsOnly,
         GatedHeads,
         VerifiedHeads,
+        NativeHead,
+        VerifiedNativeHead,
         Mixed,
         PromptLookup,
     )

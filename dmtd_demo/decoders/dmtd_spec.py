@@ -33,6 +33,7 @@ class SelfSpeculative(DirectMultiToken):
             drafts: list[Choice] = []
             rows: list[torch.Tensor] = []
             last = token.id
+            stack.cache.keep(stack.length)
             while len(drafts) < options.tau - 1 and stack.room > 1:
                 out, runs = stack.late(last)
                 logits = model.backbone.logits(stack.last_hidden(out))

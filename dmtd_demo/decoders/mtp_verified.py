@@ -37,4 +37,4 @@ class VerifiedHeads(HeadsDecoder):
             tokens, runs, h = verify(stack, token.id, drafts, sampler)
             yield Step(tokens, (Pass("verify", runs),))
             token = tokens[-1]
-            logits = backbone.logits(heads(h, options.k)[0])
+            logits = backbone.logits(heads(h[-1:], options.k)[0])

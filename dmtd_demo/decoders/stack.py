@@ -5,7 +5,7 @@ DMTD paper (arXiv 2510.11958), section 3; docs/methods.md, section 2.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -101,17 +101,23 @@ class Stack:
 
 
 def prefill(
-    stack: Stack, prompt_ids: Sequence[int], sampler: Sampler
+    stack: Stack,
+    prompt_ids: Sequence[int],
+    sampler: Sampler,
+    read: Callable[[Tensor], None] = lambda out: None,
 ) -> Generator[Step, None, Token]:
     """Read the prompt, every position a head, in chunks of PREFILL_CHUNK.
 
-    The last step holds the first token, which the generator returns.
+    The last step holds the first token, which the generator returns. read: is told of each chunk's
+    late outputs before the final norm, [1, q, hidden].
     """
     last = (len(prompt_ids) - 1) // PREFILL_CHUNK * PREFILL_CHUNK
     for start in range(0, last, PREFILL_CHUNK):
-        _, runs = stack.full(prompt_ids[start : start + PREFILL_CHUNK])
+        out, runs = stack.full(prompt_ids[start : start + PREFILL_CHUNK])
+        read(out)
         yield Step((), (Pass("prefill", runs),))
     out, runs = stack.full(prompt_ids[last:])
+    read(out)
     token = Token.of(sampler.choose(stack.backbone.logits(stack.last_hidden(out)))[0], "full")
     yield Step((token,), (Pass("prefill", runs),))
     return token

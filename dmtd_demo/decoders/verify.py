@@ -35,11 +35,12 @@ def verify(
     """Verify drafts by one full pass over the pending token and them; roll back the KV cache.
 
     Returns the accepted drafts with the pass's own next token after them, the pass's runs, and the
-    last kept position's hidden state after the final norm, [1, hidden].
+    kept positions' hidden states after the final norm, [1 + accepted, hidden].
     """
     before = stack.length
     choices = drafts.choices
     ids = [draft.id for draft in choices]
+    stack.cache.keep(before if ids else None)
     out, runs = stack.full([pending, *ids])
     hidden = stack.backbone.final_norm(out[0])
     logits = stack.backbone.logits(hidden)
@@ -56,5 +57,5 @@ def verify(
             Token.of(following, "full"),
         ),
         runs,
-        hidden[accepted : accepted + 1],
+        hidden[: accepted + 1],
     )

@@ -15,8 +15,9 @@ from dmtd_demo.measure.projection import DEVICES, Shape, training_seconds
 from dmtd_demo.models import hub
 from dmtd_demo.models.addons import methods_in
 from dmtd_demo.models.catalog import CATALOG, Entry
+from dmtd_demo.models.checkpoint import names
 from dmtd_demo.models.fetch import at_hand
-from dmtd_demo.models.memory import Need, gib
+from dmtd_demo.models.memory import HYBRID, Need, gib
 from dmtd_demo.models.placement import default_dtype, offered
 from dmtd_demo.training.any_model import STEPS
 from dmtd_demo.training.corpus import ANSWER, PROMPTS
@@ -31,13 +32,14 @@ TRAINED = {
     "adaptive": "adaptive",
 }
 RENTED = DEVICES["a10g"]  # the GPU for which the time of training is estimated
+OWN = "native_mtp"
 STORED = 2  # bytes a parameter in the published checkpoints: bfloat16
 
 
 def describe(entry: Entry, device: str) -> dict[str, Any]:
     """Plain data. bytes: what the checkpoint is to download; memory: bytes to run it, by quantization, `fits` those that are free on the device now;
-    decoders: those that run now; missing: for each other one, which add-ons it lacks; published: the hub id
-    of add-ons that will be fetched with the model."""
+    decoders: those that run now; missing: for each that add-ons would bring, which it lacks; never: those that need
+    an MTP head of the model's own, which it has not; published: the hub id of add-ons that will be fetched with the model."""
     sizes = entry.sizes
     context = int(entry.shape["max_position_embeddings"])
     memory = {
@@ -45,8 +47,10 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
         for name in offered(device)
     }
     room = free(device)
-    have = {"split"} | _addons(entry)
+    have = {"split"} | _addons(entry) | _own(entry)
     lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}
+    # an MTP head of its own comes with a model's weights: nobody can train it for this one
+    never = [name for name, lack in lacks.items() if OWN in lack]
     return {
         "name": entry.name,
         "label": entry.label,
@@ -58,7 +62,8 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
         "memory": memory,
         "fits": [name for name, need in memory.items() if need <= room],
         "decoders": [name for name, lack in lacks.items() if not lack],
-        "missing": {name: lack for name, lack in lacks.items() if lack},
+        "missing": {name: lack for name, lack in lacks.items() if lack and name not in never},
+        "never": never,
         "note": entry.note,
         "published": entry.addons if entry.addons and not _addons_at(entry.addons) else None,
         "at": _kept_at(entry),
@@ -110,6 +115,8 @@ def lines(described: dict[str, Any]) -> list[str]:
             words.append(
                 f"    {', '.join(untaught(d))}: no recipe trains it for this model; classroom has it"
             )
+    if d["never"]:
+        words.append(f"  never: {', '.join(d['never'])}: the model has no MTP head of its own")
     return words + ([f"  {d['note']}"] if d["note"] else [])
 
 
@@ -156,6 +163,18 @@ def _addons(entry: Entry) -> set[str]:
         return methods_in(Path(entry.source) / "addons")
     folder = _addons_at(entry.addons) if entry.addons else None
     return methods_in(folder) if folder else set()
+
+
+def _own(entry: Entry) -> set[str]:
+    """What a model's own checkpoint brings.
+
+    Seen from the weights where they are here, else as the family is published.
+    """
+    if entry.family != HYBRID:
+        return set()
+    if entry.is_local and not any(name.startswith("mtp.") for name in names(Path(entry.source))):
+        return set()
+    return {OWN}
 
 
 def _addons_at(source: str) -> Path | None:

@@ -90,11 +90,12 @@ class LateHeads(nn.Module):
         self.lengths = CollocationLengthPredictor(hidden_size, k)
 
 
-# head0: one MTP head for token n + 1, in the LM head's place. adaptive: how many late-layer-only tokens, 0..k, may follow a cycle head.
+# head0: one MTP head for token n + 1, in the LM head's place. native_clp: lengths of what a model's own MTP head drafts. adaptive: how many late-layer-only tokens, 0..k, may follow a cycle head.
 ADDONS: dict[str, type[nn.Module]] = {
     "mtp_heads": MTPHeads,
     "head0": MTPHeads,
     "clp": CollocationLengthPredictor,
+    "native_clp": CollocationLengthPredictor,
     "gate": SpanGate,
     "adaptive": CollocationLengthPredictor,
     "mixed": LateHeads,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dmtd_demo.models.memory import Sizes
+from dmtd_demo.models.memory import HYBRID, Sizes
 from dmtd_demo.shipped import ASSETS
 
 
@@ -132,6 +132,38 @@ _SMOLLM2 = Entry(
     in_four_bits=True,
 )
 
+
+def _qwen35(
+    size: str,
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    value_heads: int,
+    tied: bool,
+) -> Entry:
+    """Its text model; the checkpoint wraps it with a vision tower, and brings an MTP head."""
+    name = f"Qwen3.5-{size}"
+    shape = _shape(hidden, intermediate, layers, heads, kv_heads, tied, 248320, 262144, 256)
+    shape |= {
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_conv_kernel_dim": 4,
+    }
+    return Entry(
+        name,
+        name,
+        f"Qwen/{name}",
+        HYBRID,
+        shape,
+        note="with its own MTP head; loading is tested on folders built like the published ones, "
+        "whose weights could not be tried here",
+    )
+
+
 CATALOG: dict[str, Entry] = {
     entry.name: entry
     for entry in (
@@ -158,5 +190,10 @@ CATALOG: dict[str, Entry] = {
             note="split E0D8 and τ = 4 by its authors; loading is tested on folders built like theirs, the real weights could not be tried here",
         ),
         _qwen3("8B", 4096, 12288, 36, 32, 8, False),
+        _qwen35("0.8B", 1024, 3584, 24, 8, 2, 16, True),
+        _qwen35("2B", 2048, 6144, 24, 8, 2, 16, True),
+        _qwen35("4B", 2560, 9216, 32, 16, 4, 32, True),
+        _qwen35("9B", 4096, 12288, 32, 16, 4, 32, False),
+        _qwen35("27B", 5120, 17408, 64, 24, 4, 48, False),
     )
 }

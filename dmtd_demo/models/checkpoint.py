@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -26,6 +29,7 @@ from dmtd_demo.progress import Progress, no_progress
 CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "qwen3_5_text": (Qwen3_5TextConfig, Qwen3_5ForCausalLM),
 }
 SAMPLE = 64  # values of each tensor that the fingerprint is made from
 # by a part of their model type: the Qwen variants whose layers are others
@@ -34,9 +38,12 @@ VARIANTS = {
     "vl": "a model of images and text",
     "omni": "a model of sound, images and text",
     "audio": "a model of sound and text",
-    "next": "with linear attention",
-    "qwen3_5": "with linear attention",
+    "next": "a mixture of experts",
+    "exp": "of a design that is not read here",
 }
+WRAPPER = "qwen3_5"  # of a text model, a vision tower and an MTP head
+# tensors of such a checkpoint that are no part of its text model
+UNREAD = re.compile(r"(^|\.)visual\.|^mtp\.")
 
 
 def read_json(path: Path, complaint: str) -> dict:
@@ -49,6 +56,32 @@ def read_json(path: Path, complaint: str) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{path} needs to be a JSON object; got {type(value).__name__}")
     return value
+
+
+def text_of(raw: dict, folder: Path) -> dict:
+    """The fields of a config.json as those of the text model alone, where it wraps one."""
+    if raw.get("model_type") != WRAPPER:
+        return raw
+    text = raw.get("text_config")
+    if not isinstance(text, dict):
+        raise UserError(
+            f"the {WRAPPER} model in {folder} needs an object text_config in its config.json, with its text model's sizes; got {type(text).__name__}"
+        )
+    outer = {
+        name: value
+        for name, value in raw.items()
+        if name not in ("text_config", "vision_config", "architectures")
+    }
+    return {**outer, **text, "model_type": f"{WRAPPER}_text"}
+
+
+def names(folder: Path) -> dict[str, Path]:
+    """The tensors in a folder's safetensors files, and the file of each."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= dict.fromkeys(file.keys(), path)
+    return found
 
 
 def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
@@ -69,7 +102,7 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
                 (f", {words}" for part, words in VARIANTS.items() if part in str(kind)), ""
             )
             raise UserError(
-                f"a model needs to be a dense text model of the Qwen2 or Qwen3 family ({', '.join(MODEL_TYPES)}), or a DMTD checkpoint; the one in {folder} is "
+                f"a model needs to be a dense text model of the Qwen2, Qwen3 or Qwen3.5 family ({', '.join(MODEL_TYPES)}, {WRAPPER}), or a DMTD checkpoint; the one in {folder} is "
                 f"{kind!r}{variant}: take another, such as Qwen3-0.6B"
             )
         kind = "qwen3"

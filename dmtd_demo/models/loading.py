@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from dmtd_demo.backbone import cpu_packed, cuda_packed
 from dmtd_demo.backbone.bitsandbytes_4bit import choose_layout
 from dmtd_demo.backbone.onednn import lay_out
-from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.qwen import Backbone, parameters
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.models import checkpoint, fetch, gguf, gguf_tokenizer, gguf_weights, hub
@@ -28,6 +28,7 @@ from dmtd_demo.models.checkpoint import CLASSES
 from dmtd_demo.models.gguf_header import File
 from dmtd_demo.models.memory import Sizes
 from dmtd_demo.models.model import Model, use_threads
+from dmtd_demo.models.native_mtp import NativeMTP, random_native, read_native
 from dmtd_demo.models.placement import FAST, Placement, place
 from dmtd_demo.progress import Progress, no_progress
 
@@ -91,6 +92,7 @@ def find(name: str) -> Found:
     if source:
         folder = hub.fetch(source, ["config.json"])
     raw = checkpoint.read_json(folder / "config.json", f"the folder {folder} is no model: it")
+    raw = checkpoint.text_of(raw, folder)
     config, module = checkpoint.config_of(raw, folder)
     return Found(
         entry.name if entry else source or folder.name,
@@ -166,8 +168,15 @@ def entry_of(found: Found) -> Entry:
         "tie_word_embeddings",
         "vocab_size",
         "max_position_embeddings",
+        "linear_num_key_heads",
+        "linear_num_value_heads",
+        "linear_key_head_dim",
+        "linear_value_head_dim",
+        "linear_conv_kernel_dim",
+        "full_attention_layers",
     )
-    shape = {name: fields[name] for name in names} | {
+    fields["full_attention_layers"] = (fields.get("layer_types") or []).count("full_attention")
+    shape = {name: fields[name] for name in names if name in fields} | {
         "head_dim": fields.get("head_dim")
         or found.config.hidden_size // found.config.num_attention_heads
     }
@@ -262,8 +271,22 @@ def load(
         except UserError as error:
             what = "DMTD layers" if model.addons else "add-ons"
             model.reasons.append(f"without the {what} that are published for it: {error}")
+    if model.backbone.hybrid:
+        _take_native(model, read_native(folder, model.backbone))
+        unread = sum("visual." in name for name in checkpoint.names(folder))
+        if unread:
+            model.reasons.append(
+                f"text alone: the {unread} tensors of its vision tower are left out"
+            )
     _prepare(model)
     return model
+
+
+def _take_native(model: Model, head: NativeMTP | None) -> None:
+    """The MTP head of the model's own checkpoint; it is no add-on, and never saved as one."""
+    if head is not None:
+        model.addons["native_mtp"] = head
+        model.reasons.append(f"its own MTP head: {parameters(head):,} parameters")
 
 
 def _take_addons(model: Model, addons: str) -> Path:
@@ -342,6 +365,8 @@ def load_random(
         placement,
         Base(f"{name} (random weights)"),
     )
+    if model.backbone.hybrid:
+        _take_native(model, random_native(model.backbone))
     _threads(model, threads)
     _prepare(model)
     return model
@@ -411,7 +436,7 @@ def _weights(
             quantization_config=_bitsandbytes(placement),
             state_dict=state,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error) or isinstance(error, UserError):
             raise
         raise UserError(
@@ -431,9 +456,16 @@ def _weights(
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {what} ({len(missing) + len(misshapen)} such in all)"
         )
-    if info["unexpected_keys"]:
+    unexpected = sorted(
+        name for name in info["unexpected_keys"] if not checkpoint.UNREAD.search(name)
+    )
+    if unexpected and config.model_type == f"{checkpoint.WRAPPER}_text":
+        raise UserError(
+            f"the weights in {folder} do not fit its config.json: {unexpected[0]} is of no part of a Qwen3.5 ({len(unexpected)} such in all)"
+        )
+    if unexpected:
         placement.reasons.append(
-            f"{len(info['unexpected_keys'])} of the tensors in the files are not read, {sorted(info['unexpected_keys'])[0]} among them"
+            f"{len(unexpected)} of the tensors in the files are not read, {unexpected[0]} among them"
         )
     if placement.quantization in FAST:
         _pack(module, placement, gguf_weights.held_by_name(file) if file else None)

@@ -10,6 +10,7 @@ from torch import nn
 GIB = 2**30
 TEXT = 4096  # tokens of a text whose KV cache must fit too
 WORKING = 0.25 * GIB  # activations, dequantized matrices, tables; and a twentieth of the weights
+HYBRID = "qwen3_5_text"  # the family whose layers are recurrent but for every fourth
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Sizes:
     vocabulary: int
     tied: bool
     in_four_bits: bool = False
+    mtp: int = 0  # parameters of the MTP head that the checkpoint brings
+    state: int = 0  # bytes of a text's recurrent states, whatever its length
 
     @property
     def parameters(self) -> int:
@@ -32,7 +35,7 @@ class Sizes:
 
     @classmethod
     def of(cls, family: str, config: dict[str, Any]) -> Sizes:
-        """Of a Qwen2 or Qwen3 with these fields of config.json."""
+        """Of a Qwen2, Qwen3 or Qwen3.5 with these fields of config.json."""
         hidden, inner, layers, vocabulary = (
             config[name]
             for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
@@ -43,6 +46,8 @@ class Sizes:
         # norms; Qwen2's biases, Qwen3's norms of queries and keys
         vectors = 2 * hidden + (queries + 2 * keys if family == "qwen2" else 2 * head)
         tables = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
+        if family == HYBRID:
+            return cls._hybrid(config, tables, hidden, inner, layers, queries, keys)
         return cls(
             layers * matrices,
             layers * (queries + 2 * keys + 2 * hidden + 2 * inner),
@@ -51,6 +56,60 @@ class Sizes:
             vocabulary * hidden,
             vocabulary,
             bool(config.get("tie_word_embeddings")),
+        )
+
+    @classmethod
+    def _hybrid(
+        cls,
+        config: dict[str, Any],
+        tables: int,
+        hidden: int,
+        inner: int,
+        layers: int,
+        queries: int,
+        keys: int,
+    ) -> Sizes:
+        """Of a Qwen3.5: a part of the layers attend, with a gate for each query head; the others are
+        recurrent, and their two small projections are never quantized."""
+        full = config.get("full_attention_layers") or layers // 4
+        key_heads, heads, key_size, value_size, taps = (
+            config[f"linear_{name}"]
+            for name in (
+                "num_key_heads",
+                "num_value_heads",
+                "key_head_dim",
+                "value_head_dim",
+                "conv_kernel_dim",
+            )
+        )
+        channels, values = 2 * key_heads * key_size + heads * value_size, heads * value_size
+        head, recurrent = config["head_dim"], layers - full
+        attention, mlp = 3 * hidden * queries + 2 * hidden * keys, 3 * hidden * inner
+        matrices = full * attention + recurrent * hidden * (channels + 2 * values) + layers * mlp
+        rows = (
+            full * (2 * queries + 2 * keys + hidden)
+            + recurrent * (channels + values + hidden)
+            + layers * (2 * inner + hidden)
+        )
+        small = (
+            recurrent * (2 * hidden * heads + taps * channels + 2 * heads + value_size)
+            + full * 2 * head
+            + layers * 2 * hidden
+        )
+        mtp = attention + 2 * head + mlp + 2 * hidden + 2 * hidden**2 + 3 * hidden
+        state = 4 * recurrent * (heads * key_size * value_size + (taps - 1) * channels)
+        vocabulary = config["vocab_size"]
+        # the head's own attention layer has a cache, too
+        return cls(
+            matrices,
+            rows,
+            small + tables + hidden,
+            2 * (full + 1) * keys,
+            vocabulary * hidden,
+            vocabulary,
+            bool(config.get("tie_word_embeddings")),
+            mtp=mtp,
+            state=state,
         )
 
 
@@ -71,7 +130,7 @@ def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
         - untied,
         "fast-int4": (sizes.matrices + sizes.head) * (1 / 2 + 2 * itemsize / 32) - untied,
     }[quantization]
-    return int(matrices) + sizes.rest * itemsize
+    return int(matrices) + (sizes.rest + sizes.mtp) * itemsize
 
 
 @dataclass(frozen=True)
@@ -91,7 +150,7 @@ class Need:
         # the dense weights are loaded first; for a GPU, beside it
         if quantization in ("fast-int8", "fast-int4") and device == "cpu":
             working = max(working, weight_bytes(sizes, "none", itemsize) + int(WORKING) - weights)
-        return cls(weights, sizes.kv * itemsize * min(TEXT, context), working)
+        return cls(weights, sizes.kv * itemsize * min(TEXT, context) + sizes.state, working)
 
     @property
     def total(self) -> int:

@@ -442,6 +442,8 @@ class ModelPicker:
                 f"<details><summary><b>{span('models.not_yet')}</b> {span('models.lacking', decoders=', '.join(d['missing']), addons=', '.join(lacking(d)))}</summary><pre>{commands}</pre>"
                 f"<p>{span('models.minutes', minutes=minutes(d), device=RENTED.label)}{none}</p></details>"
             )
+        if d["never"]:
+            facts.append(f"<p>{span('models.never', decoders=', '.join(d['never']))}</p>")
         return "".join(facts) + (f"<p>{escape(d['note'])}.</p>" if d["note"] else "")
 
     def _quantizations(self, entry: Entry) -> dict[str, Any]:

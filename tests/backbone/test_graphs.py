@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from dmtd_demo.backbone import graphs
 from dmtd_demo.backbone.graphs import StaticCache
-from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
-from dmtd_demo.decoders import DECODERS
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.sampling import Sampling
-from tiny import tiny_model, tiny_module
+from tiny import ATTENTION, tiny_model, tiny_module
+from written import ANYWHERE
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_a_static_pass_is_the_ordinary_one(qwen3, lengths, start, seed):
         torch.testing.assert_close(static, plain, rtol=0, atol=1e-5 * plain.abs().max().item())
 
 
-@pytest.mark.parametrize("family", MODEL_TYPES)
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("family", ATTENTION)
+@pytest.mark.parametrize("name", ANYWHERE)
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, top_p=0.9, seed=3)])
 def test_every_decoder_draws_the_same_tokens(name, family, sampling, windows):
     drawn = []
@@ -91,7 +91,7 @@ def test_every_decoder_draws_the_same_tokens(name, family, sampling, windows):
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("family", MODEL_TYPES)
+@pytest.mark.parametrize("family", ATTENTION)
 def test_ar_is_generate(family, windows):
     model = tiny_model(family)
     model.backbone.static = True
@@ -177,7 +177,7 @@ def test_passes_are_there_before_anybody_waits():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", ANYWHERE)
 def test_graphs_draw_the_same_tokens(name):
     drawn = []
     for static in (False, True):

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from dmtd_demo.backbone import graphs
-from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone
-from tiny import tiny_module
+from dmtd_demo.backbone.qwen import Backbone
+from tiny import ATTENTION, tiny_module
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,7 +87,7 @@ def test_the_norm(dtype, size):
     )
 
 
-@pytest.mark.parametrize("family", MODEL_TYPES)
+@pytest.mark.parametrize("family", ATTENTION)
 def test_whole_passes(family, monkeypatch):
     from dmtd_demo.backbone import kernels
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 
 import pytest
 import torch
@@ -16,35 +15,10 @@ from dmtd_demo.decoders import DECODERS
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.stack import PREFILL_CHUNK
 from dmtd_demo.errors import UserError
-from dmtd_demo.race.panels import PanelSpec, make_decoder
+from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.sampling import Sampler, Sampling
-from tiny import VOCABULARY, tiny_model
-
-
-def steps_of(model, panel: PanelSpec, prompt: list[int], new: int, sampling: Sampling = Sampling()):
-    """Steps until `new` tokens were emitted."""
-    decoder = make_decoder(panel)
-    decoder.options = decoder.resolve(decoder.options, model)
-    steps, count = [], 0
-    for step in decoder.steps(model, prompt, Sampler(sampling)):
-        steps.append(step)
-        count += len(step.tokens)
-        if count >= new:
-            return steps
-
-
-def tokens_of(steps) -> list:
-    return [token for step in steps for token in step.tokens]
-
-
-def ids_of(steps) -> list[int]:
-    return [token.id for token in tokens_of(steps)]
-
-
-def prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
-    rng = random.Random(seed)
-    lengths = [1 + i * (longest - 1) // (count - 1) for i in range(count)]
-    return [[rng.randrange(VOCABULARY) for _ in range(n)] for n in lengths]
+from tiny import tiny_model
+from written import ids_of, kind_for, prompts, steps_of, tokens_of
 
 
 def test_ar_equals_generate(family):
@@ -207,7 +181,7 @@ def test_logprobs_and_alternatives_are_the_plain_softmax():
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_sampling_follows_its_seed(name):
-    model = tiny_model("qwen3", addons=True, split=Split(4, 0, 1))
+    model = tiny_model(kind_for(name), addons=True, split=Split(4, 0, 1))
     hot = [
         ids_of(steps_of(model, PanelSpec(name), [7, 8], 40, Sampling(temperature=1.5, seed=seed)))
         for seed in (1, 1, 2)
@@ -217,7 +191,7 @@ def test_sampling_follows_its_seed(name):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_top_k_1_is_greedy(name):
-    model = tiny_model("qwen3", addons=True, split=Split(4, 0, 1))
+    model = tiny_model(kind_for(name), addons=True, split=Split(4, 0, 1))
     greedy, forced = (
         ids_of(steps_of(model, PanelSpec(name), [7, 8], 40, s))
         for s in (Sampling(), Sampling(temperature=2.0, top_k=1))
@@ -232,7 +206,7 @@ def test_below_float32_a_token_is_within_one_unit_of_the_top_logit(name, dtype):
     """Teacher-forced by the formula in the same dtype: a token may differ from its argmax only where the logits round together."""
     split = Split(4, 1, 1)
     # at the larger one of the other tests rounding grows from layer to layer
-    model = tiny_model("qwen3", dtype=dtype, split=split, addons=True, initializer_range=0.1)
+    model = tiny_model(kind_for(name), dtype=dtype, split=split, addons=True, initializer_range=0.1)
     prompt = [9, 8, 7, 6]
     tau = 3
     # caution 1: the backbone alone

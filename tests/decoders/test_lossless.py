@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decoders import ids_of, prompts, steps_of, tokens_of
 
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.prompt_lookup import Lookup
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.sampling import Sampler, Sampling
 from tiny import tiny_model
+from written import ids_of, prompts, steps_of, tokens_of
 
 SPEC = [PanelSpec("dmtd-spec", {"tau": tau}) for tau in range(1, 7)]
 OTHERS = [PanelSpec("mtp-verified", {"k": k}) for k in (1, 2, 4)] + [

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decoders import prompts, steps_of, tokens_of
 
 import naive
 from dmtd_demo.backbone.split import Split
@@ -18,6 +17,7 @@ from dmtd_demo.models.addons import ADDONS
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
 from tiny import tiny_model
+from written import kind_for, prompts, steps_of, tokens_of
 
 NEW = 40
 
@@ -133,7 +133,9 @@ def test_a_longer_cycle_than_the_predictor_knows_is_an_error():
 @pytest.mark.parametrize("name", DECODERS)
 def test_no_position_is_read_past_the_context(name, monkeypatch):
     """A request that fills the context to its last token, with a text that invites long drafts."""
-    model = tiny_model("qwen3", addons=True, split=Split(4, 0, 1), max_position_embeddings=48)
+    model = tiny_model(
+        kind_for(name), addons=True, split=Split(4, 0, 1), max_position_embeddings=48
+    )
     furthest = []
     append = type(model.backbone.new_cache()).append
     monkeypatch.setattr(

@@ -113,7 +113,10 @@ def infinite(folder):
             "'qwen3_moe', a mixture of experts: take another",
         ),
         (lambda f: edit_config(f, model_type="qwen2_5_vl"), "images and text"),
-        (lambda f: edit_config(f, model_type="qwen3_5"), "linear attention"),
+        (lambda f: edit_config(f, model_type="qwen3_5"), "needs an object text_config"),
+        (lambda f: edit_config(f, model_type="qwen3_5_moe"), "a mixture of experts"),
+        (lambda f: edit_config(f, model_type="qwen4_exp"), "not read here"),
+        (lambda f: edit_config(f, model_type="qwen3_next"), "qwen3_5.*a mixture of experts"),
         (
             lambda f: edit_config(f, quantization_config={"quant_method": "awq"}),
             r"quantized already \(awq\): take the plain",

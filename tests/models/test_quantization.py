@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dmtd_demo.backbone.bitsandbytes_4bit import SWITCH, choose_layout, keep_layout
 from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear
-from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone, parameters
+from dmtd_demo.backbone.qwen import Backbone, parameters
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
@@ -22,7 +22,7 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.models.placement import QUANTIZATIONS, place
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
-from tiny import tiny_model, tiny_module
+from tiny import ATTENTION, tiny_model, tiny_module
 
 # bitsandbytes quantizes blocks of 64; calmer than other tests' weights, so that rounding does not decide what follows
 SHAPE = dict(hidden_size=64, intermediate_size=128, initializer_range=0.15)
@@ -37,7 +37,7 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=MODEL_TYPES)
+@pytest.fixture(scope="module", params=ATTENTION)
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / request.param
     tiny_module(request.param, tied=request.param == "qwen3", **SHAPE).save_pretrained(path)

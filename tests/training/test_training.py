@@ -30,6 +30,7 @@ from dmtd_demo.training.world.mix import (
     training_examples,
 )
 from tiny import tiny_model
+from written import ANYWHERE
 
 
 def test_the_masked_forward_is_the_formula(family):
@@ -231,7 +232,7 @@ def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
         and model.trained_length == 512
     )
     assert (
-        all(not decoder.missing(model) for decoder in DECODERS.values())
+        all(not DECODERS[name].missing(model) for name in ANYWHERE)
         and model.addon_facts["clp"]["threshold"] == 0.8
     )
     card = json.loads((tmp_path / "model" / "addons" / "addons.json").read_text())

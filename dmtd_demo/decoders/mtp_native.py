@@ -1,0 +1,126 @@
+"""`mtp-native`: Backbone-as-Architect on the model's own MTP head (CLP, arXiv 2606.10935)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Sequence
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token, option
+from dmtd_demo.decoders.clp import accepted_length, folded_lengths
+from dmtd_demo.decoders.native import NativeText, drafts_option, native_prefill
+from dmtd_demo.decoders.stack import Stack
+from dmtd_demo.errors import UserError
+from dmtd_demo.sampling import Choice, Sampler
+
+if TYPE_CHECKING:
+    from dmtd_demo.models.model import Model
+
+RULES = ("cumulative", "argmax", "probability")
+LIKELY = 0.9  # the threshold where no predictor is trained
+
+
+@dataclass(frozen=True)
+class NativeOptions(Options):
+    k: int | None = drafts_option("how many drafts of the head may follow the backbone's own token")
+    threshold: float | None = option(
+        None,
+        float,
+        "caution",
+        "keep as many drafts as are held right with at least this probability",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.0001,
+    )
+    rule: str | None = option(
+        None,
+        str,
+        "rule",
+        "cumulative and argmax: by a length predictor, as in clp; probability: "
+        "as long as each draft's own probability reaches caution",
+        choices=RULES,
+    )
+
+
+class NativeHead(Decoder[NativeOptions]):
+    """The backbone makes the first token of every step; drafts of the head are kept unchecked, as
+    far as a collocation-length predictor says, or, where none is trained, while they are likely."""
+
+    name = "mtp-native"
+    label = "The model's own MTP head"
+    needs = frozenset({"native_mtp"})
+    Options = NativeOptions
+
+    @classmethod
+    def model_defaults(cls, model: Model) -> dict[str, Any]:
+        facts = model.addon_facts.get("native_clp")
+        if facts is None:
+            return {"k": 1, "threshold": LIKELY, "rule": "probability"}
+        return {"k": facts["k"], "threshold": facts["threshold"], "rule": "cumulative"}
+
+    @classmethod
+    def resolve(cls, options: NativeOptions, model: Model) -> NativeOptions:
+        options = super().resolve(options, model)
+        if options.rule != "probability":
+            predictor = model.addons.get("native_clp")
+            if predictor is None:
+                raise UserError(
+                    f"the rule {options.rule} needs a length predictor trained for the "
+                    f"MTP head of {model.name}; none is there: take probability"
+                )
+            if options.k > predictor.k:
+                raise UserError(
+                    f"the option k needs a value from 1 to {predictor.k}, the drafts "
+                    f"that the predictor knows; got {options.k}"
+                )
+        return options
+
+    @torch.inference_mode()
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
+        options = self.resolve(self.options, model)
+        backbone = model.backbone
+        stack, text = Stack(backbone, model.split), NativeText(model)
+        token = yield from native_prefill(stack, text, prompt_ids, sampler)
+        emitted, waiting = [token.id], [token.id]
+        while True:
+            out, runs = stack.full(emitted)
+            states = backbone.final_norm(out[0])
+            text.saw(states)
+            first = sampler.choose(backbone.logits(states[-1:]))[0]
+            waiting.append(first.id)
+            drafts: list[Choice] = []
+            longest, lengths = self._length(model, states[-1:], options)
+            if longest:  # else the pairs wait for a step that drafts
+                drafts = self._drafts(text, text.pair(waiting), longest, options, sampler)
+                waiting = [draft.id for draft in drafts]
+            emitted = [first.id, *(draft.id for draft in drafts)]
+            yield Step(
+                (Token.of(first, "full"), *(Token.of(draft, "mtp") for draft in drafts)),
+                (Pass("full", runs),),
+                lengths,
+            )
+
+    @staticmethod
+    def _length(
+        model: Model, state: Tensor, options: NativeOptions
+    ) -> tuple[int, tuple[float, ...]]:
+        """How many drafts to make after a state [1, hidden], and the predictor's probabilities."""
+        if options.rule == "probability":
+            return options.k, ()
+        predictor = model.addons["native_clp"]
+        probabilities = predictor(state).float().softmax(-1)[0].tolist()
+        longest = accepted_length(probabilities, options.k, options.threshold, options.rule)
+        return longest, folded_lengths(probabilities, options.k)
+
+    @staticmethod
+    def _drafts(
+        text: NativeText, m: Tensor, longest: int, options: NativeOptions, sampler: Sampler
+    ) -> list[Choice]:
+        drafts, _ = text.drafts(m, longest, sampler)
+        if options.rule == "probability":
+            likely = [math.exp(draft.logprob) >= options.threshold for draft in drafts]
+            drafts = drafts[: (likely + [False]).index(False)]
+        return drafts

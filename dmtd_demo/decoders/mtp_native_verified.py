@@ -1,0 +1,51 @@
+"""`mtp-native-verified`: the model's own MTP head drafts, the next pass verifies: lossless."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Sequence
+
+import torch
+
+from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps
+from dmtd_demo.decoders.native import NativeText, drafts_option, native_prefill, usual_k
+from dmtd_demo.decoders.stack import Stack
+from dmtd_demo.decoders.verify import Drafts, verify
+from dmtd_demo.sampling import Sampler
+
+if TYPE_CHECKING:
+    from dmtd_demo.models.model import Model
+
+
+@dataclass(frozen=True)
+class VerifiedNativeOptions(Options):
+    k: int | None = drafts_option("how often the head is applied: tokens drafted for one pass")
+
+
+class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
+    """As llama.cpp, vLLM and SGLang decode Qwen3.5."""
+
+    name = "mtp-native-verified"
+    label = "The model's own MTP head, verified (lossless)"
+    needs = frozenset({"native_mtp"})
+    Options = VerifiedNativeOptions
+
+    @classmethod
+    def model_defaults(cls, model: Model) -> dict[str, Any]:
+        return {"k": usual_k(model)}
+
+    @torch.inference_mode()
+    def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
+        options = self.resolve(self.options, model)
+        stack, text = Stack(model.backbone, model.split), NativeText(model)
+        token = yield from native_prefill(stack, text, prompt_ids, sampler)
+        new = [token.id]
+        while True:
+            m = text.pair(new)
+            k = min(options.k, stack.room - 1)
+            choices, logits = text.drafts(m, k, sampler) if k > 0 else ([], None)
+            drafts = Drafts(choices, logits, "mtp")
+            tokens, runs, states = verify(stack, new[-1], drafts, sampler)
+            text.saw(states)
+            yield Step(tokens, (Pass("verify", runs),))
+            new = [t.id for t in tokens]

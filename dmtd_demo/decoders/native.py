@@ -1,0 +1,88 @@
+"""What the decoders with a model's own MTP head share: its reading of one text, and its drafts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.decoders.base import Step, Token, option
+from dmtd_demo.decoders.stack import Stack, prefill
+from dmtd_demo.sampling import Choice, Sampler
+
+if TYPE_CHECKING:
+    from dmtd_demo.models.model import Model
+
+MAX_K = 16
+DEAR, CHEAP = 0.25, 0.1  # a draft's share of a full pass from which on, and under which, k changes
+
+
+def drafts_option(help: str) -> Any:
+    """The option k: how often the head is applied; None is by the cost of a draft."""
+    return option(None, int, "drafts k", help, minimum=1, maximum=MAX_K, step=1)
+
+
+def usual_k(model: Model) -> int:
+    """How many drafts are worth their cost where nobody says: 1 for small models, whose LM head is
+    a large part of them."""
+    layers, lm_head = model.backbone.weight_bytes()
+    head = sum(p.numel() * p.element_size() for p in model.addons["native_mtp"].parameters())
+    share = (lm_head + head) / (sum(layers) + lm_head)
+    return 1 if share > DEAR else 2 if share > CHEAP else 3
+
+
+class NativeText:
+    """The head's own cache of one text: a pair (h_t, x_(t+1)) for each position whose next token is
+    known. States wait in `unpaired` until it is."""
+
+    def __init__(self, model: Model) -> None:
+        self.backbone = model.backbone
+        self.head = model.addons["native_mtp"]
+        self.cache = KVCache(1)
+        self.unpaired: list[Tensor] = []  # [positions, hidden] each
+
+    def saw(self, states: Tensor) -> None:
+        """States after the final norm, [positions, hidden], in the order of the text."""
+        self.unpaired.append(states)
+
+    def pair(self, ids: Sequence[int]) -> Tensor:
+        """Take in as many pairs as there are ids, each the token that followed a waiting state, in
+        order. Returns the last pair's m, [1, hidden], which the LM head reads for the token after
+        the last id."""
+        states = torch.cat(self.unpaired) if len(self.unpaired) > 1 else self.unpaired[0]
+        rest = states[len(ids) :]
+        self.unpaired = [rest] if len(rest) else []
+        return self.head.run(states[: len(ids)], self.backbone.embed(list(ids))[0], self.cache)
+
+    def drafts(self, m: Tensor, k: int, sampler: Sampler) -> tuple[list[Choice], Tensor]:
+        """Draw k tokens one after another, the head applied again to what it made. Returns them and
+        the logits [k, vocabulary] that they were drawn from; the cache holds no more than before."""
+        pairs, rows, ids = self.cache.length(0), [], []
+        for depth in range(k):  # nothing here waits for the device
+            if depth:
+                m = self.head.run(m, self.backbone.embed(ids[-1][None])[0], self.cache)
+            rows.append(self.backbone.logits(m))
+            ids.append(sampler.draw(rows[-1]))
+        self.cache.crop(pairs)
+        logits = torch.cat(rows)
+        return sampler.describe(torch.cat(ids), logits), logits
+
+
+def native_prefill(
+    stack: Stack, text: NativeText, prompt_ids: Sequence[int], sampler: Sampler
+) -> Generator[Step, None, Token]:
+    """As `prefill`; the head reads the prompt along, chunk by chunk, but for the last state, whose
+    next token is the one that is returned."""
+    done = 0
+
+    def read(out: Tensor) -> None:
+        nonlocal done
+        text.saw(stack.backbone.final_norm(out[0]))
+        following = prompt_ids[done + 1 : done + 1 + out.shape[1]]
+        done += out.shape[1]
+        if following:
+            text.pair(following)
+
+    return (yield from prefill(stack, prompt_ids, sampler, read))

@@ -25,17 +25,15 @@ LIKELY = 0.9  # the threshold where no predictor is trained
 
 @dataclass(frozen=True)
 class NativeOptions(Options):
-    k: int | None = drafts_option("how many drafts of the head may follow the backbone's own token")
-    threshold: float | None = option(
+    k: int = drafts_option("how many drafts of the head may follow the backbone's own token")
+    threshold: float = option(
         None,
         float,
         "caution",
         "keep as many drafts as are held right with at least this probability",
-        minimum=0.0,
-        maximum=1.0,
-        step=0.0001,
+        within=(0.0, 1.0, 0.0001),
     )
-    rule: str | None = option(
+    rule: str = option(
         None,
         str,
         "rule",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerifiedNativeOptions(Options):
-    k: int | None = drafts_option("how often the head is applied: tokens drafted for one pass")
+    k: int = drafts_option("how often the head is applied: tokens drafted for one pass")
 
 
 class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):

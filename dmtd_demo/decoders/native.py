@@ -21,7 +21,7 @@ DEAR, CHEAP = 0.25, 0.1  # a draft's share of a full pass from which on, and und
 
 def drafts_option(help: str) -> Any:
     """The option k: how often the head is applied; None is by the cost of a draft."""
-    return option(None, int, "drafts k", help, minimum=1, maximum=MAX_K, step=1)
+    return option(None, int, "drafts k", help, within=(1, MAX_K, 1))
 
 
 def usual_k(model: Model) -> int:

@@ -63,10 +63,13 @@ class CentredNorm(FusedNorm):
         return torch.addcmul(normed, normed, self.weight)
 
 
-def together(*linears: nn.Module) -> Any:
-    """Linears of the same input as one, where they are of a kind and none is wrapped by hooks."""
+def together(*linears: nn.Module, gated: bool = False) -> Any:
+    """Linears of the same input as one, where they are of a kind and none is wrapped by hooks.
+
+    gated: they are a gate and its up, which some kinds apply by the way.
+    """
     known = all(_is_known(type(part)) and not hasattr(part, "_hf_hook") for part in linears)
-    return _joined(*linears) if known else _Several(*linears)
+    return _joined(*linears, gated=gated) if known else _Several(*linears)
 
 
 class _HybridLayer:
@@ -78,12 +81,15 @@ class _HybridLayer:
         self.device = before.weight.device
         self.before = CentredNorm(before.weight, before.eps)
         self.before_mlp = CentredNorm(after.weight, after.eps)
-        self.gate_up = together(mlp.gate_proj, mlp.up_proj)
+        self.gate_up = together(mlp.gate_proj, mlp.up_proj, gated=True)
         self.down = together(mlp.down_proj)
 
     def _mlp(self, h: Tensor) -> Tensor:
-        gate, up = self.gate_up(self.before_mlp(h)).chunk(2, dim=-1)
-        return self.down.add_to(h, F.silu(gate).mul_(up))
+        inner = self.gate_up(self.before_mlp(h))
+        if not self.gate_up.gated:
+            gate, up = inner.chunk(2, dim=-1)
+            inner = F.silu(gate).mul_(up)
+        return self.down.add_to(h, inner)
 
 
 class RecurrentLayer(_HybridLayer):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROWS = 4096  # quantized at once, so that the float32 copy of an LM head is never whole
+# of recurrent layers: tiny, and with fewer rows than kernels of 4 bits want
+DENSE = ("in_proj_a", "in_proj_b")
 GROUP = 32  # weights of a row that share a scale, in 4 bits
 EVEN = 16  # rows: their number has to be a multiple of it, in 4 bits
 BLOCK = 64  # rows that the 4-bit layouts keep together, at most
@@ -228,7 +230,7 @@ def pack(
     table = module.get_input_embeddings().weight
     for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
+            if type(child) is nn.Linear and name not in DENSE:
                 kind, shared = KINDS[quantization], child.weight is table
                 if child.in_features % GROUP or child.out_features % EVEN:
                     kind = Int8Linear

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmtd_demo.backbone.cpu_packed import (
+    DENSE,
     GROUP,
     ROWS,
     Held,
@@ -356,7 +357,7 @@ def pack(
     table = module.get_input_embeddings().weight
     for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is not nn.Linear:
+            if type(child) is not nn.Linear or name in DENSE:
                 continue
             kind, shared = KINDS[quantization], child.weight is table
             known = None

@@ -421,6 +421,8 @@ def _weights(
     transformers_logging.set_verbosity_error()  # what it would warn of is checked below
     transformers_logging.disable_progress_bar()
     previous = transformers_logging.set_tqdm_hook(partial(_told, progress))
+    hybrid = config.model_type == f"{checkpoint.WRAPPER}_text"
+    dense = ["lm_head", *cpu_packed.DENSE] if hybrid else None
     try:
         module, info = cls.from_pretrained(
             folder if state is None else None,
@@ -433,7 +435,7 @@ def _weights(
             device_map="auto"
             if placement.device == "auto"
             else {"": "cpu" if placement.quantization in FAST else placement.device},
-            quantization_config=_bitsandbytes(placement),
+            quantization_config=_bitsandbytes(placement, dense),
             state_dict=state,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -459,7 +461,7 @@ def _weights(
     unexpected = sorted(
         name for name in info["unexpected_keys"] if not checkpoint.UNREAD.search(name)
     )
-    if unexpected and config.model_type == f"{checkpoint.WRAPPER}_text":
+    if unexpected and hybrid:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {unexpected[0]} is of no part of a Qwen3.5 ({len(unexpected)} such in all)"
         )
@@ -500,13 +502,14 @@ def _told(
     return each()
 
 
-def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
+def _bitsandbytes(placement: Placement, dense: list[str] | None) -> BitsAndBytesConfig | None:
+    """dense: names of linears that stay as they are; None: the LM head alone."""
     if placement.quantization in ("none", *FAST):
         return None
     if placement.quantization == "int8":
         # with another dtype it would say, for every layer of every step, that activations are cast to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=dense)
     # it misses an optional package, whose kernels it would fetch from the hub
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return BitsAndBytesConfig(
@@ -514,6 +517,7 @@ def _bitsandbytes(placement: Placement) -> BitsAndBytesConfig | None:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=placement.quantization == "nf4",
         bnb_4bit_compute_dtype=placement.dtype,
+        llm_int8_skip_modules=dense,
     )
 
 

@@ -134,7 +134,7 @@ class PanelControls:
             elem_id=f"panel-{index}-controls",
             elem_classes="panel-controls",
             visible=shown,
-            min_width=220,
+            min_width=0,
         ) as self.column:
             with gr.Row(elem_classes="panel-top"):
                 self.decoder = gr.Dropdown(
@@ -145,6 +145,7 @@ class PanelControls:
                     container=False,
                     elem_id=f"panel-{index}-decoder",
                     filterable=True,
+                    min_width=0,
                 )
                 self.model = OpenDropdown(
                     [key],
@@ -156,7 +157,7 @@ class PanelControls:
                     elem_classes="panel-model",
                     visible=False,
                     filterable=False,
-                    min_width=80,
+                    min_width=0,
                 )
             self.sentence = gr.HTML(elem_classes="cannot", **self._sentence(_choice(spec), model))
             with gr.Row(elem_classes="decoder-options"):
@@ -190,7 +191,7 @@ class PanelControls:
         return COMPONENTS[kind](
             elem_id=f"panel-{self.index}-opt-{name}",
             elem_classes=f"opt-{kind}",
-            min_width=80,
+            min_width=0,
             interactive=True,
             **settings,
         )

@@ -66,7 +66,7 @@ class ModelPicker:
         ) as self.popover:
             with gr.Column(elem_id="model-box"):
                 with gr.Row(elem_id="model-columns"):
-                    with gr.Column(elem_id="model-left", min_width=200):
+                    with gr.Column(elem_id="model-left", scale=0, min_width=200):
                         self.choice = OpenRadio(
                             self._choices(self.shown),
                             value=self.first,

@@ -218,7 +218,7 @@ class Page:
                 maximum=MOST_PANELS,
                 step=1,
                 elem_id="panels",
-                min_width=60,
+                min_width=0,
             )
             self.max_tokens = controls.OpenNumber(
                 256,
@@ -226,10 +226,10 @@ class Page:
                 minimum=1,
                 step=1,
                 elem_id="max-tokens",
-                min_width=60,
+                min_width=0,
             )
             self.seed = controls.OpenNumber(
-                0, label=control("control.seed"), minimum=0, step=1, elem_id="seed", min_width=60
+                0, label=control("control.seed"), minimum=0, step=1, elem_id="seed", min_width=0
             )
             with gr.Accordion(
                 control("control.sampling"), open=False, elem_id="sampling", elem_classes="popover"
@@ -241,7 +241,7 @@ class Page:
                         minimum=0,
                         step=0.1,
                         elem_id="temperature",
-                        min_width=60,
+                        min_width=0,
                     )
                     self.top_k = controls.OpenNumber(
                         0,
@@ -249,7 +249,7 @@ class Page:
                         minimum=0,
                         step=1,
                         elem_id="top-k",
-                        min_width=60,
+                        min_width=0,
                     )
                     self.top_p = controls.OpenNumber(
                         1,
@@ -258,7 +258,7 @@ class Page:
                         maximum=1,
                         step=0.05,
                         elem_id="top-p",
-                        min_width=60,
+                        min_width=0,
                     )
             with gr.Accordion(
                 control("control.system"),

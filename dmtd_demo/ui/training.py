@@ -83,7 +83,7 @@ class TrainingPart:
             control("train.title"), open=False, visible=visible, elem_id="train"
         ) as self.part:
             with gr.Row(elem_id="train-columns"):
-                with gr.Column(elem_id="train-left", min_width=240):
+                with gr.Column(elem_id="train-left", scale=0, min_width=240):
                     gr.HTML(f"<p>{span('train.about')}</p>")
                     self.model = OpenRadio(
                         label=control("train.model"), elem_id="train-model", **self._models()

@@ -4,7 +4,13 @@ const DASHES = ["solid", "dash", "dashdot", "dot"];          // panels are told 
 const PATTERNS = ["", "/", "x", "."];
 
 class Figure {
-  // look: colours and fonts of the page (charts.js). panels(): those of the race on screen.
+  /**
+   * @param {string} id
+   * @param {string} caption
+   * @param {string} description
+   * @param {Charts} look  colours and fonts of the page
+   * @param {() => Panel[]} panels  those of the race on screen
+   */
   constructor(id, caption, description, look, panels) {
     this.look = look;
     this.panels = panels;
@@ -21,12 +27,21 @@ class Figure {
     window.Plotly.newPlot(this.plot, this.traces(), this.layout(), { displayModeBar: false, responsive: true });
   }
 
-  mark() {}   // the pinned span, or null
+  /** @param {Span | null} span  the pinned one */
+  mark(span) {}
 }
 
 // Lines that only grow while a race runs: one per panel.
 class LineFigure extends Figure {
-  // lineOf(panel): {x, y}, seconds and values; a new object says that the line begins again.
+  /**
+   * @param {string} id
+   * @param {string} caption
+   * @param {string} description
+   * @param {Charts} look
+   * @param {() => Panel[]} panels
+   * @param {(panel: Panel) => Line} lineOf  seconds and values; a new object: it begins again
+   * @param {string} unit
+   */
   constructor(id, caption, description, look, panels, lineOf, unit) {
     super(id, caption, description, look, panels);
     this.lineOf = lineOf;
@@ -34,6 +49,7 @@ class LineFigure extends Figure {
   }
 
   traces() {
+    /** @type {{line: Line, count: number}[]} */
     this.drawn = [];
     return this.names().map((name, i) => ({ type: "scatter", mode: "lines", name, x: [], y: [], line: { color: this.look.color(`--panel-${i}`), width: 2.5, dash: DASHES[i] },
       hovertemplate: `${t("chart.at", { value: "%{y:.0f}", unit: this.unit, seconds: "%{x:.2f}" })}<extra>%{fullData.name}</extra>` }));
@@ -94,7 +110,10 @@ const TIMES = {
   late: [t("time.late"), "--origin-late", ""], mtp: [t("time.mtp"), "--origin-mtp", ""], verify: [t("time.verify"), "--origin-draft", "x"],
 };
 
-// The key in TIMES of a step.
+/**
+ * The key in TIMES of a step.
+ * @param {Step} step
+ */
 function timeOf(step) {
   const kinds = new Set(step.passes.map((pass) => pass.kind));
   for (const kind of ["prefill", "verify", "late"]) if (kinds.has(kind)) return kind;

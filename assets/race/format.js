@@ -13,6 +13,12 @@ const ALWAYS_LISTED = ["full", "late", "mtp"];   // the legend names these three
 
 const NONE = "–";
 
+/**
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, any>} attributes  null, undefined and false: left out; true: empty
+ * @param {(Node | string | null | undefined)[]} children
+ */
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -24,18 +30,27 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+/**
+ * @param {unknown} value
+ * @returns {value is number}
+ */
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+/** @type {(value: unknown, digits: number) => string} */
 const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits) : NONE);
+/** @type {(value: unknown, digits?: number) => string} */
 const percent = (value, digits = 1) => (isNumber(value) ? `${(100 * value).toFixed(digits)} %` : NONE);
+/** @type {(value: unknown) => string} */
 const ratio = (value) => (isNumber(value) ? `${value.toFixed(2)}×` : NONE);
-// noun: token, pass, position or head.
+/** @type {(count: number, noun: "token" | "pass" | "position" | "head") => string} */
 const plural = (count, noun) => t(`count.${noun}.${count === 1 ? "one" : "more"}`, { count: count.toLocaleString("en") });
 
+/** @param {unknown} value  tokens/s */
 function speed(value) {
   if (!isNumber(value)) return NONE;
   return value >= 100 ? Math.round(value).toLocaleString("en") : value.toFixed(1);
 }
 
+/** @param {unknown} count */
 function big(count) {
   if (!isNumber(count)) return NONE;
   if (count >= 1e9) return `${(count / 1e9).toFixed(2)} B`;
@@ -43,32 +58,52 @@ function big(count) {
   return count.toLocaleString("en");
 }
 
+/** @param {number} logprob */
 function probability(logprob) {
   const p = Math.exp(logprob);
   return p >= 0.001 || p === 0 ? percent(p) : `${(100 * p).toExponential(1)} %`;
 }
 
-// A piece with its white space made visible, for the tooltip.
+/**
+ * A piece with its white space made visible, for the tooltip.
+ * @param {string} text
+ */
 function visible(text) {
   return readable(text).replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 }
 
-// The same within a running text: lines still break.
+/**
+ * The same within a running text: lines still break.
+ * @param {string} text
+ */
 function spaced(text) {
   return readable(text).replaceAll(" ", "·").replaceAll("\n", "⏎\n").replaceAll("\t", "⇥\t");
 }
 
-// Bytes that can never become a character, as random ones, come as U+FFFD: drawn as an empty box, never as a broken character.
+/**
+ * Bytes that can never become a character, as random ones, come as U+FFFD: drawn as an empty box,
+ * never as a broken character.
+ * @param {string} text
+ */
 function readable(text) {
   return text.replaceAll("\ufffd", "▯");
 }
 
-// The core's messages, which are in English, begin in lower case, as they stand after "app.py: "; names of decoders and options stay as they are.
+/**
+ * The core's messages, which are in English, begin in lower case, as they stand after "app.py: ";
+ * names of decoders and options stay as they are.
+ * @param {string} text
+ */
 function sentence(text) {
   return /^(a|an|the|no|this) /.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
 }
 
-// Into the clipboard; the button that asked says so for a moment. Without https or localhost a browser only has the old way.
+/**
+ * Into the clipboard; the button that asked says so for a moment. Without https or localhost a
+ * browser only has the old way.
+ * @param {string} text
+ * @param {HTMLElement} button
+ */
 async function copyText(text, button) {
   let copied = true;
   try {
@@ -95,22 +130,30 @@ const PATHS = {
   fill: "M2 2h5v1.6H3.6V7H2zM9 2h5v5h-1.6V3.6H9zM2 9h1.6v3.4H7V14H2zM12.4 9H14v5H9v-1.6h3.4z",
 };
 
+/** @param {string} path */
 function icon(path) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  for (const [name, value] of [["viewBox", "0 0 16 16"], ["width", 14], ["height", 14], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
+  const attributes = /** @type {[string, string | number][]} */ ([["viewBox", "0 0 16 16"], ["width", 14], ["height", 14], ["aria-hidden", "true"]]);
+  for (const [name, value] of attributes) svg.setAttribute(name, value);
   shape.setAttribute("d", path);
   shape.setAttribute("fill", "currentColor");
   svg.append(shape);
   return svg;
 }
 
-// The model of a panel as the race's header names it.
+/**
+ * The model of a panel as the race's header names it.
+ * @param {PanelEntry} entry
+ */
 function modelName(entry) {
   return [entry.model, entry.quantization === "none" ? "" : entry.quantization].filter(Boolean).join(" ");
 }
 
-// Once what was drawn is on screen.
+/**
+ * Once what was drawn is on screen.
+ * @param {() => void} then
+ */
 function afterPaint(then) {
   requestAnimationFrame(() => setTimeout(then));
 }

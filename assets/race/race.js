@@ -225,7 +225,7 @@ class RaceView {
   }
 
   leaveFile() {
-    this.setPanelCount(Number(document.querySelector("#panels input").value) || this.panels.length);
+    this.setPanelCount(Number(/** @type {HTMLInputElement} */ (document.querySelector("#panels input")).value) || this.panels.length);
     this.clear();
     this.setStatus("idle", t("race.ready"));
   }

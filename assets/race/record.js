@@ -7,14 +7,23 @@ const MOST_RECORDS = 200_000;
 const MOST_TOKENS = 1_000_000;
 const MOST_DEPTH = 20;
 
-// The lines of a tape, with the conversations in the header, so that a file shows the same page again.
+/**
+ * The lines of a tape, with the conversations in the header, so that a file shows the same page
+ * again.
+ * @param {Tape} tape
+ */
 function recordLines(tape) {
   const header = { ...tape.header, conversations: tape.turns };
   const audits = tape.audits.flatMap((agrees, panel) => (agrees ? [{ type: "audit", panel, agrees }] : []));
   return [header, ...tape.steps, ...audits, ...tape.summaries.filter(Boolean)].map((record) => JSON.stringify(record)).join("\n") + "\n";
 }
 
-// The records of a race from the text of a file: JSON lines, or one JSON array. Throws an Error whose message says what was needed and what was got.
+/**
+ * The records of a race from the text of a file: JSON lines, or one JSON array. Throws an Error
+ * whose message says what was needed and what was got.
+ * @param {string} text
+ * @returns {TraceLine[]}
+ */
 function parseRecord(text) {
   checkDepth(text);
   const lines = text.trim().startsWith("[") ? parseJson(text, 1) : text.split("\n").map((line, index) => (line.trim() ? parseJson(line, index + 1) : null));
@@ -51,16 +60,27 @@ function parseRecord(text) {
   return records.map(([record]) => record);
 }
 
+/** @type {(run: unknown) => boolean} */
 const isRun = (run) => Array.isArray(run) && run.length === 3 && run.every(Number.isInteger) && run[0] >= 0 && run[1] > run[0] && run[1] <= MOST_LAYERS && run[2] > 0;
+/** @type {(value: unknown) => value is string} */
 const isText = (value) => typeof value === "string";
 
+/**
+ * @param {boolean} holds
+ * @param {string} what  was needed
+ * @param {unknown} got
+ * @param {number} line
+ */
 function need(holds, what, got, line) {
   if (holds) return;
   const shown = got === undefined || got === null ? t("record.nothing") : JSON.stringify(got);
   throw new Error(t("record.needs", { what, got: shown.length > 80 ? `${shown.slice(0, 80)} …` : shown, line }));
 }
 
-// Lists within lists without end are refused before anything walks down them.
+/**
+ * Lists within lists without end are refused before anything walks down them.
+ * @param {string} text
+ */
 function checkDepth(text) {
   let depth = 0, quoted = false, line = 1;
   for (let at = 0; at < text.length; at++) {
@@ -75,6 +95,10 @@ function checkDepth(text) {
   }
 }
 
+/**
+ * @param {string} text
+ * @param {number} line
+ */
 function parseJson(text, line) {
   try {
     return JSON.parse(text);
@@ -83,8 +107,13 @@ function parseJson(text, line) {
   }
 }
 
-// One row per token. A text is written as JSON, so that white space stays visible and no spreadsheet takes it for a formula.
+/**
+ * One row per token. A text is written as JSON, so that white space stays visible and no spreadsheet
+ * takes it for a formula.
+ * @param {Tape} tape
+ */
 function recordTable(tape) {
+  /** @type {(string | number | boolean)[][]} */
   const rows = [["panel", "spec", "token", "step", "ms", "span", "origin", "id", "text (JSON)", "probability", "ar agrees"]];
   const counts = tape.panels.map(() => 0);
   for (const step of tape.steps) {
@@ -97,6 +126,7 @@ function recordTable(tape) {
   return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
+/** @param {string | number | boolean} value */
 function cell(value) {
   const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;

@@ -1,7 +1,7 @@
 // The record of the race on screen, as it came: what the replay, the exports and the pictures are made from.
 //
-// A moment is the smallest step of a replay: one token, or one step of a decoder that emitted none.
-//   {ms, panel, step, from, to, endsPass, endsCycle}: tokens [from, to) of that step record, at its clock.
+// A moment is the smallest step of a replay: one token, or one step of a decoder that emitted none;
+// tokens [from, to) of that step record, at its clock.
 
 class Tape {
   constructor() {
@@ -9,15 +9,23 @@ class Tape {
   }
 
   clear() {
+    /** @type {Header | null} */
     this.header = null;
+    /** @type {Turn[][]} */
     this.turns = [];
+    /** @type {Step[]} */
     this.steps = [];
-    this.panels = [];        // the moments of each panel, in order
+    /** @type {Moment[][]} of each panel, in order */
+    this.panels = [];
+    /** @type {boolean[][]} of each panel that was audited */
     this.audits = [];
+    /** @type {Summary[]} of each panel that has ended */
     this.summaries = [];
+    /** @type {Moment[]} */
     this.sorted = [];
   }
 
+  /** @param {TraceLine | PageLine} record */
   add(record) {
     switch (record.type) {
       case "page":
@@ -40,6 +48,7 @@ class Tape {
     }
   }
 
+  /** @param {Step} step */
   addStep(step) {
     this.steps.push(step);
     const own = this.panels[step.panel];
@@ -58,7 +67,10 @@ class Tape {
     return this.sorted;
   }
 
-  // How many moments of each panel lie among the first `count` on the shared clock.
+  /**
+   * How many moments of each panel lie among the first `count` on the shared clock.
+   * @param {number} count
+   */
   counts(count) {
     const counts = this.panels.map(() => 0);
     for (const moment of this.moments.slice(0, count)) counts[moment.panel] += 1;

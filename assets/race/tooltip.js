@@ -50,6 +50,7 @@ class Tooltip {
     const index = Number(node.dataset.index);
     const token = panel.tokens[index];
     const origin = ORIGINS[token.origin] || { name: token.origin, hint: "" };
+    /** @type {HTMLElement[]} */
     const lines = [el("p", { class: "piece" }, this.pieceName(panel, token, index))];
     const rows = [[t("token.made_by"), origin.name, token.origin], [t("token.probability"), isNumber(token.logprob) ? probability(token.logprob) : NONE],
       [t("token.token"), t("token.number", { number: index + 1, id: token.id ?? NONE })], [t("token.span"), token.span ? this.within(panel, index) : token.origin === "remote" ? NONE : t("token.of_prefill")],

@@ -29,7 +29,8 @@ class Tour {
 
   get query() {
     const { prompt, panels, tokens } = TOUR[this.at];
-    return new URLSearchParams([["prompt", prompt], ...panels.map((panel) => ["panel", panel]), ["max-tokens", tokens], ["seed", 0]]).toString();
+    const values = /** @type {string[][]} */ ([["prompt", prompt], ...panels.map((panel) => ["panel", panel]), ["max-tokens", tokens], ["seed", 0]]);
+    return new URLSearchParams(values).toString();
   }
 
   build() {

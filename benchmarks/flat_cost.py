@@ -27,6 +27,7 @@ from dmtd_demo.measure.bench import bench_prompt
 from dmtd_demo.models.loading import load, load_random
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampler
 
 CONTEXTS = (64, 1024, 4096)
@@ -81,9 +82,7 @@ def race_memory(model: Any, panels: int) -> tuple[int, int]:
         model,
         [PanelSpec("ar")] * panels,
         [bench_prompt(model, 64)] * panels,
-        max_new_tokens=NEW,
-        ignore_eos=True,
-        audit=False,
+        RaceSettings(max_new_tokens=NEW, ignore_eos=True, audit=False),
     ):
         held = max(held, psutil.Process().memory_info().rss)
     return held, sum(cache.nbytes() for cache in caches[-panels:])

@@ -28,6 +28,7 @@ from dmtd_demo.machine import describe
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampling
 from race_page import OVER, RacePage
 
@@ -53,10 +54,9 @@ def by_compare(model: Any, panels: tuple[str, ...], tokens: int, temperature: fl
             model,
             [parse_panel(panel) for panel in panels],
             [[{"role": "user", "content": PROMPT}]] * len(panels),
-            Sampling(temperature),
-            max_new_tokens=tokens,
-            top=ALTERNATIVES,
-            audit=False,
+            RaceSettings(
+                Sampling(temperature), max_new_tokens=tokens, top=ALTERNATIVES, audit=False
+            ),
         )
         for record in batch
     ]

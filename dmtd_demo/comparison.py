@@ -19,20 +19,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.chat import check_text, instructed
+from dmtd_demo.models.chat import check_text
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.race import trace
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race
-from dmtd_demo.sampling import Sampling
+from dmtd_demo.race.request import messages_of
+from dmtd_demo.race.settings import RaceSettings, SettingNames
+from dmtd_demo.race.table import aligned
 from dmtd_demo.web import replay_file
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+    from typing_extensions import Unpack
 
-HEIGHT = 720  # of the replay in a notebook, pixels
-COLUMNS = (
+# of the replay in a notebook, pixels
+HEIGHT = 720
+FIGURES = (
     "tokens",
     "tokens_per_second",
     "tokens_per_full_pass",
@@ -49,18 +53,20 @@ def compare(
     panels: Sequence[str] = ("ar", "dmtd:tau=4", "clp"),
     model: Model | str | Sequence[Model | str] = "classroom",
     *,
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
     system: str = "",
-    thinking: bool = False,
-    top: int = 5,
-    audit: bool = True,
+    **settings: Unpack[SettingNames],
 ) -> Comparison:
-    """Race decoders on one prompt. panels: `decoder`, or `decoder:name=value,name=value`. model: loaded by `load`, or what `load` takes; one for all panels, or one each.
-    top: how many alternatives each token records. Raises UserError where something does not fit: the message says what was needed and what was got."""
+    """Race decoders on one prompt.
+
+    panels: `decoder`, or `decoder:name=value,name=value`. model: loaded by `load`, or a name that
+    `load` takes; one for all panels, or one for each. system: a system prompt before it.
+    settings: max_new_tokens (256), temperature (0, greedy), top_k (0, off), top_p (1, off),
+    seed (0), thinking (False), audit (True), ignore_eos (False), and top, how many alternatives
+    each token records (5). Raises UserError where something does not fit: the message says what
+    was needed and what was got.
+    """
+    settings.setdefault("top", 5)
+    asked = RaceSettings.of(**settings)
     specs = [parse_panel(panel) for panel in panels]
     given = (
         list(model)
@@ -76,31 +82,29 @@ def compare(
         name: load(name) for name in dict.fromkeys(each for each in given if isinstance(each, str))
     }
     models = [loaded[each] if isinstance(each, str) else each for each in given]
-    conversations = instructed([[{"role": "user", "content": prompt}]] * len(specs), system)
-    gc.collect()  # what loading left; a quarter of a second, which no panel is to pay for
-    batches = race(
-        models,
-        specs,
-        conversations,
-        Sampling(temperature, top_k, top_p, seed),
-        max_new_tokens=max_new_tokens,
-        top=top,
-        thinking=thinking,
-        audit=audit,
-    )
+    conversations = [messages_of(prompt, system if system.strip() else None)] * len(specs)
+    # the garbage of loading takes a quarter of a second, which no panel is to pay for
+    gc.collect()
+    batches = race(models, specs, conversations, asked)
     records = [record for batch in batches for record in batch]
     return Comparison([{**records[0], "conversations": conversations}, *records[1:]])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A finished race. records: its trace (docs: the page's JSON, one record a line), the header first."""
+    """A finished race.
+
+    records: its trace (docs/design.md, "The trace"), the header first.
+    """
 
     records: list[trace.Record]
 
     @classmethod
     def open(cls, path: str | Path) -> Comparison:
-        """A race that the page or `save` wrote as JSON lines. Raises UserError."""
+        """Open a race that the page or `save` wrote as JSON lines.
+
+        Raises UserError where the file is none.
+        """
         try:
             records = [
                 json.loads(line)
@@ -122,11 +126,12 @@ class Comparison:
 
     @property
     def panels(self) -> list[trace.Record]:
+        """The header's entry of each panel."""
         return self.records[0]["panels"]
 
     @cached_property
     def summaries(self) -> list[trace.Record]:
-        """The figures of each panel (docs: README, "What the numbers mean")."""
+        """The figures of each panel (README, "What the numbers mean")."""
         return sorted(
             (record for record in self.records if record["type"] == "summary"),
             key=lambda summary: summary["panel"],
@@ -134,9 +139,11 @@ class Comparison:
 
     @property
     def texts(self) -> list[str]:
+        """The text of each panel."""
         return [summary["text"] for summary in self.summaries]
 
     def steps(self, panel: int) -> list[trace.Record]:
+        """Return the step records of one panel."""
         return [
             record
             for record in self.records
@@ -144,7 +151,10 @@ class Comparison:
         ]
 
     def save(self, path: str | Path) -> None:
-        """As JSON lines, which the page opens; or where the name ends in .html as a file that replays itself."""
+        """Write the race as JSON lines, which the page opens.
+
+        A name that ends in .html gets a file that replays itself.
+        """
         path = Path(path)
         text = (
             self.replay()
@@ -154,7 +164,7 @@ class Comparison:
         path.write_text(text, encoding="utf-8")
 
     def replay(self) -> str:
-        """The HTML file that replays this race, without a network or a server."""
+        """Return the HTML file that replays this race, without a network or a server."""
         data = {
             "record": "".join(
                 trace.dumps(record) + "\n" for record in self.records if record["type"] != "end"
@@ -166,7 +176,7 @@ class Comparison:
         )
 
     def tokens_over_time(self) -> Figure:
-        """The race as curves: tokens against each panel's own clock, in seconds."""
+        """Draw the race as curves: tokens against each panel's own clock, in seconds."""
         from plotly import graph_objects as go
 
         figure = go.Figure(
@@ -183,7 +193,7 @@ class Comparison:
         return figure
 
     def span_lengths(self) -> Figure:
-        """How many spans each panel emitted of each length."""
+        """Draw how many spans each panel emitted of each length, in tokens."""
         from plotly import graph_objects as go
 
         figure = go.Figure(
@@ -205,12 +215,12 @@ class Comparison:
         return figure
 
     def table(self) -> list[dict[str, Any]]:
-        """One row per panel: its figures, and how many times as fast as the first it was."""
+        """Return a row for each panel: its figures, and its speed over that of the first."""
         first = self.summaries[0]["tokens_per_second"]
         return [
             {
                 "panel": panel["spec"],
-                **{name: summary[name] for name in COLUMNS},
+                **{name: summary[name] for name in FIGURES},
                 "speed_up": round(summary["tokens_per_second"] / first, 2)
                 if first and summary["tokens_per_second"]
                 else None,
@@ -219,23 +229,15 @@ class Comparison:
         ]
 
     def __str__(self) -> str:
-        rows = [
-            list(self.table()[0]),
-            *(
-                [str("–" if value is None else value) for value in row.values()]
-                for row in self.table()
-            ),
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        )
+        table = self.table()
+        return aligned(table, list(table[0]), str)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        panels = ", ".join(panel["spec"] for panel in self.panels)
         return (
-            f'<iframe sandbox="allow-scripts allow-downloads" style="width: 100%; height: {HEIGHT}px; border: 1px solid #8884" title="A race of {escape(", ".join(panel["spec"] for panel in self.panels))}" '
-            f'srcdoc="{escape(self.replay())}"></iframe>'
+            '<iframe sandbox="allow-scripts allow-downloads" '
+            f'style="width: 100%; height: {HEIGHT}px; border: 1px solid #8884" '
+            f'title="A race of {escape(panels)}" srcdoc="{escape(self.replay())}"></iframe>'
         )

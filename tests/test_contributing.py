@@ -18,6 +18,7 @@ from dmtd_demo.decoders import DECODERS, Token
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampler
 from tiny import tiny_model
 
@@ -74,7 +75,7 @@ def test_the_example_races(confident: type) -> None:
             load("classroom"),
             panels,
             [[{"role": "user", "content": "What is a token?"}]] * 2,
-            max_new_tokens=40,
+            RaceSettings(max_new_tokens=40),
         )
         for record in batch
     ]

@@ -1,12 +1,18 @@
-"""What several commands are given: a model, how to sample, panels."""
+"""The options that several commands share, read: a model, the settings of a race, panels."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dmtd_demo.models.model import Model
+    from dmtd_demo.race.panels import PanelSpec
+    from dmtd_demo.race.settings import RaceSettings
 
 
-def loaded(options: argparse.Namespace) -> Any:
+def loaded(options: argparse.Namespace) -> Model:
+    """Load the model that the options name; raises UserError."""
     from dmtd_demo.models.loading import load, load_random
 
     if options.random_weights:
@@ -27,14 +33,27 @@ def loaded(options: argparse.Namespace) -> Any:
     )
 
 
-def sampling_of(options: argparse.Namespace) -> Any:
-    from dmtd_demo.sampling import Sampling
+def settings_of(options: argparse.Namespace) -> RaceSettings:
+    """Build the settings of a race; raises UserError."""
+    from dmtd_demo.race.settings import RaceSettings
 
-    return Sampling(options.temperature, options.top_k, options.top_p, options.seed)
+    return RaceSettings.of(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        max_new_tokens=options.max_new_tokens,
+        top=options.top,
+        ignore_eos=options.ignore_eos,
+        thinking=options.thinking,
+    )
 
 
-def local_panels(options: argparse.Namespace, model: Any) -> list[Any]:
-    """Those asked for; else the default set, without what this model cannot run."""
+def local_panels(options: argparse.Namespace, model: Model) -> list[PanelSpec]:
+    """Parse the panels asked for; else the default ones that this model can run.
+
+    Raises UserError for a panel that no decoder of this machine writes.
+    """
     from dmtd_demo.decoders import DECODERS
     from dmtd_demo.errors import UserError
     from dmtd_demo.race.panels import parse_panel
@@ -43,7 +62,8 @@ def local_panels(options: argparse.Namespace, model: Any) -> list[Any]:
     for panel in panels:
         if panel.decoder not in DECODERS:
             raise UserError(
-                f"{options.command} needs decoders of this machine, {', '.join(DECODERS)}; got {panel}"
+                f"{options.command} needs decoders of this machine, {', '.join(DECODERS)}; "
+                f"got {panel}"
             )
     return (
         panels

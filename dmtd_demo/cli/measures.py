@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dmtd_demo.cli.given import loaded, local_panels, sampling_of
+from dmtd_demo.cli.given import loaded, local_panels, settings_of
+from dmtd_demo.race.table import aligned
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -18,7 +20,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
     if options.prompts < 1:
         raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
-    sampling = sampling_of(options)
+    # neither alternatives nor a text after its end mark are looked at
+    settings = replace(settings_of(options), top=0, ignore_eos=False)
     tasks = (
         evaluation.read_tasks(options.data, options.prompts)
         if options.data
@@ -33,9 +36,7 @@ def evaluate(options: argparse.Namespace) -> None:
             if name not in {panel.decoder for panel in panels} and not DECODERS[name].missing(model)
         ]
     _print_rows(
-        evaluation.evaluate(
-            model, panels, tasks, sampling, options.max_new_tokens, options.thinking
-        ),
+        evaluation.evaluate(model, panels, tasks, settings),
         options.json,
         (
             "exact_match",
@@ -96,52 +97,50 @@ def bench(options: argparse.Namespace) -> None:
     )
     if not options.json:
         if result["generate"]:
-            print(
-                f"\ngenerate, tokens/s: {', '.join(f'{way} {speed:.4g}' for way, speed in result['generate']['all'].items())}"
-            )
-        print(
-            f"passes, ms: {', '.join(f'{name} {ms:.4g}' for name, ms in result['pass_ms'].items())}"
-        )
+            print(f"\ngenerate, tokens/s: {_listed(result['generate']['all'])}")
+        print(f"passes, ms: {_listed(result['pass_ms'])}")
         print(f"memory, read: {result['memory_bandwidth'] / 1e9:.3g} GB/s")
 
 
 def project(options: argparse.Namespace) -> None:
-    from dmtd_demo.measure.projection import project as estimate
+    from dmtd_demo.measure.projection import Projection, project
 
-    result = estimate(
-        options.model,
-        options.device,
-        quantization=options.quantization,
-        batch=options.batch,
-        context=options.context,
-        split=options.split,
-        k=options.k,
-        span=options.span,
-        reached=options.reached,
+    result = project(
+        Projection(
+            options.model,
+            options.device,
+            quantization=options.quantization,
+            batch=options.batch,
+            context=options.context,
+            split=options.split,
+            k=options.k,
+            span=options.span,
+            reached=options.reached,
+        )
     )
     if not options.json:
         print(
-            f"An estimate, nothing here was measured: {result['model']} {result['split']} on {result['device_label']}, {result['quantization']}, batch {result['batch']}, context {result['context']}\n"
+            f"An estimate, nothing here was measured: {result['model']} {result['split']} on "
+            f"{result['device_label']}, {result['quantization']}, batch {result['batch']}, "
+            f"context {result['context']}\n"
         )
     _print_rows(result, options.json, ("tokens_per_second", "over_ar"))
     if not options.json:
         print("\nThe same estimate in published settings:")
         for row in result["published"]:
-            print(
-                f"  {row['what']}: {row['predicted']:.4g} estimated, {row['published']:.4g} published ({row['error']:+.0%})"
-            )
+            print(_beside(row, "published"))
         print("The same estimate where this code was measured:")
         for row in result["measured"]:
-            print(
-                f"  {row['what']}: {row['predicted']:.4g} estimated, {row['measured']:.4g} measured ({row['error']:+.0%})"
-            )
+            print(_beside(row, "measured"))
         print(
-            "Published without device and mean span; the tokens per full pass that the estimate needs for it:"
+            "Published without device and mean span; the tokens per full pass that the estimate "
+            "needs for it:"
         )
         for row in result["implied"]:
-            print(
-                f"  {row['what']}: {' to '.join(f'{each:.2f}' for each in row['published'])} published, {' to '.join(f'{each:.2f}' for each in row['span'])} tokens per full pass"
+            published, span = (
+                " to ".join(f"{each:.2f}" for each in row[name]) for name in ("published", "span")
             )
+            print(f"  {row['what']}: {published} published, {span} tokens per full pass")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -153,7 +152,8 @@ def report(options: argparse.Namespace) -> None:
         print(summary_table(result), family_table(result), sep="\n", end="")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
-            f"report needs a file that `eval --json` printed; reading {options.file} gave: {' '.join(str(error).split())[:200]}"
+            f"report needs a file that `eval --json` printed; reading {options.file} gave: "
+            f"{' '.join(str(error).split())[:200]}"
         ) from None
 
 
@@ -164,17 +164,20 @@ def results(options: argparse.Namespace) -> None:
     print(page(Path(options.folder or CATALOG["classroom"].source)), end="")
 
 
+def _listed(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items())
+
+
+def _beside(row: dict[str, Any], found: str) -> str:
+    """Put an estimate beside a figure that was published or measured."""
+    return (
+        f"  {row['what']}: {row['predicted']:.4g} estimated, {row[found]:.4g} {found} "
+        f"({row['error']:+.0%})"
+    )
+
+
 def _print_rows(result: dict[str, Any], as_json: bool, columns: tuple[str, ...]) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    table = [
-        ("panel", *columns),
-        *(
-            (row["panel"], *("–" if row[c] is None else f"{row[c]:.4g}" for c in columns))
-            for row in result["rows"]
-        ),
-    ]
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+    print(aligned(result["rows"], ("panel", *columns), "{:.4g}".format))

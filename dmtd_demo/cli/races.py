@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from dmtd_demo.cli.given import loaded, sampling_of
+from dmtd_demo.cli.given import loaded, settings_of
+
+if TYPE_CHECKING:
+    from dmtd_demo.models.model import Model
+    from dmtd_demo.race.panels import PanelSpec
+    from dmtd_demo.race.trace import Record
 
 
 def generate(options: argparse.Namespace) -> None:
+    """Print one decoder's text as it comes, or the record."""
     from dmtd_demo.errors import UserError
     from dmtd_demo.race import trace
     from dmtd_demo.race.panels import make_panel
@@ -21,44 +29,37 @@ def generate(options: argparse.Namespace) -> None:
             raise UserError(f"--set needs the form name=value; got {item!r}")
         pairs.append((name, value))
     summaries = []
-    for batch in _batches(options, [make_panel(options.decoder, pairs)]):
-        for record in batch:
-            if options.json:
-                print(trace.dumps(record), flush=True)
-            elif record["type"] == "step":
-                print("".join(token["text"] for token in record["tokens"]), end="", flush=True)
-            if record["type"] == "summary":
-                summaries.append(record)
+    for record in _raced(options, [make_panel(options.decoder, pairs)]):
+        if options.json:
+            print(trace.dumps(record), flush=True)
+        elif record["type"] == "step":
+            print("".join(token["text"] for token in record["tokens"]), end="", flush=True)
+        if record["type"] == "summary":
+            summaries.append(record)
     if not options.json:
         print()
     _failed(summaries)
 
 
 def compare(options: argparse.Namespace) -> None:
+    """Print every panel's text and speed, or the record."""
     from dmtd_demo.race import trace
     from dmtd_demo.race.panels import parse_panel
 
     panels = [parse_panel(text) for text in options.panel or options.default_panels]
     summaries = []
-    for batch in _batches(options, panels):
-        for record in batch:
-            if options.json:
-                print(trace.dumps(record), flush=True)
-            if record["type"] == "summary":
-                summaries.append(record)
-                if not options.json:
-                    speed = (
-                        f"{record['tokens_per_second']:.1f} tokens/s, "
-                        if record["tokens_per_second"]
-                        else ""
-                    )
-                    print(
-                        f"--- {panels[record['panel']]}: {record['tokens']} tokens, {speed}stopped by {record['stop']}\n{record['text']}\n"
-                    )
+    for record in _raced(options, panels):
+        if options.json:
+            print(trace.dumps(record), flush=True)
+        if record["type"] == "summary":
+            summaries.append(record)
+            if not options.json:
+                print(_described(panels[record["panel"]], record))
     _failed(summaries)
 
 
 def draw(options: argparse.Namespace) -> None:
+    """Print a decoder's first passes as SVG."""
     from dmtd_demo.decoders import DECODERS
     from dmtd_demo.errors import UserError
     from dmtd_demo.race.drawing import passes_svg
@@ -70,31 +71,42 @@ def draw(options: argparse.Namespace) -> None:
     if panel.decoder not in DECODERS:
         raise UserError(f"draw needs a decoder of this machine, {', '.join(DECODERS)}; got {panel}")
     model = loaded(options)
-    records = [record for batch in _batches(options, [panel], model) for record in batch]
+    records = list(_raced(options, [panel], model))
     _failed([record for record in records if record["type"] == "summary"])
     print(passes_svg(records, 0, model.split, options.passes), end="")
 
 
-def _batches(options: argparse.Namespace, panels: list[Any], model: Any = None) -> Any:
+def _raced(
+    options: argparse.Namespace, panels: Sequence[PanelSpec], model: Model | None = None
+) -> Iterator[Record]:
+    """Race the panels on the model and the prompt of the options; yield the records."""
     from dmtd_demo.errors import UserError
     from dmtd_demo.race.race import race, race_ids
+    from dmtd_demo.race.request import messages_of
 
-    settings = dict(
-        max_new_tokens=options.max_new_tokens, top=options.top, ignore_eos=options.ignore_eos
-    )
-    sampling = sampling_of(options)
+    settings = settings_of(options)
     ids = _prompt_ids(options.prompt_ids) if options.prompt_ids is not None else None
     if ids is not None and options.system is not None:
         raise UserError("--system needs --prompt; got --prompt-ids, which are used as they are")
     model = model or loaded(options)
-    gc.collect()  # what loading left; a quarter of a second, which no panel is to pay for
+    # the garbage of loading takes a quarter of a second, which no panel is to pay for
+    gc.collect()
     if ids is not None:
-        return race_ids(model, panels, [ids] * len(panels), sampling, **settings)
-    messages = [{"role": "user", "content": options.prompt}]
-    if options.system is not None:
-        messages.insert(0, {"role": "system", "content": options.system})
-    return race(
-        model, panels, [messages] * len(panels), sampling, thinking=options.thinking, **settings
+        batches = race_ids(model, panels, [ids] * len(panels), settings)
+    else:
+        messages = messages_of(options.prompt, options.system)
+        batches = race(model, panels, [messages] * len(panels), settings)
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield from batch
+
+
+def _described(panel: PanelSpec, summary: Record) -> str:
+    speed = summary["tokens_per_second"]
+    words = f"{speed:.1f} tokens/s, " if speed else ""
+    return (
+        f"--- {panel}: {summary['tokens']} tokens, {words}stopped by {summary['stop']}\n"
+        f"{summary['text']}\n"
     )
 
 
@@ -105,11 +117,13 @@ def _prompt_ids(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"--prompt-ids needs whole numbers with commas between, such as 1,2,3; got {text[:80]!r}"
+            "--prompt-ids needs whole numbers with commas between, such as 1,2,3; "
+            f"got {text[:80]!r}"
         ) from None
 
 
-def _failed(summaries: list[dict[str, Any]]) -> None:
+def _failed(summaries: list[Record]) -> None:
+    """Raise RuntimeError where a panel failed."""
     for summary in summaries:
         if summary["stop"] == "error":
             raise RuntimeError(summary["message"])

@@ -1,4 +1,4 @@
-"""What each model of the catalog takes in memory, which decoders it can run now, and how to get what is missing for the others."""
+"""The models of the catalog: their memory, the decoders that run now, the way to the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.machine import free
-from dmtd_demo.measure.projection import DEVICES, Shape, training_seconds
+from dmtd_demo.measure.projection import DEVICES, AddonTraining, Shape, training_seconds
 from dmtd_demo.models import hub
 from dmtd_demo.models.addons import methods_in
 from dmtd_demo.models.catalog import CATALOG, Entry
@@ -31,15 +31,22 @@ TRAINED = {
     "head0": "head0",
     "adaptive": "adaptive",
 }
-RENTED = DEVICES["a10g"]  # the GPU for which the time of training is estimated
+# the GPU for which the time of training is estimated
+RENTED = DEVICES["a10g"]
 OWN = "native_mtp"
-STORED = 2  # bytes a parameter in the published checkpoints: bfloat16
+# bytes a parameter in the published checkpoints: bfloat16
+STORED = 2
 
 
 def describe(entry: Entry, device: str) -> dict[str, Any]:
-    """Plain data. bytes: what the checkpoint is to download; memory: bytes to run it, by quantization, `fits` those that are free on the device now;
-    decoders: those that run now; missing: for each that add-ons would bring, which it lacks; never: those that need
-    an MTP head of the model's own, which it has not; published: the hub id of add-ons that will be fetched with the model."""
+    """Describe a model as plain data.
+
+    bytes: of the checkpoint's download. memory: bytes to run it, by quantization; `fits`: the
+    quantizations for which they are free on the device now. decoders: those that run now. missing:
+    for each that add-ons would bring, the add-ons that it lacks. never: those that need an MTP head
+    of the model's own, which it has not. published: the hub id of add-ons that will be fetched with
+    the model.
+    """
     sizes = entry.sizes
     context = int(entry.shape["max_position_embeddings"])
     memory = {
@@ -72,8 +79,8 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
     }
 
 
-def where(described: dict[str, Any]) -> str:
-    """Where a model lies."""
+def location(described: dict[str, Any]) -> str:
+    """Say where a model lies."""
     if described["source"] == "assets":
         return "ships with the app"
     if Path(described["source"]).is_absolute():
@@ -88,10 +95,11 @@ def where(described: dict[str, Any]) -> str:
 
 
 def lines(described: dict[str, Any]) -> list[str]:
-    """The same in words."""
+    """Write the description of a model in words."""
     d = described
     words = [
-        f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, {gib(d['bytes'])}, {where(d)}",
+        f"{d['name']}: {d['parameters'] / 1e9:.2f} B parameters, {d['num_hidden_layers']} layers, "
+        f"{gib(d['bytes'])}, {location(d)}",
         "  memory: "
         + ", ".join(
             f"{name} {gib(need)}{'' if name in d['fits'] else ' (more than is free)'}"
@@ -101,19 +109,23 @@ def lines(described: dict[str, Any]) -> list[str]:
     ]
     if d["missing"] and d["published"]:
         words.append(
-            f"  not yet: {', '.join(d['missing'])}: the add-ons published for it, {d['published']}, will be fetched with it"
+            f"  not yet: {', '.join(d['missing'])}: the add-ons published for it, "
+            f"{d['published']}, will be fetched with it"
         )
     elif d["missing"]:
         words.append(
-            f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for this model yet"
+            f"  not yet: {', '.join(d['missing'])}: no {', '.join(lacking(d))} published for this "
+            "model yet"
         )
         words += [f"    {command}" for command in training(d)]
         words.append(
-            f"    about {minutes(d)} minutes on an {RENTED.label}, by estimate; then run it with --addons runs/{d['name']}/addons"
+            f"    about {minutes(d)} minutes on an {RENTED.label}, by estimate; then run it with "
+            f"--addons runs/{d['name']}/addons"
         )
         if untaught(d):
             words.append(
-                f"    {', '.join(untaught(d))}: no recipe trains it for this model; classroom has it"
+                f"    {', '.join(untaught(d))}: no recipe trains it for this model; "
+                "classroom has it"
             )
     if d["never"]:
         words.append(f"  never: {', '.join(d['never'])}: the model has no MTP head of its own")
@@ -121,12 +133,12 @@ def lines(described: dict[str, Any]) -> list[str]:
 
 
 def lacking(described: dict[str, Any]) -> list[str]:
-    """The add-ons without which some decoder cannot run."""
+    """List the add-ons without which some decoder cannot run."""
     return sorted({need for needs in described["missing"].values() for need in needs})
 
 
 def training(described: dict[str, Any]) -> list[str]:
-    """The commands that train those that can be trained for any Qwen, in order."""
+    """List the commands that train the missing add-ons, where any Qwen can have them, in order."""
     model = described["source"] if Path(described["source"]).is_absolute() else described["name"]
     return [
         f"python -m dmtd_demo train {recipe} --model {model} --output runs/{described['name']}"
@@ -136,29 +148,20 @@ def training(described: dict[str, Any]) -> list[str]:
 
 
 def minutes(described: dict[str, Any]) -> int:
-    """How long these commands take on a rented GPU, by estimate from bytes and operations."""
+    """Estimate the minutes of these commands on a rented GPU, from bytes and operations."""
     recipes = [recipe for addon, recipe in TRAINED.items() if addon in lacking(described)]
     texts = len(PROMPTS.read_text(encoding="utf-8").splitlines())
-    return math.ceil(
-        training_seconds(
-            Shape.of_fields(described),
-            RENTED,
-            texts,
-            ANSWER,
-            {recipe: STEPS[recipe] for recipe in recipes},
-            DRAWN,
-        )
-        / 60
-    )
+    work = AddonTraining(texts, ANSWER, {recipe: STEPS[recipe] for recipe in recipes}, DRAWN)
+    return math.ceil(training_seconds(Shape.of_fields(described), RENTED, work) / 60)
 
 
 def untaught(described: dict[str, Any]) -> list[str]:
-    """The decoders whose add-ons no recipe trains for any Qwen."""
+    """List the decoders whose add-ons no recipe trains for any Qwen."""
     return [name for name, lack in described["missing"].items() if not set(lack) <= set(TRAINED)]
 
 
 def _addons(entry: Entry) -> set[str]:
-    """The add-ons that come with a model, without loading it."""
+    """List the add-ons that come with a model, without loading it."""
     if entry.is_local:
         return methods_in(Path(entry.source) / "addons")
     folder = _addons_at(entry.addons) if entry.addons else None
@@ -178,7 +181,7 @@ def _own(entry: Entry) -> set[str]:
 
 
 def _addons_at(source: str) -> Path | None:
-    """The folder of published add-ons that lie on this machine: shipped, or in the local cache."""
+    """Find the folder of published add-ons on this machine: shipped, or in the local cache."""
     if Path(source).is_absolute():
         return Path(source)
     path = try_to_load_from_cache(source, "addons.json")
@@ -186,13 +189,13 @@ def _addons_at(source: str) -> Path | None:
 
 
 def _kept_at(entry: Entry) -> str | None:
-    """The path of a file that may have come from the hub or from elsewhere; None for others."""
+    """Find a file that may have come from the hub or from elsewhere; None for other models."""
     found = at_hand(entry.source, entry.archive) if entry.archive else None
     return str(found) if found else None
 
 
 def here(entry: Entry) -> bool:
-    """Whether nothing of a model has to be fetched."""
+    """Say whether nothing of a model has to be fetched."""
     if entry.is_local:
         return True
     parts = hub.split(entry.source)
@@ -202,7 +205,7 @@ def here(entry: Entry) -> bool:
 
 
 def cached(source: str) -> bool:
-    """Whether all weights of a hub model lie in the local cache."""
+    """Say whether all weights of a hub model lie in the local cache."""
     if isinstance(try_to_load_from_cache(source, "model.safetensors"), str):
         return True
     index = try_to_load_from_cache(source, "model.safetensors.index.json")

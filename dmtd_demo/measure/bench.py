@@ -1,4 +1,7 @@
-"""`bench`: tokens per second of each panel against `transformers.generate` on the same weights, in one run, in alternation, medians."""
+"""`bench`: tokens per second of each panel against `transformers.generate`.
+
+Both run on the same weights, in one run, in alternation; the figures are medians.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import statistics
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Callable, Sequence
 
 import torch
@@ -26,9 +30,11 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.race.panels import PanelSpec, make_decoder
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.request import check_prompt
+from dmtd_demo.race.settings import RaceSettings
 
-DRAFTED = 4  # tokens, by transformers' prompt lookup
-# those of transformers' ways that draft tokens
+# tokens, by transformers' prompt lookup
+DRAFTED = 4
+# the ways of `generate` that draft tokens
 AHEAD = ("prompt_lookup", "early_exit", "assistant")
 QUESTION = "What is a language model?"
 
@@ -41,22 +47,25 @@ def bench(
     rounds: int = 5,
     assistant: Model | None = None,
 ) -> dict[str, Any]:
-    """Greedy, batch 1, `new` tokens after a prompt of `context`, past any EOS. Every round runs `generate` over the weights as transformers loads them, and each panel once.
+    """Time greedy decoding, batch 1, `new` tokens after a prompt of `context`, past any EOS.
 
-    `generate` runs with a dynamic and a static cache, with its own prompt lookup, with the layers before the late ones as its own assistant (early exit), and with
-    `assistant`, a model with the same vocabulary, where one is given. Raises UserError where its vocabulary is another.
+    Every round runs `generate` over the weights as transformers loads them, and each panel once.
+    `generate` runs with a dynamic and a static cache, with its own prompt lookup, with the layers
+    before the late ones as its own assistant (early exit), and with `assistant`, a model with the
+    same vocabulary, where one is given. Raises UserError where its vocabulary is another.
 
-    A row's `bytes_per_token` counts the backbone's weights that its passes read; `share_of_memory` is how much of `memory_bandwidth` (bytes/s) that takes.
+    A row's `bytes_per_token` counts the backbone's weights that its passes read;
+    `share_of_memory` is how much of `memory_bandwidth` (bytes/s) that takes.
     """
     prompt = bench_prompt(model, context)
     check_prompt(model, prompt, new)
     # generate would run a `sum` checkpoint as another function
     can_generate = model.split is None or model.split.head_input == "replace"
-    # without what makes our own passes fast
+    # without our fast paths
     as_loaded = _without_end(plain(model.backbone.module))
     ways = _ways(model, assistant) if can_generate else {}
     runs: dict[str, Callable[[], _Timed]] = {
-        f"generate {way}": lambda settings=settings: _generate(as_loaded, prompt, new, **settings)
+        f"generate {way}": partial(_generate, as_loaded, prompt, new, **settings)
         for way, settings in ways.items()
     }
     names = [f"panel {i}" for i in range(len(panels))]
@@ -65,7 +74,7 @@ def bench(
     decoders = {name: make_decoder(panel) for name, panel in zip(names, [*panels, PanelSpec("ar")])}
     options = {name: decoder.resolve(decoder.options, model) for name, decoder in decoders.items()}
     for name, panel in zip(names, [*panels, PanelSpec("ar")]):
-        runs[name] = lambda panel=panel: _panel(model, panel, prompt, new)
+        runs[name] = partial(_panel, model, panel, prompt, new)
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     last: dict[str, _Timed] = {}
     costs = PassCosts(model, prompt, new)
@@ -75,7 +84,8 @@ def bench(
         for name, run in runs.items():
             gc.collect()
             last[name] = run()
-            if round_:  # the first round warms up
+            # the first round warms up
+            if round_:
                 speeds[name].append(last[name].tokens_per_second)
                 if name in decoders:
                     costs.walk(decoders[name].name, options[name], last[name].spans)
@@ -144,7 +154,10 @@ def bench(
 
 
 def bench_prompt(model: Model, context: int) -> list[int]:
-    """A prompt of exactly `context` ids: a question after as much earlier text as fits, or random ids where there is no tokenizer."""
+    """Build a prompt of exactly `context` ids.
+
+    A question after as much earlier text as fits; random ids where there is no tokenizer.
+    """
     if model.tokenizer is None or not model.tokenizer.chat_template:
         rng = random.Random(0)
         return [rng.randrange(model.backbone.vocab_size) for _ in range(context)]
@@ -158,14 +171,18 @@ def bench_prompt(model: Model, context: int) -> list[int]:
 
 
 class _Timed(BaseStreamer):
-    """Ids as they arrive; the clock runs from the first to the last, so prefill is left out, as in traces."""
+    """Ids as they arrive.
+
+    The clock runs from the first to the last, so the prefill is left out, as in traces.
+    """
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.spans: dict[str, int] = {}
         self._prompt = True
         self._times: list[float] = []
-        self._first = 0  # tokens that came with the first of them
+        # tokens that came with the first of them
+        self._first = 0
         self._speed: float | None = None
         self.bytes_per_token = 0.0
 
@@ -187,7 +204,7 @@ class _Timed(BaseStreamer):
 
 
 def _ways(model: Model, assistant: Model | None) -> dict[str, dict[str, Any]]:
-    """What `generate` is given for each of its ways."""
+    """Return the settings of `generate` for each of its ways."""
     ways: dict[str, dict[str, Any]] = {
         "dynamic": {},
         "static": {"cache_implementation": "static"},
@@ -201,21 +218,27 @@ def _ways(model: Model, assistant: Model | None) -> dict[str, dict[str, Any]]:
     if assistant is not None:
         if assistant.backbone.vocab_size != model.backbone.vocab_size:
             raise UserError(
-                f"an assistant needs the model's own vocabulary of {model.backbone.vocab_size} tokens; {assistant.name} has {assistant.backbone.vocab_size}"
+                "an assistant needs the model's own vocabulary of "
+                f"{model.backbone.vocab_size} tokens; {assistant.name} has "
+                f"{assistant.backbone.vocab_size}"
             )
         ways["assistant"] = {"assistant_model": _without_end(plain(assistant.backbone.module))}
     return ways
 
 
 def _without_end(twin: PreTrainedModel) -> PreTrainedModel:
-    """A model of `plain`, whose `generate` goes on past EOS: what a call's own settings leave open, and None is that, it takes from the model's."""
+    """Let `generate` go on past EOS, on a model of `plain`.
+
+    The settings that a call leaves open, as None does, come from the model's.
+    """
     twin.generation_config = GenerationConfig()
     return twin
 
 
 @torch.inference_mode()
 def _generate(
-    module: PreTrainedModel,
+    # transformers adds `generate` to the classes of causal models, not to PreTrainedModel
+    module: Any,
     prompt: list[int],
     new: int,
     assistant_model: PreTrainedModel | None = None,
@@ -231,7 +254,8 @@ def _generate(
         **settings,
     )
     ids = torch.tensor([prompt], device=module.device)
-    transformers_logging.set_verbosity_error()  # of what transformers itself does when it assists
+    # transformers warns of its own steps when it assists
+    transformers_logging.set_verbosity_error()
     module.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -247,11 +271,12 @@ def _generate(
 def _panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> _Timed:
     timed, read = _Timed(), 0
     for batch in race_ids(
-        model, [panel], [prompt], max_new_tokens=new, ignore_eos=True, audit=False
+        model, [panel], [prompt], RaceSettings(max_new_tokens=new, ignore_eos=True, audit=False)
     ):
         for record in batch:
             if record["type"] == "step":
-                if timed.ids:  # not the prefill
+                # not the prefill
+                if timed.ids:
                     read += bytes_read(model.backbone, record)
                 timed.ids += [token["id"] for token in record["tokens"]]
             elif record["type"] == "summary":

@@ -1,6 +1,8 @@
-"""`curves`: what binds the speed-up: how right each MTP head is, and exact match at each cycle length over a training run.
+"""`curves`: the bounds of a speed-up over a training run.
 
-Both are read from whole rows at once: a greedy decoder answers exactly where every argmax under its own mask, the reference before it, is the reference.
+The accuracy of each MTP head, and exact match at each cycle length. Both are read from whole rows
+at once: a greedy decoder answers exactly where every argmax under its own mask, the reference
+before it, is the reference.
 """
 
 from __future__ import annotations
@@ -21,17 +23,22 @@ from dmtd_demo.training.data import IGNORED, Row, collate, encode
 from dmtd_demo.training.masking import cyclical_heads, masked_hidden
 from dmtd_demo.training.world.mix import held_out_examples
 
-TAUS = (1, 2, 3, 4, 5, 6)
+CYCLE_LENGTHS = (1, 2, 3, 4, 5, 6)
 
 
 def held_out_rows(tokenizer: Any, seed: int, count: int) -> list[Row]:
+    """Encode held-out examples, prompt and answer in a row."""
     return [encode(tokenizer, example) for _, example in held_out_examples(seed, count)]
 
 
 @torch.inference_mode()
 def head_accuracy(model: Model, rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Over the generated positions of every row, along the reference: how often MTP head i predicts the backbone's own greedy token (`head`, i = 1..k), and
-    how often heads 1 to i all do (`prefix`): the share of steps at which a predictor that knew would accept i. Only where the text goes on that far."""
+    """Measure how often the MTP heads are right, along the reference.
+
+    `head`: how often head i, i = 1..k, predicts the backbone's own greedy token. `prefix`: how
+    often heads 1 to i all do, the share of steps at which a predictor that knew would accept i.
+    Over the generated positions of every row, where the text goes on that far.
+    """
     backbone, heads, split = (
         model.backbone,
         model.addons["mtp_heads"],
@@ -46,7 +53,8 @@ def head_accuracy(model: Model, rows: Sequence[Row]) -> dict[str, list[float]]:
             0, row.answer : -1
         ]
         for i in range(min(heads.k, len(guesses) - 1)):
-            within = guesses[: len(guesses) - 1 - i]  # past the end every guess counts as right
+            # past the end every guess counts as right
+            within = guesses[: len(guesses) - 1 - i]
             right[i] += within[:, i].sum().item()
             prefix[i] += within[:, : i + 1].all(-1).sum().item()
             seen[i] += len(within)
@@ -58,9 +66,12 @@ def head_accuracy(model: Model, rows: Sequence[Row]) -> dict[str, list[float]]:
 
 @torch.inference_mode()
 def exact_match_by_tau(
-    model: Model, rows: Sequence[Row], taus: Sequence[int] = TAUS
+    model: Model, rows: Sequence[Row], taus: Sequence[int] = CYCLE_LENGTHS
 ) -> dict[int, float]:
-    """The share of the rows that `dmtd` answers exactly, greedy, at each cycle length; at 1 that is `ar`."""
+    """Return the share of the rows that `dmtd` answers exactly, greedy, at each cycle length.
+
+    At 1 that is `ar`.
+    """
     split = model.split or Split.default(model.layers)
     right = dict.fromkeys(taus, 0)
     for row in tqdm(rows, desc="cycles", unit="prompt"):
@@ -74,7 +85,11 @@ def exact_match_by_tau(
 
 
 def curves(model: Model, kept: str | None, seed: int, prompts: int) -> dict[str, Any]:
-    """One JSON object. kept: a folder of checkpoints, named by the tokens seen, as `train classroom --keep` leaves them."""
+    """Measure a model, and the checkpoints of its training.
+
+    kept: their folder, named by the tokens seen, as `train classroom --keep` leaves them. Raises
+    UserError.
+    """
     for need in ("split", "mtp_heads"):
         if not model.has(need):
             raise UserError(f"curves needs a model with {need}; {model.name} has none")
@@ -93,7 +108,8 @@ def curves(model: Model, kept: str | None, seed: int, prompts: int) -> dict[str,
     )
     if kept and not folders:
         raise UserError(
-            f"--kept needs a folder with checkpoints named by their tokens, as `train classroom --keep` leaves in OUTPUT/kept; {kept} has none"
+            "--kept needs a folder with checkpoints named by their tokens, as `train classroom "
+            f"--keep` leaves in OUTPUT/kept; {kept} has none"
         )
     over_training = []
     for folder in folders:

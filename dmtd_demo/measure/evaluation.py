@@ -1,4 +1,7 @@
-"""`eval`: held-out prompts through every panel; exact match and the figures of docs/design.md, "Command line"."""
+"""`eval`: held-out prompts through every panel.
+
+Exact match, and the other figures of docs/design.md, "Command line".
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.race import trace
 from dmtd_demo.race.panels import PanelSpec, make_decoder
 from dmtd_demo.race.race import race_ids
-from dmtd_demo.sampling import Sampling
+from dmtd_demo.race.settings import RaceSettings
 
 RESAMPLES = 1000
 # family, conversation up to the user's last turn, reference answer
@@ -27,7 +30,7 @@ Task = tuple[str, list[Message], str]
 
 
 def held_out_tasks(seed: int, count: int) -> list[Task]:
-    """Prompts of the small world's compositional families whose content was never trained on."""
+    """Draw prompts of the small world's compositional families that were never trained on."""
     from dmtd_demo.training.world.mix import held_out_examples
 
     return [
@@ -41,7 +44,10 @@ def held_out_tasks(seed: int, count: int) -> list[Task]:
 
 
 def read_tasks(path: str, count: int) -> list[Task]:
-    """JSON lines with `answer`, and `prompt` or `messages`; `family` is optional."""
+    """Read JSON lines with `answer`, and `prompt` or `messages`; `family` is optional.
+
+    Raises UserError.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -68,7 +74,8 @@ def read_tasks(path: str, count: int) -> list[Task]:
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{path} line {number} needs to be a JSON object with answer, and prompt or messages; got {line[:80]!r}"
+                f"{path} line {number} needs to be a JSON object with answer, and prompt or "
+                f"messages; got {line[:80]!r}"
             ) from None
     if not tasks:
         raise UserError(f"--data needs at least one line; {path} has none")
@@ -79,13 +86,13 @@ def evaluate(
     model: Model,
     panels: Sequence[PanelSpec],
     tasks: Sequence[Task],
-    sampling: Sampling,
-    max_new_tokens: int,
-    thinking: bool = False,
+    settings: RaceSettings,
 ) -> dict[str, Any]:
-    """One JSON object: the model, the machine and a row for each panel. `relative` and `over_ar` are against `ar` on the same checkpoint and prompts.
+    """Run every panel on every task; return the model, the machine and a row for each panel.
 
-    `intervals`: for each figure the 2.5th and 97.5th percentile of RESAMPLES bootstrap samples of the prompts, those of `ar` drawn along.
+    `relative` and `over_ar` are against `ar` on the same checkpoint and prompts. `intervals`: for
+    each figure the 2.5th and 97.5th percentile of RESAMPLES bootstrap samples of the prompts, those
+    of `ar` drawn along.
     """
     reference = next((i for i, panel in enumerate(panels) if panel.decoder == "ar"), None)
     raced = list(panels) if reference is not None else [*panels, PanelSpec("ar")]
@@ -93,10 +100,8 @@ def evaluate(
     for family, conversation, answer in tqdm(
         tasks, desc="eval", unit="prompt", file=sys.stderr, disable=None
     ):
-        ids = encode_chat(model.tokenizer, conversation, thinking)
-        for batch in race_ids(
-            model, raced, [ids] * len(raced), sampling, max_new_tokens=max_new_tokens
-        ):
+        ids = encode_chat(model.tokenizer, conversation, settings.thinking)
+        for batch in race_ids(model, raced, [ids] * len(raced), settings):
             for record in batch:
                 if record["type"] in ("step", "audit", "summary"):
                     results[record["panel"]].add(record, family, answer)
@@ -114,9 +119,9 @@ def evaluate(
         ]
         intervals = {}
         for name, value in figures.items():
-            drawn = [f[name] for f in resampled if f[name] is not None]
+            drawn = [x for f in resampled if (x := f[name]) is not None]
             intervals[name] = (
-                [round(float(x), 4) for x in np.percentile(drawn, (2.5, 97.5))]
+                [round(float(bound), 4) for bound in np.percentile(drawn, (2.5, 97.5))]
                 if value is not None and drawn
                 else None
             )
@@ -141,7 +146,7 @@ def evaluate(
     }
 
 
-COLUMNS = (
+COUNTED = (
     "right",
     "repetition",
     "judged",
@@ -156,9 +161,9 @@ COLUMNS = (
 
 
 def _figures(table: np.ndarray, ar: np.ndarray, layers: int) -> dict[str, float | None]:
-    """The figures of a row from sums over its prompts. table, ar: [prompts, COLUMNS]."""
-    total = dict(zip(COLUMNS, table.sum(0)))
-    base = dict(zip(COLUMNS, ar.sum(0)))
+    """Compute the figures of a row from sums over its prompts. table, ar: [prompts, COUNTED]."""
+    total = dict(zip(COUNTED, table.sum(0)))
+    base = dict(zip(COUNTED, ar.sum(0)))
 
     def ratio(a: float, b: float) -> float | None:
         return round(float(a / b), 4) if b else None
@@ -181,7 +186,7 @@ def _figures(table: np.ndarray, ar: np.ndarray, layers: int) -> dict[str, float 
 
 
 class _Results:
-    """One panel's counts, a line of COLUMNS for each prompt."""
+    """The counts of one panel, a line of COUNTED for each prompt."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[float, ...]] = []

@@ -1,10 +1,14 @@
-"""What bounds a decoder's speed: the measured cost of each kind of pass (docs/methods.md, section 6), and the bytes that a pass must read from memory."""
+"""The bounds of a decoder's speed: the measured cost of each kind of pass, and its bytes.
+
+docs/methods.md, section 6.
+"""
 
 from __future__ import annotations
 
 import random
 import statistics
 import time
+from functools import partial
 from typing import Any, Callable, Sequence
 
 import torch
@@ -24,44 +28,49 @@ READ_BYTES = 512 * 2**20
 
 
 class PassCosts:
-    """The cost of each kind of pass, everything included that it must do, and the limits that follow (docs/methods.md, section 6).
+    """The cost of each kind of pass, all its work included, and the limits that follow.
 
-    What a pass costs depends on what ran before it: late layers are read from memory after a full pass, and from the caches after each other. So each kind is timed
-    where it stands in its decoder's own cycle, over as many positions as a run has, and once in each round beside it.
+    The cost depends on the pass before it: late layers are read from memory after a full pass, and
+    from the caches after each other. So each kind is timed where it stands in its decoder's own
+    cycle, over as many positions as a run has, and once in each round beside it.
     """
 
     def __init__(self, model: Model, prompt: Sequence[int], new: int) -> None:
         self.model, self.prompt, self.new = model, list(prompt), new
-        self._ms: dict[str, list[float]] = {}  # of each round, the mean
+        # of each round, the mean
+        self._ms: dict[str, list[float]] = {}
 
     def measured(self) -> dict[str, float]:
-        """Milliseconds, the median of the rounds."""
+        """Return milliseconds, the median of the rounds."""
         return {name: round(statistics.median(rounds), 4) for name, rounds in self._ms.items()}
 
     @torch.inference_mode()
     def walk(self, decoder: str, options: Any, spans: dict[str, int]) -> None:
-        """One round: the passes of `ar`, `dmtd` or `clp` after the prompt, without a decoder or a race. Other decoders have no limit, and nothing is done."""
+        """Time a round: the passes of `ar`, `dmtd` or `clp` after the prompt.
+
+        No decoder and no race runs. Other decoders have no limit, and nothing is done.
+        """
         times: dict[str, list[float]] = {}
         if decoder == Autoregressive.name:
             stack = self._stack(self.model.split)
             for _ in range(self.new):
-                self._time(times, "full(1)", stack, lambda: stack.full(self._ids(stack, 1))[0])
+                self._time(times, "full(1)", stack, partial(self._full, stack, 1))
         elif decoder == DirectMultiToken.name:
             split = split_of(options.split, self.model)
             stack = self._stack(split)
             for cycle in range(self.new // options.tau + 1):
                 self._time(
                     times if cycle else {},
-                    _refill(options.tau, split),
+                    _refill_name(options.tau, split),
                     stack,
-                    lambda: stack.full(self._ids(stack, 1))[0],
+                    partial(self._full, stack, 1),
                 )
                 for _ in range(options.tau - 1):
                     self._time(
                         times,
-                        _late(options.tau, split),
+                        _late_name(options.tau, split),
                         stack,
-                        lambda: stack.late(self._ids(stack, 1)[0])[0],
+                        partial(self._late, stack),
                     )
         elif decoder == CollocationLength.name:
             stack = self._stack(self.model.split)
@@ -73,21 +82,24 @@ class PassCosts:
                         times,
                         f"step({s})",
                         stack,
-                        lambda s=s: stack.full(self._ids(stack, s))[0],
+                        partial(self._full, stack, s),
                         s,
                     )
         for name, each in times.items():
             self._ms.setdefault(name, []).append(statistics.mean(each) * 1000)
 
     def limit(self, decoder: str, options: Any, spans: dict[str, int]) -> float | None:
-        """As a factor over `ar`; None where no formula is written down. `walk` was there before, for `ar` too."""
+        """Return the limit as a factor over `ar`; None where no formula is written down.
+
+        `walk` was called before, for `ar` too.
+        """
         ms = self.measured()
         if decoder == DirectMultiToken.name:
             tau, split = options.tau, split_of(options.split, self.model)
             return (
                 tau
                 * ms["full(1)"]
-                / (ms[_refill(tau, split)] + (tau - 1) * ms.get(_late(tau, split), 0))
+                / (ms[_refill_name(tau, split)] + (tau - 1) * ms.get(_late_name(tau, split), 0))
             )
         if decoder == CollocationLength.name and spans:
             total = sum(spans.values())
@@ -103,8 +115,14 @@ class PassCosts:
             pass
         return stack
 
+    def _full(self, stack: Stack, positions: int) -> torch.Tensor:
+        return stack.full(self._ids(stack, positions))[0]
+
+    def _late(self, stack: Stack) -> torch.Tensor:
+        return stack.late(self._ids(stack, 1)[0])[0]
+
     def _ids(self, stack: Stack, count: int) -> list[int]:
-        """Any ids: which ones costs the same."""
+        """Return some ids: all of them cost the same."""
         return [self.prompt[(stack.length + i) % len(self.prompt)] for i in range(count)]
 
     def _time(
@@ -115,7 +133,10 @@ class PassCosts:
         run: Callable[[], torch.Tensor],
         span: int = 0,
     ) -> None:
-        """One pass, from its ids to the drawn tokens. span: of `clp`, the tokens that follow."""
+        """Time one pass, from its ids to the drawn tokens.
+
+        span: of `clp`, the tokens that follow.
+        """
         backbone, sampler = self.model.backbone, Sampler(device=self.model.backbone.device)
         started = time.perf_counter()
         states = stack.last_hidden(run())
@@ -130,16 +151,20 @@ class PassCosts:
         times.setdefault(name, []).append(time.perf_counter() - started)
 
 
-def _refill(tau: int, split: Split) -> str:
+def _refill_name(tau: int, split: Split) -> str:
     return f"refill({tau}) {split}"
 
 
-def _late(tau: int, split: Split) -> str:
+def _late_name(tau: int, split: Split) -> str:
     return f"late(1) {split}, tau {tau}"
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Bytes a second, by reading a large array with as many threads as decoding has; the median of five. On a GPU eight times in a row: once is over so soon that the waiting for it would count."""
+    """Measure bytes a second by reading a large array with as many threads as decoding has.
+
+    The median of five. On a GPU eight times in a row: once is over so soon that the waiting for it
+    would count.
+    """
     array = torch.ones(READ_BYTES // 4, device=device)
     reads = 8 if device.type == "cuda" else 1
     times = []
@@ -153,7 +178,10 @@ def memory_bandwidth(device: torch.device) -> float:
 
 
 def bytes_read(backbone: Backbone, step: trace.Record) -> int:
-    """Bytes of the backbone's weights that a step's passes read: each layer that ran, once for a run, and the LM head once a pass."""
+    """Count the bytes of the backbone's weights that a step's passes read.
+
+    Each layer that ran, once for a run, and the LM head once a pass.
+    """
     layers, head = backbone.weight_bytes()
     return sum(
         head + sum(sum(layers[start:stop]) for start, stop, _ in p["runs"]) for p in step["passes"]

@@ -1,7 +1,9 @@
-"""`project`: tokens per second and speed-up of every decoder on machines that are not here, from bytes and operations alone. Nothing is measured.
+"""`project`: the speed of every decoder on machines that are not here. Nothing is measured.
 
-A pass costs, for each layer that runs, the longer of reading its weights and the KV cache from memory and of its arithmetic, plus a fixed time
-for each layer; then the LM head, in the same way (a roofline; Williams, Waterman, Patterson, 2009).
+Tokens per second and speed-up come from bytes and operations alone. A pass costs, for each layer
+that runs, the longer of reading its weights and the KV cache from memory and of its arithmetic,
+plus a fixed time for each layer; then the LM head, in the same way (a roofline; Williams, Waterman,
+Patterson, 2009).
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from dmtd_demo.models.catalog import CATALOG
 
 @dataclass(frozen=True)
 class Device:
-    """bandwidth: bytes a second from memory; operations: floating-point operations a second in bfloat16; both as the maker states them.
-    layer_seconds: fixed time for each layer that runs, with CUDA graphs on GPUs; of the two fastest, what the H200's passes took over their bytes (docs/performance.md)."""
+    """A device as its maker states it.
+
+    bandwidth: bytes a second from memory. operations: floating-point operations a second in
+    bfloat16. layer_seconds: fixed time for each layer that runs, with CUDA graphs on GPUs; of the
+    two fastest, the time that the H200's passes took over their bytes (docs/performance.md).
+    """
 
     label: str
     bandwidth: float
@@ -36,24 +42,42 @@ DEVICES = {
     "h100": Device("NVIDIA H100 SXM", 3350e9, 989e12, 35e-6),
     "h200": Device("NVIDIA H200", 4800e9, 989e12, 35e-6),
 }
-REACHED = 0.8  # of bandwidth and operations, by well-written kernels
-EAGER = 0.4  # of the same, by PyTorch's own kernels one after another, as in training
-# a weight; NF4 has a scale for each 64
+# of bandwidth and operations, by well-written kernels
+REACHED = 0.8
+# of the same, by PyTorch's own kernels one after another, as in training
+EAGER = 0.4
+# bytes a weight; NF4 has a scale for each 64
 WEIGHT_BYTES = {"none": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}
-# hidden, intermediate, layers, heads, kv heads; head size 128, untied, not in the catalog
-_LARGER: dict[str, tuple[int, int, int, int, int]] = {
-    "Qwen2.5-14B": (5120, 13824, 48, 40, 8),
-    "Qwen2.5-32B": (5120, 27648, 64, 40, 8),
-    "Qwen2.5-72B": (8192, 29568, 80, 64, 8),
-    "Qwen3-14B": (5120, 17408, 40, 40, 8),
-    "Qwen3-32B": (5120, 25600, 64, 64, 8),
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "head_dim",
+)
+# not in the catalog, by SIZES; the LM head is not tied
+_LARGER: dict[str, dict[str, int]] = {
+    name: dict(zip(SIZES, sizes))
+    for name, sizes in {
+        "Qwen2.5-14B": (5120, 13824, 48, 40, 8, 152064, 128),
+        "Qwen2.5-32B": (5120, 27648, 64, 40, 8, 152064, 128),
+        "Qwen2.5-72B": (8192, 29568, 80, 64, 8, 152064, 128),
+        "Qwen3-14B": (5120, 17408, 40, 40, 8, 151936, 128),
+        "Qwen3-32B": (5120, 25600, 64, 64, 8, 151936, 128),
+    }.items()
 }
 MODELS = (*CATALOG, *_LARGER)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a pass costs by: parameters of one layer and of the LM head, layers, and the sizes that attention depends on."""
+    """The sizes on which the cost of a pass depends.
+
+    layer, head: parameters of one layer and of the LM head. layers: how many. The others are of
+    attention.
+    """
 
     layer: int
     head: int
@@ -64,44 +88,19 @@ class Shape:
 
     @classmethod
     def of(cls, name: str) -> Shape:
+        """Look a model up by its name; raises UserError."""
         if name in _LARGER:
-            hidden, intermediate, layers, heads, kv_heads = _LARGER[name]
-            vocabulary, head_dim = 152064 if name.startswith("Qwen2.5") else 151936, 128
-        elif name in CATALOG:
+            return cls.of_fields(_LARGER[name])
+        if name in CATALOG:
             return cls.of_fields(CATALOG[name].shape)
-        else:
-            raise UserError(f"project needs one of the models {', '.join(MODELS)}; got {name!r}")
-        return cls._of(hidden, intermediate, layers, heads, kv_heads, vocabulary, head_dim)
+        raise UserError(f"project needs one of the models {', '.join(MODELS)}; got {name!r}")
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Shape:
-        """By the names that a config has."""
-        return cls._of(
-            *(
-                int(fields[key])
-                for key in (
-                    "hidden_size",
-                    "intermediate_size",
-                    "num_hidden_layers",
-                    "num_attention_heads",
-                    "num_key_value_heads",
-                    "vocab_size",
-                    "head_dim",
-                )
-            )
+        """Read the sizes by the names that a config has."""
+        hidden, intermediate, layers, heads, kv_heads, vocabulary, head_dim = (
+            int(fields[key]) for key in SIZES
         )
-
-    @classmethod
-    def _of(
-        cls,
-        hidden: int,
-        intermediate: int,
-        layers: int,
-        heads: int,
-        kv_heads: int,
-        vocabulary: int,
-        head_dim: int,
-    ) -> Shape:
         query, kv = heads * head_dim, kv_heads * head_dim
         return cls(
             2 * hidden * (query + kv) + 3 * hidden * intermediate,
@@ -115,7 +114,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Setting:
-    """batch: texts at once; context: tokens that each holds, on average; reached: share of the device's stated bandwidth and operations."""
+    """A model on a device.
+
+    batch: texts at once. context: tokens that each holds, on average. reached: share of the
+    device's stated bandwidth and operations.
+    """
 
     shape: Shape
     device: Device
@@ -127,7 +130,11 @@ class Setting:
     def seconds(
         self, runs: Iterable[tuple[int, int]], logit_rows: int = 1, extra_parameters: int = 0
     ) -> float:
-        """One pass. runs: (layers, positions) in order; logit_rows: positions that the LM head reads; extra_parameters: of MTP heads and predictors, bfloat16."""
+        """Estimate one pass.
+
+        runs: (layers, positions) in order. logit_rows: positions that the LM head reads.
+        extra_parameters: of MTP heads and predictors, bfloat16.
+        """
         total = 0.0
         for layers, positions in runs:
             # keys and values, 2 bytes each
@@ -153,46 +160,71 @@ class Setting:
 
 
 def cycle_seconds(setting: Setting, split: Split, tau: int) -> float:
-    """`dmtd`: a full pass whose middle layers refill tau positions, and tau - 1 late ones: tau tokens."""
+    """Estimate a cycle of `dmtd`, tau tokens.
+
+    A full pass whose middle layers refill tau positions, and tau - 1 late ones.
+    """
     late = [(split.early + split.late, 1)]
     return setting.seconds([(split.early, 1), (split.middle, tau), (split.late, 1)]) + (
         tau - 1
     ) * setting.seconds(late)
 
 
-def project(
-    name: str,
-    device: str,
-    *,
-    quantization: str = "none",
-    batch: int = 1,
-    context: int = 1024,
-    split: str | None = None,
-    k: int = 4,
-    span: float = 2.0,
-    reached: float = REACHED,
-) -> dict[str, Any]:
-    """Every decoder in one setting. span: tokens that a full pass pays for, where the text decides (`clp`, `mtp-gate`, the verified ones, adaptive cycles)."""
-    if device not in DEVICES:
-        raise UserError(f"project needs one of the devices {', '.join(DEVICES)}; got {device!r}")
-    if quantization not in WEIGHT_BYTES:
-        raise UserError(
-            f"quantization needs one of {', '.join(WEIGHT_BYTES)}; got {quantization!r}"
-        )
-    for what, value, low, high in (
-        ("batch", batch, 1, 4096),
-        ("context", context, 1, 1_000_000),
-        ("k", k, 1, 16),
-        ("span", span, 1, 17),
-        ("reached", reached, 0.01, 1),
-    ):
-        if not low <= value <= high:
-            raise UserError(f"{what} needs a value from {low} to {high}; got {value}")
-    shape = Shape.of(name)
-    setting = Setting(shape, DEVICES[device], quantization, batch, context, reached)
-    parts = Split.parse(split, shape.layers, "replace") if split else Split.default(shape.layers)
+@dataclass(frozen=True)
+class Projection:
+    """The question of an estimate.
+
+    name: a catalog name, or a larger Qwen. device: a key of DEVICES. batch: texts at once; context:
+    tokens that each holds. split: early and late layers, such as E0D8; None is the default. k: MTP
+    heads. span: tokens that a full pass pays for, where the text decides (`clp`, `mtp-gate`, the
+    verified ones, adaptive cycles). reached: share of the device's stated bandwidth and operations.
+    Raises UserError for values that cannot be.
+    """
+
+    name: str
+    device: str
+    quantization: str = "none"
+    batch: int = 1
+    context: int = 1024
+    split: str | None = None
+    k: int = 4
+    span: float = 2.0
+    reached: float = REACHED
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise UserError(
+                f"project needs one of the devices {', '.join(DEVICES)}; got {self.device!r}"
+            )
+        if self.quantization not in WEIGHT_BYTES:
+            raise UserError(
+                f"quantization needs one of {', '.join(WEIGHT_BYTES)}; got {self.quantization!r}"
+            )
+        for what, low, high in (
+            ("batch", 1, 4096),
+            ("context", 1, 1_000_000),
+            ("k", 1, 16),
+            ("span", 1, 17),
+            ("reached", 0.01, 1),
+        ):
+            value = getattr(self, what)
+            if not low <= value <= high:
+                raise UserError(f"{what} needs a value from {low} to {high}; got {value}")
+
+
+def project(asked: Projection) -> dict[str, Any]:
+    """Estimate the speed of every decoder in one setting, with the published ones beside it."""
+    k, span = asked.k, asked.span
+    shape, device = Shape.of(asked.name), DEVICES[asked.device]
+    setting = Setting(shape, device, asked.quantization, asked.batch, asked.context, asked.reached)
+    parts = (
+        Split.parse(asked.split, shape.layers, "replace")
+        if asked.split
+        else Split.default(shape.layers)
+    )
     n, late = shape.layers, setting.seconds([(parts.early + parts.late, 1)])
-    head = shape.hidden * (shape.hidden + 1)  # one MTP head
+    # one MTP head
+    head = shape.hidden * (shape.hidden + 1)
     predictor = (shape.hidden + 1) * (k + 1)
     gate = (shape.hidden + 1) * 640 + 641 * k
     # positions that the next pass takes along
@@ -202,7 +234,8 @@ def project(
     def spans(positions: int, rows: int, extra: int) -> float:
         return setting.seconds([(n, positions)], rows, extra)
 
-    costs: dict[str, tuple[float, float]] = {"ar": (ar, 1.0)}  # seconds for so many tokens
+    # seconds for so many tokens
+    costs: dict[str, tuple[float, float]] = {"ar": (ar, 1.0)}
     for tau in (2, 3, 4, 6):
         costs[f"dmtd:tau={tau}"] = (cycle_seconds(setting, parts, tau), tau)
     costs["dmtd-spec:tau=4"] = (3 * late + spans(4, 4, 0), min(span, 4.0))
@@ -225,16 +258,16 @@ def project(
         for panel, (seconds, tokens) in costs.items()
     ]
     return {
-        "model": name,
-        "device": device,
-        "device_label": DEVICES[device].label,
-        "quantization": quantization,
-        "batch": batch,
-        "context": context,
+        "model": asked.name,
+        "device": asked.device,
+        "device_label": device.label,
+        "quantization": asked.quantization,
+        "batch": asked.batch,
+        "context": asked.context,
         "split": str(parts),
         "k": k,
         "span": span,
-        "reached": reached,
+        "reached": asked.reached,
         "rows": rows,
         "published": published(),
         "implied": implied(),
@@ -242,30 +275,40 @@ def project(
     }
 
 
-def training_seconds(
-    shape: Shape,
-    device: Device,
-    texts: int,
-    answer: int,
-    updates: Mapping[str, int],
-    positions: Mapping[str, int],
-    k: int = 4,
-) -> float:
-    """Add-ons on a frozen backbone in bfloat16: the model answers `texts` prompts of `answer` tokens, one at a time, each recipe passes the answers once, and
-    makes its updates of so many positions. Of the updates only heads count, which read the whole vocabulary: forward, and twice that back."""
+@dataclass(frozen=True)
+class AddonTraining:
+    """The work of training add-ons: `texts` answers of `answer` tokens each, drawn by the model.
+
+    updates: of each recipe; positions: of each of its updates. k: MTP heads.
+    """
+
+    texts: int
+    answer: int
+    updates: Mapping[str, int]
+    positions: Mapping[str, int]
+    k: int = 4
+
+
+def training_seconds(shape: Shape, device: Device, work: AddonTraining) -> float:
+    """Estimate the time of training add-ons on a frozen backbone in bfloat16.
+
+    The model answers the prompts one at a time, each recipe passes the answers once, and makes its
+    updates. Of the updates only those of heads count, which read the whole vocabulary: forward, and
+    twice that back.
+    """
     setting = Setting(shape, device, reached=EAGER)
-    answers = texts * answer * setting.seconds([(shape.layers, 1)])
-    passes = len(updates) * texts * setting.seconds([(shape.layers, answer)], answer)
-    work = sum(
-        updates[name] * positions[name] * heads * 3 * 2 * (shape.head + shape.hidden**2)
-        for name, heads in (("heads", k), ("head0", 1))
-        if name in updates
+    answers = work.texts * work.answer * setting.seconds([(shape.layers, 1)])
+    once = work.texts * setting.seconds([(shape.layers, work.answer)], work.answer)
+    operations = sum(
+        work.updates[name] * work.positions[name] * heads * 3 * 2 * (shape.head + shape.hidden**2)
+        for name, heads in (("heads", work.k), ("head0", 1))
+        if name in work.updates
     )
-    return answers + passes + work / device.operations / EAGER
+    return answers + len(work.updates) * once + operations / device.operations / EAGER
 
 
 def published() -> list[dict[str, Any]]:
-    """The papers' own settings, predicted, beside what they published (docs/methods.md, section 5)."""
+    """Predict the papers' own settings, beside the published figures (docs/methods.md, section 5)."""
     paper = Setting(Shape.of("Qwen3-4B"), DEVICES["a100-40gb"], context=1536)
     four = 4 * paper.seconds([(36, 1)]) / cycle_seconds(paper, Split(36, 0, 8), 4)
     vanilla = 1 / Setting(Shape.of("Qwen3-4B"), DEVICES["l40s"], context=640).seconds([(36, 1)])
@@ -285,8 +328,12 @@ def published() -> list[dict[str, Any]]:
 
 
 def implied() -> list[dict[str, Any]]:
-    """What the CLP paper published without the device and the mean span that a prediction would need (docs/methods.md, section 5), turned round: the tokens that a full pass
-    must pay for on average, so that the estimate, on one A100-40GB, gives each figure. A step takes two positions, one MTP head and the predictor."""
+    """Turn round the CLP paper's figures, published without device and mean span.
+
+    The result is the tokens that a full pass must pay for on average, so that the estimate, on one
+    A100-40GB, gives each figure (docs/methods.md, section 5). A step takes two positions, one MTP
+    head and the predictor.
+    """
     rows = []
     for name, speed_ups in (("Qwen2.5-1.5B", (1.20, 1.29)), ("Qwen2.5-7B", (1.14, 1.20))):
         shape = Shape.of(f"{name}-Instruct")
@@ -305,7 +352,7 @@ def implied() -> list[dict[str, Any]]:
 
 
 def measured() -> list[dict[str, Any]]:
-    """What this code made on a GPU where it was measured (docs/performance.md, CUDA), beside the estimate."""
+    """Estimate the speeds that this code reached on a GPU, beside them (docs/performance.md)."""
     rows = []
     for quantization, figures in (("none", (285.0, 578.0)), ("nf4", (238.5, 366.1))):
         setting = Setting(Shape.of("Qwen3-4B"), DEVICES["h200"], quantization, context=1104)

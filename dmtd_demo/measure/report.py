@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-COLUMNS = {
+HEADINGS = {
     "exact_match": "exact match",
     "relative": "÷ `ar`",
     "audit_agreement": "audit",
@@ -20,11 +20,11 @@ WITH_INTERVAL = {"exact_match", "relative", "over_ar"}
 
 
 def summary_table(result: dict[str, Any]) -> str:
-    """One line a panel; the brackets are 95 % bootstrap intervals."""
-    lines = [["panel", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 1)]
+    """Format the results of `eval`, one line a panel; brackets are 95 % bootstrap intervals."""
+    lines = [["panel", *HEADINGS.values()], ["---"] * (len(HEADINGS) + 1)]
     for row in result["rows"]:
         cells = []
-        for name in COLUMNS:
+        for name in HEADINGS:
             cell = _shown(name, row[name])
             interval = row["intervals"][name]
             if name in WITH_INTERVAL and interval and interval[0] != interval[1]:
@@ -35,7 +35,7 @@ def summary_table(result: dict[str, Any]) -> str:
 
 
 def family_table(result: dict[str, Any]) -> str:
-    """Exact match by family, in per cent."""
+    """Format exact match by family, in per cent."""
     rows = result["rows"]
     lines = [["family", *(f"`{row['panel']}`" for row in rows)], ["---"] * (len(rows) + 1)]
     for family in rows[0]["exact_match_by_family"]:
@@ -46,7 +46,10 @@ def family_table(result: dict[str, Any]) -> str:
 
 
 def curve_tables(result: dict[str, Any]) -> str:
-    """What `curves` measured: one line an MTP head; then exact match at each cycle length over training, in per cent."""
+    """Format the results of `curves`, in per cent.
+
+    One line an MTP head; then exact match at each cycle length over training.
+    """
     heads = result["heads"]
     lines = [["i", "head i is right", "heads 1 to i all are"], ["---"] * 3]
     lines += [
@@ -74,10 +77,12 @@ def curve_tables(result: dict[str, Any]) -> str:
 
 
 def markdown(lines: list[list[str]]) -> str:
+    """Format lines of cells as a Markdown table."""
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def percent(share: float | None) -> str:
+    """Format a share in per cent; None is a dash."""
     return "–" if share is None else f"{share * 100:.1f} %"
 
 

@@ -15,7 +15,7 @@ from dmtd_demo.measure.report import curve_tables, family_table, markdown, perce
 FILES = ("results.json", "quantized.json", "clp_and_gate.json", "curves.json", "twin.json")
 
 DMTD, CLP = "DMTD, arXiv 2510.11958", "CLP, arXiv 2606.10935"
-# What the papers publish: the paper, what, their figure, the panel of ours, its field, what differs
+# published: the paper, what, their figure, the panel of ours, its field, what differs
 QUALITY = (
     "theirs is relative to a vanilla Qwen3-4B over six benchmarks, ours to the same checkpoint's "
     "own `ar` on tasks of a small world; against a vanilla twin, trained on fewer tokens: below"
@@ -65,7 +65,7 @@ PUBLISHED = (
     ),
 )
 
-PAGE = """# Results
+RESULTS_PAGE = """# Results
 
 This page is written by `python -m dmtd_demo results > docs/results.md`, from the files in
 `assets/classroom`; a test holds it against them. Every figure was measured by this repository, on
@@ -160,7 +160,7 @@ def page(folder: Path) -> str:
             ) from None
     results, quantized, gate, curves, twin = (stored[name] for name in FILES)
     machine = results["machine"]
-    return PAGE.format(
+    return RESULTS_PAGE.format(
         summary=summary_table(results),
         families=family_table(results),
         quantized=_quantized(quantized),
@@ -220,7 +220,7 @@ def _papers(results: dict[str, Any]) -> str:
 
 
 def _twin(twin: dict[str, Any]) -> str:
-    """twin: tokens, and two results, vanilla and cyclical."""
+    """Format the twin. twin: tokens, and two results, vanilla and cyclical."""
     lines = [
         ["trained", "panel", "exact match", "÷ vanilla `ar`", "÷ its own `ar`", "mean span"],
         ["---"] * 6,

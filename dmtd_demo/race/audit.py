@@ -1,4 +1,4 @@
-"""The audit: what `ar` itself would have chosen after each prefix of a text (docs/methods.md, section 4)."""
+"""The audit: the choices of `ar` after each prefix of a text (docs/methods.md, section 4)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from dmtd_demo.models.model import Model
 
 @torch.inference_mode()
 def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[bool]:
-    """For each generated id, whether it is `ar`'s argmax given exactly the text before it (docs/methods.md, section 4): one pass, outside every clock.
+    """Say for each generated id whether it is the argmax of `ar` given the text before it.
 
-    Below float32 the long pass and single steps round differently, so there an id within one unit in the last place of the top logit agrees too.
+    One pass over the whole text, in chunks, outside every clock. Below float32 the long pass and
+    single steps round differently, so there an id within one unit in the last place of the top
+    logit agrees too.
     """
     stack = Stack(model.backbone, model.split)
     text = [*prompt_ids, *ids[:-1]]
@@ -22,7 +24,8 @@ def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> li
     for start in range(0, len(text), PREFILL_CHUNK):
         chunk = text[start : start + PREFILL_CHUNK]
         out, _ = stack.full(chunk)
-        skip = max(len(prompt_ids) - 1 - start, 0)  # the last prompt position judges the first id
+        # the last prompt position judges the first id
+        skip = max(len(prompt_ids) - 1 - start, 0)
         if skip >= len(chunk):
             continue
         logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:]))

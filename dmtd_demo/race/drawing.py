@@ -1,4 +1,7 @@
-"""A decoder's passes as a picture: which layers ran, over how many positions, and which tokens came of it. Drawn from the record of a race."""
+"""A decoder's passes as a picture, drawn from the record of a race.
+
+It shows which layers ran, over how many positions, and which tokens they made.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,29 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.race.trace import Record
 
 # as on the page
-COLOURS = {"full": "#0072b2", "late": "#d55e00", "mtp": "#009e73", "draft": "#b3589a"}
-NAMES = {
+ORIGIN_COLOURS = {"full": "#0072b2", "late": "#d55e00", "mtp": "#009e73", "draft": "#b3589a"}
+ORIGIN_NAMES = {
     "full": "full pass",
     "late": "late layers alone",
     "mtp": "MTP head",
     "draft": "verified draft",
 }
+# pixels
 CELL, LAYER, GAP, LEFT, TOP = 15, 9, 14, 92, 34
-ROWS = 5  # tokens named above one another over a pass
+# tokens named above one another over a pass
+NAMED = 5
 
 
 def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passes: int = 9) -> str:
-    """The first passes of a panel after its prefill, each a block of layers (bottom to top) by positions (left to right), as an SVG document.
+    """Draw the first passes of a panel after its prefill as an SVG document.
 
-    A block is blue where all layers ran and orange where the late ones ran alone; positions that a pass took along are paler than its newest one. What
-    the pass emitted stands above it in the colour of its origin, the first token at the bottom.
+    Each pass is a block of layers (bottom to top) by positions (left to right), blue where all
+    layers ran and orange where the late ones ran alone; positions that it took along are paler than
+    its newest one. The tokens that it emitted stand above it in the colour of their origin, the
+    first at the bottom.
 
-    records: of a race, header to summary. split: the checkpoint's, where the panel has none of its own.
+    records: of a race, header to summary. split: the checkpoint's, where the panel has none of its
+    own.
     """
     header = next(r for r in records if r["type"] == "header")["panels"][panel]
     layers: int = header["layers"]
@@ -45,12 +53,12 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         for step in steps
         for p in step["passes"]
     ][:passes]
-    floor = TOP + ROWS * 15 + layers * LAYER
+    floor = TOP + NAMED * 15 + layers * LAYER
     parts: list[str] = []
     x = LEFT
     for p, tokens in drawn:
-        colour = COLOURS["late" if p["kind"] == "late" else "full"]
-        words = [escape(_visible(token["text"])) for token in tokens[:ROWS]]
+        colour = ORIGIN_COLOURS["late" if p["kind"] == "late" else "full"]
+        words = [escape(_visible(token["text"])) for token in tokens[:NAMED]]
         reach = max(positions for _, _, positions in p["runs"])
         width = max(reach * CELL, 28, *(8 * len(word) for word in words), 0)
         centre = x + width / 2
@@ -60,14 +68,19 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
             for position in range(positions):
                 opacity = 1 if position == positions - 1 else 0.55
                 parts.append(
-                    f'<rect x="{right - (positions - position) * CELL}" y="{floor - stop * LAYER}" width="{CELL - 2}" height="{(stop - start) * LAYER - 1}" rx="2" fill="{colour}" fill-opacity="{opacity}"/>'
+                    f'<rect x="{right - (positions - position) * CELL}" '
+                    f'y="{floor - stop * LAYER}" width="{CELL - 2}" '
+                    f'height="{(stop - start) * LAYER - 1}" rx="2" fill="{colour}" '
+                    f'fill-opacity="{opacity}"/>'
                 )
         for row, (token, word) in enumerate(zip(tokens, words)):
             parts.append(
-                f'<text x="{centre - 1}" y="{floor - layers * LAYER - 8 - 15 * row}" text-anchor="middle" fill="{COLOURS[token["origin"]]}">{word}</text>'
+                f'<text x="{centre - 1}" y="{floor - layers * LAYER - 8 - 15 * row}" '
+                f'text-anchor="middle" fill="{ORIGIN_COLOURS[token["origin"]]}">{word}</text>'
             )
         parts.append(
-            f'<text x="{centre - 1}" y="{floor + 14}" text-anchor="middle" class="quiet">{p["kind"]}</text>'
+            f'<text x="{centre - 1}" y="{floor + 14}" text-anchor="middle" class="quiet">'
+            f"{p['kind']}</text>"
         )
         x += width + GAP
     groups = (
@@ -85,21 +98,34 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         middle = floor - (start + stop) / 2 * LAYER + 4
         parts.append(f'<text x="8" y="{middle}" class="quiet">{name} {start}–{stop - 1}</text>')
         parts.append(
-            f'<line x1="{LEFT - 8}" x2="{x}" y1="{floor - start * LAYER}" y2="{floor - start * LAYER}" stroke="#8a919e" stroke-opacity="0.4"/>'
+            f'<line x1="{LEFT - 8}" x2="{x}" y1="{floor - start * LAYER}" '
+            f'y2="{floor - start * LAYER}" stroke="#8a919e" stroke-opacity="0.4"/>'
         )
-    origins = [o for o in COLOURS if any(t["origin"] == o for _, tokens in drawn for t in tokens)]
+    origins = [
+        o for o in ORIGIN_COLOURS if any(t["origin"] == o for _, tokens in drawn for t in tokens)
+    ]
     legend = LEFT
     for origin in origins:
         parts.append(
-            f'<rect x="{legend}" y="{floor + 26}" width="11" height="11" rx="2" fill="{COLOURS[origin]}"/><text x="{legend + 16}" y="{floor + 36}" class="quiet">{NAMES[origin]}</text>'
+            f'<rect x="{legend}" y="{floor + 26}" width="11" height="11" rx="2" '
+            f'fill="{ORIGIN_COLOURS[origin]}"/>'
+            f'<text x="{legend + 16}" y="{floor + 36}" class="quiet">{ORIGIN_NAMES[origin]}</text>'
         )
-        legend += 36 + 7 * len(NAMES[origin])
+        legend += 36 + 7 * len(ORIGIN_NAMES[origin])
     style = "text{font:13px system-ui,sans-serif}.quiet{font-size:11px;fill:#6b7280}"
     width = max(x, legend) + 8
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {floor + 48}" width="{width}" height="{floor + 48}"><style>{style}</style><rect width="100%" height="100%" fill="#fff" rx="6"/>{"".join(parts)}</svg>\n'
+    height = floor + 48
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}"><style>{style}</style>'
+        f'<rect width="100%" height="100%" fill="#fff" rx="6"/>{"".join(parts)}</svg>\n'
+    )
 
 
 def _visible(text: str) -> str:
-    """White space by its signs, and nothing that an XML document cannot hold; the end mark, and a piece held back, is ∎."""
+    """Show white space by its signs, and nothing that an XML document cannot hold.
+
+    The end mark, and a piece held back, is ∎.
+    """
     text = text.replace("\n", "⏎").strip() or ("␣" if text else "∎")
     return "".join(c if c.isprintable() else "·" for c in text)

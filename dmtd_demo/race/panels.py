@@ -1,24 +1,33 @@
-"""A panel in text, `decoder` or `decoder:name=value,name=value`; a value with a comma or colon is quoted."""
+"""A panel in text: `decoder`, or `decoder:name=value,name=value`.
+
+A value with a comma or a colon is quoted.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from dmtd_demo.decoders import DECODERS, Decoder
 from dmtd_demo.errors import UserError
 from dmtd_demo.race.remote_server import Remote
 
-# all that a panel can be
-PANELS: ChainMap[str, type[Decoder]] = ChainMap({Remote.name: Remote}, DECODERS)
+Writer = Decoder[Any] | Remote
+# what can write a panel, by name
+Kind = type[Decoder[Any]] | type[Remote]
+PANELS: Mapping[str, Kind] = ChainMap({Remote.name: Remote}, cast("dict[str, Kind]", DECODERS))
 RESERVED = ("model",)
 
 
 @dataclass(frozen=True)
 class PanelSpec:
-    """decoder: a key of the registry. options: what the user set; the rest are defaults."""
+    """A panel as the user asks for it.
+
+    decoder: a key of PANELS. options: those that the user set; the others are defaults.
+    """
 
     decoder: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +43,11 @@ class PanelSpec:
 
 
 def parse_panel(text: str) -> PanelSpec:
-    """`decoder` or `decoder:name=value,name=value` to a panel. Raises UserError: unknown decoders and options name the choices. Values are checked by type here, against the model later."""
+    """Parse `decoder` or `decoder:name=value,name=value`.
+
+    Values are checked by type and range here, against the model later. Raises UserError; for an
+    unknown decoder or option it names the choices.
+    """
     name, _, rest = text.strip().partition(":")
     if name not in PANELS:
         raise UserError(f"a panel needs one of the decoders {', '.join(PANELS)}; got {name!r}")
@@ -51,7 +64,10 @@ def parse_panel(text: str) -> PanelSpec:
 
 
 def make_panel(name: str, pairs: list[tuple[str, str]]) -> PanelSpec:
-    """A panel from a decoder's name, or `remote`, and its options in text; raises UserError."""
+    """Make a panel from a decoder's name, or `remote`, and its options in text.
+
+    Raises UserError.
+    """
     if name not in PANELS:
         raise UserError(f"the decoder needs to be one of {', '.join(PANELS)}; got {name!r}")
     known = {f.name: f.metadata["kind"] for f in fields(PANELS[name].Options)}
@@ -59,12 +75,12 @@ def make_panel(name: str, pairs: list[tuple[str, str]]) -> PanelSpec:
     for key, value in pairs:
         if key in RESERVED:
             raise UserError(
-                f"the option {key}= is reserved for panels on another model, which this version does not run; got {key}={value}"
+                f"the option {key}= is reserved for panels on another model, which this version "
+                f"does not run; got {key}={value}"
             )
         if key not in known:
-            raise UserError(
-                f"{name} has {'the options ' + ', '.join(known) if known else 'no options'}; got {key!r}"
-            )
+            choices = "the options " + ", ".join(known) if known else "no options"
+            raise UserError(f"{name} has {choices}; got {key!r}")
         if '"' in value:
             raise UserError(f"the option {key} cannot hold a double quote; got {value!r}")
         if key in options:
@@ -74,9 +90,20 @@ def make_panel(name: str, pairs: list[tuple[str, str]]) -> PanelSpec:
     return PanelSpec(name, options)
 
 
-def make_decoder(panel: PanelSpec) -> Decoder:
-    """The decoder of a panel, its options not yet resolved against a model."""
+def make_writer(panel: PanelSpec) -> Writer:
+    """Make the decoder of a panel, its options not yet resolved, or its server."""
     cls = PANELS[panel.decoder]
+    return cls(cls.Options(**panel.options))
+
+
+def make_decoder(panel: PanelSpec) -> Decoder[Any]:
+    """Make the decoder of a panel, its options not yet resolved against a model.
+
+    Raises UserError for a server: its panel has no decoder.
+    """
+    if panel.decoder == Remote.name:
+        raise UserError(f"a decoder of this machine is needed, {', '.join(DECODERS)}; got {panel}")
+    cls = DECODERS[panel.decoder]
     return cls(cls.Options(**panel.options))
 
 
@@ -86,9 +113,8 @@ def _converted(key: str, value: str, kind: type) -> Any:
             raise ValueError
         return kind(value)
     except ValueError:
-        raise UserError(
-            f"the option {key} needs {'a whole number' if kind is int else 'a number'}; got {value!r}"
-        ) from None
+        needed = "a whole number" if kind is int else "a number"
+        raise UserError(f"the option {key} needs {needed}; got {value!r}") from None
 
 
 def _split_commas(text: str) -> list[str]:

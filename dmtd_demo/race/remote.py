@@ -1,4 +1,7 @@
-"""A remote panel in motion: its server is asked in a thread of its own, and what comes is stamped as it arrives. No virtual clock: a server elsewhere does not take turns."""
+"""A remote panel in motion: a thread asks its server and stamps every piece as it arrives.
+
+It has no virtual clock: a server elsewhere does not take turns.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +9,74 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
+from urllib.parse import urlsplit
 
 from dmtd_demo.models.chat import Message
 from dmtd_demo.race import trace
+from dmtd_demo.race.protocol import Panel, ending
 from dmtd_demo.race.remote_server import Finish, Piece, Remote
-from dmtd_demo.sampling import Sampling
+from dmtd_demo.race.settings import RaceSettings
+from dmtd_demo.race.trace import Burst
 
-Event = tuple[float, Piece | Finish | Exception]  # seconds since the question
+# with the seconds since the question
+Event = tuple[float, Piece | Finish | Exception]
 
 
-class Arrivals:
-    """records: what has come so far, as steps of one piece each. stop: how it ended; None while it goes on."""
+class RemotePanel:
+    """A server's answer as it arrives. It is a Panel (race/protocol.py).
+
+    records: the pieces so far, as steps of one each. counted: its tokens as the server counts them.
+    """
+
+    clock = None
+    model = None
 
     def __init__(
         self,
         index: int,
         remote: Remote,
         messages: Sequence[Message],
-        sampling: Sampling,
-        max_new_tokens: int,
-        top: int,
-        ignore_eos: bool,
-        thinking: bool,
+        settings: RaceSettings,
     ) -> None:
         self.index = index
         self.remote = remote
         self.records: list[trace.Record] = []
         self.stop: str | None = None
         self.message: str | None = None
-        self.counted: int | None = None  # tokens, by the server
-        self._question = (messages, sampling, max_new_tokens)
-        self._more = {"top": top, "ignore_eos": ignore_eos, "thinking": thinking}
+        self.counted: int | None = None
+        self._messages = messages
+        self._settings = settings
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._question: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+
+    @property
+    def tokens(self) -> list[trace.Record]:
+        return [token for record in self.records for token in record["tokens"]]
+
+    def facts(self) -> trace.Record:
+        """Name the server's model for the header."""
+        return {"model": self.remote.options.name or urlsplit(self.remote.server).netloc}
+
+    def prepare(self) -> None:
+        """Do nothing: the server is asked when the race starts."""
 
     def start(self) -> None:
-        """The clock begins."""
-        self._loop = asyncio.new_event_loop()
-        self._task = self._loop.create_task(self._listen(time.perf_counter()))
+        """Ask the server."""
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self._listen(time.perf_counter()))
+        self._question = loop, task
         threading.Thread(
-            target=self._run, name=f"panel {self.index}: {self.remote.server}", daemon=True
+            target=_complete,
+            args=(loop, task),
+            name=f"panel {self.index}: {self.remote.server}",
+            daemon=True,
         ).start()
 
-    def take(self, seconds: float = 0.0) -> list[trace.Record]:
-        """The records of what has come since; waits so long for the first of them."""
-        taken: list[trace.Record] = []
+    def take(self, should_stop: Callable[[], bool], seconds: float) -> Burst:
+        """Return the records of all pieces that have come; wait so long for the first of them."""
+        taken: Burst = []
         while self.stop is None:
             try:
                 at, event = (
@@ -75,13 +98,19 @@ class Arrivals:
         return taken
 
     def close(self) -> None:
-        """The connection is given up; the server then ends its work."""
-        if self._loop:
-            with contextlib.suppress(RuntimeError):  # it has ended by itself
-                self._loop.call_soon_threadsafe(self._task.cancel)
+        """Give up the connection; the server then ends its work."""
+        if self._question:
+            loop, task = self._question
+            # raised where the answer has ended by itself
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
 
     def statistics(self) -> trace.Record:
-        """As of every panel. Where the server counts its tokens and what came was not one each, its count; pieces: how many came."""
+        """Return the figures of every panel.
+
+        Where the server counts its tokens and the pieces were not one each, its count is taken, and
+        `pieces` says how many came.
+        """
         figures = trace.statistics(self.records, 0)
         if self.counted is not None and self.counted != figures["tokens"]:
             seconds = figures["decode_seconds"]
@@ -93,6 +122,11 @@ class Arrivals:
                 else None,
             }
         return figures
+
+    def verdict(self, first: Panel, audit: bool) -> Burst:
+        """Return the summary: no model of ours can be asked about the text."""
+        nothing = {"agreement": None, "audit_agreement": None, "extra_parameters": None}
+        return [{"type": "summary", **ending(self), **nothing}]
 
     def _step(self, at: float, piece: Piece) -> trace.Record:
         token = {
@@ -114,19 +148,20 @@ class Arrivals:
         self.records.append(record)
         return record
 
-    def _run(self) -> None:
-        try:
-            with contextlib.suppress(asyncio.CancelledError):
-                self._loop.run_until_complete(self._task)
-        finally:
-            self._loop.close()
-
     async def _listen(self, began: float) -> None:
         try:
-            async with contextlib.aclosing(
-                self.remote.answer(*self._question, **self._more)
-            ) as parts:
+            answer = self.remote.answer(self._messages, self._settings)
+            async with contextlib.aclosing(answer) as parts:
                 async for part in parts:
                     self._events.put((time.perf_counter() - began, part))
-        except Exception as error:  # one panel's failure is shown in that panel
+        except Exception as error:
+            # one panel's failure is shown in that panel
             self._events.put((time.perf_counter() - began, error))
+
+
+def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+    finally:
+        loop.close()

@@ -1,5 +1,8 @@
-"""`remote`: a panel that an OpenAI-compatible server writes (vLLM, SGLang, `transformers serve`). What it did inside is not told: its tokens have an origin of their own,
-and their times are those of their arrival here. Asked by the race in a thread of its own (race/remote.py)."""
+"""`remote`: the server that writes a panel, by the chat API of OpenAI.
+
+vLLM, SGLang and `transformers serve` speak it. What it did inside is not told: its tokens have an
+origin of their own, and their times are those of their arrival here (race/remote.py).
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,27 @@ import json
 import math
 import os
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from dmtd_demo.decoders.base import Decoder, Options, option
+from dmtd_demo.decoders.base import Options, option
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models.chat import Message
+from dmtd_demo.models.model import Model
 from dmtd_demo.proxies import in_words, is_loopback_url
-from dmtd_demo.sampling import Sampling
+from dmtd_demo.race.settings import RaceSettings
 
 # the environment variable with the server's key, which is sent to it and nowhere written
 KEY = "DMTD_REMOTE_KEY"
 CONNECT_SECONDS = 10.0
-# the longest that a server may say nothing: it may have to load the model first
+# seconds; the longest that a server may say nothing: it may have to load the model first
 SILENCE_SECONDS = 120.0
-MOST_LINE = 1_000_000  # bytes of one line of its stream
+# bytes of one line of its stream
+MOST_LINE = 1_000_000
 # as many pieces per new token that was asked for: beyond it the server does not keep to the limit
 MOST_PIECES = 4
 THINKS = ("<think>\n", "\n</think>\n\n")
@@ -33,7 +38,10 @@ THINKS = ("<think>\n", "\n</think>\n\n")
 
 @dataclass(frozen=True)
 class Piece:
-    """What came at once. logprob and top (text, probability) where the server says them."""
+    """A piece of text that came at once.
+
+    logprob, and top as (text, probability), where the server says them.
+    """
 
     text: str
     logprob: float | None = None
@@ -42,7 +50,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Finish:
-    """reason: eos or length. tokens: how many the server counted, None where it does not say."""
+    """The end of an answer.
+
+    reason: eos or length. tokens: how many the server counted, None where it does not say.
+    """
 
     reason: str
     tokens: int | None
@@ -50,6 +61,8 @@ class Finish:
 
 @dataclass(frozen=True)
 class RemoteOptions(Options):
+    """The server's address and its model."""
+
     url: str | None = option(
         None, str, "address", "of an OpenAI-compatible server, such as http://127.0.0.1:8000"
     )
@@ -61,7 +74,8 @@ class RemoteOptions(Options):
         super().__post_init__()
         if self.url is None:
             raise UserError(
-                "remote needs the address of an OpenAI-compatible server: remote:url=http://127.0.0.1:8000,name=MODEL"
+                "remote needs the address of an OpenAI-compatible server: "
+                "remote:url=http://127.0.0.1:8000,name=MODEL"
             )
         try:
             parts = urlsplit(self.url)
@@ -70,37 +84,50 @@ class RemoteOptions(Options):
             good = False
         if not good:
             raise UserError(
-                f"the option url needs an address such as http://127.0.0.1:8000; got {self.url[:200]!r}"
+                "the option url needs an address such as http://127.0.0.1:8000; "
+                f"got {self.url[:200]!r}"
             )
         if parts.username or parts.password or parts.query or parts.fragment:
             raise UserError(
-                f"the option url needs an address alone, which every record shows; a key goes into the environment variable {KEY}"
+                "the option url needs an address alone, which every record shows; a key goes into "
+                f"the environment variable {KEY}"
             )
 
 
-class Remote(Decoder):
-    """No decoder of tokens: `answer` takes the place of `steps`, and no model is asked anything."""
+class Remote:
+    """A server elsewhere. It decodes by itself, and no model of ours is asked anything."""
 
     name = "remote"
     label = "A server elsewhere"
     Options = RemoteOptions
 
+    def __init__(self, options: RemoteOptions) -> None:
+        self.options = options
+
+    @classmethod
+    def missing(cls, model: Model) -> list[str]:
+        """Say what it lacks: nothing, whichever model the page shows beside it."""
+        return []
+
+    @classmethod
+    def resolve(cls, options: RemoteOptions, model: Model) -> RemoteOptions:
+        """Return the options as they are."""
+        return options
+
     @property
     def server(self) -> str:
         """The address without the /v1 at its end."""
+        assert self.options.url is not None
         return re.sub(r"/v1$", "", self.options.url.rstrip("/"))
 
     async def answer(
-        self,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        max_new_tokens: int,
-        *,
-        top: int = 0,
-        ignore_eos: bool = False,
-        thinking: bool = False,
-    ) -> AsyncIterator[Piece | Finish]:
-        """What the server writes to these messages, as it comes; a Finish at the end. Raises ModelError in words."""
+        self, messages: Sequence[Message], settings: RaceSettings
+    ) -> AsyncGenerator[Piece | Finish, None]:
+        """Yield the server's answer to these messages as it comes, a Finish at the end.
+
+        Raises ModelError in words.
+        """
+        sampling, top = settings.sampling, settings.top
         key = os.environ.get(KEY, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
@@ -116,21 +143,22 @@ class Remote(Decoder):
                     "model": name,
                     "messages": list(messages),
                     "stream": True,
-                    "max_tokens": max_new_tokens,
+                    "max_tokens": settings.max_new_tokens,
                     "temperature": sampling.temperature,
                     "top_p": sampling.top_p,
                     "seed": sampling.seed,
                     # what the text depends on is never left out
                     **({"top_k": sampling.top_k} if sampling.top_k else {}),
-                    **({"ignore_eos": True} if ignore_eos else {}),
+                    **({"ignore_eos": True} if settings.ignore_eos else {}),
                 }
                 more = {
                     "stream_options": {"include_usage": True},
                     "logprobs": True,
-                    "chat_template_kwargs": {"enable_thinking": thinking},
+                    "chat_template_kwargs": {"enable_thinking": settings.thinking},
                     **({"top_logprobs": min(top, 20)} if top else {}),
                 }
-                # Servers refuse fields that they do not know: first all, then without what only some say, then what all understand.
+                # servers refuse fields that they do not know: first all fields, then without those
+                # that only some know, then those that all understand
                 for body in (
                     {**plain, **more},
                     {**plain, "chat_template_kwargs": more["chat_template_kwargs"]},
@@ -143,10 +171,11 @@ class Remote(Decoder):
                             continue
                         if response.status_code != 200:
                             raise ModelError(await _refusal(response))
-                        async for part in _parts(response, max_new_tokens):
+                        async for part in _parts(response, settings.max_new_tokens):
                             yield part
                         return
-        except UserError as error:  # of the proxies
+        except UserError as error:
+            # of the proxies
             raise ModelError(f"{self.server} cannot be reached: {error}") from None
         except (
             ModelError,
@@ -158,7 +187,8 @@ class Remote(Decoder):
             AttributeError,
         ) as error:
             words = str(error) if isinstance(error, ModelError) else _what_failed(error)
-            raise ModelError(f"{self.server} {words.replace(key, '…') if key else words}") from None
+            said = words.replace(key, "…") if key else words
+            raise ModelError(f"{self.server} {said}") from None
 
     async def _first_model(self, client: httpx.AsyncClient) -> str:
         response = await client.get(f"{self.server}/v1/models")
@@ -178,7 +208,8 @@ async def _refusal(response: httpx.Response) -> str:
         body += chunk
         if len(body) > MOST_LINE:
             break
-    return f"answered HTTP {response.status_code}: {' '.join(body.decode(errors='replace').split())[:200]}"
+    words = " ".join(body.decode(errors="replace").split())
+    return f"answered HTTP {response.status_code}: {words[:200]}"
 
 
 def _what_failed(error: Exception) -> str:
@@ -194,15 +225,14 @@ def _what_failed(error: Exception) -> str:
 
 
 async def _parts(response: httpx.Response, max_new_tokens: int) -> AsyncIterator[Piece | Finish]:
-    """The pieces of a stream of server-sent events."""
+    """Yield the pieces of a stream of server-sent events, and its end."""
     count, tokens, reason, thinks = 0, None, None, False
     async for data in _events(response):
         chunk = json.loads(data)
         if "error" in chunk:
             error = chunk["error"]
-            raise ModelError(
-                f"failed: {' '.join(str(error.get('message', error) if isinstance(error, dict) else error).split())[:200]}"
-            )
+            words = error.get("message", error) if isinstance(error, dict) else error
+            raise ModelError(f"failed: {' '.join(str(words).split())[:200]}")
         usage = chunk.get("usage") or {}
         tokens = usage.get("completion_tokens", tokens)
         for choice in chunk.get("choices") or []:
@@ -234,7 +264,7 @@ async def _parts(response: httpx.Response, max_new_tokens: int) -> AsyncIterator
 
 
 def _pieces(text: str, logprobs: Any) -> list[Piece]:
-    """The tokens of a chunk where the server says which they are, else all of it."""
+    """Split a chunk into its tokens where the server says which they are."""
     said = (logprobs or {}).get("content") or []
     if said and "".join(each["token"] for each in said) == text:
         return [
@@ -252,12 +282,12 @@ def _pieces(text: str, logprobs: Any) -> list[Piece]:
 
 
 def _finite(logprob: Any) -> float:
-    """Some servers write an endless or a positive one where a probability was rounded."""
+    """Bound a log-probability: some servers write -inf, or one over 0, where they rounded."""
     return max(-100.0, min(0.0, float(logprob)))
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[str]:
-    """The data of each event up to [DONE]."""
+    """Yield the data of each event up to [DONE]."""
     waiting = b""
     async for chunk in response.aiter_bytes():
         *lines, waiting = (waiting + chunk).split(b"\n")

@@ -8,22 +8,26 @@ from typing import Any, Iterable, Sequence
 
 SCHEMA = 1
 Record = dict[str, Any]
-Batch = list[Record]  # what a race yields at once
+# the records that a race yields at once
+Burst = list[Record]
 
 
 def dumps(record: Record) -> str:
-    """One JSON line, without its line break."""
+    """Write a record as one JSON line, without its line break."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def repetition_ratio(ids: Sequence[int | str]) -> float:
-    """Share of 4-grams that occurred before in the same text; 0 under 4 tokens (docs/methods.md, section 5)."""
+    """Return the share of 4-grams that occurred before in the same text; 0 under 4 tokens.
+
+    docs/methods.md, section 5.
+    """
     grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def agreement(ids: Sequence[int], reference: Sequence[int]) -> float:
-    """Common prefix divided by the longer of the two."""
+    """Return the length of the common prefix divided by that of the longer text."""
     common = next(
         (i for i, (a, b) in enumerate(zip(ids, reference)) if a != b), min(len(ids), len(reference))
     )
@@ -32,7 +36,11 @@ def agreement(ids: Sequence[int], reference: Sequence[int]) -> float:
 
 
 def statistics(steps: Iterable[Record], layers: int) -> Record:
-    """Figures of one panel from its step records, prefill and its token left out where docs/design.md says so. layers: N of the backbone, 0 of a server elsewhere."""
+    """Compute the figures of one panel from its step records.
+
+    The prefill and its token are left out where docs/design.md, "The trace", says so. layers: N of
+    the backbone, 0 of a server elsewhere.
+    """
     tokens: list[Record] = []
     first_ms: float | None = None
     last_ms = 0.0
@@ -67,6 +75,9 @@ def statistics(steps: Iterable[Record], layers: int) -> Record:
 
 
 def audit_agreement(tokens: Sequence[Record], agrees: Sequence[bool]) -> float | None:
-    """Share of tokens that `ar` would have chosen, over those that no full pass made; None where there is none."""
+    """Return the share of tokens that `ar` would have chosen, over those that no full pass made.
+
+    None where there is no such token.
+    """
     judged = [ok for token, ok in zip(tokens, agrees) if token["origin"] != "full"]
     return round(sum(judged) / len(judged), 4) if judged else None

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race
-from dmtd_demo.race.trace import Batch
-from dmtd_demo.sampling import Sampling
+from dmtd_demo.race.settings import RaceSettings
+from dmtd_demo.race.trace import Burst
 
 START_SECONDS = 15  # the process, the weights' way to the GPU, warm-up, prefill and audit
 # of one token, without CUDA graphs: what launching a layer's kernels takes, with room to spare
@@ -36,26 +36,23 @@ class Lent:
         self.refusal = refusal
         # not the residents themselves: a lock that is held at the fork stays held
         self.models = {key: models.get(key) for key in models.keys}
-        self._call: Callable[..., Iterator[Batch]] = spaces.GPU(duration=self.seconds)(self._on_gpu)
+        self._call: Callable[..., Generator[Burst, None, None]] = spaces.GPU(duration=self.seconds)(
+            self._on_gpu
+        )
 
     def race(
         self,
         models: Sequence[Model],
         panels: Sequence[PanelSpec],
         conversations: Conversations,
-        sampling: Sampling,
-        *,
-        max_new_tokens: int,
+        settings: RaceSettings,
         should_stop: Callable[[], bool],
-        **options: Any,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Burst, None, None]:
         """As `dmtd_demo.race.race.race`. Raises UserError also where no GPU is lent, in the words of the Space."""
         keys = [key for model in models for key, own in self.models.items() if own is model]
         with tempfile.TemporaryDirectory(prefix="dmtd-race-") as folder:
             stop = Path(folder) / "stop"  # the one thing that both processes see
-            batches = self._call(
-                keys, list(panels), conversations, sampling, max_new_tokens, options, str(stop)
-            )
+            batches = self._call(keys, list(panels), conversations, settings, str(stop))
             try:
                 for batch in batches:
                     if batch[0]["type"] == "refused":
@@ -77,12 +74,13 @@ class Lent:
         keys: Sequence[str],
         panels: Sequence[PanelSpec],
         conversations: Conversations,
-        sampling: Sampling,
-        max_new_tokens: int,
+        settings: RaceSettings,
         *_: Any,
     ) -> int:
         """How long the GPU is asked for: a full pass for every token of every panel, at worst."""
-        worst = sum(max_new_tokens * self.models[key].layers * LAYER_SECONDS for key in keys)
+        worst = sum(
+            settings.max_new_tokens * self.models[key].layers * LAYER_SECONDS for key in keys
+        )
         return min(LONGEST_SECONDS, round(START_SECONDS + worst))
 
     def _on_gpu(
@@ -90,27 +88,19 @@ class Lent:
         keys: Sequence[str],
         panels: Sequence[PanelSpec],
         conversations: Conversations,
-        sampling: Sampling,
-        max_new_tokens: int,
-        options: dict[str, Any],
+        settings: RaceSettings,
         stop: str,
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Burst]:
         """In the forked process."""
         # before the Space ends the process, so that the texts stay
-        ends = (
-            time.monotonic()
-            + self.seconds(keys, panels, conversations, sampling, max_new_tokens)
-            - 2
-        )
+        ends = time.monotonic() + self.seconds(keys, panels, conversations, settings) - 2
         try:
             yield from race(
                 [self.models[key] for key in keys],
                 panels,
                 conversations,
-                sampling,
-                max_new_tokens=max_new_tokens,
-                should_stop=lambda: os.path.exists(stop) or time.monotonic() > ends,
-                **options,
+                settings,
+                lambda: os.path.exists(stop) or time.monotonic() > ends,
             )
         except UserError as error:
             yield [{"type": "refused", "message": str(error)}]

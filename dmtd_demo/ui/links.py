@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlencode
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.chat import can_think, check_text
 from dmtd_demo.models.model import Model
-from dmtd_demo.race.panels import PANELS, PanelSpec, make_decoder, parse_panel
+from dmtd_demo.race.panels import PANELS, PanelSpec, make_writer, parse_panel
 from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.server.allowance import FEWEST_PANELS, MOST_PANELS
@@ -90,7 +90,7 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Compar
             raise UserError(
                 f"a link needs remote panels that this page was started with ({', '.join(servers) or 'none'}); got {panel}"
             )
-        PANELS[panel.decoder].resolve(make_decoder(panel).options, model)
+        PANELS[panel.decoder].resolve(make_writer(panel).options, model)
     prompt = given.get("prompt", [None])[0]
     if prompt is not None:
         check_text(prompt)

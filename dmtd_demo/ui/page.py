@@ -17,7 +17,7 @@ from dmtd_demo.machine import on_zero_gpu
 from dmtd_demo.models.chat import can_think, check_text, instructed
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
-from dmtd_demo.race.panels import PANELS, PanelSpec, make_decoder, parse_panel
+from dmtd_demo.race.panels import PANELS, PanelSpec, make_writer, parse_panel
 from dmtd_demo.race.race import race
 from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.sampling import Sampling
@@ -78,7 +78,7 @@ def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpe
     if len(given) > MOST_PANELS:
         raise UserError(f"a page has at most {MOST_PANELS} panels; got {len(given)}")
     for spec in given:
-        PANELS[spec.decoder].resolve(make_decoder(spec).options, model)
+        PANELS[spec.decoder].resolve(make_writer(spec).options, model)
     specs = [*given] + [
         spec
         for spec in map(parse_panel, DEFAULT_PANELS)

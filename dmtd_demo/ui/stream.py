@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Generator, Iterator, Sequence
 
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError, is_out_of_memory
@@ -16,7 +16,8 @@ from dmtd_demo.race import trace
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race
 from dmtd_demo.race.remote_server import Remote
-from dmtd_demo.race.trace import Batch
+from dmtd_demo.race.settings import RaceSettings
+from dmtd_demo.race.trace import Burst
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.web.wire import Record
 
@@ -50,7 +51,7 @@ class Stream:
         wanted: Wanted,
         should_stop: Callable[[], bool],
         taken: Callable[[], int],
-        racing: Callable[..., Iterator[Batch]] = race,
+        racing: Callable[..., Generator[Burst, None, None]] = race,
     ) -> None:
         self.models = models
         self.racing = racing
@@ -81,11 +82,13 @@ class Stream:
             self.models,
             wanted.panels,
             wanted.conversations,
-            wanted.sampling,
-            max_new_tokens=wanted.max_new_tokens,
-            thinking=wanted.thinking,
-            top=ALTERNATIVES,
-            should_stop=self.should_stop,
+            RaceSettings(
+                wanted.sampling,
+                wanted.max_new_tokens,
+                top=ALTERNATIVES,
+                thinking=wanted.thinking,
+            ),
+            self.should_stop,
         )
         try:
             sent = 0.0

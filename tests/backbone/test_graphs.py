@@ -15,6 +15,7 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampling
 from tiny import ATTENTION, tiny_model, tiny_module
 from written import ANYWHERE
@@ -71,7 +72,10 @@ def test_every_decoder_draws_the_same_tokens(name, family, sampling, windows):
         records = [
             r
             for batch in race_ids(
-                model, panels, prompts, sampling, max_new_tokens=40, top=3, ignore_eos=True
+                model,
+                panels,
+                prompts,
+                RaceSettings(sampling, max_new_tokens=40, top=3, ignore_eos=True),
             )
             for r in batch
         ]
@@ -102,7 +106,7 @@ def test_ar_is_generate(family, windows):
     records = [
         r
         for batch in race_ids(
-            model, [PanelSpec("ar")], ids.tolist(), max_new_tokens=30, ignore_eos=True
+            model, [PanelSpec("ar")], ids.tolist(), RaceSettings(max_new_tokens=30, ignore_eos=True)
         )
         for r in batch
     ]
@@ -142,7 +146,9 @@ def test_where_a_pass_cannot_be_captured_the_ordinary_ones_go_on(windows, monkey
     model = tiny_model("qwen3", addons=True)
     wanted = [
         r
-        for batch in race_ids(model, [PanelSpec("dmtd")], [[1, 2, 3]], max_new_tokens=20)
+        for batch in race_ids(
+            model, [PanelSpec("dmtd")], [[1, 2, 3]], RaceSettings(max_new_tokens=20)
+        )
         for r in batch
     ]
     model.backbone.static = True
@@ -158,7 +164,9 @@ def test_where_a_pass_cannot_be_captured_the_ordinary_ones_go_on(windows, monkey
         )
     got = [
         r
-        for batch in race_ids(model, [PanelSpec("dmtd")], [[1, 2, 3]], max_new_tokens=20)
+        for batch in race_ids(
+            model, [PanelSpec("dmtd")], [[1, 2, 3]], RaceSettings(max_new_tokens=20)
+        )
         for r in batch
     ]
     assert [r["tokens"] for r in got if r["type"] == "step"] == [
@@ -191,8 +199,7 @@ def test_graphs_draw_the_same_tokens(name):
                 model,
                 [PanelSpec(name)] * 2,
                 [[1, 2, 3] * 3, [4, 5]],
-                max_new_tokens=60,
-                ignore_eos=True,
+                RaceSettings(max_new_tokens=60, ignore_eos=True),
             )
             for r in batch
         ]

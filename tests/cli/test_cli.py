@@ -17,7 +17,7 @@ from dmtd_demo.cli.options import build_parser
 from dmtd_demo.decoders import DECODERS, Decoder
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load
-from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.race import _run as run_entries
 from written import ANYWHERE
 
 
@@ -102,11 +102,11 @@ def test_no_panel_pays_for_a_full_collection(run, model_folder, monkeypatch):
     """Whole collections, of which the garbage collector itself makes none here, before the race begins."""
     collections: list[int] = []
 
-    def counted(*args, **settings):
+    def counted(*entered):
         collections.append(gc.get_stats()[2]["collections"])
-        return race_ids(*args, **settings)
+        return run_entries(*entered)
 
-    monkeypatch.setattr("dmtd_demo.race.race.race_ids", counted)
+    monkeypatch.setattr("dmtd_demo.race.race._run", counted)
     model = load(str(model_folder))
     gc.disable()
     try:

@@ -16,6 +16,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import ADDONS
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from tiny import tiny_model
 from written import kind_for, prompts, steps_of, tokens_of
 
@@ -148,7 +149,7 @@ def test_no_position_is_read_past_the_context(name, monkeypatch):
     records = [
         r
         for batch in race_ids(
-            model, [PanelSpec(name)], [[1, 2, 3] * 3], max_new_tokens=39, audit=False
+            model, [PanelSpec(name)], [[1, 2, 3] * 3], RaceSettings(max_new_tokens=39, audit=False)
         )
         for r in batch
     ]

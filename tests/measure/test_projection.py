@@ -11,7 +11,9 @@ from dmtd_demo.measure.projection import (
     EAGER,
     MODELS,
     REACHED,
+    AddonTraining,
     Device,
+    Projection,
     Setting,
     Shape,
     cycle_seconds,
@@ -61,7 +63,9 @@ def test_the_parameters_are_those_of_the_model():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_an_estimate(model):
-    rows = {row["panel"]: row for row in project(model, "l40s", quantization="nf4")["rows"]}
+    rows = {
+        row["panel"]: row for row in project(Projection(model, "l40s", quantization="nf4"))["rows"]
+    }
     assert rows["ar"]["over_ar"] == 1.0 and all(
         row["tokens_per_second"] > 0 for row in rows.values()
     )
@@ -78,19 +82,19 @@ def test_training_takes_answers_passes_and_the_updates_of_heads():
     )
     device = Device("all memory", 1e12, float("inf"), 0.0)
     cache = 36 * 2 * 2 * shape.kv_size * 1024
-    assert training_seconds(shape, device, 64, 256, updates, positions) == pytest.approx(
-        (64 * 256 + 3 * 64) * (2 * weights + cache) / 1e12 / EAGER
-    )
+    assert training_seconds(
+        shape, device, AddonTraining(64, 256, updates, positions)
+    ) == pytest.approx((64 * 256 + 3 * 64) * (2 * weights + cache) / 1e12 / EAGER)
     device = Device("all arithmetic", float("inf"), 1e12, 0.0)
     forward = 2 * weights + 36 * 2 * 2 * shape.query_size * 1024
     heads = 2000 * 256 * 4 * 2 * (shape.head + shape.hidden**2)
-    assert training_seconds(shape, device, 64, 256, updates, positions) == pytest.approx(
-        (4 * 64 * 256 * forward + 3 * heads) / 1e12 / EAGER
-    )
+    assert training_seconds(
+        shape, device, AddonTraining(64, 256, updates, positions)
+    ) == pytest.approx((4 * 64 * 256 * forward + 3 * heads) / 1e12 / EAGER)
 
 
 def test_published_figures_stand_beside_their_estimates():
-    estimate = project("Qwen3-4B", "h100")
+    estimate = project(Projection("Qwen3-4B", "h100"))
     for source in ("published", "measured"):
         assert estimate[source]
         for row in estimate[source]:
@@ -99,7 +103,7 @@ def test_published_figures_stand_beside_their_estimates():
 
 def test_what_was_published_without_a_span_gives_the_span_it_needs():
     """Turned round again: a step of that span, which `clp` predicts for two positions, has the published ratio."""
-    rows = project("Qwen2.5-1.5B-Instruct", "a100-40gb", span=2.0)
+    rows = project(Projection("Qwen2.5-1.5B-Instruct", "a100-40gb", span=2.0))
     # per token of a span
     predicted = next(row["over_ar"] for row in rows["rows"] if row["panel"] == "clp") / 2
     first = rows["implied"][0]
@@ -128,7 +132,7 @@ def test_what_was_published_without_a_span_gives_the_span_it_needs():
 def test_bad_input_says_what_was_needed(settings, word):
     settings = {"name": "Qwen3-4B", "device": "h100"} | settings
     with pytest.raises(UserError, match=word):
-        project(settings.pop("name"), settings.pop("device"), **settings)
+        project(Projection(settings.pop("name"), settings.pop("device"), **settings))
 
 
 def test_the_catalog_is_covered():

@@ -129,6 +129,7 @@ def test_a_system_prompt_that_cannot_be_is_said(model_folder):
     from dmtd_demo.models.loading import load
     from dmtd_demo.race.panels import parse_panel
     from dmtd_demo.race.race import race
+    from dmtd_demo.race.settings import RaceSettings
 
     model = load(str(model_folder))
     for system, words in (
@@ -143,7 +144,7 @@ def test_a_system_prompt_that_cannot_be_is_said(model_folder):
                 model,
                 [parse_panel("ar")],
                 [[{"role": "system", "content": system}, *user("hi")]],
-                max_new_tokens=4,
+                RaceSettings(max_new_tokens=4),
             )
 
 

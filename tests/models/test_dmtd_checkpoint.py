@@ -13,6 +13,7 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race, race_ids
+from dmtd_demo.race.settings import RaceSettings
 from tiny import tiny_module
 
 # As transformers 4 wrote a Qwen3's config.json: the RoPE base beside the sizes, the dtype under its old name.
@@ -124,16 +125,19 @@ def test_it_loads_unmodified_and_decodes_by_the_formula(
                 model,
                 [parse_panel(panel)],
                 [prompt],
-                max_new_tokens=24,
-                ignore_eos=True,
-                audit=False,
+                RaceSettings(max_new_tokens=24, ignore_eos=True, audit=False),
             )
             for r in batch
         ]
         ids = [token["id"] for r in records if r["type"] == "step" for token in r["tokens"]]
         assert ids == naive.dmtd(module, prompt, tau, 0, late, "sum", 24), panel
     assert list(
-        race(model, [parse_panel("dmtd")], [[{"role": "user", "content": "hi"}]], max_new_tokens=3)
+        race(
+            model,
+            [parse_panel("dmtd")],
+            [[{"role": "user", "content": "hi"}]],
+            RaceSettings(max_new_tokens=3),
+        )
     )
     assert not (tmp_path / "ran").exists()
 

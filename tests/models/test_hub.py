@@ -20,6 +20,7 @@ from dmtd_demo.models.download import download
 from dmtd_demo.models.loading import entry_of, find, load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from gguf_files import write
 from hub_server import COMMIT, Hub
 from tiny import tiny_module
@@ -76,7 +77,7 @@ def test_a_model_and_addons_of_the_hub(server, model_folder):
         [
             t["id"]
             for batch in race_ids(
-                m, [parse_panel("dmtd")], [[1, 2, 3]], max_new_tokens=8, audit=False
+                m, [parse_panel("dmtd")], [[1, 2, 3]], RaceSettings(max_new_tokens=8, audit=False)
             )
             for r in batch
             if r["type"] == "step"

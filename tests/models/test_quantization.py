@@ -22,6 +22,7 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.models.placement import QUANTIZATIONS, place
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from tiny import ATTENTION, tiny_model, tiny_module
 
 # bitsandbytes quantizes blocks of 64; calmer than other tests' weights, so that rounding does not decide what follows
@@ -106,10 +107,7 @@ def tokens(model: Model, panel: str, top: int = 0) -> list[dict]:
         model,
         [parse_panel(panel)],
         [PROMPT],
-        max_new_tokens=NEW,
-        ignore_eos=True,
-        audit=False,
-        top=top,
+        RaceSettings(max_new_tokens=NEW, ignore_eos=True, audit=False, top=top),
     )
     records = [record for batch in batches for record in batch]
     assert records[-1].get("message") is None, records[-1]

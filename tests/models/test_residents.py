@@ -14,6 +14,7 @@ from dmtd_demo.models.loading import load
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race, race_ids
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.server.job import Job
 from tiny import tiny_module
 
@@ -174,8 +175,7 @@ def test_panels_on_different_models(folders):
             [one, other, other],
             panels,
             [[{"role": "user", "content": "Hi"}]] * 3,
-            max_new_tokens=12,
-            ignore_eos=True,
+            RaceSettings(max_new_tokens=12, ignore_eos=True),
         )
         for r in batch
     ]
@@ -200,8 +200,7 @@ def test_panels_on_different_models(folders):
                 model,
                 [parse_panel(panel)],
                 [[{"role": "user", "content": "Hi"}]],
-                max_new_tokens=12,
-                ignore_eos=True,
+                RaceSettings(max_new_tokens=12, ignore_eos=True),
             )
             for r in batch
         ]
@@ -211,7 +210,10 @@ def test_panels_on_different_models(folders):
     records = [
         r
         for batch in race_ids(
-            [one, other], panels[:2], [[1, 2]] * 2, max_new_tokens=4, ignore_eos=True, audit=False
+            [one, other],
+            panels[:2],
+            [[1, 2]] * 2,
+            RaceSettings(max_new_tokens=4, ignore_eos=True, audit=False),
         )
         for r in batch
     ]

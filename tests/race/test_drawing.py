@@ -11,6 +11,7 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.race.drawing import CELL, LAYER, passes_svg
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from tiny import tiny_model
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -31,7 +32,10 @@ def test_every_layer_that_ran_is_drawn(panel, small_tokenizer):
     records = [
         r
         for batch in race_ids(
-            model, [PanelSpec("ar"), PanelSpec(panel)], [[1, 2, 3]] * 2, max_new_tokens=12
+            model,
+            [PanelSpec("ar"), PanelSpec(panel)],
+            [[1, 2, 3]] * 2,
+            RaceSettings(max_new_tokens=12),
         )
         for r in batch
     ]
@@ -56,7 +60,7 @@ def test_text_is_escaped(small_tokenizer):
     model = tiny_model("qwen3", tokenizer=small_tokenizer, vocab_size=len(small_tokenizer))
     records = [
         r
-        for batch in race_ids(model, [PanelSpec("ar")], [[1, 2, 3]], max_new_tokens=4)
+        for batch in race_ids(model, [PanelSpec("ar")], [[1, 2, 3]], RaceSettings(max_new_tokens=4))
         for r in batch
     ]
     for record in records:

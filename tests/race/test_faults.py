@@ -18,9 +18,10 @@ import torch
 
 from app_process import ROOT, Visitor, running_app
 from dmtd_demo.errors import UserError, is_out_of_memory
-from dmtd_demo.race import race as racing
+from dmtd_demo.race import local
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from tiny import tiny_model
 
 LIMITED = """
@@ -32,6 +33,7 @@ from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from tiny import tiny_model
 
 def limit(megabytes):
@@ -58,7 +60,7 @@ def test_out_of_memory_while_decoding_ends_that_panel_and_gives_the_memory_back(
         limited("""
 model = tiny_model(max_position_embeddings=65536, num_key_value_heads=4, num_attention_heads=4, head_dim=512, layers=8)   # 128 KiB of cache for each position
 def run(prompt, tokens):
-    records = [record for batch in race_ids(model, [PanelSpec("ar")] * 2, prompt, max_new_tokens=tokens) for record in batch]
+    records = [record for batch in race_ids(model, [PanelSpec("ar")] * 2, prompt, RaceSettings(max_new_tokens=tokens)) for record in batch]
     print(json.dumps([(r["stop"], r.get("message", ""), r["tokens"]) for r in records if r["type"] == "summary"]))
 run([[1], [1]], 4)
 limit(300)
@@ -111,13 +113,15 @@ def test_a_device_without_memory_is_said_in_that_panel(monkeypatch):
         patch.setattr("dmtd_demo.backbone.cache.KVCache._grow", full)
         records = [
             record
-            for batch in race_ids(model, [PanelSpec("ar")], [[1, 2]], max_new_tokens=3)
+            for batch in race_ids(
+                model, [PanelSpec("ar")], [[1, 2]], RaceSettings(max_new_tokens=3)
+            )
             for record in batch
         ]
     assert "ran out of memory" in records[-1]["message"]
     again = [
         record
-        for batch in race_ids(model, [PanelSpec("ar")], [[1, 2]], max_new_tokens=3)
+        for batch in race_ids(model, [PanelSpec("ar")], [[1, 2]], RaceSettings(max_new_tokens=3))
         for record in batch
     ]
     assert again[-1]["stop"] == "length"
@@ -127,10 +131,12 @@ def test_an_audit_without_memory_leaves_the_text(monkeypatch):
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(racing, "audit_ids", full)
+    monkeypatch.setattr(local, "audit_ids", full)
     summary = [
         record
-        for batch in race_ids(tiny_model(), [PanelSpec("ar")], [[1, 2]], max_new_tokens=3)
+        for batch in race_ids(
+            tiny_model(), [PanelSpec("ar")], [[1, 2]], RaceSettings(max_new_tokens=3)
+        )
         for record in batch
     ][-1]
     assert (

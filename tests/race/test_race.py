@@ -11,9 +11,10 @@ import naive
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS, Decoder, Pass, Step, Token
 from dmtd_demo.errors import UserError
-from dmtd_demo.race import race as race_module
+from dmtd_demo.race import local
 from dmtd_demo.race.panels import PanelSpec, parse_panel
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampling
 from tiny import VOCABULARY, tiny_model
 
@@ -27,7 +28,7 @@ def model_with(**changes):
 def run(model, panels=ALL, prompt=(5, 6, 7), **settings):
     return [
         record
-        for batch in race_ids(model, panels, [list(prompt)] * len(panels), **settings)
+        for batch in race_ids(model, panels, [list(prompt)] * len(panels), RaceSettings(**settings))
         for record in batch
     ]
 
@@ -141,7 +142,7 @@ def paced(monkeypatch):
         monkeypatch.setitem(
             DECODERS, name, type(name, (Paced,), {"name": name, "label": name, "seconds": seconds})
         )
-    monkeypatch.setattr(race_module, "warm_up", lambda *_: None)
+    monkeypatch.setattr(local, "warm_up", lambda *_: None)
 
 
 def test_the_panel_furthest_behind_moves_next(paced):
@@ -153,8 +154,7 @@ def test_the_panel_furthest_behind_moves_next(paced):
         tiny_model(),
         [PanelSpec("slow"), PanelSpec("quick")],
         [[1], [1]],
-        max_new_tokens=60,
-        audit=False,
+        RaceSettings(max_new_tokens=60, audit=False),
     ):
         steps = of(batch, "step")
         if not steps:
@@ -177,7 +177,7 @@ def test_stop_ends_within_a_step_and_still_sums_up(paced):
         tiny_model(),
         [PanelSpec("slow"), PanelSpec("quick")],
         [[1], [1]],
-        max_new_tokens=200,
+        RaceSettings(max_new_tokens=200),
         should_stop=lambda seen=seen: len(seen) >= 3,
     ):
         seen += of(batch, "step")
@@ -201,7 +201,9 @@ def test_closing_the_race_closes_its_decoders(monkeypatch):
         "watched",
         type("watched", (Watched,), {"name": "watched", "label": "watched", "seconds": 0.002}),
     )
-    stream = race_ids(tiny_model(), [PanelSpec("watched")] * 2, [[1], [1]], max_new_tokens=200)
+    stream = race_ids(
+        tiny_model(), [PanelSpec("watched")] * 2, [[1], [1]], RaceSettings(max_new_tokens=200)
+    )
     for _ in range(4):
         next(stream)
     before = len(closed)  # the warm-up's own
@@ -247,9 +249,8 @@ def test_weights_with_nan_end_the_panel_that_reads_them():
 )
 def test_bad_input_is_said_before_anything_runs(settings, word):
     with pytest.raises(UserError, match=word):
-        race_ids(
-            model_with(), settings.pop("panels", ALL), [settings.pop("prompt", [1])] * 3, **settings
-        )
+        panels, prompt = settings.pop("panels", ALL), settings.pop("prompt", [1])
+        race_ids(model_with(), panels, [prompt] * len(panels), RaceSettings(**settings))
 
 
 def test_a_prompt_that_fills_the_context_to_the_last_token_runs():

@@ -22,6 +22,7 @@ from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race, race_ids
 from dmtd_demo.race.remote_server import KEY
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.links import comparison
 
@@ -37,7 +38,7 @@ def records(panels: list[str], prompt: str = PROMPT, **more: Any) -> list[dict]:
             load("classroom", threads=1),
             [parse_panel(panel) for panel in panels],
             [asked] * len(panels),
-            **{"max_new_tokens": 60, **more},
+            RaceSettings.of(**{"max_new_tokens": 60, **more}),
         )
         for record in batch
     ]

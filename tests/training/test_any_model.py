@@ -20,6 +20,7 @@ from dmtd_demo.models.chat import encode_chat
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.training import features
 from dmtd_demo.training.any_model import train_addon
 from dmtd_demo.training.corpus import ANSWER, read_rows
@@ -161,7 +162,10 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
         records = [
             r
             for batch in race_ids(
-                model, [parse_panel(panel)], [rows[0].ids[:20]], max_new_tokens=12, ignore_eos=True
+                model,
+                [parse_panel(panel)],
+                [rows[0].ids[:20]],
+                RaceSettings(max_new_tokens=12, ignore_eos=True),
             )
             for r in batch
         ]

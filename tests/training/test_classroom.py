@@ -15,7 +15,7 @@ from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race
-from dmtd_demo.sampling import Sampling
+from dmtd_demo.race.settings import RaceSettings
 
 FOLDER = ASSETS / "classroom"
 QUESTIONS = (
@@ -38,8 +38,7 @@ def records_of(model: Model, panel: str, question: str, new: int) -> list[dict]:
             model,
             [parse_panel(panel)],
             [[{"role": "user", "content": question}]],
-            max_new_tokens=new,
-            audit=False,
+            RaceSettings(max_new_tokens=new, audit=False),
         )
         for record in batch
     ]
@@ -162,7 +161,7 @@ def test_verified_drafts_leave_the_text_as_it_is(
 def test_held_out_prompts_are_answered_at_every_cycle_length(classroom: Model):
     """A sample of what `eval` measures in full (the card has the figures); the bars here only tell a working model from a broken one."""
     panels = [parse_panel(text) for text in ("ar", "dmtd:tau=2", "dmtd:tau=4", "clp")]
-    rows = evaluate(classroom, panels, held_out_tasks(7, 20), Sampling(), 256)["rows"]
+    rows = evaluate(classroom, panels, held_out_tasks(7, 20), RaceSettings())["rows"]
     for row in rows:
         assert row["exact_match"] >= 0.75, row
     assert rows[0]["tokens_per_full_pass"] == 1 and rows[1]["tokens_per_full_pass"] > 1.5

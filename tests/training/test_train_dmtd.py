@@ -26,6 +26,7 @@ from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.training.any_model import train_addon, train_dmtd
 from dmtd_demo.training.corpus import read_rows
 from dmtd_demo.training.data import Row
@@ -65,8 +66,7 @@ def agreement(model: Model, rows: list[Row]) -> float:
             model,
             [parse_panel("dmtd:tau=3")],
             [row.ids[: row.answer]],
-            max_new_tokens=15,
-            ignore_eos=True,
+            RaceSettings(max_new_tokens=15, ignore_eos=True),
         )
         for r in batch
     ]

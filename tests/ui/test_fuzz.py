@@ -30,6 +30,7 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui import links
 from dmtd_demo.ui.chat import Chat
@@ -193,9 +194,7 @@ def test_any_sampling_draws_or_is_refused(
             model,
             [parse_panel("ar")],
             [[{"role": "user", "content": "Hi"}]],
-            sampling,
-            max_new_tokens=most,
-            audit=False,
+            RaceSettings(sampling, max_new_tokens=most, audit=False),
         )
         for seen, _ in enumerate(records):
             if seen == 2:

@@ -11,6 +11,7 @@ import pytest
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.links import comparison, query
 from dmtd_demo.web.texts import ENGLISH, LANGUAGES
@@ -82,7 +83,7 @@ def test_what_a_step_says_is_what_comes_out(classroom, step):
             classroom,
             panels,
             [[{"role": "user", "content": step["prompt"]}]] * len(panels),
-            max_new_tokens=step["tokens"],
+            RaceSettings(max_new_tokens=step["tokens"]),
         )
         for record in batch
     ]

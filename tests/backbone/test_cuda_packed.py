@@ -22,6 +22,7 @@ from dmtd_demo.models.loading import load_random
 from dmtd_demo.models.memory import Sizes, taken, weight_bytes
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from tiny import tiny_module
 
 HERE = Path(__file__).resolve().parents[1] / "cuda"
@@ -309,9 +310,7 @@ def test_on_cuda_decoders_draw_the_same_tokens_with_and_without_graphs(quantizat
                     model,
                     [PanelSpec(panel)],
                     [prompt],
-                    max_new_tokens=24,
-                    ignore_eos=True,
-                    audit=False,
+                    RaceSettings(max_new_tokens=24, ignore_eos=True, audit=False),
                 )
                 for r in batch
             ]

@@ -173,8 +173,8 @@ def test_a_folder_that_is_removed_under_a_running_app(model_folder, tmp_path):
 def test_what_was_imported_is_never_collected_in_a_race():
     """A full collection over it took a quarter of a second of some panel's clock."""
     script = (
-        "import gc, sys, app, dmtd_demo.ui.serve as serving; sys.argv = ['app.py', '--no-browser', '--threads', '1']; "
-        "serving.serve = lambda *args, **settings: print(gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())); app.main()"
+        "import gc, sys, dmtd_demo.cli.page as page, dmtd_demo.ui.serve as serving; sys.argv = ['app.py', '--no-browser', '--threads', '1']; "
+        "serving.serve = lambda *args, **settings: print(gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())); page.main()"
     )
     enabled, frozen, left = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,5 +1,6 @@
 // The picture beside a panel's text: the pass that ran last. Layers from bottom to top, positions from left to right with the newest at the right; positions
-// that a pass took along (the refill of a cycle head, the tokens of a span) are paler. Above the stack: MTP heads whose tokens were kept. Below it,
+// that a pass took along (the refill of a cycle head, the tokens of a span) are paler. Recurrent layers are narrower than attention. Above the stack: MTP heads whose
+// tokens were kept; a model's own head is a layer of its own, as often as it was applied and its draft stood. Below it,
 // where the decoder records it: how probable each number of further tokens was held, and which was taken.
 
 const STACK = { width: 84, height: 168, most: 8 };   // of the drawing, in its own units; positions that have a column each
@@ -20,6 +21,8 @@ class Cycle {
     this.stacks = new Map();   // by what they show: a race has few kinds of pass, and building one takes as long as drawing ten tokens
     this.lengths = svg("svg", { viewBox: "0 0 84 50", class: "lengths", "aria-hidden": "true" });
     this.node = el("div", { class: "cycle", role: "img", "data-hint": t("cycle.hint") }, this.name, this.stack, this.detail, this.lengths);
+    this.recurrent = new Set();   // layers that have a state in place of keys and values
+    this.native = false;   // whether the head is the model's own
     this.clear();
   }
 
@@ -40,7 +43,7 @@ class Cycle {
     const ran = pass.runs.map(([start, stop, positions]) => t("cycle.layers", { first: start + 1, last: stop, positions: plural(positions, "position") })).join(t("list.comma"));
     this.name.textContent = PASS_NAMES[pass.kind] || pass.kind;
     this.detail.textContent = pass.kind === "prefill" ? plural(most, "position") : most > newest ? t("cycle.refills", { positions: most - newest }) : newest > 1 ? t("cycle.reads", { positions: newest }) : "";
-    this.node.setAttribute("aria-label", t(heads ? "cycle.pass_with_heads" : "cycle.pass", { pass: this.name.textContent, layers: ran, heads: plural(heads, "head") }));
+    this.node.setAttribute("aria-label", t(heads ? "cycle.pass_with_heads" : "cycle.pass", { pass: this.name.textContent, layers: ran, heads: plural(heads, this.native ? "draft" : "head") }));
     this.drawStack(pass, layers, most, heads);
     this.drawLengths(step.lengths, step.tokens.length - 1);
   }
@@ -53,7 +56,7 @@ class Cycle {
 
   shapes(pass, layers, most, heads) {
     const columns = Math.min(most, STACK.most), wide = Math.min(20, STACK.width / columns), floor = STACK.height - 2, high = (STACK.height - 30) / layers;
-    const block = (column, start, stop, kind) => svg("rect", { x: (STACK.width + columns * wide) / 2 - (column + 1) * wide + 1, y: floor - stop * high, width: wide - 2, height: (stop - start) * high - 1, rx: 2, class: kind });
+    const block = (column, start, stop, kind, inset = this.recurrent.has(start) ? wide / 5 : 0) => svg("rect", { x: (STACK.width + columns * wide) / 2 - (column + 1) * wide + 1 + inset, y: floor - stop * high, width: wide - 2 - 2 * inset, height: (stop - start) * high - 1, rx: 2, class: kind });
     const shapes = [];
     for (let column = 0; column < columns; column += 1) {   // 0: the newest position
       for (let layer = 0; layer < layers; layer += 1) shapes.push(block(column, layer, layer + 1, "left-out"));
@@ -63,7 +66,9 @@ class Cycle {
     }
     const apart = Math.min(12, (STACK.width - 10) / heads);
     const first = Math.min((STACK.width + (columns - 1) * wide) / 2 - ((heads - 1) * apart) / 2, STACK.width - 5 - (heads - 1) * apart);   // over the newest position, within the picture
-    for (let head = 0; head < heads; head += 1) shapes.push(svg("circle", { cx: first + head * apart, cy: 14, r: Math.min(4.5, apart / 2), class: "head" }));
+    for (let head = 0; head < heads; head += 1) shapes.push(this.native
+      ? svg("rect", { x: first + head * apart - apart / 2 + 1, y: 10, width: apart - 2, height: 8, rx: 2, class: "head" })
+      : svg("circle", { cx: first + head * apart, cy: 14, r: Math.min(4.5, apart / 2), class: "head" }));
     return shapes;
   }
 

@@ -70,6 +70,8 @@ class Panel {
   begin(record, named) {
     this.decoder = record.decoder;
     this.layers = isNumber(record.layers) ? record.layers : 0;
+    this.cycle.recurrent = new Set(Array.isArray(record.recurrent) ? record.recurrent : []);
+    this.cycle.native = record.decoder.startsWith("mtp-native");
     this.spec.textContent = record.decoder === "remote" ? `remote · ${modelName(record)}` : named ? `${record.spec} · ${modelName(record)}` : record.spec;
   }
 

@@ -152,6 +152,10 @@ class Backbone:
     def prepare(self, runs: Sequence[tuple[int, int, int]]) -> str | None:
         """Capture the CUDA graphs of these passes, (start, stop, positions), before anybody waits for them; others come with the first of their kind. Returns what came of
         it; None where there are none to be had."""
+        if self.hybrid and self.device.type == "cuda":
+            return (
+                "no CUDA graphs: they need buffers that stay, and recurrent layers make new states"
+            )
         if not isinstance(self.new_cache(), StaticCache):
             return None
         runs = [run for run in runs if run[0] < run[1]]

@@ -91,7 +91,8 @@ class NativeHead(Decoder[NativeOptions]):
             waiting.append(first.id)
             drafts: list[Choice] = []
             longest, lengths = self._length(model, states[-1:], options)
-            if longest:  # else the pairs wait for a step that drafts
+            longest = min(longest, stack.room - 1)
+            if longest > 0:  # else the pairs wait for a step that drafts
                 drafts = self._drafts(text, text.pair(waiting), longest, options, sampler)
                 waiting = [draft.id for draft in drafts]
             emitted = [first.id, *(draft.id for draft in drafts)]

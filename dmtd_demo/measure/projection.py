@@ -14,6 +14,7 @@ from typing import Any, Iterable, Mapping
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.catalog import CATALOG
+from dmtd_demo.models.memory import HYBRID, Sizes
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,22 @@ class Shape:
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Shape:
-        """Read the sizes by the names that a config has."""
+        """Read the sizes by the names that a config has.
+
+        Of a Qwen3.5 the mean layer: a quarter of them attend.
+        """
+        if "linear_num_value_heads" in fields:
+            sizes, layers = Sizes.of(HYBRID, dict(fields)), int(fields["num_hidden_layers"])
+            attending = (fields.get("full_attention_layers") or layers // 4) / layers
+            size = int(fields["head_dim"] * attending)
+            return cls(
+                sizes.matrices // layers,
+                sizes.head,
+                layers,
+                int(fields["hidden_size"]),
+                int(fields["num_attention_heads"]) * size,
+                int(fields["num_key_value_heads"]) * size,
+            )
         hidden, intermediate, layers, heads, kv_heads, vocabulary, head_dim = (
             int(fields[key]) for key in SIZES
         )

@@ -5,8 +5,9 @@ It shows which layers ran, over how many positions, and which tokens they made.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Sequence
+from itertools import groupby
 
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.race.trace import Record
@@ -33,6 +34,9 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
     its newest one. The tokens that it emitted stand above it in the colour of their origin, the
     first at the bottom.
 
+    Layers of attention are as wide as a position, recurrent ones narrower. A model's own MTP head
+    is a layer above the stack, once for each time that it was applied and its draft stood.
+
     records: of a race, header to summary. split: the checkpoint's, where the panel has none of its
     own.
     """
@@ -53,7 +57,10 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         for step in steps
         for p in step["passes"]
     ][:passes]
-    floor = TOP + NAMED * 15 + layers * LAYER
+    native = header["decoder"].startswith("mtp-native")
+    recurrent = frozenset(header.get("recurrent", ()))
+    above = layers * LAYER + (LAYER + 4 if native else 0)
+    floor = TOP + NAMED * 15 + above
     parts: list[str] = []
     x = LEFT
     for p, tokens in drawn:
@@ -67,15 +74,20 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         for start, stop, positions in p["runs"]:
             for position in range(positions):
                 opacity = 1 if position == positions - 1 else 0.55
-                parts.append(
-                    f'<rect x="{right - (positions - position) * CELL}" '
-                    f'y="{floor - stop * LAYER}" width="{CELL - 2}" '
-                    f'height="{(stop - start) * LAYER - 1}" rx="2" fill="{colour}" '
-                    f'fill-opacity="{opacity}"/>'
-                )
+                parts += [
+                    _block(right - (positions - position) * CELL, floor, each, colour, opacity)
+                    for each in _alike(start, stop, recurrent)
+                ]
+        if native:
+            own, drafts = ORIGIN_COLOURS["mtp"], sum(token["origin"] == "mtp" for token in tokens)
+            parts += [
+                _block(right - (1 - index) * CELL, floor - 4, (layers, layers + 1), own)
+                for index in range(drafts)
+            ]
+            width = max(width, (reach + 2 * drafts) * CELL)
         for row, (token, word) in enumerate(zip(tokens, words)):
             parts.append(
-                f'<text x="{centre - 1}" y="{floor - layers * LAYER - 8 - 15 * row}" '
+                f'<text x="{centre - 1}" y="{floor - above - 8 - 15 * row}" '
                 f'text-anchor="middle" fill="{ORIGIN_COLOURS[token["origin"]]}">{word}</text>'
             )
         parts.append(
@@ -119,6 +131,22 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}"><style>{style}</style>'
         f'<rect width="100%" height="100%" fill="#fff" rx="6"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def _alike(start: int, stop: int, recurrent: frozenset[int]) -> Iterator[tuple[int, int, int]]:
+    """Layers [start, stop) in runs of one kind: the bounds of each, and by how much it is narrower."""
+    for is_one, run in groupby(range(start, stop), recurrent.__contains__):
+        each = list(run)
+        # each recurrent layer apart, so that one sees how many there are
+        yield from ((i, i + 1, 3) for i in each) if is_one else [(each[0], each[-1] + 1, 0)]
+
+
+def _block(x: float, floor: float, layers: tuple[int, ...], colour: str, opacity: float = 1) -> str:
+    start, stop, inset = (*layers, 0)[:3]
+    return (
+        f'<rect x="{x + inset}" y="{floor - stop * LAYER}" width="{CELL - 2 - 2 * inset}" '
+        f'height="{(stop - start) * LAYER - 1}" rx="2" fill="{colour}" fill-opacity="{opacity}"/>'
     )
 
 

@@ -61,12 +61,14 @@ class LocalPanel:
 
     def facts(self) -> trace.Record:
         """Describe the model and the prompt's length for the header."""
+        states = [i for i, is_one in enumerate(self.model.backbone.recurrent) if is_one]
         return {
             "model": self.model.name,
             "dtype": self.model.dtype,
             "quantization": self.model.quantization,
             "layers": self.model.layers,
             "prompt_tokens": len(self.prompt),
+            **({"recurrent": states} if states else {}),
         }
 
     def prepare(self) -> None:

@@ -21,6 +21,7 @@ PRESETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("ar", "dmtd-spec", "mtp-verified", "prompt-lookup"),
         "Why is decoding slow?",
     ),
+    ("preset.native", ("ar", "mtp-native-verified", "mtp-native"), "Why is decoding slow?"),
     ("preset.predicted", ("ar", "dmtd:tau=4", "dmtd-adaptive", "mixed"), "What is a KV cache?"),
 )
 FIRST_PROMPT = EXAMPLES[0][1]

@@ -49,7 +49,15 @@ from dmtd_demo.web.texts import english
 
 PANELS_SHOWN = 3
 # the first four that the model can run; the fourth is hidden at first
-DEFAULT_PANELS = ("ar", "dmtd:tau=4", "clp", "dmtd:tau=2", "dmtd:tau=6")
+DEFAULT_PANELS = (
+    "ar",
+    "mtp-native-verified",
+    "dmtd:tau=4",
+    "clp",
+    "mtp-native",
+    "dmtd:tau=2",
+    "dmtd:tau=6",
+)
 WAITING_VISITORS = 16
 CLASS = 100  # that many may wait where a class shares the page
 LAST_EVENT_SECONDS = 0.1  # between the end of a race and its whole record
@@ -84,6 +92,9 @@ def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpe
         for spec in map(parse_panel, DEFAULT_PANELS)
         if not DECODERS[spec.decoder].missing(model) and spec not in given
     ]
+    # a model that was not trained for DMTD has better to show, where it has a head of its own
+    if model.has("native_mtp") and model.split is None:
+        specs = [spec for spec in specs if spec in given or spec.decoder != "dmtd"]
     return [*specs, *[parse_panel("ar")] * MOST_PANELS][:MOST_PANELS]
 
 

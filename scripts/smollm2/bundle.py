@@ -2,7 +2,8 @@
 
     python scripts/smollm2/bundle.py runs/smollm2 assets/smollm2-135m
 
-Thresholds stay at the most careful one; `calibrate.py` sets them.
+CLP's threshold is the most generous that the run measured with WANTED of the tokens taken along
+right; the gate's stays at the most careful one, and `calibrate.py` sets both.
 """
 
 from __future__ import annotations
@@ -28,12 +29,26 @@ from dmtd_demo.models.gguf_weights import fingerprint
 
 NAME = "SmolLM2-135M-Instruct"
 DATA = "16,613 conversations that the model wrote itself (conversations.npz)"
-CAREFUL = 0.9999
+CAREFUL, WANTED = 0.9999, 0.97
 
 
 def last_of(log: list[dict], phase: str, **wanted: object) -> dict:
     found = [line for line in log if line["phase"] == phase and wanted.items() <= line.items()]
     return found[-1]
+
+
+def clp_facts(log: list[dict]) -> dict:
+    """Threshold and figures, from what the run measured on held-out conversations."""
+    measured = next(line["clp"] for line in log if line["phase"] == "heads" and "clp" in line)
+    table = {float(name[3:]): found for name, found in measured.items() if name.startswith("at ")}
+    best = min(t for t, (_, right) in table.items() if right >= WANTED)
+    validation = {
+        "wanted": WANTED,
+        "tokens_per_full_pass": table[best][0],
+        "agreement": table[best][1],
+        "by_threshold": {str(t): found for t, found in table.items()},
+    }
+    return {"threshold": best, "validation": validation}
 
 
 def main() -> None:
@@ -60,7 +75,7 @@ def main() -> None:
             module.load_state_dict(load_file(made / f"{method}.safetensors"))
             more = {"data": DATA, **{k: v for k, v in facts[method].items() if k != "k"}}
             if "threshold" in more:
-                more["threshold"] = CAREFUL
+                more |= clp_facts(log) if method == "clp" else {"threshold": CAREFUL}
             save_addon(folder, method, module, base, hidden, **more)
     files = sorted(run.glob("layers-*.safetensors"))
     with safe_open(files[0], "pt") as first:

@@ -108,7 +108,9 @@ def learn(h: Tensor, labels: Tensor) -> CollocationLengthPredictor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--texts", type=int, default=120, help="held-out conversations")
-    parser.add_argument("--learned", type=int, default=300, help="those that adaptive learns from")
+    parser.add_argument(
+        "--learned", type=int, default=300, help="adaptive learns from these; 0: not"
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args()
     model = load(
@@ -133,6 +135,8 @@ def main() -> None:
         out = module(h).float()
         chance = (out.softmax(-1) if name == "clp" else out.sigmoid()).tolist()
         keep(name, module, chosen(chance, labels.tolist(), module.k, accept, WANTED[name]))
+    if not options.learned:
+        return
     learned = draw.sample(rows(False), options.learned)
     seen = collect("adaptive", model.backbone, model.split, None, learned, 2**30, 0)
     held = collect("adaptive", model.backbone, model.split, None, texts, 2**30, 1)

@@ -2,14 +2,16 @@
 
     python scripts/smollm2/held_out.py > held_out.jsonl
     python scripts/smollm2/held_out.py --all > conversations.jsonl
+    python scripts/smollm2/held_out.py --tasks 20 > tasks.jsonl
 
-Every recipe takes the JSON lines by `--data`.
+Every recipe takes the conversations by `--data`, and `eval` the tasks, which end with the question.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import sys
 from pathlib import Path
@@ -49,12 +51,19 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--all", action="store_true", help="those trained on too")
+    parser.add_argument("--tasks", type=int, help="so many held-out questions of up to 80 tokens")
     options = parser.parse_args()
     entry = CATALOG["SmolLM2-135M-Instruct"]
     path = at_hand(entry.source, entry.archive)
     if path is None:
         sys.exit(f"run `python -m dmtd_demo get {entry.name}` first")
     tokenizer = gguf_tokenizer.tokenizer_of(gguf.read(path))
+    if options.tasks:
+        short = [row for row in rows(True) if row.answer <= 80]
+        for row in random.Random(1).sample(short, options.tasks):
+            *asked, answer = messages(tokenizer.decode(row.ids))
+            print(json.dumps({"messages": asked, "answer": answer["content"]}))
+        return
     for held in (True, False) if options.all else (True,):
         for row in rows(held):
             print(json.dumps({"messages": messages(tokenizer.decode(row.ids))}))

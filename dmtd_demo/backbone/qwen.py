@@ -253,7 +253,8 @@ class Backbone:
                 past + 1
             )
             if q <= POSITIONS:
-                mask = mask.repeat(self._fused[0].group, 1)
+                group = self.config.num_attention_heads // self.config.num_key_value_heads
+                mask = mask.repeat(group, 1)
         return cos, sin, mask
 
     def _hybrid_layers(self) -> list[RecurrentLayer | GatedAttention]:

@@ -54,7 +54,8 @@ def describe(entry: Entry, device: str) -> dict[str, Any]:
         for name in offered(device)
     }
     room = free(device)
-    have = {"split"} | _addons(entry) | _own(entry)
+    addons = _addons(entry)
+    have = {"split"} | addons | _own(entry) | ({OWN} if "fed_back" in addons else set())
     lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}
     # an MTP head of its own comes with a model's weights: nobody can train it for this one
     never = [name for name, lack in lacks.items() if OWN in lack]

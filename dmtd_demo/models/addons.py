@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
-from dmtd_demo.models import dmtd_layers
+from dmtd_demo.models import dmtd_layers, fed_back
 
 CARD = "addons.json"
 SCHEMA = 1
@@ -101,6 +101,9 @@ ADDONS: dict[str, type[nn.Module]] = {
     "mixed": LateHeads,
 }
 
+# What is made for the backbone itself, with facts of its own: `load_layers`, `load_fed_back`.
+APART = (dmtd_layers.NAME, fed_back.NAME)
+
 
 def save_addon(
     folder: Path,
@@ -167,8 +170,7 @@ def load_addons(
         )
     modules = {}
     for method, facts in card["addons"].items():
-        # they belong to the backbone: `load_layers`
-        if method == dmtd_layers.NAME:
+        if method in APART:
             continue
         if method not in ADDONS:
             raise UserError(
@@ -197,6 +199,20 @@ def load_layers(folder: Path, backbone: Backbone) -> Split | None:
     where there are none. The base was checked by `load_addons`. Raises UserError."""
     facts = _read_card(folder)["addons"].get(dmtd_layers.NAME)
     return dmtd_layers.take(folder, facts, backbone) if facts else None
+
+
+def load_fed_back(folder: Path, backbone: Backbone) -> fed_back.FedBackHead | None:
+    """The folder's MTP head that reads its own drafts; None where there is none. The base was
+    checked by `load_addons`. Raises UserError."""
+    facts = _read_card(folder)["addons"].get(fed_back.NAME)
+    if facts is None:
+        return None
+    if type(facts.get("width")) is not int or not 1 <= facts["width"] <= 2**17:
+        raise UserError(
+            f"{folder / CARD}: {fed_back.NAME} needs width, a whole number; got "
+            f"{facts.get('width')!r}"
+        )
+    return fed_back.load(folder, facts["width"], backbone)
 
 
 def _check_base(folder: Path, card: dict, base: Base) -> None:
@@ -230,7 +246,7 @@ def _read_card(folder: Path) -> dict:
             f"{folder / CARD} needs the fields hidden_size (a number) and addons (an object)"
         )
     for method, facts in card["addons"].items():
-        if method == dmtd_layers.NAME and isinstance(facts, dict):
+        if method in APART and isinstance(facts, dict):
             continue
         if (
             not isinstance(facts, dict)

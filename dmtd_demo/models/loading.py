@@ -22,7 +22,7 @@ from dmtd_demo.backbone.qwen import Backbone, parameters
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.models import checkpoint, fetch, gguf, gguf_tokenizer, gguf_weights, hub
-from dmtd_demo.models.addons import Base, load_addons, load_layers
+from dmtd_demo.models.addons import Base, load_addons, load_fed_back, load_layers
 from dmtd_demo.models.catalog import CATALOG, Archive, Entry
 from dmtd_demo.models.checkpoint import CLASSES
 from dmtd_demo.models.gguf_header import File
@@ -303,8 +303,14 @@ def _take_addons(model: Model, addons: str) -> Path:
 
 
 def _take_layers(model: Model, folder: Path) -> None:
-    """The late layers of a folder of add-ons, and with them the split and tau. What was trained on
-    their late hidden states goes where they do not fit. Raises UserError."""
+    """What a folder of add-ons has for the backbone itself: an MTP head that reads its drafts; late
+    layers, and with them the split and tau. What was trained on their late hidden states goes where
+    they do not fit. Raises UserError."""
+    model.addon_facts.pop("fed_back", None)
+    head = load_fed_back(folder, model.backbone)
+    if head is not None:
+        model.addons["native_mtp"] = head
+        model.reasons.append("an MTP head that reads its own drafts, in Qwen3.5's form")
     facts = model.addon_facts.pop("dmtd_layers", None)
     if facts is None:
         return

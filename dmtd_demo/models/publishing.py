@@ -18,6 +18,8 @@ WHAT = {
     "gate": "span gate, for `mtp-gate`",
     "adaptive": "predictor of cycle lengths, for `dmtd-adaptive`",
     "mixed": "MTP heads on late hidden states, for `mixed`",
+    "dmtd_layers": "late layers for late-layer-only passes, for `dmtd` and `dmtd-spec`",
+    "fed_back": "MTP head that reads its own drafts, for `mtp-native-verified` and `mtp-native`",
 }
 
 
@@ -41,7 +43,7 @@ def card_text(card: dict, hub_id: str) -> str:
         "| --- | --- | --- | --- |",
     ]
     lines += [
-        f"| `{method}`: {WHAT[method]} | {facts['k']} | {facts.get('threshold', '–')} | {facts.get('data', 'not stated')} |"
+        f"| `{method}`: {WHAT[method]} | {facts.get('k', '–')} | {facts.get('threshold', '–')} | {facts.get('data', 'not stated')} |"
         for method, facts in card["addons"].items()
     ]
     measured = {

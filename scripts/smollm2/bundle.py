@@ -77,6 +77,9 @@ def main() -> None:
             if "threshold" in more:
                 more |= clp_facts(log) if method == "clp" else {"threshold": CAREFUL}
             save_addon(folder, method, module, base, hidden, **more)
+        fed_back = json.loads((made / "mtp_module.json").read_text())
+        shutil.copyfile(made / "mtp_module.safetensors", folder / "fed_back.safetensors")
+        (folder / "fed_back.safetensors").chmod(0o644)
     files = sorted(run.glob("layers-*.safetensors"))
     with safe_open(files[0], "pt") as first:
         meta = first.metadata()
@@ -90,6 +93,7 @@ def main() -> None:
     form = f"int{meta['bits']}, groups of 32"
     card = json.loads((folder / CARD).read_text())
     card["license"] = "apache-2.0"
+    card["addons"]["fed_back"] = {"width": fed_back["ffn"], "data": DATA, **fed_back["results"]}
     card["addons"]["dmtd_layers"] = {
         "split": meta["split"],
         "tau": options.tau,

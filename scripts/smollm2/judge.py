@@ -1,6 +1,6 @@
 """Late-layer-only argmax against the model's own, on held-out conversations, by the app's model.
 
-    python scripts/smollm2/judge.py --texts 64 [--dtype float32] [--quantization cpu-int4]
+    python scripts/smollm2/judge.py --texts 64 [--dtype float32] [--quantization fast-int4]
 
 The figures that `train.py` logs, for the layers as they ship and as the app loads them.
 """

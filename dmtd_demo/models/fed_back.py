@@ -1,0 +1,132 @@
+"""A second kind of MTP head for models that bring none: it reads the token that it drafted last.
+
+In the form of Qwen3.5's own module (`native_mtp`), with the norms and the attention of the
+backbone's family: with h_t the backbone's state after its final norm, which predicted x_(t+1),
+
+    u_t = fc [N_emb(E[x_(t+1)]); N_hid(h_t)],   m_t = N(layer(u)_t),   logits for x_(t+2) = LM(m_t)
+
+Applied again to m_t and a draft for x_(t+2), it drafts x_(t+3), and so on. The decoders of models
+with an MTP head of their own run it. EAGLE (arXiv 2401.15077) and Hydra (arXiv 2402.05109) draft so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone.fused import FusedLayer, FusedNorm, LayerParts
+from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.errors import UserError
+
+NAME = "fed_back"
+LINEARS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+
+
+class FedBackHead(nn.Module):
+    """The head of one backbone. width: of its layer's MLP."""
+
+    def __init__(self, backbone: Backbone, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        shapes, size = backbone.linear_shapes(), backbone.hidden_size
+        of = {key: shapes[name] for key, name in LINEARS.items()}
+        of |= {"gate": (width, size), "up": (width, size), "down": (size, width)}
+        of["fc"] = (size, 2 * size)
+        self.linears = nn.ModuleDict(
+            {key: nn.Linear(columns, rows, bias=False) for key, (rows, columns) in of.items()}
+        )
+        self.norms = nn.ParameterDict({key: torch.ones(size) for key in NORMS})
+        self._fused: tuple[FusedNorm, FusedNorm, FusedLayer, FusedNorm] | None = None
+
+    @torch.no_grad()
+    def run(self, states: Tensor, embedded: Tensor, cache: KVCache) -> Tensor:
+        """Take the next pairs of one text into the cache, states and embeddings [n, hidden], and
+        return the last one's m, [1, hidden]."""
+        if self._fused is None:
+            with torch.inference_mode(states.is_inference()):
+                self._fused = self._parts()
+        of_embedding, of_state, layer, norm = self._fused
+        u = self.linears["fc"](torch.cat((of_embedding(embedded), of_state(states)), dim=-1))
+        cos, sin, mask = self.backbone.attending(u, cache.length(0), len(u))
+        return norm(layer(u, cos, sin, mask, cache)[-1:])
+
+    def _parts(self) -> tuple[FusedNorm, FusedNorm, FusedLayer, FusedNorm]:
+        config, norms = self.backbone.config, self.norms
+        eps = config.rms_norm_eps
+        head_size = self.linears["q"].out_features // config.num_attention_heads
+        layer = FusedLayer(
+            LayerParts(
+                0,
+                head_size,
+                eps,
+                *(self.linears[key] for key in LINEARS),
+                norms["before_attention"],
+                norms["before_mlp"],
+                None,
+                None,
+            )
+        )
+        of_embedding, of_state, after = (
+            FusedNorm(norms[key], eps) for key in ("of_embedding", "of_state", "after")
+        )
+        return of_embedding, of_state, layer, after
+
+
+# by the names of Qwen3.5's files
+NORMS = {
+    "of_embedding": "pre_fc_norm_embedding",
+    "of_state": "pre_fc_norm_hidden",
+    "before_attention": "layers.0.input_layernorm",
+    "before_mlp": "layers.0.post_attention_layernorm",
+    "after": "norm",
+}
+
+
+def names_of(head: FedBackHead) -> dict[str, str]:
+    """Each tensor's name in a file, by its name in the module."""
+    named = {
+        f"linears.{key}.weight": f"mtp.layers.0.{name}.weight" for key, name in LINEARS.items()
+    }
+    named["linears.fc.weight"] = "mtp.fc.weight"
+    return named | {f"norms.{key}": f"mtp.{name}.weight" for key, name in NORMS.items()}
+
+
+def load(folder: Path, width: int, backbone: Backbone) -> FedBackHead:
+    """The head of a folder of add-ons. Raises UserError where it does not fit the backbone."""
+    path = folder / f"{NAME}.safetensors"
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"the add-on folder {folder} needs {path.name} for {NAME}") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} needs to be a whole safetensors file; reading it gave: {error}"
+        ) from None
+    head = FedBackHead(backbone, width)
+    state = {}
+    for name, wanted in head.state_dict().items():
+        file_name = names_of(head)[name]
+        tensor = tensors.pop(file_name, None)
+        if tensor is None or tensor.shape != wanted.shape or not torch.isfinite(tensor).all():
+            got = "nothing" if tensor is None else list(tensor.shape)
+            raise UserError(
+                f"{path} needs {file_name}, {list(wanted.shape)}, finite, for this model; got {got}"
+            )
+        state[name] = tensor
+    if tensors:
+        raise UserError(f"{path} holds tensors that nothing reads: {', '.join(sorted(tensors))}")
+    head.load_state_dict(state)
+    return head.to(device=backbone.device, dtype=backbone.dtype).eval().requires_grad_(False)

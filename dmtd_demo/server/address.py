@@ -1,4 +1,4 @@
-"""Where the page listens, and who can reach it: known before anything that takes seconds to import."""
+"""The address that the page listens on, and who can reach it, known before all slow imports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def shared() -> bool:
 
 
 def check_address(host: str | None = None, port: int | None = None) -> None:
-    """Raises UserError where the page could not listen; Gradio itself would try twenty ports in vain, and say so twenty times."""
+    """Raises UserError where the page could not listen; Gradio itself would try twenty ports in
+    vain, and say so twenty times."""
     text = str(port or os.environ.get("GRADIO_SERVER_PORT") or 0)  # 0: any free one
     if not text.isdecimal() or int(text) > 65535:
         raise UserError(f"the port needs to be a whole number from 1 to 65535; got {text!r}")
@@ -41,7 +42,8 @@ def check_address(host: str | None = None, port: int | None = None) -> None:
     except (OSError, UnicodeError) as error:
         where = f"port {text} of {host_of(host)}" if int(text) else f"the address {host_of(host)}"
         raise UserError(
-            f"the page needs a free port to listen on; {where} gave: {getattr(error, 'strerror', None) or error}"
+            f"the page needs a free port to listen on; {where} gave: "
+            f"{getattr(error, 'strerror', None) or error}"
         ) from None
 
 

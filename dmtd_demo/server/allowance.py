@@ -18,7 +18,11 @@ FEWEST_PANELS, MOST_PANELS = 2, 4  # of one race on the page
 
 @dataclass(frozen=True)
 class Allowance:
-    """prompt_characters: of one prompt. new_tokens: of one panel. panels: of one race. races_per_minute: of one address. None: no limit but the model's own."""
+    """prompt_characters: of one prompt.
+
+    new_tokens: of one panel. panels: of one race. races_per_minute: of one address. None: no limit
+    but the model's own.
+    """
 
     prompt_characters: int | None = None
     new_tokens: int | None = None
@@ -27,8 +31,12 @@ class Allowance:
 
     @classmethod
     def of(cls, public: bool, environment: dict[str, str] | None = None) -> Allowance:
-        """The settings DMTD_PROMPT_CHARACTERS, DMTD_NEW_TOKENS, DMTD_PANELS and DMTD_RACES_PER_MINUTE, 0 for none; what they leave out is PUBLIC where others
-        can reach the page, and unlimited on one's own machine. Raises UserError."""
+        """The settings DMTD_PROMPT_CHARACTERS, DMTD_NEW_TOKENS, DMTD_PANELS and
+        DMTD_RACES_PER_MINUTE, 0 for none; what they leave out is PUBLIC where others can reach the
+        page, and unlimited on one's own machine.
+
+        Raises UserError.
+        """
         given = os.environ if environment is None else environment
         values: dict[str, int | None] = {}
         for each in fields(cls):
@@ -41,7 +49,8 @@ class Allowance:
             )
         if values["panels"] == 1:
             raise UserError(
-                f"DMTD_PANELS needs 2 to {MOST_PANELS}, the fewest and the most that a race has; got 1"
+                f"DMTD_PANELS needs 2 to {MOST_PANELS}, the fewest and the most that a race has; "
+                "got 1"
             )
         return cls(**values)
 
@@ -54,7 +63,8 @@ class Allowance:
         ):
             if most is not None and got > most:
                 raise UserError(
-                    f"this page allows each visitor {what.format(f'up to {most:,}')}; got {got:,}: start the app on your own machine for more"
+                    f"this page allows each visitor {what.format(f'up to {most:,}')}; got {got:,}: "
+                    "start the app on your own machine for more"
                 )
 
 
@@ -64,11 +74,16 @@ PUBLIC = Allowance(
 
 
 def may_train(own: bool) -> bool:
-    """Whether visitors may train add-ons: where they sit at this machine, and elsewhere with DMTD_TRAIN=1. Raises UserError."""
+    """Whether visitors may train add-ons: where they sit at this machine, and elsewhere with
+    DMTD_TRAIN=1.
+
+    Raises UserError.
+    """
     text = os.environ.get("DMTD_TRAIN", "").strip()
     if text not in ("", "0", "1"):
         raise UserError(
-            f"DMTD_TRAIN needs 1 where visitors may train add-ons, or 0 where they may not; got {text!r}"
+            "DMTD_TRAIN needs 1 where visitors may train add-ons, or 0 where they may not; got "
+            f"{text!r}"
         )
     return text == "1" if text else own
 
@@ -127,7 +142,8 @@ class Turnstile:
             self._forget(times, now)
             if len(times) >= most:
                 raise UserError(
-                    f"this page allows {most} races a minute for one address, and yours has had them: try again in {max(1, round(times[0] + MINUTE - now))} s"
+                    f"this page allows {most} races a minute for one address, and yours has had "
+                    f"them: try again in {max(1, round(times[0] + MINUTE - now))} s"
                 )
             times.append(now)
             if len(self._times) > self.MOST_ADDRESSES:
@@ -143,7 +159,11 @@ class Turnstile:
 
 
 def address_of(request: object) -> str:
-    """Whom a request comes from. On a Space every request comes through its own proxy, which appends the visitor's address to the header."""
+    """Whom a request comes from.
+
+    On a Space every request comes through its own proxy, which appends the visitor's address to the
+    header.
+    """
     headers = getattr(request, "headers", None) or {}
     forwarded = str(headers.get("x-forwarded-for", "")) if os.environ.get("SPACE_ID") else ""
     client = getattr(request, "client", None)

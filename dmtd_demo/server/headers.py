@@ -1,6 +1,8 @@
-"""What the server says beside every answer: a Content-Security-Policy as strict as Gradio's page allows, so that text which slipped through as markup could still run nothing and reach nobody.
+"""What the server says beside every answer: a Content-Security-Policy as strict as Gradio's page
+allows, so that text which slipped through as markup could still run nothing and reach nobody.
 
-Gradio builds its components' scripts from text ('unsafe-eval') and writes style attributes ('unsafe-inline' for styles). Its inline scripts are let in one by one, by their hashes.
+Gradio builds its components' scripts from text ('unsafe-eval') and writes style attributes
+('unsafe-inline' for styles). Its inline scripts are let in one by one, by their hashes.
 """
 
 from __future__ import annotations
@@ -48,8 +50,10 @@ def policy(page: bytes) -> str:
         for script in INLINE.findall(page)
     )
     return (
-        f"default-src 'none'; script-src 'self' 'unsafe-eval' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-        f"manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'none'; frame-ancestors {frames()}"
+        f"default-src 'none'; script-src 'self' 'unsafe-eval' {hashes}; style-src 'self' "
+        "'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+        "manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'none'; "
+        f"frame-ancestors {frames()}"
     )
 
 
@@ -61,7 +65,8 @@ KEPT = ("/", "/config")  # the front page, and what it says as data for visitors
 
 
 def _kept_by(scope: Scope) -> tuple[Any, ...] | None:
-    """What an answer that is kept is a function of, None for everything else: what a link says after its question mark is read in the browser, but for what Gradio's own routes read."""
+    """What an answer that is kept is a function of, None for everything else: what a link says
+    after its question mark is read in the browser, but for what Gradio's own routes read."""
     if (
         scope["method"] != "GET"
         or scope["path"] not in KEPT
@@ -77,8 +82,12 @@ def _kept_by(scope: Scope) -> tuple[Any, ...] | None:
 
 
 class Headers:
-    """ASGI middleware. An HTML page is held until it is whole, because its policy names its scripts; everything else passes as it comes. The front page and its
-    config are kept: they are the same for every visitor, and Gradio takes a tenth of a second to write them."""
+    """ASGI middleware.
+
+    An HTML page is held until it is whole, because its policy names its scripts; everything else
+    passes as it comes. The front page and its config are kept: they are the same for every visitor,
+    and Gradio takes a tenth of a second to write them.
+    """
 
     # by the addresses under which the page is known; whoever invents more waits for Gradio
     MOST_KEPT = 32
@@ -93,9 +102,9 @@ class Headers:
             return
         key = _kept_by(scope)
         if key in self._kept:
-            start, body = self._kept[key]
+            kept, body = self._kept[key]
             # those around this one change it
-            await send({**start, "headers": list(start["headers"])})
+            await send({**kept, "headers": list(kept["headers"])})
             await send({"type": "http.response.body", "body": body})
             return
         start: Message | None = None

@@ -1,14 +1,15 @@
-"""A long piece of work of a visitor, in a thread of its own: how far it is, and a way to cancel it."""
+"""A visitor's long piece of work, in a thread of its own: how far it is, and its cancelling."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 from dmtd_demo.errors import Cancelled
 from dmtd_demo.progress import Progress
 
+Result = TypeVar("Result")
 LOOK_SECONDS = 0.15  # between two looks at how far it is
 
 
@@ -19,9 +20,14 @@ class Job:
         self.cancelled = threading.Event()
         self.state: tuple[str, int, int] = ("", 0, 0)
 
-    def run(self, work: Callable[[Progress], Any], wait: bool) -> Iterator[tuple[str, int, int]]:
-        """Yields the state while the work goes on; returns what it returns, raises what it raises, and Cancelled where it was cancelled: once it has ended
-        where `wait`, else at once. Closing the generator cancels the work."""
+    def run(
+        self, work: Callable[[Progress], Result], wait: bool
+    ) -> Generator[tuple[str, int, int], None, Result]:
+        """Yields the state while the work goes on; returns what it returns, raises what it raises,
+        and Cancelled where it was cancelled: once it has ended where `wait`, else at once.
+
+        Closing the generator cancels the work.
+        """
         ended: list[tuple[bool, Any]] = []
 
         def whole() -> None:

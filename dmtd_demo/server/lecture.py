@@ -1,7 +1,10 @@
-"""`python app.py --class`: the lecturer's race, mirrored live to whoever has the page open in the room, and the lecturer's files to be played again.
+"""`python app.py --class`: the lecturer's race, mirrored live to whoever has the page open in the
+room, and the lecturer's files to be played again.
 
-Three addresses outside Gradio and its queue: /class is the race as it runs, /class/join shows how to get there, /class/files/N is a file. One record is kept, that of the last
-race; every listener gets the lines that it has not had yet, at most four times a second. Whoever sits at this machine is the lecturer.
+Three addresses outside Gradio and its queue: /class is the race as it runs, /class/join shows how
+to get there, /class/files/N is a file. One record is kept, that of the last race; every listener
+gets the lines that it has not had yet, at most four times a second. Whoever sits at this machine is
+the lecturer.
 """
 
 from __future__ import annotations
@@ -42,7 +45,10 @@ def own_address() -> str:
 
 
 class Lecture:
-    """files: a folder with saved races (.html, .jsonl, .json). Raises UserError where one of them is none."""
+    """files: a folder with saved races (.html, .jsonl, .json).
+
+    Raises UserError where one of them is none.
+    """
 
     def __init__(self, files: str | None = None) -> None:
         self.address = own_address()
@@ -80,7 +86,8 @@ class Lecture:
         return PlainTextResponse("There is nothing here: /class is the lecture.", 404)
 
     async def _events(self) -> AsyncIterator[str]:
-        """What has come since, as the page's script reads it: which run, which line comes first, the lines."""
+        """What has come since, as the page's script reads it: which run, which line comes first,
+        the lines."""
         run, sent, quiet = "", 0, 0.0
         self.listeners += 1
         try:
@@ -121,7 +128,8 @@ class Lecture:
             omitsize=True, border=3, dark="#000", light="#fff"
         )
         return replay_file.plain(
-            f'<div class="join"><p>{span("class.join")}</p>{picture}<p class="address">{escape(url)}</p></div>'
+            f'<div class="join"><p>{span("class.join")}</p>{picture}'
+            f'<p class="address">{escape(url)}</p></div>'
         )
 
 
@@ -134,7 +142,8 @@ def _read(folder: Path) -> list[tuple[str, str]]:
     )
     if len(found) > MOST_FILES or any(path.stat().st_size > MOST_BYTES for path in found):
         raise UserError(
-            f"--class-files needs at most {MOST_FILES} files of at most {MOST_BYTES // 1_000_000} MB each; {folder} has more, or larger ones"
+            f"--class-files needs at most {MOST_FILES} files of at most {MOST_BYTES // 1_000_000} "
+            f"MB each; {folder} has more, or larger ones"
         )
     return [
         (

@@ -1,4 +1,5 @@
-"""What the page says to a race that runs: to stop, which it asks before every pass, and how much of its record has come."""
+"""What the page says to a race that runs: to stop, which it asks before every pass, and how much of
+its record has come."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ class Flag:
 
 
 class Stops:
-    """The flag of each session's latest race. The race and the Stop button name it by its id, so a Stop that comes while the race
-    still waits for the device counts, and one that comes too late stops nothing else."""
+    """The flag of each session's latest race.
+
+    The race and the Stop button name it by its id, so a Stop that comes while the race still waits
+    for the device counts, and one that comes too late stops nothing else.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,5 @@
-"""Whose race is next, where a class shares one machine: the lecturer's, then that of whoever has waited longest since the last race of theirs."""
+"""Whose race is next, where a class shares one machine: the lecturer's, then that of whoever has
+waited longest since the last race of theirs."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ class Ticket:
 
 
 class Turns:
-    """One race at a time. Nobody gets a second turn while somebody waits who came before that turn and had none."""
+    """One race at a time.
+
+    Nobody gets a second turn while somebody waits who came before that turn and had none.
+    """
 
     def __init__(self) -> None:
         self._free = threading.Condition()
@@ -31,7 +35,8 @@ class Turns:
 
     @contextlib.contextmanager
     def waiting(self, address: str, first: bool = False) -> Iterator[Callable[[], int]]:
-        """Gives a function that waits a moment and says how many races are ahead; 0: it is this one's turn, until the block ends."""
+        """Gives a function that waits a moment and says how many races are ahead; 0: it is this
+        one's turn, until the block ends."""
         ticket = Ticket(address, first, next(self._numbers))
         with self._free:
             self._waiting.append(ticket)

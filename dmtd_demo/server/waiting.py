@@ -1,6 +1,10 @@
-"""What the browser shows from the first moment on, while packages and model are loaded: what the colours mean, and what is being waited for. The page takes its place by itself.
+"""What the browser shows from the first moment on, while packages and model are loaded: what the
+colours mean, and what is being waited for.
 
-It needs the standard library alone, and answers 503 where the page will answer: whoever waits for that, and is no browser, goes on waiting.
+The page takes its place by itself.
+
+It needs the standard library alone, and answers 503 where the page will answer: whoever waits for
+that, and is no browser, goes on waiting.
 """
 
 from __future__ import annotations
@@ -31,13 +35,18 @@ PORTS = range(7860, 7960)  # as Gradio looks for a free one
 STAGE = "/waiting"  # a path that the page itself does not have
 
 PAGE = """<!doctype html>
-<html lang="{language}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'">
-<title>{title}</title><link rel="icon" href="data:image/svg+xml;base64,{icon}"><style>{style}</style></head>
+<html lang="{language}"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; \
+base-uri 'none'; form-action 'none'">
+<title>{title}</title><link rel="icon" href="data:image/svg+xml;base64,{icon}">
+<style>{style}</style></head>
 <body class="replay-file waiting"><header class="page-head"><h1>{title}</h1></header>
 <main><p>{lead}</p><dl>{origins}</dl><p class="status" role="status" id="stage">{stage}</p></main>
 <script>
-document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+document.documentElement.classList.toggle("dark", dark);
 let unanswered = 0;
 async function ask() {{
   const stage = document.querySelector("#stage");
@@ -47,7 +56,8 @@ async function ask() {{
     stage.textContent = await answer.text();
     unanswered = 0;
   }} catch {{
-    if (++unanswered === 40) stage.textContent = {ended};   // ten seconds: the change to the page takes a part of one
+    // ten seconds: the change to the page takes a part of one
+    if (++unanswered === 40) stage.textContent = {ended};
   }}
   setTimeout(ask, 250);
 }}
@@ -57,7 +67,10 @@ ask();
 
 
 class Waiting:
-    """The server of it, until `close`. port: the one it holds, for the page. Raises UserError where it cannot listen."""
+    """The server of it, until `close`.
+
+    port: the one it holds, for the page. Raises UserError where it cannot listen.
+    """
 
     def __init__(self, host: str | None, port: int | None, model: str) -> None:
         # by its name, not where it lies: whoever comes now is not asked who they are
@@ -97,7 +110,9 @@ class Waiting:
         if path == STAGE:
             return stage
         origins = "".join(
-            f'<div data-key="{key}"><dt><span class="swatch">{escape(texts[f"origin.{key}.name"])}</span></dt><dd>{escape(texts[f"origin.{key}.hint"])}</dd></div>'
+            f'<div data-key="{key}"><dt><span class="swatch">'
+            f"{escape(texts[f'origin.{key}.name'])}</span></dt>"
+            f"<dd>{escape(texts[f'origin.{key}.hint'])}</dd></div>"
             for key in ORIGINS
         )
         return PAGE.format(

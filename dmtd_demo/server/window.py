@@ -1,4 +1,5 @@
-"""The page in a window of its own: by pywebview where that is installed, else by a Chromium-family browser without its bars, else as a tab."""
+"""The page in a window of its own: by pywebview where that is installed, else by a Chromium-family
+browser without its bars, else as a tab."""
 
 from __future__ import annotations
 
@@ -47,7 +48,10 @@ logger = logging.getLogger(__name__)
 
 
 def show(url: str, title: str) -> None:
-    """Blocks until the window is closed, on the main thread, as pywebview needs. A tab cannot be watched: there it blocks until it is interrupted, and says so."""
+    """Blocks until the window is closed, on the main thread, as pywebview needs.
+
+    A tab cannot be watched: there it blocks until it is interrupted, and says so.
+    """
     if _has_display():
         if find_spec("webview") and _native(url, title):
             return
@@ -56,12 +60,15 @@ def show(url: str, title: str) -> None:
             return
         opened = webbrowser.open(url)
         print(
-            "No window of its own could be opened here: it needs pywebview (pip install pywebview), or Chrome, Chromium, Edge or Brave. "
-            f"{'The page is a tab of your browser' if opened else f'Open {url} in a browser'}; Ctrl-C here ends the server."
+            "No window of its own could be opened here: it needs pywebview (pip install "
+            "pywebview), or Chrome, Chromium, Edge or Brave. "
+            f"{'The page is a tab of your browser' if opened else f'Open {url} in a browser'}; "
+            "Ctrl-C here ends the server."
         )
     else:
         print(
-            f"No window can be opened here, because this machine has no display: open {url} in a browser. Ctrl-C here ends the server."
+            f"No window can be opened here, because this machine has no display: open {url} in a "
+            "browser. Ctrl-C here ends the server."
         )
     threading.Event().wait()
 
@@ -97,7 +104,10 @@ def _native(url: str, title: str) -> bool:
 
 
 def _app_mode(browser: str, url: str) -> bool:
-    """Whether a window was opened and closed again. The browser gets a profile of its own, so that its process is this window's and ends with it."""
+    """Whether a window was opened and closed again.
+
+    The browser gets a profile of its own, so that its process is this window's and ends with it.
+    """
     with tempfile.TemporaryDirectory(prefix="dmtd-window-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [

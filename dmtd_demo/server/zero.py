@@ -1,5 +1,8 @@
-"""A ZeroGPU Space: the GPU is lent for one call at a time, to a process forked from this one. So the models are fixed at the start, a race is one such call that
-yields plain records, and nothing that the call loads or changes comes back. The package `spaces` is imported before torch, by app.py."""
+"""A ZeroGPU Space: the GPU is lent for one call at a time, to a process forked from this one.
+
+So the models are fixed at the start, a race is one such call that yields plain records, and nothing
+that the call loads or changes comes back. The package `spaces` is imported before torch, by app.py.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,11 @@ LONGEST_SECONDS = 120  # what a visitor may ask for in one call
 
 
 class Lent:
-    """Races on the lent GPU. models: all that there will ever be, put on cuda at the start. refusal: the error by which the package `spaces` says that it lends none, Gradio's own."""
+    """Races on the lent GPU.
+
+    models: all that there will ever be, put on cuda at the start. refusal: the error by which the
+    package `spaces` says that it lends none, Gradio's own.
+    """
 
     def __init__(self, models: Residents, refusal: type[Exception]) -> None:
         import spaces
@@ -48,7 +55,10 @@ class Lent:
         settings: RaceSettings,
         should_stop: Callable[[], bool],
     ) -> Generator[Burst, None, None]:
-        """As `dmtd_demo.race.race.race`. Raises UserError also where no GPU is lent, in the words of the Space."""
+        """As `dmtd_demo.race.race.race`.
+
+        Raises UserError also where no GPU is lent, in the words of the Space.
+        """
         keys = [key for model in models for key, own in self.models.items() if own is model]
         with tempfile.TemporaryDirectory(prefix="dmtd-race-") as folder:
             stop = Path(folder) / "stop"  # the one thing that both processes see
@@ -62,7 +72,8 @@ class Lent:
                     yield batch
             except self.refusal as error:
                 raise UserError(
-                    f"{getattr(error, 'title', 'ZeroGPU')}: {re.sub('<[^>]*>', '', str(getattr(error, 'message', error)))}"
+                    f"{getattr(error, 'title', 'ZeroGPU')}: "
+                    f"{re.sub('<[^>]*>', '', str(getattr(error, 'message', error)))}"
                 ) from None
             finally:
                 with contextlib.suppress(OSError):

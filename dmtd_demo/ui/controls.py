@@ -1,7 +1,8 @@
-"""The controls of one panel: its decoder, and that decoder's own options, built from the decoder's Options dataclass.
+"""The controls of one panel: its decoder, and that decoder's own options, built from the decoder's
+Options dataclass.
 
-Every option of any decoder has its component from the start; choosing a decoder shows its own and hides the rest. So the inputs of
-the Run button stay the same components whatever is chosen.
+Every option of any decoder has its component from the start; choosing a decoder shows its own and
+hides the rest. So the inputs of the Run button stay the same components whatever is chosen.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dmtd_demo.web.texts import option_key, span
 
 
 class OpenNumber(gr.Number):
-    """A number field whose range is checked by the core, which answers with a sentence in the race view, not by Gradio."""
+    """A number field whose range is checked by the core, which answers with a sentence in the race
+    view, not by Gradio."""
 
     def preprocess(self, payload: float | None) -> float | int | None:
         return int(payload) if isinstance(payload, float) and payload.is_integer() else payload
@@ -63,7 +65,8 @@ class OpenRadio(gr.Radio):
 
 
 def kind_of(option: Field) -> str:
-    """Which component suits an option: a list for choices, a slider for a share of something, a field for the rest."""
+    """Which component suits an option: a list for choices, a slider for a share of something, a
+    field for the rest."""
     meta = option.metadata
     if meta["choices"]:
         return "choice"
@@ -71,7 +74,8 @@ def kind_of(option: Field) -> str:
 
 
 def settings_of(decoder: str, option: Field, value: Any) -> dict[str, Any]:
-    """What the component of an option shows for one decoder: label, range and default differ between decoders."""
+    """What the component of an option shows for one decoder: label, range and default differ
+    between decoders."""
     meta = option.metadata
     return {"label": control(option_key(decoder, option.name, "label")), "value": value} | {
         name: meta[name]
@@ -114,7 +118,8 @@ def decoder_choices(model: Model, servers: dict[str, PanelSpec]) -> list[tuple[s
 
 
 class PanelControls:
-    """The controls of panel `index`, made inside the current layout; hidden where the panel is not in use."""
+    """The controls of panel `index`, made inside the current layout; hidden where the panel is not
+    in use."""
 
     def __init__(
         self,
@@ -124,7 +129,8 @@ class PanelControls:
         shown: bool,
         servers: dict[str, PanelSpec],
     ) -> None:
-        """servers: the remote panels that may be chosen, each by its text; visitors name none of their own."""
+        """servers: the remote panels that may be chosen, each by its text; visitors name none of
+        their own."""
         self.models = models
         self.servers = servers
         key = models.keys[0]
@@ -162,7 +168,8 @@ class PanelControls:
             self.sentence = gr.HTML(elem_classes="cannot", **self._sentence(_choice(spec), model))
             with gr.Row(elem_classes="decoder-options"):
                 self.options = {key: self._component(key, spec, model) for key in kinds()}
-            # The decoder that the options on the page belong to: it changes in one go with them, a moment after the list.
+            # The decoder that the options on the page belong to: it changes in one go with them, a
+            # moment after the list.
             self.shown_for = gr.Textbox(_choice(spec), visible=False)
         self.decoder.input(
             self.choose,
@@ -197,7 +204,8 @@ class PanelControls:
         )
 
     def _settings(self, name: str, model: Model) -> dict[tuple[str, str], dict[str, Any]]:
-        """The settings of the components that a decoder's options need; none where the model cannot run it, and for a server."""
+        """The settings of the components that a decoder's options need; none where the model cannot
+        run it, and for a server."""
         if name in self.servers:
             return {}
         decoder = DECODERS[name]
@@ -221,7 +229,10 @@ class PanelControls:
         return {"value": escape(" ".join(missing)), "visible": bool(missing)}
 
     def choose(self, name: str, shown_for: str, key: Any) -> list[Any]:
-        """The options of another decoder. The keyboard that only passes through the list chooses nothing, and no option is lost."""
+        """The options of another decoder.
+
+        The keyboard that only passes through the list chooses nothing, and no option is lost.
+        """
         return (
             [gr.skip()] * (len(self.options) + 2)
             if name == shown_for
@@ -241,7 +252,8 @@ class PanelControls:
         return [gr.update(**self._sentence(name, model)), *updates, name]
 
     def show_spec(self, spec: PanelSpec, key: Any) -> list[Any]:
-        """Updates of `inputs` and the sentence that put this panel, on the model of this key, on the page."""
+        """Updates of `inputs` and the sentence that put this panel, on the model of this key, on
+        the page."""
         sentence, *options, shown_for = self.show_options(_choice(spec), key)
         for (name, _), update in zip(self.options, options):
             if name in spec.options and update.get("visible"):
@@ -262,7 +274,8 @@ class PanelControls:
         return self.show_spec(self.spec_or_default(values), key)
 
     def spec_or_default(self, values: list[Any]) -> PanelSpec:
-        """The panel as these values of `inputs` have it; where they are half-typed, its options start anew."""
+        """The panel as these values of `inputs` have it; where they are half-typed, its options
+        start anew."""
         try:
             return self.spec(values)
         except UserError:
@@ -277,13 +290,17 @@ class PanelControls:
         return values[2]
 
     def spec(self, values: list[Any]) -> PanelSpec:
-        """The panel that these values of `inputs` ask for. An empty field leaves its option to the model's default."""
+        """The panel that these values of `inputs` ask for.
+
+        An empty field leaves its option to the model's default.
+        """
         name, shown_for, key, *given = values
         if isinstance(name, str) and name in self.servers:
             return self.servers[name]
         if not isinstance(name, str) or name not in DECODERS:
             raise UserError(
-                f"panel {self.index + 1} needs one of the decoders {', '.join(DECODERS)}; got {name!r}"
+                f"panel {self.index + 1} needs one of the decoders {', '.join(DECODERS)}; got "
+                f"{name!r}"
             )
         own = {(option.name, kind_of(option)) for option in fields(DECODERS[name].Options)}
         if shown_for != name:
@@ -299,7 +316,8 @@ class PanelControls:
         )
 
     def _worth_naming(self, name: str, chosen: dict[str, Any], model: Model) -> dict[str, Any]:
-        """The decoder's first option, by which one speaks of it (τ, k), and what differs from the defaults: the panel's name stays short."""
+        """The decoder's first option, by which one speaks of it (τ, k), and what differs from the
+        defaults: the panel's name stays short."""
         if DECODERS[name].missing(model):
             return chosen
         defaults = DECODERS[name].defaults(model)

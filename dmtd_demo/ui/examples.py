@@ -1,8 +1,13 @@
-"""Prompts and comparisons to begin with: what the buttons under the prompt box put on the page, and what stands there at the start. The prompts are in the language of the models."""
+"""Prompts and comparisons to begin with: what the buttons under the prompt box put on the page, and
+what stands there at the start.
+
+The prompts are in the language of the models.
+"""
 
 from __future__ import annotations
 
-# (the key of what the button says, the prompt). They fit the world that `classroom` was trained on; any chat model can answer them.
+# (the key of what the button says, the prompt). They fit the world that `classroom` was trained on;
+# any chat model can answer them.
 EXAMPLES: tuple[tuple[str, str], ...] = (
     ("example.story", "Tell me a story about Iris, a fox and a red lantern in the forest."),
     ("example.sum", "What is 47 + 38?"),
@@ -12,7 +17,8 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
     ("example.dmtd", "What is DMTD?"),
 )
 
-# (the key of what the button says, the panels, the prompt): comparisons for a class. One that the model cannot run is not offered.
+# (the key of what the button says, the panels, the prompt): comparisons for a class. One that the
+# model cannot run is not offered.
 PRESETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("preset.cycle", ("ar", "dmtd:tau=2", "dmtd:tau=4", "dmtd:tau=6"), "What is DMTD?"),
     ("preset.heads", ("ar", "mtp-heads", "mtp-gate", "clp"), EXAMPLES[0][1]),

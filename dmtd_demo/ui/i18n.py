@@ -1,4 +1,5 @@
-"""The page's texts as Gradio's own components take them: marks, which its page replaces by the text in the browser's language."""
+"""The page's texts as Gradio's own components take them: marks, which its page replaces by the text
+in the browser's language."""
 
 from __future__ import annotations
 
@@ -18,8 +19,12 @@ I18N = gr.I18n(
 
 
 def control(key: str, /, **values: str | int) -> str:
-    """A mark that Gradio's page replaces by the text, within a label, a placeholder, a button or a choice; one mark in a string. values: of texts, their keys, as long
-    as the page is built only: what is filled later has not been sent."""
+    """A mark that Gradio's page replaces by the text, within a label, a placeholder, a button or a
+    choice; one mark in a string.
+
+    values: of texts, their keys, as long as the page is built only: what is filled later has not
+    been sent.
+    """
     if not values:
         return str(I18N(key))
     name = f"{key} {json.dumps(values)}".replace("{", "(").replace("}", ")").replace('"', "")

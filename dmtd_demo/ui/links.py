@@ -1,14 +1,16 @@
 """A comparison as the query of a URL: what a link opens, and what a preset puts on the page.
 
-    ?prompt=Hello&panel=ar&panel=dmtd:tau=4&max-tokens=80&seed=0&temperature=0.7&top-k=0&top-p=1&system=Be+brief&thinking=1
+    ?prompt=Hello&panel=ar&panel=dmtd:tau=4&max-tokens=80&seed=0
+    &temperature=0.7&top-k=0&top-p=1&system=Be+brief&thinking=1
 
 Each part may be left out; what is left out stays as the page has it at its start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import parse_qs, urlencode
 
 from dmtd_demo.errors import UserError
@@ -19,6 +21,8 @@ from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.server.allowance import FEWEST_PANELS, MOST_PANELS
 
+Number = TypeVar("Number", int, float)
+Default = TypeVar("Default", int, float, None)
 PARTS = (
     "prompt",
     "panel",
@@ -70,7 +74,11 @@ def query(
 
 
 def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Comparison | None:
-    """What a query asks for; None where it asks for nothing. servers: the remote panels that this page has. Raises UserError, also for what this model cannot run."""
+    """What a query asks for; None where it asks for nothing.
+
+    servers: the remote panels that this page has. Raises UserError, also for what this model cannot
+    run.
+    """
     given = {
         name: values
         for name, values in parse_qs(text, keep_blank_values=True).items()
@@ -87,8 +95,9 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Compar
     for panel in panels:
         # a link must not make this machine ask others
         if panel.decoder == Remote.name and str(panel) not in servers:
+            known = ", ".join(servers) or "none"
             raise UserError(
-                f"a link needs remote panels that this page was started with ({', '.join(servers) or 'none'}); got {panel}"
+                f"a link needs remote panels that this page was started with ({known}); got {panel}"
             )
         PANELS[panel.decoder].resolve(make_writer(panel).options, model)
     prompt = given.get("prompt", [None])[0]
@@ -111,7 +120,8 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Compar
         raise UserError(f"a link needs thinking to be 0 or 1; got {thinking}")
     if thinking and not can_think(model.tokenizer):
         raise UserError(
-            f"a link with thinking=1 needs a model whose chat template has a thinking switch; {model.name} has none"
+            "a link with thinking=1 needs a model whose chat template has a thinking switch; "
+            f"{model.name} has none"
         )
     return Comparison(
         prompt, panels, most, sampling, system, None if thinking is None else bool(thinking)
@@ -119,13 +129,14 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Compar
 
 
 def _number(
-    given: dict[str, list[str]], name: str, kind: type, default: float | int | None
-) -> float | int | None:
+    given: dict[str, list[str]], name: str, kind: Callable[[str], Number], default: Default
+) -> Number | Default:
+    """Return the number that a query gives a part, or the default. Raises UserError."""
     if name not in given:
         return default
+    text = given[name][0]
     try:
-        return kind(given[name][0])
+        return kind(text)
     except ValueError:
-        raise UserError(
-            f"a link needs {'a whole number' if kind is int else 'a number'} for {name}; got {given[name][0]!r}"
-        ) from None
+        needed = "a whole number" if kind is int else "a number"
+        raise UserError(f"a link needs {needed} for {name}; got {text!r}") from None

@@ -1,4 +1,5 @@
-"""The line under the title: which model runs how, and what the numbers of the page are measured against."""
+"""The line under the title: which model runs how, and what the numbers of the page are measured
+against."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ def model_line(model: Model) -> str:
         else ""
     )
     reasons = escape("; ".join(model.reasons) + ".", quote=True)
-    return f'<p><b>{escape(model.label)}</b> · {size} · <span tabindex="0" data-hint="{reasons}">{escape(str(model.dtype))}, {quantization} · {device}</span></p>'
+    return (
+        f'<p><b>{escape(model.label)}</b> · {size} · <span tabindex="0" '
+        f'data-hint="{reasons}">{escape(str(model.dtype))}, {quantization} · {device}</span></p>'
+    )
 
 
 def baseline() -> str:
@@ -83,30 +87,41 @@ SHOW_LINES = """(text) => {
 
 def header(model: Model, lecture: bool = False) -> str:
     links = (
-        f'<nav class="class-links"><a href="class" target="_blank">{span("class.live")}</a><a href="class/join" target="_blank">{span("class.how")}</a></nav>'
+        f'<nav class="class-links"><a href="class" target="_blank">{span("class.live")}</a>'
+        f'<a href="class/join" target="_blank">{span("class.how")}</a></nav>'
         if lecture
         else ""
     )
     tour = (
-        f'<button id="tour-switch" type="button" {hint("tour.switch.hint")}>{span("tour.switch")}</button>'
+        '<button id="tour-switch" type="button" '
+        f"{hint('tour.switch.hint')}>{span('tour.switch')}</button>"
         if model.name == TOUR_MODEL
         else ""
     )
     return (
-        f'<header class="page-head"><h1>{span("page.title")}</h1><div id="model-lines">{model_line(model)}</div>{baseline()}{links}'
-        f'<div class="switches">{tour}<button id="presenter-switch" type="button" {hint("presenter.switch.hint")} {label("presenter.switch")}>'
-        '<svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true"><path fill="currentColor" d="M1 2h14v9H1zM2.6 3.6v5.8h10.8V3.6zM7.2 11h1.6v1.6h2.7v1.4h-7v-1.4h2.7z"/></svg></button>'
-        f'<button id="keys-switch" type="button" {hint("keys.switch.hint")} {label("keys")}>?</button>'
+        f'<header class="page-head"><h1>{span("page.title")}</h1>'
+        f'<div id="model-lines">{model_line(model)}</div>{baseline()}{links}'
+        f'<div class="switches">{tour}<button id="presenter-switch" type="button" '
+        f"{hint('presenter.switch.hint')} {label('presenter.switch')}>"
+        '<svg viewBox="0 0 16 16" width="15" height="15" aria-hidden="true">'
+        '<path fill="currentColor" d="M1 2h14v9H1zM2.6 3.6v5.8h10.8V3.6zM7.2 '
+        '11h1.6v1.6h2.7v1.4h-7v-1.4h2.7z"/></svg></button>'
+        f'<button id="keys-switch" type="button" {hint("keys.switch.hint")} '
+        f"{label('keys')}>?</button>"
         f'<button id="theme-switch" type="button" {label("page.theme")}>◐</button></div></header>'
     )
 
 
-# Gradio keeps light and dark in a class; where it sits has changed between versions, so both places get it.
+# Gradio keeps light and dark in a class; where it sits has changed between versions, so both places
+# get it.
 HEADER_SCRIPT = """
 element.querySelector("#theme-switch").addEventListener("click", () => {
-  const dark = !document.body.classList.contains("dark") && !document.documentElement.classList.contains("dark");
-  for (const node of [document.documentElement, document.body]) node.classList.toggle("dark", dark);
+  const nodes = [document.documentElement, document.body];
+  const dark = !nodes.some((node) => node.classList.contains("dark"));
+  for (const node of nodes) node.classList.toggle("dark", dark);
 });
-element.querySelector("#presenter-switch").addEventListener("click", () => window.dmtdRace?.presenter());   // the race view comes a moment later
-element.querySelector("#keys-switch").addEventListener("click", () => window.dmtdRace?.help());
+// the race view comes a moment later
+const press = (name, act) => element.querySelector(name).addEventListener("click", act);
+press("#presenter-switch", () => window.dmtdRace?.presenter());
+press("#keys-switch", () => window.dmtdRace?.help());
 """

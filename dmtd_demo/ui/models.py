@@ -1,13 +1,14 @@
-"""The model picker: what each model is and needs, loading with a progress bar and a cancel, what is in memory, and unloading."""
+"""The model picker: what each model is and needs, loading with a progress bar and a cancel, what is
+in memory, and unloading."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -38,13 +39,17 @@ from dmtd_demo.web.texts import label, slot, span
 OTHER = "another"  # the choice that the text field belongs to
 FAILED = "the model could not be loaded; whoever runs this page sees why in its console"
 Wanted = tuple[str, str]  # name, quantization
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
 
 class ModelPicker:
-    """rules: whether a visitor may name any folder or hub id, and not only choose from the list. fixed: whether the models that are in memory now are all that there will be.
-    shown: whether the page as it comes offers any other."""
+    """rules: whether a visitor may name any folder or hub id, and not only choose from the list.
+
+    fixed: whether the models that are in memory now are all that there will be. shown: whether the
+    page as it comes offers any other.
+    """
 
     def __init__(
         self, models: Residents, rules: Rules, fixed: bool = False, shown: bool = False
@@ -286,7 +291,7 @@ class ModelPicker:
             self._check_listed(name, rights)
             if job.cancelled.is_set():  # while it waited
                 raise Cancelled
-            arrival: Arrival = yield from self._bars(
+            arrival = yield from self._bars(
                 self._called(name),
                 job.run(lambda progress: self.models.load(name, quantization, progress), wait=True),
             )
@@ -304,8 +309,8 @@ class ModelPicker:
             yield self._complaint(error, rights), None, gr.update(**self._loaded())
 
     def _bars(
-        self, name: str, states: Iterator[tuple[str, int, int]]
-    ) -> Iterator[tuple[Any, Any, Any]]:
+        self, name: str, states: Generator[tuple[str, int, int], None, Result]
+    ) -> Generator[tuple[Any, Any, Any], None, Result]:
         """A bar for every state; returns what the work returned."""
         while True:
             try:
@@ -335,7 +340,8 @@ class ModelPicker:
     def _check_fixed(self) -> None:
         if self.fixed:
             raise UserError(
-                f"the models of this page are fixed ({', '.join(self.models.keys)}): start the app on your own machine for any other"
+                f"the models of this page are fixed ({', '.join(self.models.keys)}): start the app "
+                "on your own machine for any other"
             )
 
     def _check_quantization(self, quantization: Any) -> None:
@@ -351,7 +357,8 @@ class ModelPicker:
             name = str(other or "").strip().strip("\"'")
             if not name:
                 raise UserError(
-                    "another model needs the path of a folder, or a hub id such as Qwen/Qwen3-0.6B; the field is empty"
+                    "another model needs the path of a folder, or a hub id such as "
+                    "Qwen/Qwen3-0.6B; the field is empty"
                 )
             return str(Path(name).expanduser()) if name.startswith("~") else name
         if not isinstance(choice, str) or choice not in self.names:
@@ -415,14 +422,23 @@ class ModelPicker:
         if not paths and Path(d["source"]).is_absolute():
             where = span("where.folder", source=d["name"])
             d |= {"label": d["name"], "source": d["name"]}
+        size = span(
+            "models.size",
+            parameters=_parameters(d["parameters"]),
+            layers=d["num_hidden_layers"],
+            bytes=amount(d["bytes"]),
+            where=slot("where", where),
+        )
+        missing = ", ".join(d["missing"])
         facts = [
             f"<h3>{escape(d['label'])}</h3>",
-            f"<p>{span('models.size', parameters=_parameters(d['parameters']), layers=d['num_hidden_layers'], bytes=amount(d['bytes']), where=slot('where', where))}</p>",
+            f"<p>{size}</p>",
             f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>",
         ]
         if d["missing"] and d["published"]:
             facts.append(
-                f"<p><b>{span('models.not_yet')}</b> {span('models.published', decoders=', '.join(d['missing']), addons=d['published'])}</p>"
+                f"<p><b>{span('models.not_yet')}</b> "
+                f"{span('models.published', decoders=missing, addons=d['published'])}</p>"
             )
         elif d["missing"]:
             none = (
@@ -438,9 +454,11 @@ class ModelPicker:
                     ]
                 )
             )
+            needs = span("models.lacking", decoders=missing, addons=", ".join(lacking(d)))
+            time_needed = span("models.minutes", minutes=minutes(d), device=RENTED.label)
             facts.append(
-                f"<details><summary><b>{span('models.not_yet')}</b> {span('models.lacking', decoders=', '.join(d['missing']), addons=', '.join(lacking(d)))}</summary><pre>{commands}</pre>"
-                f"<p>{span('models.minutes', minutes=minutes(d), device=RENTED.label)}{none}</p></details>"
+                f"<details><summary><b>{span('models.not_yet')}</b> {needs}</summary>"
+                f"<pre>{commands}</pre><p>{time_needed}{none}</p></details>"
             )
         if d["never"]:
             facts.append(f"<p>{span('models.never', decoders=', '.join(d['never']))}</p>")
@@ -535,19 +553,26 @@ def _bar(name: str, state: tuple[str, int, int]) -> str:
     stage, done, total = state[0] or "Beginning", *state[1:]
     names = label(STAGES[stage]) if stage in STAGES else f'aria-label="{escape(stage)}"'
     if not total:
-        return f'<p role="status">{span("models.stage", name=name, stage=slot("stage", _stage(stage)))}</p><progress {names}></progress>'
+        doing = span("models.stage", name=name, stage=slot("stage", _stage(stage)))
+        return f'<p role="status">{doing}</p><progress {names}></progress>'
     parts = (
         {"done": done, "total": total}
         if stage == "Loading the weights"
         else {"done": amount(done), "total": amount(total)}
     )
     much = span("models.tensors" if stage == "Loading the weights" else "models.bytes", **parts)
-    return f'<p>{span("models.doing", name=name, stage=slot("stage", _stage(stage)), much=slot("much", much))}</p><progress value="{done}" max="{total}" {names}></progress>'
+    doing = span(
+        "models.doing", name=name, stage=slot("stage", _stage(stage)), much=slot("much", much)
+    )
+    return f'<p>{doing}</p><progress value="{done}" max="{total}" {names}></progress>'
 
 
 def complaint(error: Exception) -> str:
     words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return f'<p class="complaint" role="alert">{escape(words[:1].upper() + words[1:])}. {span("models.goes_on")}</p>'
+    return (
+        f'<p class="complaint" role="alert">{escape(words[:1].upper() + words[1:])}. '
+        f"{span('models.goes_on')}</p>"
+    )
 
 
 # What the core says that it does -> key.
@@ -586,7 +611,10 @@ def _where(described: dict[str, Any]) -> str:
 
 
 def _choice(name: str, memory: str, default: bool, fits: bool) -> str:
-    """A quantization with the memory that it needs. What does not fit is not called the default: nothing fits then."""
+    """A quantization with the memory that it needs.
+
+    What does not fit is not called the default: nothing fits then.
+    """
     if not fits:
         return f"{name} · {memory} · {control('models.more_than_free')}"
     return f"{name} {control('models.default')} · {memory}" if default else f"{name} · {memory}"

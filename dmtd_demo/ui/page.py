@@ -82,7 +82,10 @@ EXPLAINED = (
 
 
 def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpec]:
-    """Four panels to begin with: those given, then the default ones. Raises UserError where the model cannot run one that was given."""
+    """Four panels to begin with: those given, then the default ones.
+
+    Raises UserError where the model cannot run one that was given.
+    """
     if len(given) > MOST_PANELS:
         raise UserError(f"a page has at most {MOST_PANELS} panels; got {len(given)}")
     for spec in given:
@@ -99,11 +102,16 @@ def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpe
 
 
 class Page:
-    """The page. Visitors share the models and the device; chats, stop flags and what the panels use are each visitor's own.
+    """The page.
 
-    models: those that are there at the start. rules: what the owner may, and what strangers may. own: whether the page is the owner's as it comes, and a stranger's after a
-    moment, or the other way round. panels: those to begin with; the servers of remote ones among them are the only ones that can be asked. lecture: where a class shares the
-    page, the owner is the lecturer."""
+    Visitors share the models and the device; chats, stop flags and what the panels use are each
+    visitor's own.
+
+    models: those that are there at the start. rules: what the owner may, and what strangers may.
+    own: whether the page is the owner's as it comes, and a stranger's after a moment, or the other
+    way round. panels: those to begin with; the servers of remote ones among them are the only ones
+    that can be asked. lecture: where a class shares the page, the owner is the lecturer.
+    """
 
     def __init__(
         self,
@@ -438,7 +446,7 @@ class Page:
             try:
                 question = Question.of(asked)
                 run, how = question.run, question.how
-                flag = self.stops.flag(request.session_hash, run)
+                flag = self.stops.flag(str(request.session_hash), run)
                 keys, specs = self._chosen(question)
                 models = held.enter_context(self.models.using(keys))  # until the race is over
                 sampling = question.sampling
@@ -483,7 +491,7 @@ class Page:
                 models, wanted, flag.stop.is_set, lambda: flag.taken, self.racing
             )
             for text in running.events():
-                if self._lectures(request):
+                if self.lecture and self._lectures(request):
                     self.lecture.publish(running.record)
                 yield text, gr.skip()
             # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
@@ -505,7 +513,8 @@ class Page:
             raise UserError(f"a race needs {FEWEST_PANELS} to {MOST_PANELS} panels; got {count}")
         if len(question.panels) != sum(len(panel.inputs) for panel in self.panels):
             raise UserError(
-                f"a race needs the values of {len(self.panels)} panels' controls; got {len(question.panels)} values"
+                f"a race needs the values of {len(self.panels)} panels' controls; got "
+                f"{len(question.panels)} values"
             )
         rows = self._rows(question.panels)[:count]
         keys = [panel.key(row) for panel, row in zip(self.panels, rows)]
@@ -545,7 +554,8 @@ class Page:
         ]
 
     def learned(self, key: str | None, *values: Any) -> list[Any]:
-        """A model has other add-ons: the panels on it take their default thresholds, and decoders that it could not run before can be chosen."""
+        """A model has other add-ons: the panels on it take their default thresholds, and decoders
+        that it could not run before can be chosen."""
         parts: list[Any] = []
         for panel, row in zip(self.panels, self._rows(values)):
             if key is None or panel.key(row) != key:
@@ -570,7 +580,8 @@ class Page:
         ]
 
     def arrive(self, request: gr.Request) -> list[Any]:
-        """A new visitor: the page was built for the model that was there at the start, which may have left, or be no longer the only one; and for the owner, or for strangers."""
+        """A new visitor: the page was built for the model that was there at the start, which may
+        have left, or be no longer the only one; and for the owner, or for strangers."""
         keys, first = self.models.keys, self.panels[0].model.value
         # not asked of the page: it goes through the inputs of every event that has ended at each
         # event of a race
@@ -597,7 +608,8 @@ class Page:
         ]
 
     def show_comparison(self, comparison: links.Comparison, *keys: Any) -> list[Any]:
-        """Updates that put a comparison on the page; the race on screen stays where the number of panels does."""
+        """Updates that put a comparison on the page; the race on screen stays where the number of
+        panels does."""
         keep = gr.skip()
         sampling, panels = comparison.sampling, comparison.panels
         settings = [
@@ -642,7 +654,8 @@ class Page:
         return self.show_comparison(comparison, *keys) if comparison else [*nothing, gr.skip()]
 
     def address(self, asked: str) -> str:
-        """The query of a link to the controls as they stand; empty, and said so by the page, where they ask for no race."""
+        """The query of a link to the controls as they stand; empty, and said so by the page, where
+        they ask for no race."""
         try:
             question = Question.of(asked)
             return links.query(
@@ -657,14 +670,14 @@ class Page:
             return ""
 
     def request_stop(self, run: str, request: gr.Request) -> None:
-        self.stops.flag(request.session_hash, run).stop.set()
+        self.stops.flag(str(request.session_hash), run).stop.set()
 
     def note_taken(self, run: str, lines: Any, request: gr.Request) -> None:
         if isinstance(lines, int):
             self.stops.take(str(request.session_hash), run, lines)
 
     def start_over(self, run: str, count: Any, request: gr.Request) -> tuple[str, Chat]:
-        flag = self.stops.flag(request.session_hash, run)
+        flag = self.stops.flag(str(request.session_hash), run)
         flag.forget = True
         flag.stop.set()
         return wire.layout(
@@ -672,7 +685,8 @@ class Page:
         ), Chat()
 
     def edit_last(self, how: str, text: str, chat: Chat) -> str:
-        """The last prompt, to be edited in the box; or, as the visitor gives that up, the text that stood there."""
+        """The last prompt, to be edited in the box; or, as the visitor gives that up, the text that
+        stood there."""
         return chat.prompt if how == "edit" else text
 
     def show_panels(self, count: Any) -> list[Any]:

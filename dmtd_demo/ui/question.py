@@ -1,6 +1,7 @@
 """What the page asks: its controls as they stand, gathered by its script into one string.
 
-One input in place of sixty: at each event of a race Gradio's page goes through all inputs of the events that were sent, which took 7 ms, 20 times a second.
+One input in place of sixty: at each event of a race Gradio's page goes through all inputs of the
+events that were sent, which took 7 ms, 20 times a second.
 """
 
 from __future__ import annotations
@@ -44,9 +45,14 @@ def number(name: str, value: Any) -> float:
 
 @dataclass(frozen=True)
 class Question:
-    """run: the id that the page gave the race. how: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the conversation. panels: the values of all panels' controls.
+    """run: the id that the page gave the race.
 
-    What the controls hold is checked as it is used, so that the visitor gets a sentence in the race view."""
+    how: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the
+    conversation. panels: the values of all panels' controls.
+
+    What the controls hold is checked as it is used, so that the visitor gets a sentence in the race
+    view.
+    """
 
     run: str
     how: str
@@ -63,7 +69,11 @@ class Question:
 
     @classmethod
     def of(cls, text: str) -> Question:
-        """From the script's JSON: the run, how, and the values of the controls in their order (`SETTINGS`). Raises UserError where it is another's."""
+        """From the script's JSON: the run, how, and the values of the controls in their order
+        (`SETTINGS`).
+
+        Raises UserError where it is another's.
+        """
         try:
             run, how, values = json.loads(text)
             settings = dict(zip(SETTINGS, values[: len(SETTINGS)], strict=True))

@@ -1,4 +1,5 @@
-"""The race view: one gr.HTML component whose script (assets/race/*.js) draws a race from a growing JSON-lines string."""
+"""The race view: one gr.HTML component whose script (assets/race/*.js) draws a race from a growing
+JSON-lines string."""
 
 from __future__ import annotations
 
@@ -19,10 +20,12 @@ TEMPLATE = '<section class="race" data-status="idle"></section>'
 
 
 class RaceView(gr.HTML):
-    """value: JSON lines; the first one, "layout" or "page", says what is shown, and has the id of the run.
+    """value: JSON lines; the first one, "layout" or "page", says what is shown, and has the id of
+    the run.
 
-    hints: element id, or its end for the options of a panel -> key of what the control does. plotly: the address of Plotly's script.
-    template: the HTML file that replays a race (web/replay_file.py).
+    hints: element id, or its end for the options of a panel -> key of what the control does.
+    plotly: the address of Plotly's script. template: the HTML file that replays a race
+    (web/replay_file.py).
     """
 
     # Gradio builds the component anew, without a value, for an update of its properties.

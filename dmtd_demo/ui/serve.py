@@ -33,7 +33,11 @@ from dmtd_demo.web.stylesheet import STYLES
 from dmtd_demo.web.texts import english
 
 THREADS = 200  # where a class shares the page: each race that waits holds one
-TRAINING = "They can train add-ons, which are written under runs/ and keep the machine from everybody else meanwhile; other files they cannot read or write here."
+TRAINING = (
+    "They can train add-ons, which are written under runs/ and keep the machine from everybody "
+    "else meanwhile; other files they cannot read or write here."
+)
+NO_FILES = "They cannot read or write files here."
 
 
 def opened(
@@ -69,7 +73,8 @@ def opened(
     )
     if lecture:
         what = (
-            "race the models that are in memory, in turns, after yours; see the races that you run on this machine, live at /class (the address and its QR code: /class/join)"
+            "race the models that are in memory, in turns, after yours; see the races that you run "
+            "on this machine, live at /class (the address and its QR code: /class/join)"
             + (f", and play {len(lecture.files)} saved races of yours" if lecture.files else "")
         )
     asked = (
@@ -79,7 +84,8 @@ def opened(
     )
     return (
         f"This page can be reached {where}. They can {what}; no other folder or hub id. "
-        f"{asked}{TRAINING if train and not on_zero_gpu() else 'They cannot read or write files here.'} Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README)."
+        f"{asked}{TRAINING if train and not on_zero_gpu() else NO_FILES} "
+        f"Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README)."
     )
 
 
@@ -89,7 +95,7 @@ def end(*_: Any) -> NoReturn:
 
 
 class Server(http_server.Server):
-    """Gradio's, which at :: takes IPv4 too, as everybody expects of an address that stands for all."""
+    """Gradio's server, which at :: takes IPv4 too, as everybody expects of that address."""
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         if self.config.host == "::" and socket.has_dualstack_ipv6():
@@ -100,9 +106,9 @@ class Server(http_server.Server):
             super().run(sockets)
 
 
-def _until_closed(page: gr.Blocks) -> None:
+def _until_closed(page: gr.Blocks, url: str) -> None:
     try:
-        window.show(page.local_url, page.title)
+        window.show(url, english("page.title"))
     except KeyboardInterrupt:
         print("Interrupted: the server ends.")
     finally:
@@ -119,15 +125,19 @@ def serve(
     own_window: bool = False,
     lecture: Lecture | None = None,
 ) -> None:
-    """Serve the page until it is interrupted, or until its own window is closed. trust: who its owner is. host and port None leave the choice to Gradio's own environment."""
+    """Serve the page until it is interrupted, or until its own window is closed.
+
+    trust: who its owner is. host and port None leave the choice to Gradio's own environment.
+    """
     # otherwise prompts are kept in the visitor's browser
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
     # otherwise whoever asks from this machine writes down what address the request comes from
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "none")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
-    routes.StateHolder = Sessions
-    http_server.Server = Server
+    # in the place of Gradio's own classes, which it looks up as it starts
+    setattr(routes, "StateHolder", Sessions)  # noqa: B010 - mypy lets no class be assigned
+    setattr(http_server, "Server", Server)  # noqa: B010
     door = Middleware(Door, trust=trust, files={PLOTLY_PATH: PLOTLY}, title=english("page.title"))
     try:
         with straight_to_loopback(asks_others=share), in_words():
@@ -158,14 +168,15 @@ def serve(
             )
     except OSError as error:
         raise UserError(f"the page needs a free port to listen on; {error}") from error
+    url = str(page.local_url)
     if page.server_name == "[::]":  # every address there is, and none that a browser asks for
-        page.local_url = f"http://localhost:{page.server_port}/"
+        url = f"http://localhost:{page.server_port}/"
     if trust.token:
-        where = f"{page.share_url}/" if page.share_url else page.local_url
+        where = f"{page.share_url}/" if page.share_url else url
         print(f"* The owner's rights from anywhere else: {where}?token={trust.token}")
     if own_window:
-        _until_closed(page)
+        _until_closed(page, url)
         return
     if browser:
-        webbrowser.open(page.share_url or page.local_url)
+        webbrowser.open(page.share_url or url)
     page.block_thread()

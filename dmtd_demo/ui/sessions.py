@@ -1,13 +1,16 @@
-"""What the server keeps of each visitor: the values of the page's states, the chat among them, and nothing else.
+"""What the server keeps of each visitor: the values of the page's states, the chat among them, and
+nothing else.
 
-Gradio also copies every component's config for each visitor, with each value that it sends, so that a deep link could bring the page back: a quarter of a megabyte and 18 ms
-when a visitor comes, and the whole record of each race, for as long as the server runs. This page has no deep links; its own are made from the controls (ui/links.py).
+Gradio also copies every component's config for each visitor, with each value that it sends, so that
+a deep link could bring the page back: a quarter of a megabyte and 18 ms when a visitor comes, and
+the whole record of each race, for as long as the server runs. This page has no deep links; its own
+are made from the controls (ui/links.py).
 """
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from gradio.blocks import Blocks
 from gradio.state_holder import SessionState, StateHolder
@@ -20,7 +23,8 @@ SESSIONS = 2000
 class Session(SessionState):
     def __init__(self, blocks: Blocks) -> None:
         # no component whose config would be copied
-        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks=()))
+        without = SimpleNamespace(default_config=blocks.default_config, blocks=())
+        super().__init__(cast(Blocks, without))
 
     def _update_config(self, key: int) -> None:
         pass

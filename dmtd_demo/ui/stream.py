@@ -43,7 +43,11 @@ class Wanted:
 
 
 class Stream:
-    """One race on its way to the page. `events` yields the string; afterwards `record` is whole, and `answers` has each panel's text, or is empty."""
+    """One race on its way to the page.
+
+    `events` yields the string; afterwards `record` is whole, and `answers` has each panel's text,
+    or is empty.
+    """
 
     def __init__(
         self,
@@ -69,11 +73,13 @@ class Stream:
         except Exception as error:
             # the edge: the visitor gets a sentence, the log the rest, and the app goes on
             logger.exception("a race failed")
+            said = " ".join(str(error).split())[:300]
             yield self._end(
                 "error",
-                "The race ran out of memory: fewer panels, fewer new tokens, a shorter conversation or a smaller model need less."
+                "The race ran out of memory: fewer panels, fewer new tokens, a shorter "
+                "conversation or a smaller model need less."
                 if is_out_of_memory(error)
-                else f"The race failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                else f"The race failed: {type(error).__name__}: {said}",
             )
 
     def _race(self) -> Iterator[str]:
@@ -128,7 +134,8 @@ class Stream:
         self.record.add(json.dumps(line, ensure_ascii=False))
 
     def _end(self, status: str, message: str = "") -> str:
-        # Before the first record there is no race to end: the page keeps what it shows and adds the sentence.
+        # Before the first record there is no race to end: the page keeps what it shows and adds the
+        # sentence.
         self._say(
             {
                 "type": "over" if self.record.lines else "refused",
@@ -140,7 +147,8 @@ class Stream:
 
     @property
     def status(self) -> str:
-        """How the race ended: "stopped" where Stop cut a panel short, "error" where no panel came through."""
+        """How the race ended: "stopped" where Stop cut a panel short, "error" where no panel came
+        through."""
         stops = {summary["stop"] for summary in self.summaries.values()}
         if "stopped" in stops:
             return "stopped"
@@ -155,7 +163,8 @@ class Stream:
 
 
 def notes(models: Sequence[Model], header: dict) -> list[dict]:
-    """What to warn about before the text comes, as the key of the sentence and its values, from the header of the race over these models, one per panel."""
+    """What to warn about before the text comes, as the key of the sentence and its values, from the
+    header of the race over these models, one per panel."""
     warnings = []
     for panel in header["panels"]:
         if panel["decoder"] == Remote.name:

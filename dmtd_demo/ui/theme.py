@@ -1,4 +1,8 @@
-"""Gradio's theme: system fonts (nothing is fetched from outside), small type and spacing, calm colours. The rest is in assets/style/."""
+"""Gradio's theme: system fonts (nothing is fetched from outside), small type and spacing, calm
+colours.
+
+The rest is in assets/style/.
+"""
 
 from __future__ import annotations
 

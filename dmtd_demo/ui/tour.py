@@ -1,6 +1,8 @@
-"""The guided tour's part in Python: it remembers the controls, puts a step's comparison on them, and puts them back as they were.
+"""The guided tour's part in Python: it remembers the controls, puts a step's comparison on them,
+and puts them back as they were.
 
-The tour itself is assets/race/tour.js; it presses the hidden buttons that stand here. A race of the tour is no part of the conversation (page.py).
+The tour itself is assets/race/tour.js; it presses the hidden buttons that stand here. A race of the
+tour is no part of the conversation (page.py).
 """
 
 from __future__ import annotations
@@ -43,8 +45,11 @@ class Tour:
         show_comparison: Callable[..., list[Any]],
         now: dict[str, Any],
     ) -> None:
-        """controls: prompt and settings, the number of panels second. compared: what show_comparison updates, the race view last.
-        Every race of the tour runs on the model that the page began with; where that has left the memory, the race says so."""
+        """controls: prompt and settings, the number of panels second.
+
+        compared: what show_comparison updates, the race view last. Every race of the tour runs on
+        the model that the page began with; where that has left the memory, the race says so.
+        """
         own_key = models.keys[0]
         inputs = [*controls, *(component for panel in panels for component in panel.inputs)]
 

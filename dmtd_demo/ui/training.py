@@ -1,5 +1,8 @@
-"""The part "Train add-ons": pick a model, an add-on and how much to learn from, watch it learn, and use the result in the panels at once. Only for
-visitors who sit at this machine, or where the operator allows it."""
+"""The part "Train add-ons": pick a model, an add-on and how much to learn from, watch it learn, and
+use the result in the panels at once.
+
+Only for visitors who sit at this machine, or where the operator allows it.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,7 @@ class TrainingPart:
             self.arrived = gr.State(None)
 
     def wire(self, now: dict[str, Any]) -> list[gr.events.Dependency]:
-        """Returns the events after which `arrived` may name a model whose add-ons are others now."""
+        """Return the events after which `arrived` may name a model whose add-ons are others."""
         # no race runs meanwhile
         hidden: dict[str, Any] = {
             "show_progress": "hidden",
@@ -190,7 +193,11 @@ class TrainingPart:
     def _train(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
     ) -> None:
-        """In `output`, then into the model. `output`/addons has the model's other add-ons too, so that it gives elsewhere what the panels use here."""
+        """In `output`, then into the model.
+
+        `output`/addons has the model's other add-ons too, so that it gives elsewhere what the
+        panels use here.
+        """
         try:
             self._learn(model, name, rows, output, progress, curves)
         except BaseException:
@@ -288,7 +295,8 @@ def _bar(name: str, stage: str, done: int, total: int, left: float | None) -> st
     much = slot("much", f"{done:,} / {total:,}") if total else ""
     rest = "" if left is None else f" · {span('train.left', seconds=f'{left:.0f}')}"
     value = f'value="{done}" max="{total}"' if total else ""
-    return f'<p role="status">{span("train.doing", addon=name, stage=slot("stage", span(key)), much=much)}{rest}</p><progress {value} {label(key)}></progress>'
+    doing = span("train.doing", addon=name, stage=slot("stage", span(key)), much=much)
+    return f'<p role="status">{doing}{rest}</p><progress {value} {label(key)}></progress>'
 
 
 def picture(curves: Curves) -> str:
@@ -324,23 +332,30 @@ def _curve(key: str, series: dict[str, Sequence[tuple[int, float]]], top: float)
             f'<b class="line-{index}">{escape(name)}{" " if name else ""}{points[-1][1]:.3f}</b>'
         )
     return (
-        f'<figure><figcaption>{span(key)} {" ".join(ends)}</figcaption><svg viewBox="0 0 300 100" preserveAspectRatio="none" aria-hidden="true">{"".join(lines)}</svg>'
-        f'<div class="axis"><span>0–{top:.2g}</span><span>{span("train.updates", number=last)}</span></div></figure>'
+        f"<figure><figcaption>{span(key)} {' '.join(ends)}</figcaption>"
+        '<svg viewBox="0 0 300 100" preserveAspectRatio="none" '
+        f'aria-hidden="true">{"".join(lines)}</svg>'
+        f'<div class="axis"><span>0–{top:.2g}</span>'
+        f"<span>{span('train.updates', number=last)}</span></div></figure>"
     )
 
 
 def _matrix(counts: list[list[int]]) -> str:
-    """Rows: how many tokens were right; columns: how many it said. Each row's shares in per cent."""
+    """A table in per cent of its rows: how many tokens were right, by how many it said."""
     heads = "".join(f'<th scope="col">{length}</th>' for length in range(len(counts)))
     rows = []
     for true, row in enumerate(counts):
         whole = sum(row)
         cells = "".join(
-            f'<td style="--share:{count / max(whole, 1):.3f}"{" class=right" if said == true else ""}>{f"{100 * count / whole:.0f}" if whole else "–"}</td>'
+            f'<td style="--share:{count / max(whole, 1):.3f}"'
+            f"{' class=right' if said == true else ''}>"
+            f"{f'{100 * count / whole:.0f}' if whole else '–'}</td>"
             for said, count in enumerate(row)
         )
         rows.append(f'<tr><th scope="row">{true}</th>{cells}<td class="whole">{whole:,}</td></tr>')
     return (
-        f'<figure><figcaption>{span("train.matrix")}</figcaption><table><thead><tr><td></td>{heads}<td class="whole">{span("train.positions")}</td></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f"<figure><figcaption>{span('train.matrix')}</figcaption><table><thead><tr><td></td>{heads}"
+        f'<td class="whole">{span("train.positions")}</td></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
         f'<p class="axis">{span("train.matrix.about")}</p></figure>'
     )

@@ -1,1 +1,1 @@
-"""Who reaches the page, and whose turn it is."""
+"""The server's share: who reaches the page, and whose turn it is."""

@@ -11,7 +11,8 @@ from dmtd_demo.errors import UserError
 
 
 def is_loopback(host: str | None = None) -> bool:
-    """Whether only this machine can reach the page, so that its visitors are whoever started it."""
+    """Say whether only this machine can reach the page, so that its visitors are whoever started
+    it."""
     if os.environ.get("SPACE_ID") or shared():
         return False
     try:
@@ -24,13 +25,15 @@ def is_loopback(host: str | None = None) -> bool:
 
 
 def shared() -> bool:
-    """Whether Gradio makes a public link without being asked."""
+    """Say whether Gradio makes a public link without being asked."""
     return os.environ.get("GRADIO_SHARE", "").lower() in ("true", "1")
 
 
 def check_address(host: str | None = None, port: int | None = None) -> None:
-    """Raises UserError where the page could not listen; Gradio itself would try twenty ports in
-    vain, and say so twenty times."""
+    """Raise UserError where the page could not listen.
+
+    Gradio itself would try twenty ports in vain, and say so twenty times.
+    """
     text = str(port or os.environ.get("GRADIO_SERVER_PORT") or 0)  # 0: any free one
     if not text.isdecimal() or int(text) > 65535:
         raise UserError(f"the port needs to be a whole number from 1 to 65535; got {text!r}")
@@ -48,17 +51,17 @@ def check_address(host: str | None = None, port: int | None = None) -> None:
 
 
 def resolved(host: str | None, port: int) -> tuple[socket.AddressFamily, Any]:
-    """The family and the address to bind to. Raises OSError, UnicodeError."""
+    """Return the family and the address to bind to. Raises OSError, UnicodeError."""
     found = socket.getaddrinfo(host_of(host).strip("[]"), port, type=socket.SOCK_STREAM)[0]
     return found[0], found[4]
 
 
 def host_of(host: str | None) -> str:
-    """Which one a choice left open stands for."""
+    """Return the host that is given, or the one that a choice left open stands for."""
     return host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
 
 
 def bracketed(host: str | None) -> str | None:
-    """A host as it stands in an address of the web: IPv6 in brackets."""
+    """Return a host as it stands in an address of the web: IPv6 in brackets."""
     host = host or os.environ.get("GRADIO_SERVER_NAME")
     return f"[{host.strip('[]')}]" if host and ":" in host else host

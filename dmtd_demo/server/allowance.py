@@ -1,4 +1,4 @@
-"""What one visitor may ask of a page that others can reach: settings of whoever runs it."""
+"""The share of one visitor of a page that others can reach, set by whoever runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ FEWEST_PANELS, MOST_PANELS = 2, 4  # of one race on the page
 
 @dataclass(frozen=True)
 class Allowance:
-    """prompt_characters: of one prompt.
+    """The most that one visitor may ask for; None: no limit but the model's own.
+
+    prompt_characters: of one prompt.
 
     new_tokens: of one panel. panels: of one race. races_per_minute: of one address. None: no limit
     but the model's own.
@@ -31,7 +33,7 @@ class Allowance:
 
     @classmethod
     def of(cls, public: bool, environment: dict[str, str] | None = None) -> Allowance:
-        """The settings DMTD_PROMPT_CHARACTERS, DMTD_NEW_TOKENS, DMTD_PANELS and
+        """Read the settings DMTD_PROMPT_CHARACTERS, DMTD_NEW_TOKENS, DMTD_PANELS and
         DMTD_RACES_PER_MINUTE, 0 for none; what they leave out is PUBLIC where others can reach the
         page, and unlimited on one's own machine.
 
@@ -55,7 +57,7 @@ class Allowance:
         return cls(**values)
 
     def check(self, prompt: str, new_tokens: int, panels: int) -> None:
-        """Raises UserError where a race asks for more."""
+        """Raise UserError where a race asks for more."""
         for what, got, most in (
             ("a prompt of {} characters", len(prompt), self.prompt_characters),
             ("{} new tokens", new_tokens, self.new_tokens),
@@ -74,7 +76,7 @@ PUBLIC = Allowance(
 
 
 def may_train(own: bool) -> bool:
-    """Whether visitors may train add-ons: where they sit at this machine, and elsewhere with
+    """Say whether visitors may train add-ons: where they sit at this machine, and elsewhere with
     DMTD_TRAIN=1.
 
     Raises UserError.
@@ -90,8 +92,11 @@ def may_train(own: bool) -> bool:
 
 @dataclass(frozen=True)
 class Rights:
-    """What one visitor may. anything: load any folder or hub id, and see where folders lie.
-    train: train add-ons. allowance: of each race."""
+    """The rights of one visitor.
+
+    anything: load any folder or hub id, and see where folders lie. train: train add-ons. allowance:
+    of each race.
+    """
 
     anything: bool = False
     train: bool = False
@@ -100,22 +105,24 @@ class Rights:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the owner of a page may, and what everybody else."""
+    """The rights of a page's owner, and those of everybody else."""
 
     owner: Rights = Rights()
     stranger: Rights = Rights()
 
     @classmethod
     def read(cls, owned: bool) -> Rules:
-        """The settings of the environment. owned: whether the page has an owner at all. Raises
-        UserError."""
+        """Read the settings of the environment.
+
+        owned: whether the page has an owner at all. Raises UserError.
+        """
         stranger = Rights(False, may_train(False), Allowance.of(public=True))
         if not owned:
             return cls(stranger, stranger)
         return cls(Rights(True, may_train(True), Allowance.of(public=False)), stranger)
 
     def of(self, request: object) -> Rights:
-        """What the request of an event may: asked where the work is done, whatever the page
+        """Return the rights of an event's request, asked where the work is done, whatever the page
         shows."""
         return self.owner if standing_of(request).owner else self.stranger
 
@@ -132,7 +139,7 @@ class Turnstile:
         self._times: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def enter(self, address: str) -> None:
-        """A race begins. Raises UserError where this address has had its share."""
+        """Count a race that begins. Raises UserError where this address has had its share."""
         most = self.allowance.races_per_minute
         if most is None:
             return
@@ -159,7 +166,7 @@ class Turnstile:
 
 
 def address_of(request: object) -> str:
-    """Whom a request comes from.
+    """Return the address that a request comes from.
 
     On a Space every request comes through its own proxy, which appends the visitor's address to the
     header.

@@ -64,8 +64,10 @@ class Door:
             await self.app(scope, receive, send)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What Gradio answers. Whatever it fails at is one line of the log, which strangers could
-        fill else."""
+        """Pass the request on to Gradio.
+
+        Whatever it fails at is one line of the log, which strangers could fill else.
+        """
         began = False
 
         async def begin(message: Message) -> None:
@@ -94,7 +96,7 @@ class Door:
                 await JSONResponse(ODD, 500, SAID)(scope, receive, send)
 
     def _may_use(self, session: str, standing: Standing) -> bool:
-        """Whether this request may hear and steer a session: the owner's are the owner's alone."""
+        """Say whether a request may hear and steer a session: the owner's are its alone."""
         if not standing.owner:
             return session not in self._owners
         if session:
@@ -105,7 +107,7 @@ class Door:
         return True
 
     def _answer(self, scope: Scope, standing: Standing) -> Response | None:
-        """What is answered here; None: the page answers."""
+        """Return the answer of the door itself; None: the page answers."""
         method, path = scope["method"], route(scope)
         reads = method in ("GET", "HEAD")
         if reads and path in ("/me", "/me/"):
@@ -124,8 +126,8 @@ class Door:
         return JSONResponse({"detail": "Not Found"}, 404, SAID)
 
     def _take_token(self, scope: Scope, query: list[tuple[str, str]]) -> Response:
-        """The token out of the address and into a cookie, so that neither the history, nor a link
-        from the page, nor a script on it has it."""
+        """Move the token out of the address and into a cookie, so that neither the history, nor a
+        link from the page, nor a script on it has it."""
         if not any([self.trust.is_token(value) for name, value in query if name == "token"]):
             return PlainTextResponse(WRONG, 403, SAID)
         rest = urlencode([(name, value) for name, value in query if name != "token"])
@@ -136,21 +138,21 @@ class Door:
         return Response(status_code=303, headers={**SAID, **there})
 
     def _manifest(self) -> Response:
-        """Gradio's, but with addresses that hold under a path of the site too."""
+        """Return Gradio's manifest, but with addresses that hold under a path of the site too."""
         icon = {"src": "./pwa_icon", "sizes": "any", "type": "image/svg+xml", "purpose": "any"}
         told = {"name": self.title, "icons": [icon], "start_url": "./", "display": "standalone"}
         return Response(json.dumps(told), media_type="application/manifest+json")
 
 
 def route(scope: Scope) -> str:
-    """The path below the one that the page is served under, as Gradio's routes see it."""
+    """Return the path below the one that the page is served under, as Gradio's routes see it."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] or "/" if root and (path + "/").startswith(root + "/") else path
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """What a request sends; None where that is more than any event of the page needs."""
+    """Return the body of a request; None where that is more than any event of the page needs."""
     body: bytes = b""
     while True:
         message = await receive()
@@ -164,7 +166,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """What has been read already, once more."""
+    """Give a body that has been read already once more."""
     messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def next_message() -> Message:
@@ -174,9 +176,11 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _event(body: bytes | None) -> object:
-    """What a page's script asks for; a refusal, where it asks for something else. The values of the
-    page's controls are texts, numbers and lists: Gradio reads an object among them as a file, which
-    it looks for here or fetches."""
+    """Return the event that a page's script asks for, or a refusal where it is none.
+
+    The values of the page's controls are texts, numbers and lists: Gradio reads an object among
+    them as a file, which it looks for here or fetches.
+    """
     if body is None:
         return JSONResponse({"detail": f"An event has at most {MOST_BYTES:,} bytes."}, 413, SAID)
     try:
@@ -193,7 +197,7 @@ def _event(body: bytes | None) -> object:
 
 
 def _session(scope: Scope, asked: object) -> str:
-    """Which of Gradio's sessions a request names; empty where it names none."""
+    """Return the session of Gradio's that a request names; empty where it names none."""
     if isinstance(asked, dict):
         return str(asked.get("session_hash") or "")
     path = route(scope)

@@ -1,5 +1,6 @@
-"""What the server says beside every answer: a Content-Security-Policy as strict as Gradio's page
-allows, so that text which slipped through as markup could still run nothing and reach nobody.
+"""The headers of every answer: a Content-Security-Policy as strict as Gradio's page allows.
+
+Text which slipped through as markup could still run nothing and reach nobody.
 
 Gradio builds its components' scripts from text ('unsafe-eval') and writes style attributes
 ('unsafe-inline' for styles). Its inline scripts are let in one by one, by their hashes.
@@ -31,8 +32,11 @@ MANIFEST = (b'href="/manifest.json"', b'href="./manifest.json"')
 
 
 def frames() -> str:
-    """Whose pages may show this one in a frame, as frame-ancestors has it: on a Space the hub's,
-    and those of DMTD_FRAMES. Raises UserError where one of these is no origin."""
+    """Return the sites that may show this page in a frame, as frame-ancestors has it.
+
+    On a Space these are the hub's, and those of DMTD_FRAMES. Raises UserError where one of these is
+    no origin.
+    """
     given = os.environ.get(FRAMES, "").replace(",", " ").split()
     for origin in given:
         if not ORIGIN.fullmatch(origin):
@@ -44,7 +48,7 @@ def frames() -> str:
 
 
 def policy(page: bytes) -> str:
-    """For this HTML page, whose inline scripts are the server's own."""
+    """Return the policy of this HTML page, whose inline scripts are the server's own."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(_as_parsed(script)).digest()).decode()}'"
         for script in INLINE.findall(page)
@@ -65,8 +69,11 @@ KEPT = ("/", "/config")  # the front page, and what it says as data for visitors
 
 
 def _kept_by(scope: Scope) -> tuple[Any, ...] | None:
-    """What an answer that is kept is a function of, None for everything else: what a link says
-    after its question mark is read in the browser, but for what Gradio's own routes read."""
+    """Return the key under which an answer is kept; None where it is not.
+
+    What a link says after its question mark is read in the browser, but for what Gradio's own
+    routes read.
+    """
     if (
         scope["method"] != "GET"
         or scope["path"] not in KEPT

@@ -14,7 +14,10 @@ LOOK_SECONDS = 0.15  # between two looks at how far it is
 
 
 class Job:
-    """state: what is being done, how much of it, and of how much; 0 in all: not known."""
+    """A piece of work that can be cancelled.
+
+    state: what is being done, how much of it, and of how much; 0 in all: not known.
+    """
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
@@ -23,8 +26,10 @@ class Job:
     def run(
         self, work: Callable[[Progress], Result], wait: bool
     ) -> Generator[tuple[str, int, int], None, Result]:
-        """Yields the state while the work goes on; returns what it returns, raises what it raises,
-        and Cancelled where it was cancelled: once it has ended where `wait`, else at once.
+        """Yield the state while the work goes on; return what it returns.
+
+        Raises what the work raises, and Cancelled where it was cancelled: once it has ended where
+        `wait`, else at once.
 
         Closing the generator cancels the work.
         """
@@ -71,7 +76,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
 
     def new(self, session: str) -> Job:
-        """One job per visitor: an earlier one is cancelled."""
+        """Begin a visitor's only job: an earlier one is cancelled."""
         with self._lock:
             earlier = self._jobs.get(session)
             job = self._jobs[session] = Job()
@@ -84,7 +89,7 @@ class Jobs:
             return self._jobs.setdefault(session, Job())
 
     def drop(self, session: str) -> None:
-        """The visitor has left."""
+        """Cancel the job of a visitor who has left."""
         with self._lock:
             job = self._jobs.pop(session, None)
         if job:

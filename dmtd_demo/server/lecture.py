@@ -1,5 +1,7 @@
-"""`python app.py --class`: the lecturer's race, mirrored live to whoever has the page open in the
-room, and the lecturer's files to be played again.
+"""The lecture (`python app.py --class`): the lecturer's race live, and saved races.
+
+The race is mirrored to whoever has the page open in the room; the files are there to be played
+again.
 
 Three addresses outside Gradio and its queue: /class is the race as it runs, /class/join shows how
 to get there, /class/files/N is a file. One record is kept, that of the last race; every listener
@@ -35,7 +37,7 @@ MOST_FILES, MOST_BYTES = 50, 20_000_000
 
 
 def own_address() -> str:
-    """This machine's in its network; nothing is sent to find it."""
+    """Return this machine's address in its network; nothing is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("10.255.255.255", 1))
@@ -45,7 +47,9 @@ def own_address() -> str:
 
 
 class Lecture:
-    """files: a folder with saved races (.html, .jsonl, .json).
+    """The lecturer's last race, and the saved ones.
+
+    files: a folder with saved races (.html, .jsonl, .json).
 
     Raises UserError where one of them is none.
     """
@@ -57,7 +61,7 @@ class Lecture:
         self.files = _read(Path(files)) if files else []
 
     def publish(self, record: Record) -> None:
-        """The race that everybody sees from now on; its lines may still grow."""
+        """Show everybody this race from now on; its lines may still grow."""
         self.record = record
 
     async def answer(self, scope: Scope) -> Response:
@@ -86,8 +90,8 @@ class Lecture:
         return PlainTextResponse("There is nothing here: /class is the lecture.", 404)
 
     async def _events(self) -> AsyncIterator[str]:
-        """What has come since, as the page's script reads it: which run, which line comes first,
-        the lines."""
+        """Yield what has come since, as the page's script reads it: which run, which line comes
+        first, the lines."""
         run, sent, quiet = "", 0, 0.0
         self.listeners += 1
         try:
@@ -116,7 +120,7 @@ class Lecture:
             self.listeners -= 1
 
     def _links(self) -> str:
-        """What stands at the head of the page: a race of one's own, and the files."""
+        """Return the links at the head of the page: a race of one's own, and the files."""
         files = "".join(
             f'<a href="/class/files/{number}" target="_blank" rel="noopener">{escape(name)}</a>'
             for number, (name, _) in enumerate(self.files)
@@ -134,7 +138,7 @@ class Lecture:
 
 
 def _read(folder: Path) -> list[tuple[str, str]]:
-    """Name and HTML of each saved race."""
+    """Return name and HTML of each saved race."""
     if not folder.is_dir():
         raise UserError(f"--class-files needs a folder with saved races; {folder} is none")
     found = sorted(

@@ -1,5 +1,7 @@
-"""What the page says to a race that runs: to stop, which it asks before every pass, and how much of
-its record has come."""
+"""The page's words to a race that runs.
+
+They are: to stop, which a race asks before every pass, and how much of its record has come.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,14 @@ class Stops:
             return flag
 
     def take(self, session: str, run: str, lines: int) -> None:
-        """The page has so many lines of this race, if it is the session's latest."""
+        """Note that the page has so many lines of this race, if it is the session's latest."""
         with self._lock:
             flag = self._flags.get(session)
             if flag is not None and flag.run == run:
                 flag.taken = max(flag.taken, lines)
 
     def drop(self, session: str) -> None:
-        """The visitor has left: a race of theirs ends at its next pass."""
+        """Forget a visitor who has left: a race of theirs ends at its next pass."""
         with self._lock:
             flag = self._flags.pop(session, None)
         if flag is not None:

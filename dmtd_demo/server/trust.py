@@ -1,4 +1,4 @@
-"""Who is the owner of the page: decided request by request, never by the address it listens on.
+"""The page's owner and who is none: decided request by request, never by the address it listens on.
 
 The owner is whoever asks straight from this machine with nothing in between, or who has the token
 that the console shows. Everybody else is a stranger, for whom the public rules hold. A front that
@@ -43,9 +43,10 @@ HERE = frozenset({"127.0.0.1", "::1"})
 
 @dataclass(frozen=True)
 class Standing:
-    """What a request may: all that the owner may, or what the public rules allow.
+    """The rights of a request: all that the owner may, or what the public rules allow.
 
-    because: why it is not the owner's. refused: it gets that sentence and nothing else."""
+    because: why it is not the owner's. refused: it gets that sentence and nothing else.
+    """
 
     owner: bool
     because: str = ""
@@ -71,9 +72,12 @@ class Trust:
 
     @classmethod
     def of(cls, host: str | None, share: bool, address: str | None = None) -> Trust:
-        """The rules of a page that listens at `host`. share: also through Gradio's servers.
-        address: of this machine in its network, where a lecture counts it as the lecturer's.
-        On a Space nobody is the owner. Raises UserError where DMTD_OWNER is neither of the two."""
+        """Read the rules of a page that listens at `host`.
+
+        share: also through Gradio's servers. address: of this machine in its network, where a
+        lecture counts it as the lecturer's. On a Space nobody is the owner. Raises UserError where
+        DMTD_OWNER is neither of the two.
+        """
         text = os.environ.get(SETTING, "").strip().lower() or "loopback"
         if text not in ("loopback", "token"):
             raise UserError(
@@ -87,7 +91,7 @@ class Trust:
         return cls(text == "loopback" and not share, secrets.token_urlsafe(24), names, own)
 
     def judge(self, scope: Scope) -> Standing:
-        """The standing of an ASGI request."""
+        """Return the standing of an ASGI request."""
         headers = [
             (name.decode("latin-1").lower(), value.decode("latin-1").strip())
             for name, value in scope["headers"]
@@ -118,11 +122,11 @@ class Trust:
         return Standing(False, other) if other else OWNER
 
     def is_token(self, text: str) -> bool:
-        """Whether this is the token, by a comparison that takes as long for every text."""
+        """Say whether this is the token, by a comparison that takes as long for every text."""
         return self.token is not None and hmac.compare_digest(text.encode(), self.token.encode())
 
     def set_cookie(self, scope: Scope) -> str:
-        """The value of the header that has a browser keep the token."""
+        """Return the value of the header that has a browser keep the token."""
         secure = scope.get("scheme") == "https" or any(
             name.lower() == b"x-forwarded-proto" and value.strip().lower().startswith(b"https")
             for name, value in scope["headers"]
@@ -146,20 +150,22 @@ class Trust:
 
 
 def standing_of(request: object) -> Standing:
-    """The judgement on the request of an event, whatever Gradio has wrapped it in. A request that
-    did not come through the door is nobody's."""
+    """Return the judgement on the request of an event, whatever Gradio has wrapped it in.
+
+    A request that did not come through the door is nobody's.
+    """
     found = getattr(getattr(request, "state", None), STATE, None)
     return found if isinstance(found, Standing) else UNKNOWN
 
 
 def plain(host: str) -> str:
-    """A name or an address as it is compared: in small letters, without brackets."""
+    """Return a name or an address as it is compared: in small letters, without brackets."""
     name = host.strip().lower().strip("[]")
     return _address(name) or name
 
 
 def split_host(text: str) -> tuple[str, int]:
-    """Name and port that a Host header asks for; ("", 0) where it is none."""
+    """Return name and port that a Host header asks for; ("", 0) where it is none."""
     match = HOST.fullmatch(text.lower())
     return (match[1].strip("[]"), int(match[2] or 80)) if match else ("", 0)
 
@@ -169,7 +175,8 @@ def _cookie(scope: Scope) -> str:
 
 
 def _address(text: str) -> str:
-    """An IP address as it is compared, an IPv4 one that is written as IPv6 as IPv4; else empty."""
+    """Return an IP address as it is compared, an IPv4 one that is written as IPv6 as IPv4; else
+    empty."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -178,7 +185,7 @@ def _address(text: str) -> str:
 
 
 def _sign(headers: Headers, scope: Scope) -> str:
-    """What says that something lies between the request and whoever asks; else empty."""
+    """Return the sign that something lies between the request and whoever asks; else empty."""
     for name, _ in headers:
         if name in SIGNS or name.startswith(SIGN_PREFIXES) and name not in DIRECT:
             return f"it was forwarded, as its header {name} says"
@@ -187,7 +194,7 @@ def _sign(headers: Headers, scope: Scope) -> str:
 
 
 def _other_site(headers: Headers) -> str:
-    """What says that a page of another site asks, in the owner's browser; else empty."""
+    """Return the sign that a page of another site asks, in the owner's browser; else empty."""
     sites = [value for name, value in headers if name == "sec-fetch-site"]
     origins = [value for name, value in headers if name == "origin"]
     asked = ("host", "x-forwarded-host")
@@ -200,5 +207,5 @@ def _other_site(headers: Headers) -> str:
 
 
 def _without_port(host: str) -> str:
-    """Without the port that nobody writes."""
+    """Return a host without the port that nobody writes."""
     return re.sub(r":(80|443)$", "", host.partition(",")[0].strip().lower())

@@ -1,5 +1,7 @@
-"""Whose race is next, where a class shares one machine: the lecturer's, then that of whoever has
-waited longest since the last race of theirs."""
+"""The order of races where a class shares one machine.
+
+The lecturer's is next, then that of whoever has waited longest since the last race of theirs.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,10 @@ class Turns:
 
     @contextlib.contextmanager
     def waiting(self, address: str, first: bool = False) -> Iterator[Callable[[], int]]:
-        """Gives a function that waits a moment and says how many races are ahead; 0: it is this
-        one's turn, until the block ends."""
+        """Give a function that waits a moment and says how many races are ahead.
+
+        0: it is this one's turn, until the block ends.
+        """
         ticket = Ticket(address, first, next(self._numbers))
         with self._free:
             self._waiting.append(ticket)

@@ -1,5 +1,6 @@
-"""What the browser shows from the first moment on, while packages and model are loaded: what the
-colours mean, and what is being waited for.
+"""The first page, shown while packages and model are loaded.
+
+It says what the colours mean, and what is being waited for.
 
 The page takes its place by itself.
 
@@ -88,11 +89,12 @@ class Waiting:
         ).start()
 
     def open(self) -> None:
-        """In the browser, by a thread: one that runs in the terminal returns when it is left."""
+        """Open it in the browser, by a thread: one that runs in the terminal returns when it is
+        left."""
         threading.Thread(target=webbrowser.open, args=(self._url,), daemon=True).start()
 
     def model(self) -> None:
-        """The packages are there; the model is next."""
+        """Say that the packages are there and the model is next."""
         self._stage = "waiting.model"
 
     def close(self) -> None:

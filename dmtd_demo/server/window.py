@@ -1,5 +1,8 @@
-"""The page in a window of its own: by pywebview where that is installed, else by a Chromium-family
-browser without its bars, else as a tab."""
+"""The page in a window of its own.
+
+It opens by pywebview where that is installed, else by a Chromium-family browser without its bars,
+else as a tab.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 def show(url: str, title: str) -> None:
-    """Blocks until the window is closed, on the main thread, as pywebview needs.
+    """Block until the window is closed, on the main thread, as pywebview needs.
 
     A tab cannot be watched: there it blocks until it is interrupted, and says so.
     """
@@ -74,7 +77,7 @@ def show(url: str, title: str) -> None:
 
 
 def browser_path() -> str | None:
-    """A Chromium-family browser of this machine."""
+    """Find a Chromium-family browser of this machine."""
     return next(filter(None, map(shutil.which, ON_PATH)), None) or next(
         (path for path in INSTALLED.get(sys.platform, []) if Path(path).is_file()), None
     )
@@ -104,7 +107,7 @@ def _native(url: str, title: str) -> bool:
 
 
 def _app_mode(browser: str, url: str) -> bool:
-    """Whether a window was opened and closed again.
+    """Open a window until it is closed; say whether there was one.
 
     The browser gets a profile of its own, so that its process is this window's and ends with it.
     """

@@ -55,7 +55,7 @@ class Lent:
         settings: RaceSettings,
         should_stop: Callable[[], bool],
     ) -> Generator[Burst, None, None]:
-        """As `dmtd_demo.race.race.race`.
+        """Race as `dmtd_demo.race.race.race` does.
 
         Raises UserError also where no GPU is lent, in the words of the Space.
         """
@@ -88,7 +88,8 @@ class Lent:
         settings: RaceSettings,
         *_: Any,
     ) -> int:
-        """How long the GPU is asked for: a full pass for every token of every panel, at worst."""
+        """Return the seconds that the GPU is asked for: a full pass for every token of every panel,
+        at worst."""
         worst = sum(
             settings.max_new_tokens * self.models[key].layers * LAYER_SECONDS for key in keys
         )
@@ -102,7 +103,7 @@ class Lent:
         settings: RaceSettings,
         stop: str,
     ) -> Iterator[Burst]:
-        """In the forked process."""
+        """Race in the forked process."""
         # before the Space ends the process, so that the texts stay
         ends = time.monotonic() + self.seconds(keys, panels, conversations, settings) - 2
         try:

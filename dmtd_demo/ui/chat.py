@@ -1,5 +1,7 @@
-"""A chat in which every panel has its own answers: what each panel is asked next, and what it keeps
-of a race."""
+"""A chat in which every panel has its own answers.
+
+It says what each panel is asked next, and what it keeps of a race.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ class Chat:
     prompt: str = ""
 
     def asked(self, prompt: str, panels: int, again: bool = False) -> Conversations:
-        """The conversation of each panel with the prompt at its end; again: in place of the last
-        turn.
+        """Return the conversation of each panel with the prompt at its end.
+
+        again: in place of the last turn.
 
         A panel that joins later takes over panel 1's conversation.
         """
@@ -36,7 +39,7 @@ class Chat:
 
 
 def answered(conversations: Conversations, answers: Iterable[str]) -> Chat:
-    """The chat after a race over these conversations.
+    """Return the chat after a race over these conversations.
 
     An answer that was stopped counts as far as it came; a question without any is left out for its
     panel, since no message of a conversation may be empty.

@@ -1,5 +1,6 @@
-"""The controls of one panel: its decoder, and that decoder's own options, built from the decoder's
-Options dataclass.
+"""The controls of one panel: its decoder, and that decoder's own options.
+
+They are built from the decoder's Options dataclass.
 
 Every option of any decoder has its component from the start; choosing a decoder shows its own and
 hides the rest. So the inputs of the Run button stay the same components whatever is chosen.
@@ -24,8 +25,10 @@ from dmtd_demo.web.texts import option_key, span
 
 
 class OpenNumber(gr.Number):
-    """A number field whose range is checked by the core, which answers with a sentence in the race
-    view, not by Gradio."""
+    """A number field whose range the core checks, not Gradio.
+
+    The core answers with a sentence in the race view.
+    """
 
     def preprocess(self, payload: float | None) -> float | int | None:
         return int(payload) if isinstance(payload, float) and payload.is_integer() else payload
@@ -65,8 +68,8 @@ class OpenRadio(gr.Radio):
 
 
 def kind_of(option: Field) -> str:
-    """Which component suits an option: a list for choices, a slider for a share of something, a
-    field for the rest."""
+    """Return the kind of component that suits an option: a list for choices, a slider for a share
+    of something, a field for the rest."""
     meta = option.metadata
     if meta["choices"]:
         return "choice"
@@ -74,8 +77,10 @@ def kind_of(option: Field) -> str:
 
 
 def settings_of(decoder: str, option: Field, value: Any) -> dict[str, Any]:
-    """What the component of an option shows for one decoder: label, range and default differ
-    between decoders."""
+    """Return the settings of an option's component for one decoder.
+
+    Label, range and default differ between decoders.
+    """
     meta = option.metadata
     return {"label": control(option_key(decoder, option.name, "label")), "value": value} | {
         name: meta[name]
@@ -88,7 +93,7 @@ COMPONENTS = {"choice": gr.Dropdown, "text": gr.Textbox, "slider": OpenSlider, "
 
 
 def kinds() -> list[tuple[str, str]]:
-    """Every (option name, kind of component) that some decoder has, each once."""
+    """Return every (option name, kind of component) that some decoder has, each once."""
     return list(
         dict.fromkeys(
             (option.name, kind_of(option))
@@ -99,7 +104,8 @@ def kinds() -> list[tuple[str, str]]:
 
 
 def decoder_choices(model: Model, servers: dict[str, PanelSpec]) -> list[tuple[str, str]]:
-    """What the decoder list shows; one that the model cannot run stays in it, and says so."""
+    """Return the entries of the decoder list; one that the model cannot run stays in it, and says
+    so."""
     # both from the start: control says why
     names = {
         name: (f"decoder.{name}.label", control("decoder.cannot", label=f"decoder.{name}.label"))
@@ -204,8 +210,10 @@ class PanelControls:
         )
 
     def _settings(self, name: str, model: Model) -> dict[tuple[str, str], dict[str, Any]]:
-        """The settings of the components that a decoder's options need; none where the model cannot
-        run it, and for a server."""
+        """Return the settings of the components that a decoder's options need.
+
+        There are none where the model cannot run it, and for a server.
+        """
         if name in self.servers:
             return {}
         decoder = DECODERS[name]
@@ -229,7 +237,7 @@ class PanelControls:
         return {"value": escape(" ".join(missing)), "visible": bool(missing)}
 
     def choose(self, name: str, shown_for: str, key: Any) -> list[Any]:
-        """The options of another decoder.
+        """Show the options of another decoder.
 
         The keyboard that only passes through the list chooses nothing, and no option is lost.
         """
@@ -240,7 +248,7 @@ class PanelControls:
         )
 
     def show_options(self, name: str, key: Any) -> list[Any]:
-        """The options of a newly chosen decoder, at their defaults for the model of this key."""
+        """Show the options of a newly chosen decoder, at their defaults for this key's model."""
         model = self.models.peek(key)
         settings = self._settings(name, model)
         updates = [
@@ -252,8 +260,10 @@ class PanelControls:
         return [gr.update(**self._sentence(name, model)), *updates, name]
 
     def show_spec(self, spec: PanelSpec, key: Any) -> list[Any]:
-        """Updates of `inputs` and the sentence that put this panel, on the model of this key, on
-        the page."""
+        """Return the updates that put this panel, on the model of this key, on the page.
+
+        They are for `inputs` and the sentence.
+        """
         sentence, *options, shown_for = self.show_options(_choice(spec), key)
         for (name, _), update in zip(self.options, options):
             if name in spec.options and update.get("visible"):
@@ -270,12 +280,14 @@ class PanelControls:
         ]
 
     def show_model(self, key: Any, values: list[Any]) -> list[Any]:
-        """The same for the panel as these values of `inputs` have it, on the model of another key."""
+        """Return the updates that put the panel of these values on the model of another key."""
         return self.show_spec(self.spec_or_default(values), key)
 
     def spec_or_default(self, values: list[Any]) -> PanelSpec:
-        """The panel as these values of `inputs` have it; where they are half-typed, its options
-        start anew."""
+        """Return the panel as these values of `inputs` have it.
+
+        Where they are half-typed, its options start anew.
+        """
         try:
             return self.spec(values)
         except UserError:
@@ -286,11 +298,11 @@ class PanelControls:
         return [self.decoder, self.shown_for, self.model, *self.options.values()]
 
     def key(self, values: list[Any]) -> Any:
-        """The key of the model that these values of `inputs` ask for."""
+        """Return the key of the model that these values of `inputs` ask for."""
         return values[2]
 
     def spec(self, values: list[Any]) -> PanelSpec:
-        """The panel that these values of `inputs` ask for.
+        """Return the panel that these values of `inputs` ask for.
 
         An empty field leaves its option to the model's default.
         """
@@ -316,8 +328,11 @@ class PanelControls:
         )
 
     def _worth_naming(self, name: str, chosen: dict[str, Any], model: Model) -> dict[str, Any]:
-        """The decoder's first option, by which one speaks of it (τ, k), and what differs from the
-        defaults: the panel's name stays short."""
+        """Return the options that a panel's name has.
+
+        These are the first, by which one speaks of the decoder (τ, k), and what differs from the
+        defaults: the panel's name stays short.
+        """
         if DECODERS[name].missing(model):
             return chosen
         defaults = DECODERS[name].defaults(model)
@@ -330,12 +345,13 @@ class PanelControls:
 
 
 def _choice(spec: PanelSpec) -> str:
-    """What the decoder list has for a panel."""
+    """Return the entry of the decoder list for a panel."""
     return str(spec) if spec.decoder == Remote.name else spec.decoder
 
 
 def option_hints() -> dict[str, str]:
-    """The key of what each option does, for the page's tooltips, by the end of its element id."""
+    """Return the key of what each option does, for the page's tooltips, by the end of its element
+    id."""
     return {
         f"opt-{option.name}": option_key(name, option.name, "help")
         for name, decoder in DECODERS.items()

@@ -1,5 +1,6 @@
-"""Prompts and comparisons to begin with: what the buttons under the prompt box put on the page, and
-what stands there at the start.
+"""Prompts and comparisons to begin with.
+
+The buttons under the prompt box put them on the page; one stands there at the start.
 
 The prompts are in the language of the models.
 """

@@ -1,5 +1,7 @@
-"""The page's texts as Gradio's own components take them: marks, which its page replaces by the text
-in the browser's language."""
+"""The page's texts as Gradio's own components take them: as marks.
+
+Gradio's page replaces a mark by the text in the browser's language.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ I18N = gr.I18n(
 
 
 def control(key: str, /, **values: str | int) -> str:
-    """A mark that Gradio's page replaces by the text, within a label, a placeholder, a button or a
-    choice; one mark in a string.
+    """Return a mark that Gradio's page replaces by the text.
+
+    It stands in a label, a placeholder, a button or a choice; one mark in a string.
 
     values: of texts, their keys, as long as the page is built only: what is filled later has not
     been sent.

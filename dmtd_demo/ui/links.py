@@ -38,7 +38,7 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """None, or no panels: as the page has it."""
+    """A comparison that a link asks for; None, or no panels: as the page has it."""
 
     prompt: str | None
     panels: tuple[PanelSpec, ...]
@@ -56,7 +56,7 @@ def query(
     system: str = "",
     thinking: bool = False,
 ) -> str:
-    """The query that opens this comparison, without its question mark."""
+    """Return the query that opens this comparison, without its question mark."""
     off = Sampling()
     parts: list[tuple[str, object]] = [
         ("prompt", prompt),
@@ -74,7 +74,7 @@ def query(
 
 
 def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Comparison | None:
-    """What a query asks for; None where it asks for nothing.
+    """Return the comparison that a query asks for; None where it asks for nothing.
 
     servers: the remote panels that this page has. Raises UserError, also for what this model cannot
     run.

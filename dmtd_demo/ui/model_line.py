@@ -1,5 +1,4 @@
-"""The line under the title: which model runs how, and what the numbers of the page are measured
-against."""
+"""The line under the title: which model runs how, and what it is measured against."""
 
 from __future__ import annotations
 
@@ -56,7 +55,7 @@ TOUR_MODEL = "classroom"  # what the texts of the tour say was seen with these w
 
 
 def model_lines(models: list[Model]) -> str:
-    """The lines of the models that the panels have, as JSON for the page's script."""
+    """Return the lines of the models that the panels have, as JSON for the page's script."""
     used = list(dict.fromkeys(models))
     lines = [
         model_line(model).replace("<p>", f"<p>{_panels(models, model)}: ", 1)

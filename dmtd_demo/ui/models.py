@@ -1,5 +1,7 @@
-"""The model picker: what each model is and needs, loading with a progress bar and a cancel, what is
-in memory, and unloading."""
+"""The model picker: what each model is and needs, loading, and unloading.
+
+Loading has a progress bar and a cancel.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ logger = logging.getLogger(__name__)
 
 
 class ModelPicker:
-    """rules: whether a visitor may name any folder or hub id, and not only choose from the list.
+    """The model picker of a page.
+
+    rules: whether a visitor may name any folder or hub id, and not only choose from the list.
 
     fixed: whether the models that are in memory now are all that there will be. shown: whether the
     page as it comes offers any other.
@@ -130,7 +134,7 @@ class ModelPicker:
             self.arrived = gr.State(None)
 
     def wire(self, now: dict[str, Any]) -> gr.events.Dependency:
-        """Returns the event after which `arrived` may name a model that the panels are to use."""
+        """Return the event after which `arrived` may name a model that the panels are to use."""
         looked = [self.facts, self.quantization, self.reason, self.get]
         others = [self.other] if self.anything else []
         hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -188,7 +192,7 @@ class ModelPicker:
         )
 
     def show_choices(self, rights: Rights) -> Any:
-        """The models that a visitor with these rights is offered."""
+        """Return the models that a visitor with these rights is offered."""
         return gr.update(choices=self._choices(rights.anything))
 
     def _choices(self, anything: bool) -> list[tuple[str, str]]:
@@ -196,7 +200,7 @@ class ModelPicker:
         return [*listed, (control("models.another"), OTHER)] if anything else listed
 
     def look(self, request: gr.Request, choice: Any, other: Any = "") -> list[Any]:
-        """What the picker says about the chosen model."""
+        """Say what there is to say about the chosen model."""
         rights = self.rules.of(request)
         field = [gr.update(visible=choice == OTHER and rights.anything)] * self.anything
         try:
@@ -226,13 +230,13 @@ class ModelPicker:
             return self._complaint(error, rights)
 
     def refresh(self) -> Any:
-        """Other visitors load and unload too."""
+        """Show what is in memory now: other visitors load and unload too."""
         return gr.update(**self._loaded())
 
     def fetch(
         self, request: gr.Request, choice: Any, other: Any = ""
     ) -> Iterator[tuple[Any, Any, Any]]:
-        """The model's files onto this machine, and no more."""
+        """Bring the model's files onto this machine, and no more."""
         job = self.jobs.new(str(request.session_hash))
         rights = self.rules.of(request)
         try:
@@ -255,7 +259,7 @@ class ModelPicker:
     def prepare(
         self, request: gr.Request, choice: Any, quantization: Any, other: Any = ""
     ) -> Iterator[tuple[Any, Wanted | None]]:
-        """Everything that needs no device: whether it may be, whether it fits, and the download."""
+        """Do everything that needs no device: may it be, does it fit, and the download."""
         job = self.jobs.new(str(request.session_hash))
         rights = self.rules.of(request)
         try:
@@ -277,7 +281,7 @@ class ModelPicker:
             yield self._complaint(error, rights), None
 
     def bring(self, wanted: Wanted | None, request: gr.Request) -> Iterator[tuple[Any, Any, Any]]:
-        """The weights into memory. No race runs meanwhile."""
+        """Bring the weights into memory. No race runs meanwhile."""
         if not wanted:
             yield gr.skip(), None, gr.skip()
             return
@@ -311,7 +315,7 @@ class ModelPicker:
     def _bars(
         self, name: str, states: Generator[tuple[str, int, int], None, Result]
     ) -> Generator[tuple[Any, Any, Any], None, Result]:
-        """A bar for every state; returns what the work returned."""
+        """Yield a bar for every state; return what the work returned."""
         while True:
             try:
                 state = next(states)
@@ -351,8 +355,10 @@ class ModelPicker:
             )
 
     def _name(self, choice: Any, other: Any, rights: Rights) -> str:
-        """What the visitor asks for, where they may. Raises UserError, in words that are the same
-        for what is there and what is not."""
+        """Return the model that the visitor asks for, where they may.
+
+        Raises UserError, in words that are the same for what is there and what is not.
+        """
         if choice == OTHER and self.anything and rights.anything:
             name = str(other or "").strip().strip("\"'")
             if not name:
@@ -366,7 +372,7 @@ class ModelPicker:
         return self.names[choice]
 
     def _check_listed(self, name: str, rights: Rights) -> None:
-        """Raises UserError where a model was named that this visitor may not load."""
+        """Raise UserError where a model was named that this visitor may not load."""
         if not (self.anything and rights.anything) and name not in self.names.values():
             raise self._not_listed(name)
 
@@ -377,12 +383,14 @@ class ModelPicker:
         )
 
     def _called(self, name: str) -> str:
-        """A model as the page calls it."""
+        """Return a model as the page calls it."""
         return next((value for value, listed in self.names.items() if listed == name), name)
 
     def _complaint(self, error: Exception, rights: Rights) -> str:
-        """A sentence for this visitor, which says to strangers neither where folders lie nor what
-        went wrong inside."""
+        """Return the sentence of an error for this visitor.
+
+        It says to strangers neither where folders lie nor what went wrong inside.
+        """
         if rights.anything:
             return complaint(error)
         words = str(error) if isinstance(error, UserError) else FAILED
@@ -415,7 +423,7 @@ class ModelPicker:
         return f"{name} · {_parameters(CATALOG[name].sizes.parameters)}"
 
     def _facts(self, entry: Entry, paths: bool) -> str:
-        """paths: whether the visitor may see where folders lie."""
+        """Describe a model in HTML. paths: whether the visitor may see where folders lie."""
         d = describe(entry, self.device)
         model = entry.source if entry.is_local and paths else d["name"]
         where = _where(d)
@@ -535,8 +543,11 @@ class ModelPicker:
 
 
 def _names(names: Iterable[str]) -> dict[str, str]:
-    """The models by what the page calls them: a folder by its own name, because strangers see it
-    and its path is nobody's business but the owner's."""
+    """Return the models by what the page calls them.
+
+    A folder by its own name, because strangers see it and its path is nobody's business but the
+    owner's.
+    """
     called: dict[str, str] = {}
     for name in dict.fromkeys(names):
         folder = name not in CATALOG and not is_id(name) or Path(name).is_dir()
@@ -591,7 +602,7 @@ def _stage(stage: str) -> str:
 
 
 def _where(described: dict[str, Any]) -> str:
-    """Where a model lies, as availability.where says it on the command line."""
+    """Say where a model lies, as availability.where says it on the command line."""
     source = described["source"]
     if source == "assets":
         return span("where.ships")
@@ -611,7 +622,7 @@ def _where(described: dict[str, Any]) -> str:
 
 
 def _choice(name: str, memory: str, default: bool, fits: bool) -> str:
-    """A quantization with the memory that it needs.
+    """Return a quantization with the memory that it needs.
 
     What does not fit is not called the default: nothing fits then.
     """

@@ -82,7 +82,7 @@ EXPLAINED = (
 
 
 def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpec]:
-    """Four panels to begin with: those given, then the default ones.
+    """Return four panels to begin with: those given, then the default ones.
 
     Raises UserError where the model cannot run one that was given.
     """
@@ -503,11 +503,11 @@ class Page:
             )
 
     def _lectures(self, request: gr.Request) -> bool:
-        """Whether a request is the lecturer's, whose races everybody sees."""
+        """Say whether a request is the lecturer's, whose races everybody sees."""
         return self.lecture is not None and standing_of(request).owner
 
     def _chosen(self, question: Question) -> tuple[list[Any], list[PanelSpec]]:
-        """The models' keys and the panels that it names. Raises UserError."""
+        """Return the models' keys and the panels that it names. Raises UserError."""
         count = whole("Panels", question.count)
         if count not in range(FEWEST_PANELS, MOST_PANELS + 1):
             raise UserError(f"a race needs {FEWEST_PANELS} to {MOST_PANELS} panels; got {count}")
@@ -525,14 +525,14 @@ class Page:
         return keys, specs
 
     def _rows(self, values: Sequence[Any]) -> list[list[Any]]:
-        """The values of each panel's inputs."""
+        """Return the values of each panel's inputs."""
         width = len(self.panels[0].inputs)
         return [
             list(values[index * width : (index + 1) * width]) for index in range(len(self.panels))
         ]
 
     def adopt(self, key: str | None, *values: Any) -> list[Any]:
-        """A model has come: all panels of this visitor use it."""
+        """Put all panels of this visitor on a model that has come."""
         if not key:
             return [gr.skip()] * (
                 sum(len(panel.inputs) + 1 for panel in self.panels) + len(self.presets) + 2
@@ -554,8 +554,11 @@ class Page:
         ]
 
     def learned(self, key: str | None, *values: Any) -> list[Any]:
-        """A model has other add-ons: the panels on it take their default thresholds, and decoders
-        that it could not run before can be chosen."""
+        """Show a model's other add-ons.
+
+        The panels on it take their default thresholds, and decoders that it could not run before
+        can be chosen.
+        """
         parts: list[Any] = []
         for panel, row in zip(self.panels, self._rows(values)):
             if key is None or panel.key(row) != key:
@@ -580,8 +583,11 @@ class Page:
         ]
 
     def arrive(self, request: gr.Request) -> list[Any]:
-        """A new visitor: the page was built for the model that was there at the start, which may
-        have left, or be no longer the only one; and for the owner, or for strangers."""
+        """Show a new visitor what has changed since the page was built.
+
+        The page was built for the model that was there at the start, which may have left, or be no
+        longer the only one; and for the owner, or for strangers.
+        """
         keys, first = self.models.keys, self.panels[0].model.value
         # not asked of the page: it goes through the inputs of every event that has ended at each
         # event of a race
@@ -590,8 +596,7 @@ class Page:
         return [*self.adopt(key, *built), *self._granted(self.rules.of(request))]
 
     def _granted(self, rights: Rights) -> list[Any]:
-        """What is shown besides, or no longer, where a visitor may something else than those for
-        whom the page was built."""
+        """Show what a visitor may beyond those for whom the page was built, or may not."""
         as_built = rights == self.built_for
         parts = [gr.skip() if as_built else self.picker.show_choices(rights)] * self.picker.anything
         if self.training:
@@ -599,7 +604,7 @@ class Page:
         return parts
 
     def change_model(self, index: int, *values: Any) -> list[Any]:
-        """One panel gets another of the models in memory."""
+        """Put one panel on another of the models in memory."""
         rows = self._rows(values)
         models = [self.models.peek(panel.key(row)) for panel, row in zip(self.panels, rows)]
         return [
@@ -608,8 +613,10 @@ class Page:
         ]
 
     def show_comparison(self, comparison: links.Comparison, *keys: Any) -> list[Any]:
-        """Updates that put a comparison on the page; the race on screen stays where the number of
-        panels does."""
+        """Return the updates that put a comparison on the page.
+
+        The race on screen stays where the number of panels does.
+        """
         keep = gr.skip()
         sampling, panels = comparison.sampling, comparison.panels
         settings = [
@@ -643,7 +650,7 @@ class Page:
         ]
 
     def open_link(self, request: gr.Request, *keys: Any) -> list[Any]:
-        """The comparison that the address of the page asks for, if it asks for one."""
+        """Show the comparison that the address of the page asks for, if it asks for one."""
         nothing = [gr.skip()] * (9 + sum(len(panel.inputs) + 2 for panel in self.panels))
         try:
             comparison = links.comparison(
@@ -654,8 +661,10 @@ class Page:
         return self.show_comparison(comparison, *keys) if comparison else [*nothing, gr.skip()]
 
     def address(self, asked: str) -> str:
-        """The query of a link to the controls as they stand; empty, and said so by the page, where
-        they ask for no race."""
+        """Return the query of a link to the controls as they stand.
+
+        It is empty, and said so by the page, where they ask for no race.
+        """
         try:
             question = Question.of(asked)
             return links.query(
@@ -685,8 +694,10 @@ class Page:
         ), Chat()
 
     def edit_last(self, how: str, text: str, chat: Chat) -> str:
-        """The last prompt, to be edited in the box; or, as the visitor gives that up, the text that
-        stood there."""
+        """Return the last prompt, to be edited in the box.
+
+        As the visitor gives that up, it is the text that stood there.
+        """
         return chat.prompt if how == "edit" else text
 
     def show_panels(self, count: Any) -> list[Any]:

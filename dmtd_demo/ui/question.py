@@ -1,4 +1,4 @@
-"""What the page asks: its controls as they stand, gathered by its script into one string.
+"""The page's question: its controls as they stand, gathered by its script into one string.
 
 One input in place of sixty: at each event of a race Gradio's page goes through all inputs of the
 events that were sent, which took 7 ms, 20 times a second.
@@ -45,7 +45,9 @@ def number(name: str, value: Any) -> float:
 
 @dataclass(frozen=True)
 class Question:
-    """run: the id that the page gave the race.
+    """The controls as they stood when Run was pressed.
+
+    run: the id that the page gave the race.
 
     how: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the
     conversation. panels: the values of all panels' controls.
@@ -69,8 +71,7 @@ class Question:
 
     @classmethod
     def of(cls, text: str) -> Question:
-        """From the script's JSON: the run, how, and the values of the controls in their order
-        (`SETTINGS`).
+        """Read the script's JSON: the run, how, and the controls' values as in `SETTINGS`.
 
         Raises UserError where it is another's.
         """
@@ -95,7 +96,7 @@ class Question:
 
     @property
     def sampling(self) -> Sampling:
-        """Raises UserError."""
+        """Return the sampling that is asked for. Raises UserError."""
         return Sampling(
             temperature=number("Temperature", self.temperature),
             top_k=whole("Top-k", self.top_k),
@@ -105,5 +106,5 @@ class Question:
 
     @property
     def max_new_tokens(self) -> int:
-        """Raises UserError."""
+        """Return the most new tokens of a panel. Raises UserError."""
         return whole("Max tokens", self.max_tokens)

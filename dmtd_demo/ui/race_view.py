@@ -1,5 +1,7 @@
-"""The race view: one gr.HTML component whose script (assets/race/*.js) draws a race from a growing
-JSON-lines string."""
+"""The race view: one gr.HTML component whose script draws a race.
+
+The script (assets/race/*.js) draws it from a growing JSON-lines string.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,10 @@ TEMPLATE = '<section class="race" data-status="idle"></section>'
 
 
 class RaceView(gr.HTML):
-    """value: JSON lines; the first one, "layout" or "page", says what is shown, and has the id of
-    the run.
+    """The component that draws a race.
+
+    value: JSON lines; the first one, "layout" or "page", says what is shown, and has the id of the
+    run.
 
     hints: element id, or its end for the options of a panel -> key of what the control does.
     plotly: the address of Plotly's script. template: the HTML file that replays a race

@@ -48,7 +48,7 @@ def opened(
     servers: Sequence[str] = (),
     lecture: Lecture | None = None,
 ) -> str:
-    """What whoever starts a page that others can reach has to know."""
+    """Say what whoever starts a page that others can reach has to know."""
     where = (
         "by everybody who has its link"
         if share
@@ -90,7 +90,7 @@ def opened(
 
 
 def end(*_: Any) -> NoReturn:
-    """A polite request to end is what Ctrl-C is: races stop at their next pass."""
+    """Treat a polite request to end as Ctrl-C: races stop at their next pass."""
     raise KeyboardInterrupt
 
 

@@ -1,5 +1,4 @@
-"""What the server keeps of each visitor: the values of the page's states, the chat among them, and
-nothing else.
+"""The states that the server keeps of each visitor, the chat among them, and no more.
 
 Gradio also copies every component's config for each visitor, with each value that it sends, so that
 a deep link could bring the page back: a quarter of a megabyte and 18 ms when a visitor comes, and

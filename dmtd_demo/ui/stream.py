@@ -147,8 +147,8 @@ class Stream:
 
     @property
     def status(self) -> str:
-        """How the race ended: "stopped" where Stop cut a panel short, "error" where no panel came
-        through."""
+        """Return how the race ended: "stopped" where Stop cut a panel short, "error" where no panel
+        came through."""
         stops = {summary["stop"] for summary in self.summaries.values()}
         if "stopped" in stops:
             return "stopped"
@@ -156,15 +156,17 @@ class Stream:
 
     @property
     def answers(self) -> list[str]:
-        """Each panel's text, where the race came to its end."""
+        """Return each panel's text, where the race came to its end."""
         if len(self.summaries) < len(self.wanted.panels):
             return []
         return [self.summaries[index]["text"] for index in range(len(self.wanted.panels))]
 
 
 def notes(models: Sequence[Model], header: dict) -> list[dict]:
-    """What to warn about before the text comes, as the key of the sentence and its values, from the
-    header of the race over these models, one per panel."""
+    """Return the warnings before the text comes, as keys of sentences with their values.
+
+    They come from the header of the race over these models, one per panel.
+    """
     warnings = []
     for panel in header["panels"]:
         if panel["decoder"] == Remote.name:

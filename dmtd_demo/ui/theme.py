@@ -1,5 +1,6 @@
-"""Gradio's theme: system fonts (nothing is fetched from outside), small type and spacing, calm
-colours.
+"""Gradio's theme: system fonts, small type and spacing, calm colours.
+
+No font is fetched from outside.
 
 The rest is in assets/style/.
 """

@@ -1,5 +1,6 @@
-"""The guided tour's part in Python: it remembers the controls, puts a step's comparison on them,
-and puts them back as they were.
+"""The guided tour's part in Python.
+
+It remembers the controls, puts a step's comparison on them, and puts them back as they were.
 
 The tour itself is assets/race/tour.js; it presses the hidden buttons that stand here. A race of the
 tour is no part of the conversation (page.py).
@@ -45,7 +46,9 @@ class Tour:
         show_comparison: Callable[..., list[Any]],
         now: dict[str, Any],
     ) -> None:
-        """controls: prompt and settings, the number of panels second.
+        """Wire the tour's hidden buttons.
+
+        controls: prompt and settings, the number of panels second.
 
         compared: what show_comparison updates, the race view last. Every race of the tour runs on
         the model that the page began with; where that has left the memory, the race says so.

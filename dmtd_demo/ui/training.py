@@ -1,5 +1,4 @@
-"""The part "Train add-ons": pick a model, an add-on and how much to learn from, watch it learn, and
-use the result in the panels at once.
+"""The part "Train add-ons": pick a model and an add-on, watch it learn, and use it at once.
 
 Only for visitors who sit at this machine, or where the operator allows it.
 """
@@ -57,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Curves:
-    """What has been seen of one training."""
+    """The figures seen of one training."""
 
     loss: list[tuple[int, float]] = field(default_factory=list)
     right: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # accuracies by name
@@ -72,7 +71,7 @@ class Curves:
 
 
 class TrainingPart:
-    """rules: who may train."""
+    """The part of the page that trains. rules: who may."""
 
     def __init__(self, models: Residents, rules: Rules) -> None:
         self.models = models
@@ -193,7 +192,7 @@ class TrainingPart:
     def _train(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
     ) -> None:
-        """In `output`, then into the model.
+        """Train in `output`, then put it into the model.
 
         `output`/addons has the model's other add-ons too, so that it gives elsewhere what the
         panels use here.
@@ -234,7 +233,7 @@ class TrainingPart:
     def _shown(
         self, name: str, states: Iterator[tuple[str, int, int]], curves: Curves
     ) -> Iterator[tuple[Any, Any, Any]]:
-        """What the page shows of each state, and how long the stage will still take."""
+        """Yield what the page shows of each state, and how long the stage will still take."""
         shown, stage, began = 0.0, None, 0.0
         for now, done, total in states:
             if now != stage:
@@ -249,7 +248,7 @@ class TrainingPart:
         self.jobs.latest(str(request.session_hash)).cancelled.set()
 
     def put_back(self, key: Any, request: gr.Request) -> tuple[Any, Any]:
-        """The add-ons that the model came with."""
+        """Give the model the add-ons that it came with."""
         try:
             self._check(request)
             model = self.models.get(key)
@@ -264,7 +263,7 @@ class TrainingPart:
             return complaint(error), None
 
     def _check(self, request: gr.Request) -> None:
-        """Raises UserError where this visitor may not train."""
+        """Raise UserError where this visitor may not train."""
         if not self.rules.of(request).train:
             because = standing_of(request).because or "DMTD_TRAIN=0 leaves it to nobody"
             raise UserError(f"training is not open to this request: {because}")
@@ -275,7 +274,7 @@ class TrainingPart:
 
 
 def _fresh(model: Model, name: str) -> Path:
-    """A folder for one training; a hub id gives the last part of its name."""
+    """Return a folder for one training; a hub id gives the last part of its name."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     return Path(
         tempfile.mkdtemp(
@@ -300,7 +299,7 @@ def _bar(name: str, stage: str, done: int, total: int, left: float | None) -> st
 
 
 def picture(curves: Curves) -> str:
-    """The loss, the accuracies and the confusion matrix, as HTML."""
+    """Draw the loss, the accuracies and the confusion matrix, as HTML."""
     if not curves.loss:
         return ""
     curved = [_curve("train.loss", {"": curves.loss}, max(value for _, value in curves.loss))]
@@ -317,7 +316,7 @@ def picture(curves: Curves) -> str:
 
 
 def _curve(key: str, series: dict[str, Sequence[tuple[int, float]]], top: float) -> str:
-    """Lines from 0 to `top` over the updates; beside each its last value."""
+    """Draw lines from 0 to `top` over the updates; beside each its last value."""
     last = max(points[-1][0] for points in series.values())
     lines, ends = [], []
     for index, (name, points) in enumerate(series.items()):
@@ -341,7 +340,7 @@ def _curve(key: str, series: dict[str, Sequence[tuple[int, float]]], top: float)
 
 
 def _matrix(counts: list[list[int]]) -> str:
-    """A table in per cent of its rows: how many tokens were right, by how many it said."""
+    """Draw a table in per cent of its rows: how many tokens were right, by how many it said."""
     heads = "".join(f'<th scope="col">{length}</th>' for length in range(len(counts)))
     rows = []
     for true, row in enumerate(counts):

@@ -41,7 +41,7 @@ const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits) : NONE
 const percent = (value, digits = 1) => (isNumber(value) ? `${(100 * value).toFixed(digits)} %` : NONE);
 /** @type {(value: unknown) => string} */
 const ratio = (value) => (isNumber(value) ? `${value.toFixed(2)}×` : NONE);
-/** @type {(count: number, noun: "token" | "pass" | "position" | "head") => string} */
+/** @type {(count: number, noun: "token" | "pass" | "position" | "head" | "draft") => string} */
 const plural = (count, noun) => t(`count.${noun}.${count === 1 ? "one" : "more"}`, { count: count.toLocaleString("en") });
 
 /** @param {unknown} value  tokens/s */

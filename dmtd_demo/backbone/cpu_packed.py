@@ -3,6 +3,8 @@ on a CPU. Weights alone are rounded; the LM head is packed too."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable
 
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 ROWS = 4096  # quantized at once, so that the float32 copy of an LM head is never whole
 # of recurrent layers: tiny, and with fewer rows than kernels of 4 bits want
 DENSE = ("in_proj_a", "in_proj_b")
+IN_ONE = "in_one"  # attribute of packed weights: how many lie in an element
 GROUP = 32  # weights of a row that share a scale, in 4 bits
 EVEN = 16  # rows: their number has to be a multiple of it, in 4 bits
 BLOCK = 64  # rows that the 4-bit layouts keep together, at most
@@ -50,6 +53,10 @@ class PackedLinear(nn.Module):
     as a buffer.
     """
 
+    weight: Tensor
+    scale: Tensor
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         weight: Tensor,
@@ -67,6 +74,7 @@ class PackedLinear(nn.Module):
             self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_buffer("scale", scale)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.held: list[Tensor] = []  # `dense` for as long as `dense_kept` lasts; no part of this
 
     def dense(self) -> Tensor:
         """The weights as they are rounded, [out, in]."""
@@ -83,10 +91,24 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:  # the kernels have no backward
-            return F.linear(x, self.dense(), self.bias)
+            return F.linear(x, self.held[0] if self.held else self.dense(), self.bias)
         return self.kernel()(x.reshape(-1, self.in_features).contiguous()).view(
             *x.shape[:-1], self.out_features
         )
+
+
+@contextmanager
+def dense_kept(linear: nn.Module) -> Iterator[None]:
+    """While gradients go through a packed linear, its dense weights are made once, not each time;
+    through any other module nothing changes."""
+    if not isinstance(linear, PackedLinear):
+        yield
+        return
+    linear.held = [linear.dense()]
+    try:
+        yield
+    finally:
+        linear.held = []
 
 
 class Int8Linear(PackedLinear):
@@ -175,7 +197,7 @@ class Int4Linear(PackedLinear):
         shared: bool = False,
     ) -> None:
         super().__init__(weight, scale, bias, out_features, in_features, shared)
-        self.weight.in_one = 2  # weights in an element
+        setattr(self.weight, IN_ONE, 2)
 
     def dense(self) -> Tensor:
         return self.product()(torch.eye(self.in_features, dtype=self.scale.dtype)).t()
@@ -198,7 +220,8 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
     kind, rows = type(linears[0]), 0 if isinstance(linears[0], Int8Linear) else 1
     if kind is Int4Linear and any(linear.out_features % BLOCK for linear in linears[:-1]):
         return None
-    bias = torch.cat([linear.bias for linear in linears]) if linears[0].bias is not None else None
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    bias = torch.cat(biases) if biases else None
     whole = kind(
         torch.cat([linear.weight for linear in linears]),
         torch.cat([linear.scale for linear in linears], dim=rows),
@@ -213,8 +236,8 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
             whole.weight.data[start:stop],
             whole.scale.narrow(rows, start, linear.out_features),
         )
-        if bias is not None:
-            linear.bias.data = whole.bias.data[start:stop]
+        if bias is not None and linear.bias is not None:
+            linear.bias.data = bias[start:stop]
         start = stop
     return whole
 

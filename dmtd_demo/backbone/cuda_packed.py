@@ -46,9 +46,13 @@ class Shape:
 
 
 def shape_of(bits: int, rows: int, columns: int) -> Shape:
-    """What is fastest for a matrix, for one position and for several (docs/performance.md): it must
-    not depend on their number, so that their results do not."""
-    return Shape()
+    """What is fastest for a matrix, for one position and for several: it must not depend on their
+    number, so that their results do not. By Qwen3-4B's matrices on an H200 (docs/performance.md,
+    `benchmarks/cuda_linears.py`); those of 385 to 1,215 tiles lie between."""
+    tiles = -(-rows // TILE)
+    if tiles >= 768:  # a few warps each are enough to keep every multiprocessor reading
+        return Shape(1, 4, 4) if bits == 8 else Shape(2, 4, 2)
+    return Shape(1, 16, 2) if bits == 8 or tiles <= 256 else Shape(1, 8, 4)
 
 
 # launches overlap where the GPU can

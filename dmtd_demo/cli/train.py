@@ -17,6 +17,7 @@ def train(options: argparse.Namespace) -> None:
         model = load(
             options.model,
             quantization=options.quantization or ("none" if whole else None),
+            fast=False,
             dtype=options.dtype or ("float32" if whole else None),
             device=own_device(options.device),
             threads=options.threads or THREADS,

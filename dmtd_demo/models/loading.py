@@ -201,11 +201,12 @@ def load(
     threads: int | None = None,
     addons: str | None = None,
     trainable: bool = False,
+    fast: bool = True,
     spare: int = 0,
     make_room: Callable[[Placement], None] = lambda _: None,
     progress: Progress = no_progress,
 ) -> Model:
-    """Load a catalog model, a local folder in Hugging Face format, a GGUF file or a hub id. addons: a folder or hub id. trainable: the linears stay as transformers loads them. spare: bytes that others would give up, which
+    """Load a catalog model, a local folder in Hugging Face format, a GGUF file or a hub id. addons: a folder or hub id. trainable: the linears stay as transformers loads them. fast: as in `place`. spare: bytes that others would give up, which
     `make_room` asks them for when the weights are known to be good. Raises UserError where anything the user supplied does not fit, and what `progress` raises."""
     found = find(name)  # what cannot run is refused before gigabytes are fetched
     placement = place(
@@ -214,6 +215,7 @@ def load(
         quantization=quantization,
         dtype=dtype,
         device=device,
+        fast=fast,
         spare=spare,
     )
     if found.file is not None and found.file.path is None:

@@ -12,6 +12,7 @@ from typing import Any, Callable
 import torch
 
 from dmtd_demo.backbone.bitsandbytes_4bit import keep_layout
+from dmtd_demo.backbone.cpu_packed import dense_kept
 from dmtd_demo.backbone.onednn import plain
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
@@ -223,17 +224,18 @@ def train_addon(
                 )
             )
 
-    train(
-        recipe,
-        lambda position: seen.draws(name, seed, position),
-        steps * features.DRAWN[name],
-        output,
-        resume=resume,
-        device=backbone.device,
-        checkpoint_seconds=checkpoint_seconds,
-        log=output / "log.jsonl",
-        watch=after,
-    )
+    with dense_kept(backbone.module.get_output_embeddings()):
+        train(
+            recipe,
+            lambda position: seen.draws(name, seed, position),
+            steps * features.DRAWN[name],
+            output,
+            resume=resume,
+            device=backbone.device,
+            checkpoint_seconds=checkpoint_seconds,
+            log=output / "log.jsonl",
+            watch=after,
+        )
     if not heads or not processes(backbone.device).is_main_process:
         return
     module = recipe.trainable

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +16,16 @@ from torch.nn import functional as F
 
 from dmtd_demo.backbone import cuda_packed
 from dmtd_demo.backbone.cpu_packed import Levels, eight_bits, four_bits
-from dmtd_demo.backbone.cuda_packed import AT_ONCE, KINDS, MANY, CudaLinear, Shape, joined, pack
+from dmtd_demo.backbone.cuda_packed import (
+    AT_ONCE,
+    KINDS,
+    MANY,
+    CudaLinear,
+    Shape,
+    joined,
+    pack,
+    shape_of,
+)
 from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone, parameters
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load_random
@@ -63,6 +73,21 @@ def test_what_is_packed_is_the_formula(kind, rows, columns):
         0.08 if packed.bits == 4 else 0.006
     ) * columns**-0.5 * 2
     assert round(packed.weight.numel() * packed.weight.in_one) == rows * columns
+
+
+@pytest.mark.parametrize(
+    "rows,columns,four,eight",
+    [
+        (6144, 2560, "1x8x4", "1x16x2"),
+        (2560, 4096, "1x16x2", "1x16x2"),
+        (19456, 2560, "2x4x2", "1x4x4"),
+        (2560, 9728, "1x16x2", "1x16x2"),
+        (151936, 2560, "2x4x2", "1x4x4"),
+    ],
+)
+def test_blocks_are_those_that_were_fastest_on_an_h200(rows, columns, four, eight):
+    for bits, wanted in ((4, four), (8, eight)):
+        assert "x".join(map(str, astuple(shape_of(bits, rows, columns)))) == wanted
 
 
 @pytest.mark.parametrize("rows,columns", [(16, 64), (97, 96), (48, 416)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import bitsandbytes
 import pytest
@@ -15,11 +16,12 @@ from dmtd_demo.backbone.qwen import Backbone, parameters
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
+from dmtd_demo.models import placement
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import CLASSES, load, load_random
 from dmtd_demo.models.memory import Need, Sizes, gib, taken, weight_bytes
 from dmtd_demo.models.model import Model
-from dmtd_demo.models.placement import QUANTIZATIONS, place
+from dmtd_demo.models.placement import QUANTIZATIONS, has_fast_kernels, place
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
@@ -297,7 +299,8 @@ def test_a_refusal_says_which_quantization_would_fit():
 @pytest.mark.parametrize(
     "settings,quantization,dtype",
     [
-        ({}, "nf4", "bfloat16"),
+        ({}, "fast-int4" if has_fast_kernels("cpu") else "nf4", "bfloat16"),
+        ({"fast": False}, "nf4", "bfloat16"),
         ({"dtype": "bf16"}, "none", "bfloat16"),
         ({"quantization": "int8"}, "int8", "float16"),
         ({"quantization": "nf4-single", "dtype": "fp32"}, "nf4-single", "float32"),
@@ -309,9 +312,50 @@ def test_the_defaults_of_a_cpu(settings, quantization, dtype):
     )
     assert (chosen.quantization, str(chosen.dtype)) == (quantization, f"torch.{dtype}")
     named = {reason.partition(":")[0] for reason in chosen.reasons}
-    assert named == ({quantization} if not settings else set()) | (
+    assert named == ({quantization} if not settings or "fast" in settings else set()) | (
         {dtype} if "dtype" not in settings else set()
     )
+
+
+def test_fast_int4_is_a_processors_default_where_it_has_code_for_it(monkeypatch):
+    """And where the dense weights have room, beside which it is packed; nf4 elsewhere."""
+    sizes = Sizes.of("qwen2", CATALOG["Qwen2.5-0.5B-Instruct"].shape)
+    needs = {q: Need.of(sizes, q, 2, 4096).total for q in ("fast-int4", "nf4")}
+    for capability, room, chosen in (
+        ("AVX512", 2**40, "fast-int4"),
+        ("AVX2", needs["fast-int4"], "fast-int4"),
+        ("AVX512", needs["fast-int4"] - 1, "nf4"),
+        ("DEFAULT", 2**40, "nf4"),
+    ):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda it=capability: it)
+        monkeypatch.setattr(placement, "free", lambda device, it=room: it)
+        found = place(sizes, 4096, device="cpu")
+        assert found.quantization == chosen and found.reasons[0].startswith(f"{chosen}: ")
+    assert needs["nf4"] < needs["fast-int4"]
+
+
+def test_what_a_gpu_defaults_to_follows_what_was_measured(monkeypatch):
+    """fast-int8 on GPUs like the measured one, unless less than it fits; elsewhere as stored."""
+    entry = CATALOG["Qwen3-4B"]
+    sizes = Sizes.of(entry.family, entry.shape)
+    large = 80 * 2**30
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for capability, model, room, chosen in (
+        ((9, 0), sizes, large, "fast-int8"),
+        ((9, 0), sizes, Need.of(sizes, "fast-int8", 2, 4096, "cuda").total, "fast-int8"),
+        ((9, 0), sizes, Need.of(sizes, "fast-int4", 2, 4096, "cuda").total, "fast-int4"),
+        ((9, 0), replace(sizes, in_four_bits=True), large, "fast-int4"),
+        ((8, 0), sizes, large, "none"),
+        ((8, 0), sizes, Need.of(sizes, "nf4", 2, 4096, "cuda").total, "nf4"),
+        ((9, 0), Sizes.of("qwen3", CATALOG["classroom"].shape), large, "none"),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None, it=capability: it)
+        monkeypatch.setattr(placement, "free", lambda device, it=room: it)
+        found = place(model, 4096, device="cuda")
+        assert found.quantization == chosen, (capability, room)
+        assert "not quantized" in found.reasons[0] or found.reasons[0].startswith(f"{chosen}: ")
+    assert place(sizes, 4096, device="cuda", quantization="nf4").quantization == "nf4"
 
 
 def test_random_weights_can_be_quantized():

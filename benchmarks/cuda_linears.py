@@ -258,7 +258,8 @@ def main() -> None:
         print(json.dumps(found))
         return
     print(
-        f"{found['device']}, {found['roof'] / 1e12:.2f} TB/s, compiled in {found['compile_seconds']} s"
+        f"{found['device']}, {found['roof'] / 1e12:.2f} TB/s, "
+        f"compiled in {found['compile_seconds']} s"
     )
     for row in found["rows"]:
         said = (

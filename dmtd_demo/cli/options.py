@@ -156,7 +156,10 @@ def build_parser() -> Parser:
         help="laptop, server-cpu, t4, rtx4090, a10g, l40s, a100-40gb, h100 or h200 (default: h100)",
     )
     project.add_argument(
-        "--quantization", default="none", help="none, nf4 or int8 (default: none, bfloat16)"
+        "--quantization",
+        default="none",
+        help="none, and nf4, fast-int8 or fast-int4 on laptop, h100 and h200 (default: none, "
+        "bfloat16)",
     )
     project.add_argument("--batch", type=int, default=1, help="texts at once (default: 1)")
     project.add_argument(

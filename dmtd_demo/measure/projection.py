@@ -47,8 +47,37 @@ DEVICES = {
 REACHED = 0.8
 # of the same, by PyTorch's own kernels one after another, as in training
 EAGER = 0.4
-# bytes a weight; NF4 has a scale for each 64
-WEIGHT_BYTES = {"none": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The way in which a quantization keeps weights, and the measured speed of reading them.
+
+    bytes: of a weight, scales included. head: whether the LM head is kept so too, or in bfloat16.
+    read: by device, the share of what products in bfloat16 reach there, for a pass over one
+    position and for one over several, so that the estimate gives the tokens per second of
+    docs/performance.md: on a GPU those of "CUDA" and "Quantization on CUDA" (H200, Qwen3-4B), on a
+    laptop those of "Quantization on a CPU" (Qwen2.5-0.5B, tokens times bytes, two threads).
+    """
+
+    bytes: float
+    head: bool
+    read: Mapping[str, tuple[float, float]]
+
+
+# one kind of multiprocessor; the figures are the H200's
+_HOPPER = ("h100", "h200")
+# bitsandbytes' INT8 is not among them: it was never measured on a GPU
+KEPT = {
+    "none": Kept(2.0, True, {name: (1.0, 1.0) for name in DEVICES}),
+    "nf4": Kept(
+        0.5 + 4 / 64, False, {"laptop": (0.45, 0.45), **dict.fromkeys(_HOPPER, (0.195, 0.075))}
+    ),
+    "fast-int8": Kept(1.0, True, {"laptop": (0.55, 0.55), **dict.fromkeys(_HOPPER, (0.82, 0.82))}),
+    "fast-int4": Kept(
+        0.5 + 4 / 32, True, {"laptop": (0.5, 0.4), **dict.fromkeys(_HOPPER, (0.83, 0.83))}
+    ),
+}
 SIZES = (
     "hidden_size",
     "intermediate_size",
@@ -133,7 +162,7 @@ class Setting:
     """A model on a device.
 
     batch: texts at once. context: tokens that each holds, on average. reached: share of the
-    device's stated bandwidth and operations.
+    device's stated bandwidth and operations. read: `Kept.read`, of quantized weights alone.
     """
 
     shape: Shape
@@ -142,6 +171,7 @@ class Setting:
     batch: int = 1
     context: int = 1024
     reached: float = REACHED
+    read: tuple[float, float] = (1.0, 1.0)
 
     def seconds(
         self, runs: Iterable[tuple[int, int]], logit_rows: int = 1, extra_parameters: int = 0
@@ -151,23 +181,23 @@ class Setting:
         runs: (layers, positions) in order. logit_rows: positions that the LM head reads.
         extra_parameters: of MTP heads and predictors, bfloat16.
         """
-        total = 0.0
+        kept, total = KEPT[self.quantization], 0.0
         for layers, positions in runs:
             # keys and values, 2 bytes each
-            read = (
-                self.shape.layer * WEIGHT_BYTES[self.quantization]
-                + 2 * 2 * self.shape.kv_size * self.context * self.batch
-            )
+            cache = 2 * 2 * self.shape.kv_size * self.context * self.batch
             work = (
                 2
                 * self.batch
                 * positions
                 * (self.shape.layer + 2 * self.shape.query_size * self.context)
             )
-            total += layers * (self._longer(read, work) + self.device.layer_seconds)
-        # the LM head stays in bfloat16 under every quantization here
+            weights = self.shape.layer * kept.bytes / self.read[positions * self.batch > 1]
+            total += layers * (self._longer(weights + cache, work) + self.device.layer_seconds)
+        head = self.shape.head * 2.0
+        if kept.head:
+            head = self.shape.head * kept.bytes / self.read[logit_rows * self.batch > 1]
         return total + self._longer(
-            (self.shape.head + extra_parameters) * 2,
+            head + extra_parameters * 2,
             2 * self.batch * (self.shape.head * logit_rows + extra_parameters),
         )
 
@@ -212,9 +242,14 @@ class Projection:
             raise UserError(
                 f"project needs one of the devices {', '.join(DEVICES)}; got {self.device!r}"
             )
-        if self.quantization not in WEIGHT_BYTES:
+        if self.quantization not in KEPT:
             raise UserError(
-                f"quantization needs one of {', '.join(WEIGHT_BYTES)}; got {self.quantization!r}"
+                f"quantization needs one of {', '.join(KEPT)}; got {self.quantization!r}"
+            )
+        if self.device not in KEPT[self.quantization].read:
+            raise UserError(
+                f"project needs a device on which {self.quantization} was measured, or one like "
+                f"it: {', '.join(KEPT[self.quantization].read)}; got {self.device!r}"
             )
         for what, low, high in (
             ("batch", 1, 4096),
@@ -232,7 +267,15 @@ def project(asked: Projection) -> dict[str, Any]:
     """Estimate the speed of every decoder in one setting, with the published ones beside it."""
     k, span = asked.k, asked.span
     shape, device = Shape.of(asked.name), DEVICES[asked.device]
-    setting = Setting(shape, device, asked.quantization, asked.batch, asked.context, asked.reached)
+    setting = Setting(
+        shape,
+        device,
+        asked.quantization,
+        asked.batch,
+        asked.context,
+        asked.reached,
+        KEPT[asked.quantization].read[asked.device],
+    )
     parts = (
         Split.parse(asked.split, shape.layers, "replace")
         if asked.split
@@ -367,11 +410,23 @@ def implied() -> list[dict[str, Any]]:
     return rows
 
 
+# tokens per second of `ar` and C4, Qwen3-4B's shape after 1,024 tokens, one H200
+MEASURED = {
+    "none": (275.3, 545.2),
+    "nf4": (238.5, 366.1),
+    "fast-int8": (393.6, 778.5),
+    "fast-int4": (488.5, 957.7),
+}
+
+
 def measured() -> list[dict[str, Any]]:
     """Estimate the speeds that this code reached on a GPU, beside them (docs/performance.md)."""
     rows = []
-    for quantization, figures in (("none", (285.0, 578.0)), ("nf4", (238.5, 366.1))):
-        setting = Setting(Shape.of("Qwen3-4B"), DEVICES["h200"], quantization, context=1104)
+    for quantization, figures in MEASURED.items():
+        read = KEPT[quantization].read["h200"]
+        setting = Setting(
+            Shape.of("Qwen3-4B"), DEVICES["h200"], quantization, context=1104, read=read
+        )
         for panel, seconds, tokens, figure in zip(
             ("ar", "dmtd:tau=4"),
             (setting.seconds([(36, 1)]), cycle_seconds(setting, Split(36, 0, 8), 4)),

@@ -8,7 +8,9 @@ from dmtd_demo.backbone.qwen import parameters
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.measure.projection import (
+    DEVICES,
     EAGER,
+    KEPT,
     MODELS,
     REACHED,
     AddonTraining,
@@ -64,7 +66,7 @@ def test_the_parameters_are_those_of_the_model():
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_an_estimate(model):
     rows = {
-        row["panel"]: row for row in project(Projection(model, "l40s", quantization="nf4"))["rows"]
+        row["panel"]: row for row in project(Projection(model, "h200", quantization="nf4"))["rows"]
     }
     assert rows["ar"]["over_ar"] == 1.0 and all(
         row["tokens_per_second"] > 0 for row in rows.values()
@@ -99,6 +101,43 @@ def test_published_figures_stand_beside_their_estimates():
         assert estimate[source]
         for row in estimate[source]:
             assert row["error"] == pytest.approx(row["predicted"] / row[source] - 1, abs=1e-3)
+
+
+def test_no_estimate_is_far_from_what_was_measured():
+    """Of bfloat16, which nothing was set by, and of the quantizations, whose reading was."""
+    rows = project(Projection("Qwen3-4B", "h200"))["measured"]
+    for quantization in KEPT:
+        assert sum(f", {quantization}, one H200" in row["what"] for row in rows) == 2
+    assert all(abs(row["error"]) <= 0.25 for row in rows)
+
+
+def test_what_was_never_measured_is_not_estimated():
+    assert set(KEPT["none"].read) == set(DEVICES)
+    for quantization, device, word in (
+        ("int8", "h200", "needs one of none, nf4, fast-int8, fast-int4"),
+        ("nf4", "rtx4090", "nf4 was measured, or one like it: laptop, h100, h200"),
+        ("fast-int4", "server-cpu", "fast-int4 was measured"),
+    ):
+        with pytest.raises(UserError, match=word):
+            Projection("Qwen3-4B", device, quantization=quantization)
+    for quantization, kept in KEPT.items():
+        for device in kept.read:
+            assert project(Projection("Qwen3-4B", device, quantization=quantization))["rows"]
+
+
+def test_quantized_weights_are_read_at_their_own_speed():
+    """A pass over one position, and one over four, whose head reads one of them."""
+    shape = Shape.of("Qwen3-4B")
+    setting = Setting(shape, MEMORY_ONLY, "fast-int4", context=0, read=(0.5, 0.25))
+    bytes_ = 0.625 * 36 * shape.layer, 0.625 * shape.head
+    for positions, layers in ((1, 0.5), (4, 0.25)):
+        assert setting.seconds([(36, positions)]) == pytest.approx(
+            (bytes_[0] / layers + bytes_[1] / 0.5) / 1e9 / REACHED
+        )
+    setting = Setting(shape, MEMORY_ONLY, "nf4", context=0, read=(0.5, 0.25))
+    assert setting.seconds([(36, 1)]) == pytest.approx(
+        (0.5625 * 36 * shape.layer / 0.5 + 2 * shape.head) / 1e9 / REACHED
+    )
 
 
 def test_what_was_published_without_a_span_gives_the_span_it_needs():

@@ -200,6 +200,9 @@ class Backbone:
         if start >= stop:
             return h
         q = h.shape[1]
+        # transformers' own recurrent layers are many times slower without packages of their own
+        if cache is None and self.hybrid and len(h) == 1 and not torch.is_grad_enabled():
+            cache = self.new_cache(q)
         past = 0 if cache is None else cache.length(start)
         if cache is not None and (self.hybrid or not torch.is_grad_enabled()) and self._fused:
             return self._run_fused(h, start, stop, past, cache, adapted)
@@ -354,6 +357,12 @@ class Backbone:
                 pair = cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
             self._signed[key] = pair
         return pair[0][start:stop], pair[1][start:stop]
+
+    def rope(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of any positions [n], each [1, n, size], as transformers' layers read
+        them beside h."""
+        cos, sin = self._rope(h, 0, int(positions.max()) + 1)
+        return cos[:, positions], sin[:, positions]
 
     def _rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """cos and sin of the positions [start, stop), each [1, q, head size], from a table that grows by doubling."""

@@ -249,6 +249,12 @@ def build_parser() -> Parser:
         "--model",
         help="train for this model: a catalog name, a folder or a hub id; the result lies in OUTPUT/addons, of dmtd in OUTPUT/model",
     )
+    train.add_argument(
+        "--heads",
+        choices=("trained", "native"),
+        default="trained",
+        help="clp: of which heads; native: the MTP head that the model brings (default: trained)",
+    )
     train.add_argument("--quantization", help="with --model: as in `generate`")
     train.add_argument("--dtype", help="with --model: as in `generate`")
     train.add_argument(

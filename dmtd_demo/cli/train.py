@@ -45,7 +45,9 @@ def train(options: argparse.Namespace) -> None:
                 checkpointing=options.gradient_checkpointing,
             )
         else:
-            train_addon(options.recipe, model, Path(options.output), **common)
+            native = options.heads == "native"
+            name = "native_clp" if native and options.recipe == "clp" else options.recipe
+            train_addon(name, model, Path(options.output), **common)
         return
     if options.recipe == "dmtd":
         from dmtd_demo.errors import UserError

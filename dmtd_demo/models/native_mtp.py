@@ -59,6 +59,31 @@ class NativeMTP(nn.Module):
         )
 
     @torch.no_grad()
+    def guesses(self, states: Tensor, ids: Tensor, k: int) -> Tensor:
+        """Draft k tokens, greedy, after each position of a text whose next token is known.
+
+        states [n, hidden] and ids [n] of the text; returns [n - 1, k]: row t, column i is for
+        position t + 2 + i. All positions at once: each chain of drafts sees the true pairs up to
+        its own and itself.
+        """
+        backbone, n = self.backbone, len(ids) - 1
+        columns, found = torch.arange(n, device=ids.device), []
+        u, following = states[:-1], backbone.embed(ids[None, 1:])[0]
+        for depth in range(k):
+            before = columns[:, None] >= columns  # a row of the mask for each chain
+            mask = torch.zeros((depth + 1, n, depth + 1, n), dtype=torch.bool, device=ids.device)
+            mask[:, :, 0] = before
+            for later in range(1, depth + 1):
+                mask[later:, columns, later, columns] = True
+            rope = backbone.rope(u, torch.cat([columns + d for d in range(depth + 1)]))
+            side = n * (depth + 1)
+            m = self(u[None], following[None], rope, mask.view(1, 1, side, side))[0, -n:]
+            found.append(backbone.logits(m).argmax(-1))
+            u = torch.cat((u, m))
+            following = torch.cat((following, backbone.embed(found[-1][None])[0]))
+        return torch.stack(found, dim=-1)
+
+    @torch.no_grad()
     def run(self, states: Tensor, embedded: Tensor, cache: KVCache) -> Tensor:
         """Take the next pairs of one text into the cache, states and embeddings [n, hidden], and
         return the last one's m, [1, hidden]."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -26,11 +27,20 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress as Told
 from dmtd_demo.progress import no_progress
 from dmtd_demo.training import calibrate, dmtd, features
+from dmtd_demo.training.clp import OwnHead
 from dmtd_demo.training.corpus import ROWS, WORLD, WORLD_NAME, read_rows
 from dmtd_demo.training.data import Row
 from dmtd_demo.training.loop import Progress, processes, train
 
-STEPS = {"heads": 2000, "head0": 2000, "clp": 1000, "gate": 1000, "adaptive": 1000, "dmtd": 1000}
+STEPS = {
+    "heads": 2000,
+    "head0": 2000,
+    "clp": 1000,
+    "native_clp": 1000,
+    "gate": 1000,
+    "adaptive": 1000,
+    "dmtd": 1000,
+}
 BATCH = 16  # rows of an update of dmtd
 HELD_OUT = 10  # every tenth row calibrates the threshold instead of training
 ROOM = 2**32  # bytes of hidden states at most
@@ -173,8 +183,15 @@ def train_addon(
         model.split or Split.default(model.layers),
         output / "addons",
     )
-    heads = None
-    if name in ("clp", "gate"):
+    heads: Any = None
+    if name == "native_clp":
+        if not model.has("native_mtp"):
+            raise UserError(
+                "train clp --heads native needs a model with an MTP head of its own (Qwen3.5 and "
+                f"later); {model.name} has none"
+            )
+        heads = OwnHead(model.addons["native_mtp"])
+    elif name in ("clp", "gate"):
         trained, _ = (
             load_addons(folder, backbone.hidden_size, torch.float32, backbone.device, model.base)
             if folder.exists()
@@ -195,7 +212,7 @@ def train_addon(
     )
     held = (
         features.collect(name, backbone, split, heads, kept, ROOM, seed, tell)
-        if watch and name in ("clp", "adaptive")
+        if watch and name in ("clp", "native_clp", "adaptive")
         else None
     )
     print(
@@ -239,14 +256,24 @@ def train_addon(
     if not heads or not processes(backbone.device).is_main_process:
         return
     module = recipe.trainable
-    read = (lambda h: module(h).softmax(-1)) if name == "clp" else (lambda h: module(h).sigmoid())
-    accept = (
-        (lambda p, k, t: accepted_length(p, k, t, "cumulative")) if name == "clp" else open_gates
-    )
+    gate = name == "gate"
+    accept = open_gates if gate else partial(accepted_length, rule="cumulative")
+
+    def read(h: torch.Tensor) -> torch.Tensor:
+        logits = module(h)
+        return logits.sigmoid() if gate else logits.softmax(-1)
+
     try:
         found = calibrate.spans(backbone, split, heads, kept, read, accept, tell)
     except RuntimeError as error:  # texts that the model would not have written itself
         print(f"{name}: {error}")
         return
-    save_addon(folder, name, module, model.base, backbone.hidden_size, **{**facts, **found})
+    save_addon(
+        folder,
+        features.METHODS[name],
+        module,
+        model.base,
+        backbone.hidden_size,
+        **{**facts, **found},
+    )
     print(f"{name}: default threshold {found['threshold']}, {found['validation']}")

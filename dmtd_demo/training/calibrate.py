@@ -17,6 +17,7 @@ from dmtd_demo.models.addons import MTPHeads
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler
+from dmtd_demo.training.clp import OwnHead
 from dmtd_demo.training.data import Row, encode
 from dmtd_demo.training.masking import frozen_hidden
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
@@ -54,7 +55,7 @@ def validation_rows(tokenizer: Any, count: int) -> list[Row]:
 def spans(
     backbone: Backbone,
     split: Split,
-    heads: MTPHeads,
+    heads: MTPHeads | OwnHead,
     rows: Sequence[Row],
     probabilities_of: Callable[[torch.Tensor], torch.Tensor],
     accept: Callable[[Sequence[float], int, float], int],
@@ -84,7 +85,11 @@ def spans(
             continue
         right += 1
         # [n, k], read at the generated positions
-        guesses = backbone.logits(heads(h[0, row.answer : -1])).argmax(-1).tolist()
+        if isinstance(heads, OwnHead):
+            states = h[0].to(backbone.dtype)
+            guesses = heads.head.guesses(states, ids[0], heads.k)[row.answer :].tolist()
+        else:
+            guesses = backbone.logits(heads(h[0, row.answer : -1])).argmax(-1).tolist()
         probabilities = probabilities_of(h[0, row.answer : -1]).tolist()
         text = row.ids[row.answer :]
         for threshold in THRESHOLDS:

@@ -4,6 +4,7 @@ heads (CLP paper; docs/methods.md, section 3).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.models.addons import CollocationLengthPredictor, MTPHeads, SpanGate, save_addon
+from dmtd_demo.models.native_mtp import NativeMTP
 from dmtd_demo.training.data import IGNORED, Batch
-from dmtd_demo.training.heads import shifted
+from dmtd_demo.training.heads import K, shifted
 from dmtd_demo.training.loop import Progress, Recipe
 from dmtd_demo.training.masking import frozen_hidden
 
@@ -45,6 +47,21 @@ def right_guesses(
         ],
         dim=-1,
     )
+
+
+@dataclass(frozen=True)
+class OwnHead:
+    """A model's own MTP head in the place of trained ones: k drafts after each position."""
+
+    head: NativeMTP
+    k: int = K
+
+    def right(self, h: Tensor, ids: Tensor, targets: Tensor, greedy: Tensor) -> Tensor:
+        """As `right_guesses`, of one row: h [1, n, hidden]; ids, targets and greedy [1, n]."""
+        guesses = F.pad(self.head.guesses(h[0], ids[0], self.k), (0, 0, 0, 1), value=IGNORED)[None]
+        own = torch.where(targets == IGNORED, IGNORED, greedy)
+        wanted = torch.stack([shifted(own, i) for i in range(1, self.k + 1)], dim=-1)
+        return (guesses == wanted) | (wanted == IGNORED)
 
 
 def prefix_length(right: Tensor) -> Tensor:

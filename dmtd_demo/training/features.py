@@ -20,7 +20,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import Base, CollocationLengthPredictor, MTPHeads, SpanGate, save_addon
 from dmtd_demo.progress import Progress as Told
 from dmtd_demo.progress import no_progress
-from dmtd_demo.training.clp import CAREFUL, length_loss, prefix_length, right_guesses
+from dmtd_demo.training.clp import CAREFUL, OwnHead, length_loss, prefix_length, right_guesses
 from dmtd_demo.training.cycles import LONGEST, late_prefix, random_cycles
 from dmtd_demo.training.data import IGNORED, Row, collate
 from dmtd_demo.training.heads import FALL, K, shifted
@@ -28,11 +28,19 @@ from dmtd_demo.training.loop import Position, Progress, Recipe
 from dmtd_demo.training.masking import masked_hidden
 
 # positions of an update; heads read the whole vocabulary at each
-DRAWN = {"heads": 256, "head0": 256, "clp": 2048, "gate": 2048, "adaptive": 2048}
+DRAWN = {
+    "heads": 256,
+    "head0": 256,
+    "clp": 2048,
+    "native_clp": 2048,
+    "gate": 2048,
+    "adaptive": 2048,
+}
 METHODS = {
     "heads": "mtp_heads",
     "head0": "head0",
     "clp": "clp",
+    "native_clp": "native_clp",
     "gate": "gate",
     "adaptive": "adaptive",
 }
@@ -72,7 +80,7 @@ def collect(
     name: str,
     backbone: Backbone,
     split: Split,
-    heads: MTPHeads | None,
+    heads: MTPHeads | OwnHead | None,
     rows: Sequence[Row],
     room: int,
     seed: int,
@@ -103,10 +111,12 @@ def collect(
                 whole & read,
             )
         else:
-            right = right_guesses(
-                backbone, heads, h.float(), batch.targets, backbone.logits(h).argmax(-1)
-            )
-            labels = prefix_length(right) if name == "clp" else right
+            greedy = backbone.logits(h).argmax(-1)
+            if isinstance(heads, OwnHead):
+                right = heads.right(h, batch.ids, batch.targets, greedy)
+            else:
+                right = right_guesses(backbone, heads, h.float(), batch.targets, greedy)
+            labels = right if name == "gate" else prefix_length(right)
         kept.append((h[read].cpu(), labels[read].cpu()))
         size += kept[-1][0].numel() * h.element_size()
         if size > room:
@@ -142,6 +152,7 @@ def recipe(
         "heads": lambda: _heads(backbone, K, 1),
         "head0": lambda: _heads(backbone, 1, 0),
         "clp": lambda: _lengths(backbone, k),
+        "native_clp": lambda: _lengths(backbone, k),
         "gate": lambda: _gate(backbone, k),
         "adaptive": lambda: _lengths(backbone, LONGEST - 1),
     }[name]()

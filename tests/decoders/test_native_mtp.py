@@ -39,6 +39,14 @@ def drafted(model, ids: list[int], k: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
+def test_guesses_of_all_positions_at_once_are_each_positions_drafts():
+    model = tiny_model(KIND, seed=5)
+    ids = prompts(2, 30, seed=2)[1]
+    guesses = model.addons["native_mtp"].guesses(states_of(model, ids), torch.tensor(ids), 3)
+    for t in range(len(ids) - 1):
+        assert guesses[t].tolist() == drafted(model, ids[: t + 2], 3).argmax(-1).tolist()
+
+
 @pytest.mark.parametrize("layers", [4, 8])
 def test_drafts_are_the_formulas(layers):
     model = tiny_model(KIND, layers=layers, seed=layers)

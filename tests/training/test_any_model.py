@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 import naive
 from dmtd_demo.backbone.split import Split
+from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
+from dmtd_demo.models.addons import CollocationLengthPredictor
 from dmtd_demo.models.chat import encode_chat
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
@@ -23,9 +25,11 @@ from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.training import features
 from dmtd_demo.training.any_model import train_addon
+from dmtd_demo.training.clp import OwnHead
 from dmtd_demo.training.corpus import ANSWER, read_rows
-from dmtd_demo.training.data import Row
+from dmtd_demo.training.data import IGNORED, Row
 from tiny import tiny_model
+from written import KIND
 
 SETTINGS = dict(data=None, steps=None, seed=0, resume=False, checkpoint_seconds=1e9)
 
@@ -226,3 +230,37 @@ def test_bad_input_is_a_sentence(model_folder, tmp_path, name, lines, more, word
     given = {} if lines is None else {"data": write(tmp_path / "d.jsonl", lines)}
     with pytest.raises(UserError, match=word):
         train_addon(name, load(str(model_folder)), tmp_path, **{**SETTINGS, **given, **more})
+
+
+def test_a_predictor_for_a_models_own_head(small_tokenizer, tmp_path, data, monkeypatch):
+    """Learns how many of the head's drafts are right, and mtp-native takes it along."""
+    model = tiny_model(
+        KIND,
+        tokenizer=small_tokenizer,
+        vocab_size=len(small_tokenizer),
+        max_position_embeddings=512,
+    )
+    text, answer = [5, 9, 3, 7, 2, 8, 4], 3
+    ids = torch.tensor([text])
+    h = naive.hidden(model.backbone.module, text, [True] * 7, 0, 1, "replace")
+    greedy = model.backbone.module.lm_head(h).argmax(-1)
+    head = OwnHead(model.addons["native_mtp"], 2)
+    own = torch.where(torch.arange(7) >= answer - 1, greedy, IGNORED)[None]
+    right = head.right(h[None], ids, own, greedy[None])[0]
+    guesses = head.head.guesses(h, ids[0], 2)
+    for t in range(answer - 1, 5):
+        assert right[t, 0] == (guesses[t, 0] == greedy[t + 1])
+        assert right[t, 1] == (guesses[t, 1] == greedy[t + 2])
+    assert right[5, 1] and right[6].all()  # past the end
+    facts = {"threshold": 0.7, "validation": {}}  # a random model answers nothing exactly
+    monkeypatch.setattr("dmtd_demo.training.calibrate.spans", lambda *a: facts)
+    train_addon("native_clp", model, tmp_path, **{**SETTINGS, "data": data, "steps": 5})
+    card = json.loads((tmp_path / "addons" / "addons.json").read_text())
+    assert set(card["addons"]) == {"native_clp"} and card["addons"]["native_clp"]["k"] == 4
+    model.addons["native_clp"] = CollocationLengthPredictor(model.backbone.hidden_size, 4)
+    model.addon_facts["native_clp"] = card["addons"]["native_clp"]
+    assert parse_panel("mtp-native").decoder in DECODERS
+    options = DECODERS["mtp-native"].defaults(model)
+    assert (options.k, options.threshold, options.rule) == (4, 0.7, "cumulative")
+    with pytest.raises(UserError, match="needs a model with an MTP head of its own"):
+        train_addon("native_clp", tiny_model(), tmp_path, **{**SETTINGS, "data": data})

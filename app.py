@@ -1,4 +1,4 @@
-"""The page: `python app.py`, also on Hugging Face Spaces. What it does is in dmtd_demo/cli/page.py."""
+"""`python app.py`: the page, also on Hugging Face Spaces (dmtd_demo/cli/page.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 
 if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):
-    # that belief is this thread's alone, where transformers would load weights by others
+    # the belief in a GPU is this thread's alone: transformers must not load weights by others
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
     try:
         import spaces  # noqa: F401 - before torch, which it makes believe that a GPU is there

@@ -1,4 +1,7 @@
-"""Multi-token decoding, side by side. As a library: `load` a model, `compare` decoders on a prompt (comparison.py)."""
+"""Multi-token decoding, side by side.
+
+As a library: `load` a model, `compare` decoders on a prompt (comparison.py).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ __all__ = ["Comparison", "compare", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Only what is asked for is imported: PyTorch alone takes seconds."""
+    """Import a name when it is asked for: PyTorch alone takes seconds."""
     if name == "load":
         from dmtd_demo.models.loading import load
 

@@ -1,4 +1,4 @@
-"""python -m dmtd_demo generate | compare | bench | eval | curves | project | draw | report | results | models | get | push | train"""
+"""`python -m dmtd_demo COMMAND`: the command line (cli/command.py)."""
 
 from __future__ import annotations
 

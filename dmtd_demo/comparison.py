@@ -1,4 +1,4 @@
-"""The library, for notebooks and scripts: one prompt, several decoders, and a record that shows itself.
+"""The library, for notebooks and scripts: one prompt, several decoders, a record to look at.
 
     from dmtd_demo import compare, load
     compare("What is a KV cache?", ["ar", "dmtd:tau=4", "clp"], model=load("classroom"))

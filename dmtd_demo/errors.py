@@ -14,7 +14,10 @@ NO_MEMORY = (
 
 
 class UserError(ValueError):
-    """Something the user supplied does not fit: the message says what was needed and what was got."""
+    """Something that the user supplied does not fit.
+
+    The message says what was needed and what was got.
+    """
 
 
 class ModelError(RuntimeError):
@@ -22,11 +25,11 @@ class ModelError(RuntimeError):
 
 
 class Cancelled(Exception):
-    """Whoever asked for a piece of work wants it no longer."""
+    """A piece of work is no longer wanted."""
 
 
 class TrainingError(RuntimeError):
-    """A training run cannot go on: the message says why, and what of it remains."""
+    """A training run cannot go on; the message says why, and what of it remains."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,7 +41,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the machine or of a CUDA device. (By name: this file is read before PyTorch is loaded.)"""
+    """Say whether memory ran out, of the machine or of a CUDA device.
+
+    CUDA's error is known by its name: this file is read before PyTorch is loaded.
+    """
     if (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""The machine: what a figure was measured on, and what memory is free."""
+"""The machine: its facts beside every figure, and its free memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import transformers
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The machine as traces, benchmarks and the page state it."""
+    """Describe the machine as traces, benchmarks and the page state it."""
     facts = {
         "device": device,
         "threads": torch.get_num_threads(),
@@ -31,7 +31,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def on_zero_gpu() -> bool:
-    """Read as the package `spaces` reads it."""
+    """Say whether this is a ZeroGPU Space, by the rule of the package `spaces`."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
@@ -47,13 +47,18 @@ def _processor() -> str:
 
 
 def free(device: str) -> int:
-    """Bytes that can still be taken: on the device; for `auto` on all CUDA devices; on the CPU within the limit of a container, too."""
+    """Return the bytes that can still be taken on a device.
+
+    device: cpu, a CUDA device, or `auto` for all CUDA devices. On the CPU the limit of a container
+    counts too.
+    """
     if device == "auto":
         return sum(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
     if device != "cpu":
         return torch.cuda.mem_get_info(device)[0]
     available = min(psutil.virtual_memory().available, _address_space())
-    try:  # cgroup v2
+    try:
+        # cgroup v2
         root = Path("/sys/fs/cgroup")
         limit, used = (
             int((root / "memory.max").read_text()),
@@ -65,14 +70,16 @@ def free(device: str) -> int:
             if line.startswith("inactive_file ")
         )
         return min(available, max(limit - used + files, 0))
-    except (OSError, ValueError, StopIteration):  # no container, or "max": no limit
+    except (OSError, ValueError, StopIteration):
+        # no container, or "max": no limit
         return available
 
 
 def _address_space() -> int:
-    """What a limit on this process (ulimit -v) leaves of it, in bytes."""
+    """Return the bytes that a limit on this process (ulimit -v) leaves of it."""
     try:
-        import resource  # not on Windows
+        # not on Windows
+        import resource
     except ImportError:
         return sys.maxsize
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,5 +1,8 @@
-"""The proxies of the environment (http_proxy, https_proxy, all_proxy): for others, never for this
-machine itself, and one sentence where httpx cannot use them."""
+"""The proxies of the environment (http_proxy, https_proxy, all_proxy).
+
+They are for others, never for this machine itself; where httpx cannot use them it is said in one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from urllib.parse import urlsplit
 
 from dmtd_demo.errors import UserError
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")  # as no_proxy has them
+# as no_proxy has them
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def is_loopback_url(url: str) -> bool:
-    """Whether an address of the web names this machine by one of its own names. Raises
-    ValueError."""
+    """Say whether an address of the web names this machine by one of its own names.
+
+    Raises ValueError.
+    """
     host = (urlsplit(url).hostname or "").rstrip(".")
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -27,9 +33,11 @@ def is_loopback_url(url: str) -> bool:
 
 @contextlib.contextmanager
 def straight_to_loopback(asks_others: bool = False) -> Iterator[None]:
-    """A block in which this process asks itself without the proxies of the environment, and after
-    which no process that it starts asks this machine by them. asks_others: others are asked too in
-    the block, by the proxies."""
+    """Let this process ask itself without the proxies of the environment, in a block.
+
+    After it no process that this one starts asks this machine by them. asks_others: others are
+    asked too in the block, by the proxies.
+    """
     given = [name.lower() for name in os.environ if name.lower().endswith("_proxy")]
     if not set(given) - {"no_proxy"}:
         yield
@@ -45,8 +53,10 @@ def straight_to_loopback(asks_others: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_words() -> Iterator[None]:
-    """A block that makes clients of httpx. Raises UserError where the environment names a proxy
-    that they cannot use."""
+    """Say in words why clients of httpx cannot be made, in a block.
+
+    Raises UserError where the environment names a proxy that they cannot use.
+    """
     try:
         yield
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Choosing tokens: functions of logits with an explicit generator."""
+"""The choice of tokens: functions of logits with an explicit generator."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ from torch import Tensor
 from dmtd_demo.cuda import greedy
 from dmtd_demo.errors import ModelError, UserError
 
-Alternative = tuple[int, float]  # token id, probability
+# token id, probability
+Alternative = tuple[int, float]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy. top_k 0 and top_p 1 are off. seed: one generator per panel is made from it."""
+    """The distribution that tokens are drawn from.
+
+    temperature: 0 is greedy. top_k, top_p: 0 and 1 are off. seed: of each panel's own generator.
+    Raises UserError for values that cannot be.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
 
-    def __post_init__(self) -> None:  # exact types: True is an int, and no seed
+    def __post_init__(self) -> None:
+        # exact types: True is an int, and no seed
         if not (
             type(self.temperature) in (int, float)
             and math.isfinite(self.temperature)
@@ -43,7 +49,10 @@ class Sampling:
 
 
 def truncated(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits [..., vocabulary] after temperature, top-k and top-p (in this order, as transformers does); excluded ones are -inf."""
+    """Apply temperature, top-k and top-p to logits [..., vocabulary]; excluded ones are -inf.
+
+    The order is that of transformers.
+    """
     logits = logits.float() / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         kth = logits.topk(sampling.top_k).values[..., -1:]
@@ -61,7 +70,10 @@ def truncated(logits: Tensor, sampling: Sampling) -> Tensor:
 
 @dataclass(frozen=True)
 class Choice:
-    """A drawn token. logprob: natural log of the plain softmax, before temperature and truncation."""
+    """A drawn token.
+
+    logprob: the natural log of the plain softmax, before temperature and truncation.
+    """
 
     id: int
     logprob: float
@@ -69,7 +81,10 @@ class Choice:
 
 
 def _read(tensors: Sequence[Tensor]) -> list[list[list[float]]]:
-    """Tensors [rows, any] as lists; from another device at once, so that the host waits for it once. Whole numbers below 2^53 stay exact."""
+    """Read tensors [rows, any] as lists, from another device at once: the host waits for it once.
+
+    Whole numbers below 2^53 stay exact.
+    """
     if tensors[0].device.type == "cpu":
         return [t.tolist() for t in tensors]
     rows, ends = (
@@ -81,12 +96,13 @@ def _read(tensors: Sequence[Tensor]) -> list[list[list[float]]]:
 
 def _not_finite() -> ModelError:
     return ModelError(
-        "the model's logits need to be finite numbers; they are NaN or infinite: its weights are damaged, or too large for this dtype"
+        "the model's logits need to be finite numbers; they are NaN or infinite: its weights are "
+        "damaged, or too large for this dtype"
     )
 
 
 class Sampler:
-    """Draws tokens for one panel. top: how many alternatives each token records."""
+    """A source of tokens for one panel. top: how many alternatives each token records."""
 
     def __init__(
         self, sampling: Sampling = Sampling(), top: int = 0, device: torch.device | str = "cpu"
@@ -96,7 +112,7 @@ class Sampler:
         self.generator = torch.Generator(device=device).manual_seed(sampling.seed)
 
     def choose(self, logits: Tensor) -> list[Choice]:
-        """One token for each row of logits [rows, vocabulary], drawn independently."""
+        """Draw one token for each row of logits [rows, vocabulary], independently."""
         if logits.is_cuda and self.sampling.temperature == 0 and not self.top:
             found = greedy.greedy(logits)
             if found is not None:
@@ -107,7 +123,10 @@ class Sampler:
         return self.describe(self.draw(logits), logits)
 
     def draw(self, logits: Tensor) -> Tensor:
-        """The same as ids alone, [rows], on the logits' own device; greedy, nothing waits for them."""
+        """Draw as `choose` does, but return ids alone, [rows], on the logits' own device.
+
+        Greedy, nothing waits for them.
+        """
         if self.sampling.temperature == 0:
             return logits.argmax(-1)
         probabilities = truncated(logits.float(), self.sampling).softmax(-1)
@@ -116,8 +135,10 @@ class Sampler:
         return torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
 
     def describe(self, ids: Tensor, logits: Tensor) -> list[Choice]:
-        """Given ids [rows] with their log-probabilities, and alternatives where they are asked for, by logits [rows, vocabulary]. Raises ModelError
-        where the logits are NaN or infinite."""
+        """Add log-probabilities and alternatives to ids [rows], by logits [rows, vocabulary].
+
+        Raises ModelError where the logits are NaN or infinite.
+        """
         log_softmax = logits.float().log_softmax(-1)
         wanted = [ids[:, None], log_softmax.gather(-1, ids[:, None])]
         if self.top:
@@ -135,11 +156,13 @@ class Sampler:
     def verify(
         self, drafts: Sequence[int], draft_logits: Tensor | None, logits: Tensor
     ) -> tuple[int, Choice]:
-        """How many of the drafts stand, and the verifier's own token after them.
+        """Return how many of the drafts stand, and the verifier's own token after them.
 
-        drafts: n ids. draft_logits [n, vocabulary]: what they were drawn from by this sampler; None: they were not drawn. logits [n + 1, vocabulary]: the
-        verifier's, at the position before each draft and after the last. Greedy: a draft stands where it is the argmax. Sampling: the speculative
-        rejection rule (Leviathan et al., arXiv 2211.17192, algorithm 1), which leaves the verifier's distribution as it is.
+        drafts: n ids. draft_logits [n, vocabulary]: those that this sampler drew them from; None
+        where they were not drawn. logits [n + 1, vocabulary]: the verifier's, at the position
+        before each draft and after the last. Greedy: a draft stands where it is the argmax.
+        Sampling: the speculative rejection rule (Leviathan et al., arXiv 2211.17192, algorithm 1),
+        which leaves the verifier's distribution as it is.
         """
         if self.sampling.temperature == 0:
             best = logits.argmax(-1).tolist()

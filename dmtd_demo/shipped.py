@@ -1,4 +1,4 @@
-"""The files that ship beside the code: the embedded models, the page's scripts, styles and texts."""
+"""The files that ship beside the code: embedded models, the page's scripts, styles, texts."""
 
 from __future__ import annotations
 

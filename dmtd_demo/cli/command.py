@@ -1,33 +1,41 @@
-"""`python -m dmtd_demo`: which command it is, and what its errors end with."""
+"""`python -m dmtd_demo`: the commands, and the exit codes of their errors."""
 
 from __future__ import annotations
 
 import sys
 
-from dmtd_demo.cli.measures import bench, curves, evaluate, project, report, results
-from dmtd_demo.cli.models import get, models, push
+from dmtd_demo.cli.measures import (
+    run_bench,
+    run_curves,
+    run_evaluate,
+    run_project,
+    run_report,
+    run_results,
+)
+from dmtd_demo.cli.models import run_get, run_models, run_push
 from dmtd_demo.cli.options import build_parser
-from dmtd_demo.cli.races import compare, draw, generate
-from dmtd_demo.cli.train import train
+from dmtd_demo.cli.races import run_compare, run_draw, run_generate
+from dmtd_demo.cli.train import run_train
 
 COMMANDS = {
-    "generate": generate,
-    "compare": compare,
-    "eval": evaluate,
-    "bench": bench,
-    "curves": curves,
-    "project": project,
-    "draw": draw,
-    "report": report,
-    "results": results,
-    "models": models,
-    "get": get,
-    "push": push,
-    "train": train,
+    "generate": run_generate,
+    "compare": run_compare,
+    "eval": run_evaluate,
+    "bench": run_bench,
+    "curves": run_curves,
+    "project": run_project,
+    "draw": run_draw,
+    "report": run_report,
+    "results": run_results,
+    "models": run_models,
+    "get": run_get,
+    "push": run_push,
+    "train": run_train,
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return its exit code (docs/design.md, "Command line")."""
     options = build_parser().parse_args(arguments)
     # after --help, which needs no PyTorch
     from dmtd_demo.errors import Interrupted, TrainingError, UserError
@@ -45,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + stop.signal
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:
+        # the reader of our output has gone
         sys.stderr.close()
         return 1
     except Exception as error:

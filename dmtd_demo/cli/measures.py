@@ -1,4 +1,4 @@
-"""`eval`, `curves`, `bench`, `project`, `report` and `results`: figures, and the tables made of them."""
+"""`eval`, `curves`, `bench`, `project`, `report` and `results`: figures and their tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dmtd_demo.cli.given import loaded, local_panels, settings_of
 from dmtd_demo.race.table import aligned
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Print exact match and the other figures of held-out prompts."""
     from dmtd_demo.decoders import DECODERS
     from dmtd_demo.errors import UserError
     from dmtd_demo.measure import evaluation
@@ -29,7 +30,8 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     model = loaded(options)
     panels = local_panels(options, model)
-    if not options.panel:  # every other decoder as well, at its defaults
+    # every other decoder as well, at its defaults
+    if not options.panel:
         panels += [
             parse_panel(name)
             for name in DECODERS
@@ -52,20 +54,22 @@ def evaluate(options: argparse.Namespace) -> None:
     )
 
 
-def curves(options: argparse.Namespace) -> None:
+def run_curves(options: argparse.Namespace) -> None:
+    """Print the accuracy of MTP heads and of cycle lengths over training."""
     from dmtd_demo.errors import UserError
-    from dmtd_demo.measure.curves import curves as measure
+    from dmtd_demo.measure.curves import curves
     from dmtd_demo.measure.report import curve_tables
 
     if options.prompts < 1:
         raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
-    result = measure(loaded(options), options.kept, options.seed, options.prompts)
+    result = curves(loaded(options), options.kept, options.seed, options.prompts)
     print(json.dumps(result) if options.json else curve_tables(result))
 
 
-def bench(options: argparse.Namespace) -> None:
+def run_bench(options: argparse.Namespace) -> None:
+    """Print tokens per second beside those of `generate`."""
     from dmtd_demo.errors import UserError
-    from dmtd_demo.measure.bench import bench as run
+    from dmtd_demo.measure.bench import bench
     from dmtd_demo.models.loading import load
 
     for name, low in (("context", 1), ("new", 2), ("rounds", 1)):
@@ -79,7 +83,7 @@ def bench(options: argparse.Namespace) -> None:
         if options.assistant
         else None
     )
-    result = run(
+    result = bench(
         model, local_panels(options, model), options.context, options.new, options.rounds, assistant
     )
     _print_rows(
@@ -102,7 +106,8 @@ def bench(options: argparse.Namespace) -> None:
         print(f"memory, read: {result['memory_bandwidth'] / 1e9:.3g} GB/s")
 
 
-def project(options: argparse.Namespace) -> None:
+def run_project(options: argparse.Namespace) -> None:
+    """Print an estimate for a machine that is not here."""
     from dmtd_demo.measure.projection import Projection, project
 
     result = project(
@@ -143,7 +148,8 @@ def project(options: argparse.Namespace) -> None:
             print(f"  {row['what']}: {published} published, {span} tokens per full pass")
 
 
-def report(options: argparse.Namespace) -> None:
+def run_report(options: argparse.Namespace) -> None:
+    """Print the results of `eval` as Markdown tables."""
     from dmtd_demo.errors import UserError
     from dmtd_demo.measure.report import family_table, summary_table
 
@@ -157,7 +163,8 @@ def report(options: argparse.Namespace) -> None:
         ) from None
 
 
-def results(options: argparse.Namespace) -> None:
+def run_results(options: argparse.Namespace) -> None:
+    """Print docs/results.md."""
     from dmtd_demo.measure.results import page
     from dmtd_demo.models.catalog import CATALOG
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 
-def models(options: argparse.Namespace) -> None:
+def run_models(options: argparse.Namespace) -> None:
+    """Print the catalog."""
     import torch
 
     from dmtd_demo.measure.availability import describe, lines
@@ -22,14 +23,15 @@ def models(options: argparse.Namespace) -> None:
         print("\n\n".join("\n".join(lines(d)) for d in described))
 
 
-def get(options: argparse.Namespace) -> None:
+def run_get(options: argparse.Namespace) -> None:
+    """Fetch a model and say where it lies."""
     from dmtd_demo.models.fetch import get as fetch
 
     print(fetch(options.name, _Bar()))
 
 
 class _Bar:
-    """How far it has come, in a line of its own on standard error; nothing where nobody looks."""
+    """The progress of a download, in a line of its own on a terminal's standard error."""
 
     def __init__(self) -> None:
         self._shown = ""
@@ -46,7 +48,8 @@ class _Bar:
         print(f"\r{line:<60}", end=last, file=sys.stderr, flush=True)
 
 
-def push(options: argparse.Namespace) -> None:
+def run_push(options: argparse.Namespace) -> None:
+    """Publish a folder of add-ons and print its address."""
     from dmtd_demo.models.publishing import publish
 
     print(publish(Path(options.folder), options.to, options.license, options.private))

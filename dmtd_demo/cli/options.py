@@ -1,4 +1,7 @@
-"""The options of `python -m dmtd_demo`, command by command. Without PyTorch: --help and a mistyped option answer at once."""
+"""The options of `python -m dmtd_demo`, command by command.
+
+PyTorch is not imported: --help and a mistyped option answer at once.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,34 @@ import argparse
 import sys
 from typing import NoReturn
 
-DEFAULT_PANELS = ("ar", "dmtd:tau=2", "dmtd:tau=3", "dmtd:tau=4", "dmtd:tau=6", "clp")
+MEASURED = ("ar", "dmtd:tau=2", "dmtd:tau=3", "dmtd:tau=4", "dmtd:tau=6", "clp")
 COMPARED = ("ar", "dmtd:tau=4", "clp")
 
 
-class Parser(argparse.ArgumentParser):
-    """One line on standard error and exit code 2 for anything the user got wrong."""
+class CommandParser(argparse.ArgumentParser):
+    """A parser that says a mistake in one line on standard error, with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
-def build_parser() -> Parser:
-    parser = Parser(
+def build_parser() -> CommandParser:
+    """Build the parser of every command."""
+    parser = CommandParser(
         prog="python -m dmtd_demo",
         description="Multi-token decoding, side by side: run, compare, measure and train.",
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=Parser
+        dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
     )
 
-    model = Parser(add_help=False)
+    model = CommandParser(add_help=False)
     model.add_argument(
         "--model",
         default="classroom",
-        help="a catalog name (see `models`), a local folder in Hugging Face format, a GGUF file, a hub id, or owner/name:file.gguf (default: classroom)",
+        help="a catalog name (see `models`), a local folder in Hugging Face format, a GGUF file, "
+        "a hub id, or owner/name:file.gguf (default: classroom)",
     )
     model.add_argument(
         "--random-weights",
@@ -40,7 +45,8 @@ def build_parser() -> Parser:
     )
     model.add_argument(
         "--quantization",
-        help="none, nf4, nf4-single (its scales not quantized again) int8, fast-int8 or fast-int4 (LM head too) (default: by device and size)",
+        help="none, nf4, nf4-single (its scales not quantized again) int8, fast-int8 or fast-int4 "
+        "(LM head too) (default: by device and size)",
     )
     model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device and size)")
     model.add_argument(
@@ -51,11 +57,12 @@ def build_parser() -> Parser:
     model.add_argument(
         "--threads",
         type=int,
-        help="CPU threads (default: what a decode step is fastest with, measured as the model is loaded)",
+        help="CPU threads (default: what a decode step is fastest with, measured as the model is "
+        "loaded)",
     )
     model.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
-    run = Parser(add_help=False)
+    run = CommandParser(add_help=False)
     run.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     run.add_argument("--top-k", type=int, default=0, help="0 is off (default: 0)")
     run.add_argument("--top-p", type=float, default=1.0, help="1 is off (default: 1)")
@@ -73,7 +80,7 @@ def build_parser() -> Parser:
     run.add_argument("--thinking", action="store_true", help="let models that can think do so")
     run.add_argument("--json", action="store_true", help="the record instead of the text")
 
-    prompt = Parser(add_help=False)
+    prompt = CommandParser(add_help=False)
     prompts = prompt.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", help="one user turn, through the model's chat template")
     prompts.add_argument("--prompt-ids", metavar="1,2,3", help="token ids, used as they are")
@@ -106,7 +113,8 @@ def build_parser() -> Parser:
     curves = commands.add_parser(
         "curves",
         parents=[model],
-        help="what binds the speed-up: MTP head accuracy, and exact match of each cycle length over training",
+        help="what binds the speed-up: MTP head accuracy, and exact match of each cycle length "
+        "over training",
     )
     curves.add_argument(
         "--kept",
@@ -130,20 +138,22 @@ def build_parser() -> Parser:
     bench.add_argument("--json", action="store_true", help="one JSON object")
     for command, panels in (
         (compare, COMPARED),
-        (evaluation, DEFAULT_PANELS),
-        (bench, DEFAULT_PANELS),
+        (evaluation, MEASURED),
+        (bench, MEASURED),
     ):
         command.add_argument(
             "--panel",
             action="append",
             metavar="DECODER[:NAME=VALUE,…]",
-            help=f"may be repeated (default: {', '.join(panels)}{'; then every other decoder' if command is evaluation else ''})",
+            help=f"may be repeated (default: {', '.join(panels)}"
+            f"{'; then every other decoder' if command is evaluation else ''})",
         )
         command.set_defaults(default_panels=panels)
 
     project = commands.add_parser(
         "project",
-        help="an estimate, from bytes and operations, of every decoder's speed on a machine that is not here",
+        help="an estimate, from bytes and operations, of every decoder's speed on a machine that "
+        "is not here",
     )
     project.add_argument(
         "--model",
@@ -229,12 +239,14 @@ def build_parser() -> Parser:
 
     train = commands.add_parser(
         "train",
-        help="train the embedded model and its add-ons; with --model, heads, head0, clp, gate, adaptive and dmtd for any Qwen",
+        help="train the embedded model and its add-ons; with --model, heads, head0, clp, gate, "
+        "adaptive and dmtd for any Qwen",
     )
     train.add_argument(
         "recipe",
         choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed", "dmtd"),
-        help="classroom: the model; then, on it, heads, and with them clp and gate; head0; adaptive, and with it mixed. dmtd: the layers of another model",
+        help="classroom: the model; then, on it, heads, and with them clp and gate; head0; "
+        "adaptive, and with it mixed. dmtd: the layers of another model",
     )
     train.add_argument(
         "--output",
@@ -247,7 +259,8 @@ def build_parser() -> Parser:
     )
     train.add_argument(
         "--model",
-        help="train for this model: a catalog name, a folder or a hub id; the result lies in OUTPUT/addons, of dmtd in OUTPUT/model",
+        help="train for this model: a catalog name, a folder or a hub id; the result lies in "
+        "OUTPUT/addons, of dmtd in OUTPUT/model",
     )
     train.add_argument(
         "--heads",
@@ -260,8 +273,10 @@ def build_parser() -> Parser:
     train.add_argument(
         "--data",
         metavar="FILE",
-        help="with --model: JSON lines with messages (.jsonl), plain text, hf:OWNER/NAME[:SPLIT], a data set of the hub, or world, "
-        "the conversations that classroom learns from (default: the model's own answers to shipped prompts)",
+        help="with --model: JSON lines with messages (.jsonl), plain text, hf:OWNER/NAME[:SPLIT], "
+        "a data set of the hub, or world, "
+        "the conversations that classroom learns from (default: the model's own answers to "
+        "shipped prompts)",
     )
     train.add_argument(
         "--max-rows",
@@ -272,7 +287,8 @@ def build_parser() -> Parser:
     train.add_argument(
         "--own-answers",
         action="store_true",
-        help="with --model: the model's own answers in place of the data's last ones (self-distillation)",
+        help="with --model: the model's own answers in place of the data's last ones "
+        "(self-distillation)",
     )
     train.add_argument(
         "--max-steps", type=int, help="with --model: updates (default: the recipe's own)"
@@ -282,7 +298,8 @@ def build_parser() -> Parser:
     )
     train.add_argument(
         "--split",
-        help="dmtd only: early and late layers, such as E0D8 (default: the checkpoint's, else two ninths of the layers are late)",
+        help="dmtd only: early and late layers, such as E0D8 (default: the checkpoint's, else two "
+        "ninths of the layers are late)",
     )
     train.add_argument(
         "--tau",
@@ -294,7 +311,8 @@ def build_parser() -> Parser:
         "--lora",
         type=int,
         metavar="RANK",
-        help="dmtd only: train LoRA adapters of this rank, by peft, in place of the layers; with --quantization nf4 this is QLoRA",
+        help="dmtd only: train LoRA adapters of this rank, by peft, in place of the layers; with "
+        "--quantization nf4 this is QLoRA",
     )
     train.add_argument(
         "--batch",
@@ -307,12 +325,14 @@ def build_parser() -> Parser:
         type=int,
         default=1,
         metavar="N",
-        help="dmtd only: pass each update's rows in N parts: the same update in less memory (default: 1)",
+        help="dmtd only: pass each update's rows in N parts: the same update in less memory "
+        "(default: 1)",
     )
     train.add_argument(
         "--gradient-checkpointing",
         action="store_true",
-        help="dmtd only: compute activations twice instead of keeping them: less memory, a third more time",
+        help="dmtd only: compute activations twice instead of keeping them: less memory, a third "
+        "more time",
     )
     train.add_argument("--seed", type=int, default=0, help="(default: 0)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -13,36 +13,43 @@ if TYPE_CHECKING:
     from dmtd_demo.server.waiting import Waiting
 
 
-class Parser(argparse.ArgumentParser):
+class PageParser(argparse.ArgumentParser):
+    """A parser that says a mistake in one line on standard error, with exit code 2."""
+
     def error(self, message: str) -> NoReturn:
-        # one line, as for every other mistake; --help has the rest
+        # --help has the rest
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def port(text: str) -> int:
+    """Parse a port; raises ArgumentTypeError."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"needs a whole number from 1 to 65535; got {text!r}")
     return int(text)
 
 
 def options() -> argparse.Namespace:
-    parser = Parser(description="Race multi-token decoders side by side, in the browser.")
+    """Parse the command line of the page, with the environment's DMTD_MODELS."""
+    parser = PageParser(description="Race multi-token decoders side by side, in the browser.")
     parser.add_argument(
         "--model",
         action="append",
-        help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face format, a GGUF file, or a hub id; again for more of them; "
+        help="a model of the catalog (python -m dmtd_demo models), a folder in Hugging Face "
+        "format, a GGUF file, or a hub id; again for more of them; "
         "default: DMTD_MODELS, names with commas between them, else classroom",
     )
     parser.add_argument(
         "--quantization",
         default=None,
-        help="none, nf4, nf4-single, int8, fast-int8 or fast-int4; default: what suits the device and the model's size",
+        help="none, nf4, nf4-single, int8, fast-int8 or fast-int4; default: what suits the device "
+        "and the model's size",
     )
     parser.add_argument(
         "--threads",
         type=int,
         default=None,
-        help="CPU threads for the model; default: what a decode step is fastest with, measured as it is loaded",
+        help="CPU threads for the model; default: what a decode step is fastest with, measured as "
+        "it is loaded",
     )
     parser.add_argument(
         "--panel",
@@ -50,12 +57,14 @@ def options() -> argparse.Namespace:
         default=[],
         metavar="DECODER[:NAME=VALUE,…]",
         help="a panel to begin with, such as dmtd:tau=4; again for more of them. "
-        "remote:url=http://127.0.0.1:8000,name=MODEL is an OpenAI-compatible server, its key in DMTD_REMOTE_KEY",
+        "remote:url=http://127.0.0.1:8000,name=MODEL is an OpenAI-compatible server, its key in "
+        "DMTD_REMOTE_KEY",
     )
     parser.add_argument(
         "--host",
         default=None,
-        help="address to listen on, 0.0.0.0 for everybody in your network; default: GRADIO_SERVER_NAME, else this machine only",
+        help="address to listen on, 0.0.0.0 for everybody in your network; default: "
+        "GRADIO_SERVER_NAME, else this machine only",
     )
     parser.add_argument(
         "--port",
@@ -79,7 +88,8 @@ def options() -> argparse.Namespace:
         "--class",
         action="store_true",
         dest="lecture",
-        help="for a lecture: your races are mirrored live to everybody in the network, who may also race in turns; what it opens is said, and asked for",
+        help="for a lecture: your races are mirrored live to everybody in the network, who may "
+        "also race in turns; what it opens is said, and asked for",
     )
     parser.add_argument(
         "--class-files",
@@ -101,7 +111,7 @@ def options() -> argparse.Namespace:
 
 
 def agreed() -> bool:
-    """Whether whoever started this says yes; without a terminal nobody can."""
+    """Ask whoever started this for a yes; without a terminal nobody can say it."""
     try:
         return sys.stdin.isatty() and input("Open it? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -119,6 +129,7 @@ def start() -> NoReturn:
 
 
 def main() -> int:
+    """Serve the page until it ends; return the exit code."""
     args = options()
     # neither these nor --help and a mistyped option wait for torch
     from dmtd_demo.errors import UserError
@@ -151,7 +162,11 @@ def _called() -> str:
 
 
 def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
-    """The page, until it ends. own: only this machine can reach it. waiting: what the browser shows until then. Raises UserError."""
+    """Load the models, build the page and serve it until it ends.
+
+    own: only this machine can reach it. waiting: the page that the browser shows until then.
+    Returns the exit code; raises UserError.
+    """
     # a million objects, all of which stay: collected again and again they take a second
     gc.disable()
     from dmtd_demo.models.loading import load
@@ -177,7 +192,8 @@ def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     panels = [parse_panel(text) for text in args.panel]
     lecture = Lecture(args.class_files) if args.lecture else None
     trust = Trust.of(args.host, args.share, lecture.address if lecture else None)
-    frames()  # what is wrong with a setting is said before anything is loaded
+    # what is wrong with a setting is said before anything is loaded
+    frames()
     rules = Rules.read(owned=trust.loopback or trust.token is not None)
     if not own:
         print(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dmtd_demo.race.trace import Record
 
 
-def generate(options: argparse.Namespace) -> None:
+def run_generate(options: argparse.Namespace) -> None:
     """Print one decoder's text as it comes, or the record."""
     from dmtd_demo.errors import UserError
     from dmtd_demo.race import trace
@@ -41,7 +41,7 @@ def generate(options: argparse.Namespace) -> None:
     _failed(summaries)
 
 
-def compare(options: argparse.Namespace) -> None:
+def run_compare(options: argparse.Namespace) -> None:
     """Print every panel's text and speed, or the record."""
     from dmtd_demo.race import trace
     from dmtd_demo.race.panels import parse_panel
@@ -58,7 +58,7 @@ def compare(options: argparse.Namespace) -> None:
     _failed(summaries)
 
 
-def draw(options: argparse.Namespace) -> None:
+def run_draw(options: argparse.Namespace) -> None:
     """Print a decoder's first passes as SVG."""
     from dmtd_demo.decoders import DECODERS
     from dmtd_demo.errors import UserError

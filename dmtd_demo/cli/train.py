@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 
-def train(options: argparse.Namespace) -> None:
+def run_train(options: argparse.Namespace) -> None:
+    """Train the embedded model, add-ons, or the layers of another model."""
     if options.model:
         from dmtd_demo.models.loading import THREADS, load
         from dmtd_demo.training.any_model import train_addon, train_dmtd
         from dmtd_demo.training.loop import own_device
 
-        # its weights are trained themselves
+        # dmtd without LoRA trains the weights themselves
         whole = options.recipe == "dmtd" and options.lora is None
         model = load(
             options.model,
@@ -53,7 +54,8 @@ def train(options: argparse.Namespace) -> None:
         from dmtd_demo.errors import UserError
 
         raise UserError(
-            "train dmtd needs --model: a catalog name, a folder in Hugging Face format or a hub id (`train classroom` trains the embedded model for DMTD)"
+            "train dmtd needs --model: a catalog name, a folder in Hugging Face format or a hub id "
+            "(`train classroom` trains the embedded model for DMTD)"
         )
     from dmtd_demo.training import run
 

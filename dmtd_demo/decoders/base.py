@@ -12,7 +12,8 @@ from dmtd_demo.sampling import Alternative, Choice, Sampler
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
-Run = tuple[int, int, int]  # first layer, last layer + 1, positions
+# first layer, last layer + 1, positions
+Run = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class SelfSpeculative(DirectMultiToken):
                 last = drafts[-1].id
                 # a chance to stop: nothing is emitted before it is verified
                 yield Step((), (Pass("late", runs),))
-            stack.rewind(stack.length - len(drafts))  # the drafts' entries, made with m = 0
+            # the drafts' entries, made with m = 0
+            stack.rewind(stack.length - len(drafts))
             drafted = Drafts(drafts, torch.cat(rows) if rows else None, "late")
             tokens, runs, _ = verify(stack, token.id, drafted, sampler)
             yield Step(tokens, (Pass("verify", runs),))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
 RULES = ("cumulative", "argmax", "probability")
-LIKELY = 0.9  # the threshold where no predictor is trained
+# the threshold where no predictor is trained
+LIKELY = 0.9
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class NativeHead(Decoder[NativeOptions]):
             drafts: list[Choice] = []
             longest, lengths = self._length(model, states[-1:], options)
             longest = min(longest, stack.room - 1)
-            if longest > 0:  # else the pairs wait for a step that drafts
+            # where nothing is drafted the pairs wait for a step that drafts
+            if longest > 0:
                 drafts = self._drafts(text, text.pair(waiting), longest, options, sampler)
                 waiting = [draft.id for draft in drafts]
             emitted = [first.id, *(draft.id for draft in drafts)]
@@ -106,7 +108,7 @@ class NativeHead(Decoder[NativeOptions]):
     def _length(
         model: Model, state: Tensor, options: NativeOptions
     ) -> tuple[int, tuple[float, ...]]:
-        """How many drafts to make after a state [1, hidden], and the predictor's probabilities."""
+        """Return how many drafts to make after a state [1, hidden], and the probabilities."""
         if options.rule == "probability":
             return options.k, ()
         predictor = model.addons["native_clp"]

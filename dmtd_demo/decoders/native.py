@@ -1,4 +1,4 @@
-"""What the decoders with a model's own MTP head share: its reading of one text, and its drafts."""
+"""The reading of one text by a model's own MTP head, and its drafts, for the decoders with it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
 MAX_K = 16
-DEAR, CHEAP = 0.25, 0.1  # a draft's share of a full pass from which on, and under which, k changes
+# a draft's share of a full pass from which on, and under which, k changes
+DEAR, CHEAP = 0.25, 0.1
 
 
 def drafts_option(help: str) -> Any:
-    """The option k: how often the head is applied; None is by the cost of a draft."""
+    """Declare the option k: how often the head is applied; None is by the cost of a draft."""
     return option(None, int, "drafts k", help, within=(1, MAX_K, 1))
 
 
 def usual_k(model: Model) -> int:
-    """How many drafts are worth their cost where nobody says: 1 for small models, whose LM head is
-    a large part of them."""
+    """Return how many drafts are worth their cost: 1 for small models.
+
+    Their LM head is a large part of them.
+    """
     layers, lm_head = model.backbone.weight_bytes()
     head = sum(p.numel() * p.element_size() for p in model.addons["native_mtp"].parameters())
     share = (lm_head + head) / (sum(layers) + lm_head)
@@ -34,33 +37,45 @@ def usual_k(model: Model) -> int:
 
 
 class NativeText:
-    """The head's own cache of one text: a pair (h_t, x_(t+1)) for each position whose next token is
-    known. States wait in `unpaired` until it is."""
+    """The head's own cache of one text.
+
+    It holds a pair (h_t, x_(t+1)) for each position whose next token is known. States wait in
+    `unpaired` until it is.
+    """
 
     def __init__(self, model: Model) -> None:
         self.backbone = model.backbone
         self.head = model.addons["native_mtp"]
         self.cache = KVCache(1)
-        self.unpaired: list[Tensor] = []  # [positions, hidden] each
+        # [positions, hidden] each
+        self.unpaired: list[Tensor] = []
 
     def saw(self, states: Tensor) -> None:
-        """States after the final norm, [positions, hidden], in the order of the text."""
+        """Take in states after the final norm, [positions, hidden], in the order of the text."""
         self.unpaired.append(states)
 
     def pair(self, ids: Sequence[int]) -> Tensor:
-        """Take in as many pairs as there are ids, each the token that followed a waiting state, in
-        order. Returns the last pair's m, [1, hidden], which the LM head reads for the token after
-        the last id."""
+        """Take in as many pairs as there are ids, each the token that followed a waiting state.
+
+        Returns the last pair's m, [1, hidden], which the LM head reads for the token after the last
+        id.
+        """
         states = torch.cat(self.unpaired) if len(self.unpaired) > 1 else self.unpaired[0]
         rest = states[len(ids) :]
         self.unpaired = [rest] if len(rest) else []
         return self.head.run(states[: len(ids)], self.backbone.embed(list(ids))[0], self.cache)
 
     def drafts(self, m: Tensor, k: int, sampler: Sampler) -> tuple[list[Choice], Tensor]:
-        """Draw k tokens one after another, the head applied again to what it made. Returns them and
-        the logits [k, vocabulary] that they were drawn from; the cache holds no more than before."""
-        pairs, rows, ids = self.cache.length(0), [], []
-        for depth in range(k):  # nothing here waits for the device
+        """Draw k tokens one after another, the head applied again to its own output.
+
+        Returns them and the logits [k, vocabulary] that they were drawn from; the cache holds no
+        more than before.
+        """
+        pairs = self.cache.length(0)
+        rows: list[Tensor] = []
+        ids: list[Tensor] = []
+        # nothing here waits for the device
+        for depth in range(k):
             if depth:
                 m = self.head.run(m, self.backbone.embed(ids[-1][None])[0], self.cache)
             rows.append(self.backbone.logits(m))
@@ -73,8 +88,10 @@ class NativeText:
 def native_prefill(
     stack: Stack, text: NativeText, prompt_ids: Sequence[int], sampler: Sampler
 ) -> Generator[Step, None, Token]:
-    """As `prefill`; the head reads the prompt along, chunk by chunk, but for the last state, whose
-    next token is the one that is returned."""
+    """Read the prompt as `prefill` does, the head along with it, chunk by chunk.
+
+    The last state is left out: its next token is the one that is returned.
+    """
     done = 0
 
     def read(out: Tensor) -> None:

@@ -49,7 +49,8 @@ class Lookup:
         """Append tokens to the text."""
         for token in ids:
             for n in range(1, min(self.longest, len(self.ids)) + 1):
-                self._after[tuple(self.ids[-n:])] = len(self.ids)  # the latest place wins
+                # the latest place wins
+                self._after[tuple(self.ids[-n:])] = len(self.ids)
             self.ids.append(token)
 
     def draft(self, k: int) -> list[int]:

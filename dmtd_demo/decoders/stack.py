@@ -15,7 +15,8 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.base import Pass, Run, Step, Token
 from dmtd_demo.sampling import Sampler
 
-PREFILL_CHUNK = 512  # positions between two chances to stop
+# positions between two chances to stop
+PREFILL_CHUNK = 512
 
 
 class Stack:

@@ -1,1 +1,1 @@
-"""What `eval`, `bench`, `curves`, `project` and `models` print, and the tables made of it."""
+"""The figures of `eval`, `bench`, `curves`, `project` and `models`, and their tables."""

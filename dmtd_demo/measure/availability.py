@@ -170,7 +170,7 @@ def _addons(entry: Entry) -> set[str]:
 
 
 def _own(entry: Entry) -> set[str]:
-    """What a model's own checkpoint brings.
+    """List the modules that a model's own checkpoint brings.
 
     Seen from the weights where they are here, else as the family is published.
     """

@@ -367,7 +367,7 @@ def training_seconds(shape: Shape, device: Device, work: AddonTraining) -> float
 
 
 def published() -> list[dict[str, Any]]:
-    """Predict the papers' own settings, beside the published figures (docs/methods.md, section 5)."""
+    """Predict the papers' own settings, beside their figures (docs/methods.md, section 5)."""
     paper = Setting(Shape.of("Qwen3-4B"), DEVICES["a100-40gb"], context=1536)
     four = 4 * paper.seconds([(36, 1)]) / cycle_seconds(paper, Split(36, 0, 8), 4)
     vanilla = 1 / Setting(Shape.of("Qwen3-4B"), DEVICES["l40s"], context=640).seconds([(36, 1)])

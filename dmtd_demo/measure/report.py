@@ -1,4 +1,4 @@
-"""The results of `eval` and `curves` as Markdown tables, for the README, the docs and a model's card."""
+"""The results of `eval` and `curves` as Markdown tables, for documents and model cards."""
 
 from __future__ import annotations
 

@@ -86,7 +86,8 @@ def make_panel(name: str, pairs: list[tuple[str, str]]) -> PanelSpec:
         if key in options:
             raise UserError(f"{name}: the option {key} is given twice")
         options[key] = _converted(key, value, known[key])
-    PANELS[name].Options(**options)  # ranges and choices
+    # ranges and choices
+    PANELS[name].Options(**options)
     return PanelSpec(name, options)
 
 

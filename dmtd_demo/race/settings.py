@@ -28,7 +28,7 @@ class SettingNames(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class RaceSettings:
-    """How every panel of a race decodes, and what is recorded of it.
+    """The settings of a race: how every panel decodes, and the extent of its record.
 
     max_new_tokens: of one panel. top: how many alternatives each token records. ignore_eos: go on
     past the end mark. thinking: let models that can think do so. audit: compare every text with

@@ -38,7 +38,7 @@ def records(panels: list[str], prompt: str = PROMPT, **more: Any) -> list[dict]:
             load("classroom", threads=1),
             [parse_panel(panel) for panel in panels],
             [asked] * len(panels),
-            RaceSettings.of(**{"max_new_tokens": 60, **more}),
+            RaceSettings(**{"max_new_tokens": 60, **more}),
         )
         for record in batch
     ]

@@ -28,6 +28,7 @@ from dmtd_demo.race.race import race
 from dmtd_demo.race.request import messages_of
 from dmtd_demo.race.settings import RaceSettings, SettingNames
 from dmtd_demo.race.table import aligned
+from dmtd_demo.race.trace import TRACE_SCHEMA
 from dmtd_demo.web import replay_file
 
 if TYPE_CHECKING:
@@ -117,10 +118,10 @@ class Comparison:
             not records
             or not isinstance(records[0], dict)
             or records[0].get("type") != "header"
-            or records[0].get("schema") != trace.SCHEMA
+            or records[0].get("schema") != TRACE_SCHEMA
         ):
             raise UserError(
-                f"a race needs a header of schema {trace.SCHEMA} in its first line; {path} has none"
+                f"a race needs a header of schema {TRACE_SCHEMA} in its first line; {path} has none"
             )
         return cls(records)
 

@@ -52,7 +52,7 @@ def straight_to_loopback(asks_others: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_words() -> Iterator[None]:
+def proxy_errors() -> Iterator[None]:
     """Say in words why clients of httpx cannot be made, in a block.
 
     Raises UserError where the environment names a proxy that they cannot use.

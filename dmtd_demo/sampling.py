@@ -80,7 +80,7 @@ class Choice:
     top: tuple[Alternative, ...] = ()
 
 
-def _read(tensors: Sequence[Tensor]) -> list[list[list[float]]]:
+def _lists(tensors: Sequence[Tensor]) -> list[list[list[float]]]:
     """Read tensors [rows, any] as lists, from another device at once: the host waits for it once.
 
     Whole numbers below 2^53 stay exact.
@@ -144,7 +144,7 @@ class Sampler:
         if self.top:
             best = logits.topk(min(self.top, logits.shape[-1])).indices
             wanted += [best, log_softmax.gather(-1, best).exp()]
-        drawn, logprobs, *alternatives = _read(wanted)
+        drawn, logprobs, *alternatives = _lists(wanted)
         # NaN or infinity anywhere in a row ends up here
         if not all(math.isfinite(row[0]) for row in logprobs):
             raise _not_finite()

@@ -15,7 +15,7 @@ import pytest
 
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models import hub
-from dmtd_demo.proxies import in_words, is_loopback_url, straight_to_loopback
+from dmtd_demo.proxies import is_loopback_url, proxy_errors, straight_to_loopback
 from dmtd_demo.race.remote_server import Remote, RemoteOptions
 from dmtd_demo.sampling import Sampling
 
@@ -120,9 +120,9 @@ def test_the_hub_by_a_socks_proxy_is_one_sentence() -> None:
     error = ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
     with pytest.raises(UserError, match="pip install socksio"), hub.in_words("a/b"):
         raise error
-    with pytest.raises(ImportError, match="other"), in_words():
+    with pytest.raises(ImportError, match="other"), proxy_errors():
         raise ImportError("other")
-    with pytest.raises(UserError, match="mine"), in_words():
+    with pytest.raises(UserError, match="mine"), proxy_errors():
         raise UserError("mine, of a proxy")
 
 

@@ -33,7 +33,7 @@ def loaded(options: argparse.Namespace) -> Model:
     )
 
 
-def settings_of(options: argparse.Namespace) -> RaceSettings:
+def race_settings(options: argparse.Namespace) -> RaceSettings:
     """Build the settings of a race; raises UserError."""
     from dmtd_demo.race.settings import RaceSettings
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dmtd_demo.cli.given import loaded, local_panels, settings_of
+from dmtd_demo.cli.given import loaded, local_panels, race_settings
 from dmtd_demo.race.table import aligned
 
 
@@ -22,7 +22,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.prompts < 1:
         raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
     # neither alternatives nor a text after its end mark are looked at
-    settings = replace(settings_of(options), top=0, ignore_eos=False)
+    settings = replace(race_settings(options), top=0, ignore_eos=False)
     tasks = (
         evaluation.read_tasks(options.data, options.prompts)
         if options.data

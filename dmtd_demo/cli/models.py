@@ -12,11 +12,11 @@ def run_models(options: argparse.Namespace) -> None:
     """Print the catalog."""
     import torch
 
-    from dmtd_demo.measure.availability import describe, lines
+    from dmtd_demo.measure.availability import describe_model, lines
     from dmtd_demo.models.catalog import CATALOG
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    described = [describe(entry, device) for entry in CATALOG.values()]
+    described = [describe_model(entry, device) for entry in CATALOG.values()]
     if options.json:
         print(json.dumps({"models": described}))
     else:

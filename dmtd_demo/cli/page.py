@@ -150,7 +150,7 @@ def main() -> int:
 
             waiting = Waiting(args.host, args.port, args.model[0])
             waiting.open()
-        return show(args, own, waiting)
+        return run_page(args, own, waiting)
     except UserError as error:
         print(f"{_called()}: {error}", file=sys.stderr)
         return 2
@@ -161,7 +161,7 @@ def _called() -> str:
     return Path(sys.argv[0]).name
 
 
-def show(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
+def run_page(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> int:
     """Load the models, build the page and serve it until it ends.
 
     own: only this machine can reach it. waiting: the page that the browser shows until then.

@@ -8,7 +8,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dmtd_demo.cli.given import loaded, settings_of
+from dmtd_demo.cli.given import loaded, race_settings
 
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
@@ -84,7 +84,7 @@ def _raced(
     from dmtd_demo.race.race import race, race_ids
     from dmtd_demo.race.request import messages_of
 
-    settings = settings_of(options)
+    settings = race_settings(options)
     ids = _prompt_ids(options.prompt_ids) if options.prompt_ids is not None else None
     if ids is not None and options.system is not None:
         raise UserError("--system needs --prompt; got --prompt-ids, which are used as they are")

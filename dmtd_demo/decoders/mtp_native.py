@@ -19,7 +19,7 @@ from dmtd_demo.sampling import Choice, Sampler
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
-RULES = ("cumulative", "argmax", "probability")
+NATIVE_RULES = ("cumulative", "argmax", "probability")
 # the threshold where no predictor is trained
 LIKELY = 0.9
 
@@ -40,7 +40,7 @@ class NativeOptions(Options):
         "rule",
         "cumulative and argmax: by a length predictor, as in clp; probability: "
         "as long as each draft's own probability reaches caution",
-        choices=RULES,
+        choices=NATIVE_RULES,
     )
 
 

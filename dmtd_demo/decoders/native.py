@@ -9,13 +9,13 @@ from torch import Tensor
 
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.decoders.base import Step, Token, option
+from dmtd_demo.decoders.mtp import MAX_K
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.sampling import Choice, Sampler
 
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
-MAX_K = 16
 # a draft's share of a full pass from which on, and under which, k changes
 DEAR, CHEAP = 0.25, 0.1
 

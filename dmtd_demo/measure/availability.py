@@ -11,10 +11,10 @@ from huggingface_hub import try_to_load_from_cache
 
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.machine import free
-from dmtd_demo.measure.projection import DEVICES, AddonTraining, Shape, training_seconds
+from dmtd_demo.measure.projection import DEVICES, AddonTraining, ModelShape, training_seconds
 from dmtd_demo.models import hub
 from dmtd_demo.models.addons import methods_in
-from dmtd_demo.models.catalog import CATALOG, Entry
+from dmtd_demo.models.catalog import CATALOG, CatalogEntry
 from dmtd_demo.models.checkpoint import names
 from dmtd_demo.models.fetch import at_hand
 from dmtd_demo.models.memory import HYBRID, Need, gib
@@ -38,7 +38,7 @@ OWN = "native_mtp"
 STORED = 2
 
 
-def describe(entry: Entry, device: str) -> dict[str, Any]:
+def describe_model(entry: CatalogEntry, device: str) -> dict[str, Any]:
     """Describe a model as plain data.
 
     bytes: of the checkpoint's download. memory: bytes to run it, by quantization; `fits`: the
@@ -153,7 +153,7 @@ def minutes(described: dict[str, Any]) -> int:
     recipes = [recipe for addon, recipe in TRAINED.items() if addon in lacking(described)]
     texts = len(PROMPTS.read_text(encoding="utf-8").splitlines())
     work = AddonTraining(texts, ANSWER, {recipe: STEPS[recipe] for recipe in recipes}, DRAWN)
-    return math.ceil(training_seconds(Shape.of_fields(described), RENTED, work) / 60)
+    return math.ceil(training_seconds(ModelShape.of_fields(described), RENTED, work) / 60)
 
 
 def untaught(described: dict[str, Any]) -> list[str]:
@@ -161,7 +161,7 @@ def untaught(described: dict[str, Any]) -> list[str]:
     return [name for name, lack in described["missing"].items() if not set(lack) <= set(TRAINED)]
 
 
-def _addons(entry: Entry) -> set[str]:
+def _addons(entry: CatalogEntry) -> set[str]:
     """List the add-ons that come with a model, without loading it."""
     if entry.is_local:
         return methods_in(Path(entry.source) / "addons")
@@ -169,7 +169,7 @@ def _addons(entry: Entry) -> set[str]:
     return methods_in(folder) if folder else set()
 
 
-def _own(entry: Entry) -> set[str]:
+def _own(entry: CatalogEntry) -> set[str]:
     """List the modules that a model's own checkpoint brings.
 
     Seen from the weights where they are here, else as the family is published.
@@ -189,13 +189,13 @@ def _addons_at(source: str) -> Path | None:
     return Path(path).parent if isinstance(path, str) else None
 
 
-def _kept_at(entry: Entry) -> str | None:
+def _kept_at(entry: CatalogEntry) -> str | None:
     """Find a file that may have come from the hub or from elsewhere; None for other models."""
     found = at_hand(entry.source, entry.archive) if entry.archive else None
     return str(found) if found else None
 
 
-def here(entry: Entry) -> bool:
+def here(entry: CatalogEntry) -> bool:
     """Say whether nothing of a model has to be fetched."""
     if entry.is_local:
         return True

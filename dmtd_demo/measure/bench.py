@@ -74,7 +74,7 @@ def bench(
     decoders = {name: make_decoder(panel) for name, panel in zip(names, [*panels, PanelSpec("ar")])}
     options = {name: decoder.resolve(decoder.options, model) for name, decoder in decoders.items()}
     for name, panel in zip(names, [*panels, PanelSpec("ar")]):
-        runs[name] = partial(_panel, model, panel, prompt, new)
+        runs[name] = partial(_timed_panel, model, panel, prompt, new)
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     last: dict[str, _Timed] = {}
     costs = PassCosts(model, prompt, new)
@@ -268,7 +268,7 @@ def _generate(
     return timed
 
 
-def _panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> _Timed:
+def _timed_panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> _Timed:
     timed, read = _Timed(), 0
     for batch in race_ids(
         model, [panel], [prompt], RaceSettings(max_new_tokens=new, ignore_eos=True, audit=False)

@@ -102,7 +102,7 @@ MODELS = (*CATALOG, *_LARGER)
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The sizes on which the cost of a pass depends.
 
     layer, head: parameters of one layer and of the LM head. layers: how many. The others are of
@@ -117,7 +117,7 @@ class Shape:
     kv_size: int
 
     @classmethod
-    def of(cls, name: str) -> Shape:
+    def of(cls, name: str) -> ModelShape:
         """Look a model up by its name; raises UserError."""
         if name in _LARGER:
             return cls.of_fields(_LARGER[name])
@@ -126,7 +126,7 @@ class Shape:
         raise UserError(f"project needs one of the models {', '.join(MODELS)}; got {name!r}")
 
     @classmethod
-    def of_fields(cls, fields: Mapping[str, Any]) -> Shape:
+    def of_fields(cls, fields: Mapping[str, Any]) -> ModelShape:
         """Read the sizes by the names that a config has.
 
         Of a Qwen3.5 the mean layer: a quarter of them attend.
@@ -165,7 +165,7 @@ class Setting:
     device's stated bandwidth and operations. read: `Kept.read`, of quantized weights alone.
     """
 
-    shape: Shape
+    shape: ModelShape
     device: Device
     quantization: str = "none"
     batch: int = 1
@@ -266,7 +266,7 @@ class Projection:
 def project(asked: Projection) -> dict[str, Any]:
     """Estimate the speed of every decoder in one setting, with the published ones beside it."""
     k, span = asked.k, asked.span
-    shape, device = Shape.of(asked.name), DEVICES[asked.device]
+    shape, device = ModelShape.of(asked.name), DEVICES[asked.device]
     setting = Setting(
         shape,
         device,
@@ -348,7 +348,7 @@ class AddonTraining:
     k: int = 4
 
 
-def training_seconds(shape: Shape, device: Device, work: AddonTraining) -> float:
+def training_seconds(shape: ModelShape, device: Device, work: AddonTraining) -> float:
     """Estimate the time of training add-ons on a frozen backbone in bfloat16.
 
     The model answers the prompts one at a time, each recipe passes the answers once, and makes its
@@ -368,9 +368,9 @@ def training_seconds(shape: Shape, device: Device, work: AddonTraining) -> float
 
 def published() -> list[dict[str, Any]]:
     """Predict the papers' own settings, beside their figures (docs/methods.md, section 5)."""
-    paper = Setting(Shape.of("Qwen3-4B"), DEVICES["a100-40gb"], context=1536)
+    paper = Setting(ModelShape.of("Qwen3-4B"), DEVICES["a100-40gb"], context=1536)
     four = 4 * paper.seconds([(36, 1)]) / cycle_seconds(paper, Split(36, 0, 8), 4)
-    vanilla = 1 / Setting(Shape.of("Qwen3-4B"), DEVICES["l40s"], context=640).seconds([(36, 1)])
+    vanilla = 1 / Setting(ModelShape.of("Qwen3-4B"), DEVICES["l40s"], context=640).seconds([(36, 1)])
     rows = [
         ("DMTD C4, Qwen3-4B, one A100-40GB, 1024 in + 1024 out: times vanilla (up to)", four, 2.15),
         ("vanilla Qwen3-4B, one L40S, 512 in + 256 out: tokens/s", vanilla, 83.0),
@@ -395,7 +395,7 @@ def implied() -> list[dict[str, Any]]:
     """
     rows = []
     for name, speed_ups in (("Qwen2.5-1.5B", (1.20, 1.29)), ("Qwen2.5-7B", (1.14, 1.20))):
-        shape = Shape.of(f"{name}-Instruct")
+        shape = ModelShape.of(f"{name}-Instruct")
         setting = Setting(shape, DEVICES["a100-40gb"])
         step = setting.seconds(
             [(shape.layers, 2)], 2, (shape.hidden + 1) * (shape.hidden + 5)
@@ -425,7 +425,7 @@ def measured() -> list[dict[str, Any]]:
     for quantization, figures in MEASURED.items():
         read = KEPT[quantization].read["h200"]
         setting = Setting(
-            Shape.of("Qwen3-4B"), DEVICES["h200"], quantization, context=1104, read=read
+            ModelShape.of("Qwen3-4B"), DEVICES["h200"], quantization, context=1104, read=read
         )
         for panel, seconds, tokens, figure in zip(
             ("ar", "dmtd:tau=4"),

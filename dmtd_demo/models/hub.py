@@ -153,7 +153,7 @@ def in_words(hub_id: str) -> Iterator[None]:
             f"{hub_id} is neither a folder here nor a repository that you can reach on the hub: check the name on {page}, or log in with `hf auth login`"
         ) from None
     except ImportError as error:
-        with proxies.in_words():
+        with proxies.proxy_errors():
             raise error
     except HFValidationError as error:
         raise UserError(f"a hub id needs the form owner/name; got {hub_id!r}: {error}") from None

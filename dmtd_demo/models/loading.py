@@ -23,7 +23,7 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.models import checkpoint, fetch, gguf, gguf_tokenizer, gguf_weights, hub
 from dmtd_demo.models.addons import Base, load_addons, load_fed_back, load_layers
-from dmtd_demo.models.catalog import CATALOG, Archive, Entry
+from dmtd_demo.models.catalog import CATALOG, Archive, CatalogEntry
 from dmtd_demo.models.checkpoint import CLASSES
 from dmtd_demo.models.gguf_header import File
 from dmtd_demo.models.memory import Sizes
@@ -107,7 +107,7 @@ def find(name: str) -> Found:
     )
 
 
-def _find_file(where: str, entry: Entry | None) -> Found:
+def _find_file(where: str, entry: CatalogEntry | None) -> Found:
     """A GGUF file, on this machine or on the hub."""
     source = None if Path(where).exists() else where
     archive = entry.archive if entry else None
@@ -147,7 +147,7 @@ def _fetched(found: Found, progress: Progress) -> Found:
     return replace(found, folder=path, file=file, raw=raw, config=config)
 
 
-def _with_other_way(error: UserError, entry: Entry | None) -> UserError:
+def _with_other_way(error: UserError, entry: CatalogEntry | None) -> UserError:
     """The same, with what else can be done for a file that the package index has."""
     if entry is None or entry.archive is None:
         return error
@@ -156,7 +156,7 @@ def _with_other_way(error: UserError, entry: Entry | None) -> UserError:
     )
 
 
-def entry_of(found: Found) -> Entry:
+def entry_of(found: Found) -> CatalogEntry:
     """A found model as the catalog has its own."""
     fields = found.config.to_dict()
     names = (
@@ -180,7 +180,7 @@ def entry_of(found: Found) -> Entry:
         "head_dim": fields.get("head_dim")
         or found.config.hidden_size // found.config.num_attention_heads
     }
-    return Entry(
+    return CatalogEntry(
         found.name,
         found.label,
         found.source or str(found.folder.resolve()),

@@ -135,7 +135,10 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
 
 
 def _alike(start: int, stop: int, recurrent: frozenset[int]) -> Iterator[tuple[int, int, int]]:
-    """Layers [start, stop) in runs of one kind: the bounds of each, and by how much it is narrower."""
+    """Split layers [start, stop) into runs of one kind.
+
+    Yields the bounds of each, and by how much it is drawn narrower.
+    """
     for is_one, run in groupby(range(start, stop), recurrent.__contains__):
         each = list(run)
         # each recurrent layer apart, so that one sees how many there are

@@ -17,8 +17,10 @@ from dmtd_demo.race.remote_server import Remote
 
 Writer = Decoder[Any] | Remote
 # what can write a panel, by name
-Kind = type[Decoder[Any]] | type[Remote]
-PANELS: Mapping[str, Kind] = ChainMap({Remote.name: Remote}, cast("dict[str, Kind]", DECODERS))
+WriterClass = type[Decoder[Any]] | type[Remote]
+PANELS: Mapping[str, WriterClass] = ChainMap(
+    {Remote.name: Remote}, cast("dict[str, WriterClass]", DECODERS)
+)
 RESERVED = ("model",)
 
 

@@ -118,7 +118,7 @@ def _header(
     messages = entries[0].messages
     return {
         "type": "header",
-        "schema": trace.SCHEMA,
+        "schema": trace.TRACE_SCHEMA,
         "run": uuid.uuid4().hex,
         "seed": sampling.pop("seed"),
         "sampling": sampling,

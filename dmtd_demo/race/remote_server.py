@@ -21,7 +21,7 @@ from dmtd_demo.decoders.base import Options, option
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models.chat import Message
 from dmtd_demo.models.model import Model
-from dmtd_demo.proxies import in_words, is_loopback_url
+from dmtd_demo.proxies import is_loopback_url, proxy_errors
 from dmtd_demo.race.settings import RaceSettings
 
 # the environment variable with the server's key, which is sent to it and nowhere written
@@ -131,7 +131,7 @@ class Remote:
         key = os.environ.get(KEY, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            with in_words():
+            with proxy_errors():
                 client = httpx.AsyncClient(
                     headers=headers,
                     timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
@@ -171,7 +171,7 @@ class Remote:
                             continue
                         if response.status_code != 200:
                             raise ModelError(await _refusal(response))
-                        async for part in _parts(response, settings.max_new_tokens):
+                        async for part in _answer_parts(response, settings.max_new_tokens):
                             yield part
                         return
         except UserError as error:
@@ -224,7 +224,9 @@ def _what_failed(error: Exception) -> str:
     return f"answered something else than a chat completion: {' '.join(str(error).split())[:200]}"
 
 
-async def _parts(response: httpx.Response, max_new_tokens: int) -> AsyncIterator[Piece | Finish]:
+async def _answer_parts(
+    response: httpx.Response, max_new_tokens: int
+) -> AsyncIterator[Piece | Finish]:
     """Yield the pieces of a stream of server-sent events, and its end."""
     count, tokens, reason, thinks = 0, None, None, False
     async for data in _events(response):

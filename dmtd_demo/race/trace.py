@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any, Iterable, Sequence
 
-SCHEMA = 1
+TRACE_SCHEMA = 1
 Record = dict[str, Any]
 # the records that a race yields at once
 Burst = list[Record]

@@ -27,7 +27,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.server.headers import Receive, Scope, Send
 from dmtd_demo.web import replay_file
 from dmtd_demo.web.texts import span
-from dmtd_demo.web.wire import Record
+from dmtd_demo.web.wire import WireRecord
 
 BATCH_SECONDS = 0.25
 # a line without meaning, so that what lies between does not take the connection for dead
@@ -56,11 +56,11 @@ class Lecture:
 
     def __init__(self, files: str | None = None) -> None:
         self.address = own_address()
-        self.record: Record | None = None
+        self.record: WireRecord | None = None
         self.listeners = 0
         self.files = _read(Path(files)) if files else []
 
-    def publish(self, record: Record) -> None:
+    def publish(self, record: WireRecord) -> None:
         """Show everybody this race from now on; its lines may still grow."""
         self.record = record
 

@@ -37,7 +37,7 @@ PARTS = (
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LinkedComparison:
     """A comparison that a link asks for; None, or no panels: as the page has it."""
 
     prompt: str | None
@@ -73,7 +73,7 @@ def query(
     return urlencode(parts)
 
 
-def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Comparison | None:
+def comparison(text: str, model: Model, servers: Collection[str] = ()) -> LinkedComparison | None:
     """Return the comparison that a query asks for; None where it asks for nothing.
 
     servers: the remote panels that this page has. Raises UserError, also for what this model cannot
@@ -123,7 +123,7 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Compar
             "a link with thinking=1 needs a model whose chat template has a thinking switch; "
             f"{model.name} has none"
         )
-    return Comparison(
+    return LinkedComparison(
         prompt, panels, most, sampling, system, None if thinking is None else bool(thinking)
     )
 

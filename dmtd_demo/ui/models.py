@@ -17,14 +17,14 @@ import gradio as gr
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.measure.availability import (
     RENTED,
-    describe,
+    describe_model,
     here,
     lacking,
     minutes,
     training,
     untaught,
 )
-from dmtd_demo.models.catalog import CATALOG, Entry
+from dmtd_demo.models.catalog import CATALOG, CatalogEntry
 from dmtd_demo.models.fetch import get
 from dmtd_demo.models.hub import is_id
 from dmtd_demo.models.loading import entry_of, find
@@ -400,7 +400,7 @@ class ModelPicker:
                     words = words.replace(path, value)
         return complaint(UserError(words))
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> CatalogEntry:
         return CATALOG[name] if name in CATALOG else entry_of(find(name))
 
     def _fetch(self, name: str, quantization: str, progress: Progress) -> None:
@@ -410,7 +410,7 @@ class ModelPicker:
         if not here(entry):
             get(name, progress)
 
-    def _plan(self, entry: Entry, quantization: str | None) -> Any:
+    def _plan(self, entry: CatalogEntry, quantization: str | None) -> Any:
         return self.models.plan(
             entry.sizes,
             int(entry.shape["max_position_embeddings"]),
@@ -422,9 +422,9 @@ class ModelPicker:
             return name
         return f"{name} · {_parameters(CATALOG[name].sizes.parameters)}"
 
-    def _facts(self, entry: Entry, paths: bool) -> str:
+    def _facts(self, entry: CatalogEntry, paths: bool) -> str:
         """Describe a model in HTML. paths: whether the visitor may see where folders lie."""
-        d = describe(entry, self.device)
+        d = describe_model(entry, self.device)
         model = entry.source if entry.is_local and paths else d["name"]
         where = _where(d)
         if not paths and Path(d["source"]).is_absolute():
@@ -472,8 +472,8 @@ class ModelPicker:
             facts.append(f"<p>{span('models.never', decoders=', '.join(d['never']))}</p>")
         return "".join(facts) + (f"<p>{escape(d['note'])}.</p>" if d["note"] else "")
 
-    def _quantizations(self, entry: Entry) -> dict[str, Any]:
-        d = describe(entry, self.device)
+    def _quantizations(self, entry: CatalogEntry) -> dict[str, Any]:
+        d = describe_model(entry, self.device)
         default = self._default(entry)
         return {
             "value": default,
@@ -483,13 +483,13 @@ class ModelPicker:
             ],
         }
 
-    def _default(self, entry: Entry) -> str:
+    def _default(self, entry: CatalogEntry) -> str:
         try:
             return self._plan(entry, None).quantization
         except UserError:  # nothing fits; the sentence says so where it is asked for
             return "nf4"
 
-    def _reason(self, entry: Entry, quantization: str | None) -> str:
+    def _reason(self, entry: CatalogEntry, quantization: str | None) -> str:
         try:
             placement = self._plan(entry, quantization)
         except UserError as error:

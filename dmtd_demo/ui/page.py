@@ -303,8 +303,8 @@ class Page:
 
     def _preset(
         self, name: str, panels: tuple[str, ...], prompt: str
-    ) -> tuple[gr.Button, links.Comparison]:
-        comparison = links.Comparison(prompt, tuple(map(parse_panel, panels)), None, Sampling())
+    ) -> tuple[gr.Button, links.LinkedComparison]:
+        comparison = links.LinkedComparison(prompt, tuple(map(parse_panel, panels)), None, Sampling())
         return gr.Button(
             control(name), size="sm", visible=_can_run(self.first, comparison.panels)
         ), comparison
@@ -464,7 +464,7 @@ class Page:
                 turnstile = self.turnstiles[self.rules.of(request)]
                 turnstile.allowance.check(prompt, question.max_new_tokens, len(specs))
                 turnstile.enter(address_of(request))
-                wanted = stream.Wanted(
+                wanted = stream.WantedRace(
                     run,
                     specs,
                     instructed(conversations, question.system),
@@ -612,7 +612,7 @@ class Page:
             model_lines(models),
         ]
 
-    def show_comparison(self, comparison: links.Comparison, *keys: Any) -> list[Any]:
+    def show_comparison(self, comparison: links.LinkedComparison, *keys: Any) -> list[Any]:
         """Return the updates that put a comparison on the page.
 
         The race on screen stays where the number of panels does.

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import on_zero_gpu
-from dmtd_demo.proxies import in_words, straight_to_loopback
+from dmtd_demo.proxies import proxy_errors, straight_to_loopback
 from dmtd_demo.server import window
 from dmtd_demo.server.address import bracketed
 from dmtd_demo.server.allowance import Allowance
@@ -140,7 +140,7 @@ def serve(
     setattr(http_server, "Server", Server)  # noqa: B010
     door = Middleware(Door, trust=trust, files={PLOTLY_PATH: PLOTLY}, title=english("page.title"))
     try:
-        with straight_to_loopback(asks_others=share), in_words():
+        with straight_to_loopback(asks_others=share), proxy_errors():
             page.launch(
                 server_name=bracketed(host),
                 server_port=port,

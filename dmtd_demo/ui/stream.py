@@ -19,7 +19,7 @@ from dmtd_demo.race.remote_server import Remote
 from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.race.trace import Burst
 from dmtd_demo.sampling import Sampling
-from dmtd_demo.web.wire import Record
+from dmtd_demo.web.wire import WireRecord
 
 # ten events a second: what a page costs is their number, not their size
 EVENT_SECONDS = 0.1
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedRace:
     """A race that was asked for: the panels, one conversation per panel, and how to decode."""
 
     run: str
@@ -52,7 +52,7 @@ class Stream:
     def __init__(
         self,
         models: Sequence[Model],
-        wanted: Wanted,
+        wanted: WantedRace,
         should_stop: Callable[[], bool],
         taken: Callable[[], int],
         racing: Callable[..., Generator[Burst, None, None]] = race,
@@ -62,7 +62,7 @@ class Stream:
         self.wanted = wanted
         self.should_stop = should_stop
         self.taken = taken
-        self.record = Record(wanted.run)
+        self.record = WireRecord(wanted.run)
         self.summaries: dict[int, dict] = {}
 
     def events(self) -> Iterator[str]:

@@ -17,7 +17,7 @@ import json
 READ = 60_000
 
 
-class Record:
+class WireRecord:
     """The lines of one race so far, and the string that shows them to the page."""
 
     def __init__(self, run: str) -> None:
@@ -48,7 +48,7 @@ class Record:
 
 def refusal(run: str, message: str, status: str = "error") -> str:
     """Return the string of a race that does not begin, and why."""
-    record = Record(run)
+    record = WireRecord(run)
     record.add(
         json.dumps({"type": "refused", "status": status, "message": message}, ensure_ascii=False)
     )
@@ -57,13 +57,13 @@ def refusal(run: str, message: str, status: str = "error") -> str:
 
 def waiting(ahead: int) -> str:
     """Return the string of a race that comes after `ahead` others."""
-    record = Record("")
+    record = WireRecord("")
     record.add(json.dumps({"type": "waiting", "ahead": ahead}))
     return record.whole()
 
 
 def layout(panels: int, clear: bool = False) -> str:
     """Return the string of a page without a race, with this many panels."""
-    record = Record("")
+    record = WireRecord("")
     record.add(json.dumps({"type": "layout", "panels": panels, "clear": clear}))
     return record.whole()

@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmtd_demo.web.wire import READ, Record
+from dmtd_demo.web.wire import READ, WireRecord
 
 
 def read(text: str) -> tuple[int, list[str]]:
@@ -17,7 +17,7 @@ def read(text: str) -> tuple[int, list[str]]:
 
 
 def test_a_short_record_only_grows() -> None:
-    record = Record("r")
+    record = WireRecord("r")
     before = ""
     for number in range(50):
         record.add(json.dumps({"line": number}))
@@ -32,7 +32,7 @@ def test_a_short_record_only_grows() -> None:
 )
 def test_a_page_that_lags_misses_nothing(events: list[tuple[int, bool, bool]], size: int) -> None:
     """Of each event: how many lines it brought, whether the page saw it, and whether it then said what it has."""
-    record = Record("r")
+    record = WireRecord("r")
     taken: list[str] = []  # as assets/race/race.js keeps it
     said = 0
     for count, seen, says in events:
@@ -50,7 +50,7 @@ def test_a_page_that_lags_misses_nothing(events: list[tuple[int, bool, bool]], s
 
 
 def test_a_page_that_keeps_up_gets_short_strings() -> None:
-    record = Record("r")
+    record = WireRecord("r")
     for number in range(4000):
         record.add(json.dumps({"line": number, "text": "x" * 80}))
         assert len(record.window(number)) < READ + 1000

@@ -15,9 +15,9 @@ from dmtd_demo.measure.projection import (
     REACHED,
     AddonTraining,
     Device,
+    ModelShape,
     Projection,
     Setting,
-    Shape,
     cycle_seconds,
     project,
     training_seconds,
@@ -30,7 +30,7 @@ MEMORY_ONLY = Device("all memory, no arithmetic, no fixed cost", 1e9, float("inf
 
 def test_bytes_alone_give_the_ratios_of_methods_section_6():
     """Qwen3-4B, bf16, E0D8: C2 1.54, C3 1.88, C4 2.11, C6 2.41."""
-    shape = Shape.of("Qwen3-4B")
+    shape = ModelShape.of("Qwen3-4B")
     setting = Setting(shape, MEMORY_ONLY, context=0)
     ratios = [
         tau * setting.seconds([(36, 1)]) / cycle_seconds(setting, Split(36, 0, 8), tau)
@@ -40,7 +40,7 @@ def test_bytes_alone_give_the_ratios_of_methods_section_6():
 
 
 def test_a_pass_takes_the_time_of_its_bytes_or_of_its_operations():
-    shape = Shape.of("Qwen3-4B")
+    shape = ModelShape.of("Qwen3-4B")
     assert Setting(shape, MEMORY_ONLY, context=0).seconds([(36, 1)]) == pytest.approx(
         2 * (36 * shape.layer + shape.head) / 1e9 / REACHED
     )
@@ -56,7 +56,7 @@ def test_a_pass_takes_the_time_of_its_bytes_or_of_its_operations():
 
 def test_the_parameters_are_those_of_the_model():
     """classroom's norms, 2 x 256 and 2 x 32 in a layer and 256 at the end, are all that is left out."""
-    shape = Shape.of("classroom")
+    shape = ModelShape.of("classroom")
     assert (
         parameters(load("classroom").backbone.module)
         == 12 * (shape.layer + 2 * 256 + 2 * 32) + 256 + shape.head
@@ -76,7 +76,7 @@ def test_every_model_has_an_estimate(model):
 
 def test_training_takes_answers_passes_and_the_updates_of_heads():
     """64 answers of 256 tokens, each a read of every weight; then 3 x 64 passes of 256 positions; the updates of heads alone, three times their forward operations."""
-    shape = Shape.of("Qwen3-4B")
+    shape = ModelShape.of("Qwen3-4B")
     weights = 36 * shape.layer + shape.head
     updates, positions = (
         {"heads": 2000, "clp": 1000, "adaptive": 1000},

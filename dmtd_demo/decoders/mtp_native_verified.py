@@ -23,7 +23,7 @@ class VerifiedNativeOptions(Options):
 
 
 class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
-    """As llama.cpp, vLLM and SGLang decode Qwen3.5."""
+    """The decoding of Qwen3.5 in llama.cpp, vLLM and SGLang."""
 
     name = "mtp-native-verified"
     label = "The model's own MTP head, verified (lossless)"

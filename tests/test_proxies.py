@@ -17,7 +17,7 @@ from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models import hub
 from dmtd_demo.proxies import is_loopback_url, proxy_errors, straight_to_loopback
 from dmtd_demo.race.remote_server import Remote, RemoteOptions
-from dmtd_demo.sampling import Sampling
+from dmtd_demo.race.settings import RaceSettings
 
 NOWHERE = "http://127.0.0.1:9"
 PROXIES = [
@@ -71,7 +71,7 @@ def server() -> Iterator[str]:
 def answered(url: str) -> str:
     async def ask() -> str:
         remote = Remote(RemoteOptions(url=url, name="m"))
-        parts = remote.answer([{"role": "user", "content": "Hi"}], Sampling(), 4)
+        parts = remote.answer([{"role": "user", "content": "Hi"}], RaceSettings(max_new_tokens=4))
         return "".join([getattr(part, "text", "") async for part in parts])
 
     return asyncio.run(ask())

@@ -370,7 +370,9 @@ def published() -> list[dict[str, Any]]:
     """Predict the papers' own settings, beside their figures (docs/methods.md, section 5)."""
     paper = Setting(ModelShape.of("Qwen3-4B"), DEVICES["a100-40gb"], context=1536)
     four = 4 * paper.seconds([(36, 1)]) / cycle_seconds(paper, Split(36, 0, 8), 4)
-    vanilla = 1 / Setting(ModelShape.of("Qwen3-4B"), DEVICES["l40s"], context=640).seconds([(36, 1)])
+    vanilla = 1 / Setting(ModelShape.of("Qwen3-4B"), DEVICES["l40s"], context=640).seconds(
+        [(36, 1)]
+    )
     rows = [
         ("DMTD C4, Qwen3-4B, one A100-40GB, 1024 in + 1024 out: times vanilla (up to)", four, 2.15),
         ("vanilla Qwen3-4B, one L40S, 512 in + 256 out: tokens/s", vanilla, 83.0),

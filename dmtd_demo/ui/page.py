@@ -304,7 +304,9 @@ class Page:
     def _preset(
         self, name: str, panels: tuple[str, ...], prompt: str
     ) -> tuple[gr.Button, links.LinkedComparison]:
-        comparison = links.LinkedComparison(prompt, tuple(map(parse_panel, panels)), None, Sampling())
+        comparison = links.LinkedComparison(
+            prompt, tuple(map(parse_panel, panels)), None, Sampling()
+        )
         return gr.Button(
             control(name), size="sm", visible=_can_run(self.first, comparison.panels)
         ), comparison

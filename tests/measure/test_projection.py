@@ -127,7 +127,7 @@ def test_what_was_never_measured_is_not_estimated():
 
 def test_quantized_weights_are_read_at_their_own_speed():
     """A pass over one position, and one over four, whose head reads one of them."""
-    shape = Shape.of("Qwen3-4B")
+    shape = ModelShape.of("Qwen3-4B")
     setting = Setting(shape, MEMORY_ONLY, "fast-int4", context=0, read=(0.5, 0.25))
     bytes_ = 0.625 * 36 * shape.layer, 0.625 * shape.head
     for positions, layers in ((1, 0.5), (4, 0.25)):

@@ -244,15 +244,25 @@ def build_parser() -> CommandParser:
     )
     train.add_argument(
         "recipe",
-        choices=("classroom", "heads", "clp", "gate", "head0", "adaptive", "mixed", "dmtd"),
+        choices=(
+            "classroom",
+            "heads",
+            "clp",
+            "gate",
+            "head0",
+            "adaptive",
+            "mixed",
+            "dmtd",
+            "classroom-hybrid",
+        ),
         help="classroom: the model; then, on it, heads, and with them clp and gate; head0; "
-        "adaptive, and with it mixed. dmtd: the layers of another model",
+        "adaptive, and with it mixed. dmtd: the layers of another model. classroom-hybrid: a small "
+        "Qwen3.5 with its own MTP head",
     )
     train.add_argument(
         "--output",
-        default="runs/classroom",
         metavar="FOLDER",
-        help="checkpoints, log and the model (default: runs/classroom)",
+        help="checkpoints, log and the model (default: runs/classroom, or runs/classroom-hybrid)",
     )
     train.add_argument(
         "--tokens", type=float, help="how many tokens to see (default: the recipe's own)"
@@ -291,7 +301,9 @@ def build_parser() -> CommandParser:
         "(self-distillation)",
     )
     train.add_argument(
-        "--max-steps", type=int, help="with --model: updates (default: the recipe's own)"
+        "--max-steps",
+        type=int,
+        help="with --model, and of classroom-hybrid: updates (default: the recipe's own)",
     )
     train.add_argument(
         "--learning-rate", type=float, help="with --model: the highest (default: the recipe's own)"
@@ -339,14 +351,16 @@ def build_parser() -> CommandParser:
     train.add_argument(
         "--start",
         metavar="FOLDER",
-        help="classroom only: begin from the weights in this folder, in the schedule's later part",
+        help="classroom and classroom-hybrid: begin from the weights in this folder, in the "
+        "schedule's later part",
     )
     train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     train.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own)")
     train.add_argument(
         "--compile",
         action="store_true",
-        help="classroom only: compile its layers, a third faster; needs a C++ compiler",
+        help="classroom and classroom-hybrid: compile its layers, a third faster; needs a C++ "
+        "compiler",
     )
     train.add_argument(
         "--vanilla",
@@ -360,5 +374,18 @@ def build_parser() -> CommandParser:
     )
     train.add_argument(
         "--checkpoint-seconds", type=float, default=300, help="between checkpoints (default: 300)"
+    )
+    train.add_argument(
+        "--seconds",
+        type=float,
+        default=240,
+        help="classroom-hybrid only: how long to train; the learning rate has fallen to zero by "
+        "then (default: 240, which is for a large GPU)",
+    )
+    train.add_argument(
+        "--rows",
+        type=int,
+        default=32,
+        help="classroom-hybrid only: rows of 512 tokens in an update (default: 32)",
     )
     return parser

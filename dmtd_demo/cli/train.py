@@ -7,7 +7,11 @@ from pathlib import Path
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """Train the embedded model, add-ons, or the layers of another model."""
+    """Train the embedded models, add-ons, or the layers of another model."""
+    if options.recipe == "classroom-hybrid":
+        train_hybrid(options)
+        return
+    options.output = options.output or "runs/classroom"
     if options.model:
         from dmtd_demo.models.loading import THREADS, load
         from dmtd_demo.training.any_model import train_addon, train_dmtd
@@ -72,4 +76,32 @@ def run_train(options: argparse.Namespace) -> None:
         options.start,
         options.keep,
         options.vanilla,
+    )
+
+
+def train_hybrid(options: argparse.Namespace) -> None:
+    from dmtd_demo.errors import UserError
+    from dmtd_demo.training.hybrid.run import Settings, train
+
+    given = [
+        name for name in ("model", "tokens", "resume", "vanilla", "keep") if getattr(options, name)
+    ]
+    if given:
+        raise UserError(
+            f"classroom-hybrid is trained from nothing or from --start FOLDER, for --seconds; it "
+            f"takes no --{given[0]}"
+        )
+    train(
+        Settings(
+            Path(options.output or "runs/classroom-hybrid"),
+            seconds=options.seconds,
+            rows=options.rows,
+            updates=options.max_steps,
+            seed=options.seed,
+            device=options.device,
+            threads=options.threads,
+            compile=options.compile,
+            start=Path(options.start) if options.start else None,
+            save_seconds=options.checkpoint_seconds,
+        )
     )

@@ -92,7 +92,7 @@ def shapes(config: Qwen3_5TextConfig) -> dict[str, tuple[int, ...]]:
         "model.embed_tokens.weight": (config.vocab_size, h),
         "model.norm.weight": (h,),
     }
-    for i, kind in enumerate(config.layer_types):
+    for i, kind in enumerate(config.layer_types or []):
         named |= {
             f"model.layers.{i}.{name}": shape
             for name, shape in ((full if kind == "full_attention" else linear) | rest).items()

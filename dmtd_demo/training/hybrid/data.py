@@ -179,11 +179,22 @@ def batches(
         yield collate(texts, depth, LENGTH, pad, room(rows))
 
 
-def _work(out: Any, parent: int, longest: Any, tokenizer: str, *settings: Any) -> None:
+def _work(
+    out: Any,
+    parent: int,
+    longest: Any,
+    tokenizer: str,
+    end: int,
+    pad: int,
+    seed: str,
+    rows: int,
+    depth: int,
+) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the training process does with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
-    for batch in batches(Tokenizer.from_file(tokenizer), *settings, longest):
+    made = batches(Tokenizer.from_file(tokenizer), end, pad, seed, rows, depth, longest)
+    for batch in made:
         while True:
             try:
                 out.put(batch, timeout=2)

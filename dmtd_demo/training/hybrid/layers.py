@@ -6,6 +6,7 @@ tests/training/test_train_hybrid.py holds them against transformers' own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Sizes:
                 "this training pass needs as many key heads as value heads; got "
                 f"{config.linear_num_key_heads} and {config.linear_num_value_heads}"
             )
-        rope = config.rope_parameters
+        rope: Any = config.rope_parameters
         return cls(
             config.num_attention_heads,
             config.num_key_value_heads,

@@ -51,7 +51,7 @@ class Hybrid:
         around = of_layer(weights, "mtp.")
         self.mtp = {name: t for name, t in around.items() if not name.startswith("layers.")}
         self.mtp_layer = of_layer(weights, "mtp.layers.0.")
-        self.kinds = config.layer_types
+        self.kinds = config.layer_types or []
 
         def made(part: Callable[..., Any]) -> Callable[..., Any]:
             return torch.compile(part, dynamic=False) if compiled else part

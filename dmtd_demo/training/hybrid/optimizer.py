@@ -33,7 +33,9 @@ class Optimizer:
         device = next(iter(weights.values())).device
         self.weights = weights
         self.rates = {name: torch.zeros((), device=device) for name in ("adam", "muon")}
-        self._groups: dict[tuple[int, int], list[tuple[str, slice, bool]]] = defaultdict(list)
+        self._groups: dict[tuple[int, int], list[tuple[str, tuple[slice, bool]]]] = defaultdict(
+            list
+        )
         rest = []
         for name, t in weights.items():
             if not uses_muon(name, t):
@@ -44,10 +46,10 @@ class Optimizer:
             for start, stop in zip(edges, edges[1:]):
                 rows, columns = stop - start, t.shape[1]
                 self._groups[min(rows, columns), max(rows, columns)].append(
-                    (name, slice(start, stop), rows > columns)
+                    (name, (slice(start, stop), rows > columns))
                 )
         self.masters = {
-            shape: torch.stack([self._part(weights[n].detach(), *at) for n, *at in group]).float()
+            shape: torch.stack([self._part(weights[n].detach(), *at) for n, at in group]).float()
             for shape, group in self._groups.items()
         }
         self.momenta = {shape: torch.zeros_like(master) for shape, master in self.masters.items()}
@@ -68,7 +70,7 @@ class Optimizer:
     def begin_from(self, weights: Weights) -> None:
         """Take the masters' first values from these, which are not rounded."""
         for shape, group in self._groups.items():
-            for (name, *at), master in zip(group, self.masters[shape]):
+            for (name, at), master in zip(group, self.masters[shape]):
                 master.copy_(self._part(weights[name], *at))
 
     @torch.no_grad()
@@ -76,7 +78,7 @@ class Optimizer:
         """Apply the gradients that the weights hold."""
         for shape, group in self._groups.items():
             master, momentum = self.masters[shape], self.momenta[shape]
-            grads = [(self.weights[name].grad, at) for name, *at in group]
+            grads = [(self.weights[name].grad, at) for name, at in group]
             grad = torch.stack([self._part(t, *at) for t, at in grads if t is not None]).float()
             momentum.lerp_(grad, 0.05)
             update = grad.lerp(momentum, 0.95)  # Nesterov's
@@ -85,7 +87,7 @@ class Optimizer:
             update = orthogonal(update.bfloat16() if update.is_cuda else update).float()
             master.mul_(1 - self.rates["muon"] * WEIGHT_DECAY)
             master.sub_(update * (self.rates["muon"] * 0.2 * max(shape) ** 0.5))
-            read = [self._part(self.weights[name].data, *at) for name, *at in group]
+            read = [self._part(self.weights[name].data, *at) for name, at in group]
             torch._foreach_copy_(read, list(master.unbind()))
         self.adam.step()
 
@@ -94,7 +96,7 @@ class Optimizer:
         """Return the weights in float32, from the masters."""
         out = {name: t.detach().float().clone() for name, t in self.weights.items()}
         for shape, group in self._groups.items():
-            for (name, *at), master in zip(group, self.masters[shape]):
+            for (name, at), master in zip(group, self.masters[shape]):
                 self._part(out[name], *at).copy_(master)
         return out
 

@@ -92,7 +92,8 @@ def evaluate(
 
     `relative` and `over_ar` are against `ar` on the same checkpoint and prompts. `intervals`: for
     each figure the 2.5th and 97.5th percentile of RESAMPLES bootstrap samples of the prompts, those
-    of `ar` drawn along.
+    of `ar` drawn along. `spans`: how many steps emitted so many tokens; `same_as_ar`: how many
+    texts are those of `ar`.
     """
     reference = next((i for i, panel in enumerate(panels) if panel.decoder == "ar"), None)
     raced = list(panels) if reference is not None else [*panels, PanelSpec("ar")]
@@ -105,7 +106,8 @@ def evaluate(
             for record in batch:
                 if record["type"] in ("step", "audit", "summary"):
                     results[record["panel"]].add(record, family, answer)
-    ar = results[-1 if reference is None else reference].table()
+    base = results[-1 if reference is None else reference]
+    ar = base.table()
     samples = [
         np.arange(len(tasks)),
         *np.random.default_rng(0).integers(0, len(tasks), (RESAMPLES, len(tasks))),
@@ -134,6 +136,8 @@ def evaluate(
                 "intervals": intervals,
                 "exact_match_by_family": result.by_family(),
                 "stops": dict(result.stops),
+                "spans": {str(n): count for n, count in sorted(result.spans.items())},
+                "same_as_ar": sum(a == b for a, b in zip(result.texts, base.texts)),
             }
         )
     return {
@@ -192,6 +196,8 @@ class _Results:
         self.lines: list[tuple[float, ...]] = []
         self.families: list[str] = []
         self.stops: Counter[str] = Counter()
+        self.spans: Counter[int] = Counter()
+        self.texts: list[str] = []
         self._tokens: list[trace.Record] = []
         self._layer_runs = self._judged = self._agreed = 0
 
@@ -229,6 +235,8 @@ class _Results:
             )
             self.families.append(family)
             self.stops[record["stop"]] += 1
+            self.spans.update(spans)
+            self.texts.append(record["text"])
             self._tokens, self._layer_runs, self._judged, self._agreed = [], 0, 0, 0
 
     def table(self) -> np.ndarray:

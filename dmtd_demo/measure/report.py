@@ -34,6 +34,30 @@ def summary_table(result: dict[str, Any]) -> str:
     return markdown(lines)
 
 
+def accepted_table(result: dict[str, Any]) -> str:
+    """Return a line for each panel that checks drafts: how many were accepted, how deep.
+
+    A step that accepted i drafts emitted i + 1 tokens; the last one of a text is cut at its end.
+    """
+    rows = [row for row in result["rows"] if row["decoder"].endswith("-verified")]
+    depth = max(int(span) for row in rows for span in row["spans"]) - 1
+    head = ["panel", "text is `ar`'s", "mean accepted", *(f"≥ {i}" for i in range(1, depth + 1))]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        spans = {int(span): count for span, count in row["spans"].items()}
+        steps = sum(spans.values())
+        deep = [sum(n for span, n in spans.items() if span > i) for i in range(1, depth + 1)]
+        lines.append(
+            [
+                f"`{row['panel']}`",
+                f"{row['same_as_ar']} of {result['prompts']}",
+                f"{row['mean_span'] - 1:.2f}",
+                *(percent(n / steps) if n else "–" for n in deep),
+            ]
+        )
+    return markdown(lines)
+
+
 def family_table(result: dict[str, Any]) -> str:
     """Format exact match by family, in per cent."""
     rows = result["rows"]

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.measure.report import curve_tables, family_table, markdown, percent, summary_table
+from dmtd_demo.measure.report import (
+    accepted_table,
+    curve_tables,
+    family_table,
+    markdown,
+    percent,
+    summary_table,
+)
 
 FILES = ("results.json", "quantized.json", "clp_and_gate.json", "curves.json", "twin.json")
 
@@ -131,6 +138,36 @@ paper's figures stand in the table above.
 What `project` predicts for the papers' own machines from bytes and operations, beside what they
 published: `python -m dmtd_demo project`.
 
+## A Qwen3.5 with its own MTP head
+
+`classroom-hybrid` is what Qwen3.5 is, in small: three recurrent layers to one with attention, and
+an MTP head in its own weights that was trained together with them
+([its card](../assets/classroom-hybrid/README.md)). The same prompts as above, the first
+{hybrid_prompts} of them.
+
+    python -m dmtd_demo eval --model classroom-hybrid --seed 7 --prompts {hybrid_prompts} --json \\
+{hybrid_panels}
+
+{hybrid}
+Its machine was busy with other work, which slows every panel alike: of the times, the speed-ups
+count. PLT counts the layers of the backbone, not the head's own.
+
+How many of the drafts the next pass accepts, and the share of the passes that accept at least so
+many:
+
+{accepted}
+What others report of the real models, whose head works the same way. None of it can be measured
+here, and it is no forecast for these tasks: a small world is easier to foresee than text from
+people, and on one CPU thread a 10 M model's pass costs what its Python costs, where a large one's
+costs the reading of its weights.
+
+| who | model | accepted, or times as fast |
+| --- | --- | --- |
+| llama.cpp, pull request 22673 | Qwen3.6-27B, Q6_K, k = 2 | 22.7 to 40.6 tokens/s; 55 to 93 % of the drafts, by task |
+| mlx-vlm, pull request 1167 | Qwen3.5-4B | 1.18× in bfloat16, 1.32× in 4 bits |
+| mlx-vlm, pull request 1167 | Qwen3.6-27B | 1.74× in 4 bits |
+| LightLLM, issue 1402 | Qwen3.5-0.8B | 2.74 tokens a pass, fed with the state after the final norm |
+
 ## What was not shown
 
 - No real Qwen weights were run: no model hub can be reached from the machines that made this.
@@ -159,6 +196,7 @@ def page(folder: Path) -> str:
                 f"results needs {', '.join(FILES)} in {folder}; {name} gave: {error}"
             ) from None
     results, quantized, gate, curves, twin = (stored[name] for name in FILES)
+    hybrid = _hybrid(folder.parent / "classroom-hybrid" / "results.json")
     machine = results["machine"]
     return RESULTS_PAGE.format(
         summary=summary_table(results),
@@ -167,6 +205,10 @@ def page(folder: Path) -> str:
         gate=summary_table(gate),
         curves=curve_tables(curves),
         papers=_papers(results),
+        hybrid=summary_table(hybrid),
+        hybrid_prompts=hybrid["prompts"],
+        hybrid_panels=_panels(hybrid),
+        accepted=accepted_table(hybrid),
         twin=_twin(twin),
         twin_tokens=f"{twin['tokens'] / 1e6:.1f} M",
         twin_number=f"{twin['tokens']:.1e}".replace("e+0", "e"),
@@ -180,6 +222,22 @@ def page(folder: Path) -> str:
             for name in ("processor", "cores", "threads", "torch", "transformers")
         },
     )
+
+
+def _hybrid(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"results needs {path}, as eval --json prints it; it gave: {error}"
+        ) from None
+
+
+def _panels(result: dict[str, Any]) -> str:
+    """Return the panels of a result as a command's arguments, three on a line."""
+    given = [f"--panel {row['panel']}" for row in result["rows"]]
+    lines = ["        " + " ".join(given[i : i + 3]) for i in range(0, len(given), 3)]
+    return " \\\n".join(lines)
 
 
 def _quantized(results: list[dict[str, Any]]) -> str:

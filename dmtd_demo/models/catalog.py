@@ -134,6 +134,17 @@ _SMOLLM2 = CatalogEntry(
 )
 
 
+def _linear(key_heads: int, value_heads: int, width: int) -> dict[str, int | float | bool]:
+    """Return the config fields of Qwen3.5's recurrent layers; width: of a head."""
+    return {
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": width,
+        "linear_value_head_dim": width,
+        "linear_conv_kernel_dim": 4,
+    }
+
+
 def _qwen35(
     size: str,
     hidden: int,
@@ -147,13 +158,7 @@ def _qwen35(
     """Its text model; the checkpoint wraps it with a vision tower, and brings an MTP head."""
     name = f"Qwen3.5-{size}"
     shape = _shape(hidden, intermediate, layers, heads, kv_heads, tied, 248320, 262144, 256)
-    shape |= {
-        "linear_num_key_heads": 16,
-        "linear_num_value_heads": value_heads,
-        "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128,
-        "linear_conv_kernel_dim": 4,
-    }
+    shape |= _linear(16, value_heads, 128)
     return CatalogEntry(
         name,
         name,
@@ -174,6 +179,13 @@ CATALOG: dict[str, CatalogEntry] = {
             str(ASSETS / "classroom"),
             "qwen3",
             _shape(256, 768, 12, 8, 4, True, 2048, 8192, 32),
+        ),
+        CatalogEntry(
+            "classroom-hybrid",
+            "classroom-hybrid, a small Qwen3.5 with its own MTP head",
+            str(ASSETS / "classroom-hybrid"),
+            HYBRID,
+            _shape(256, 512, 12, 8, 4, True, 2048, 8192, 32) | _linear(4, 4, 64),
         ),
         _SMOLLM2,
         _qwen25("0.5B", 896, 4864, 24, 14, 2, True),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
-from dmtd_demo.measure.report import curve_tables, family_table, summary_table
+from dmtd_demo.measure.report import accepted_table, curve_tables, family_table, summary_table
 from dmtd_demo.measure.results import page
 from dmtd_demo.models.catalog import ASSETS
 from written import ANYWHERE
@@ -158,6 +158,13 @@ def test_the_tables_are_those_of_the_stored_result():
     assert summary_table(result) in (ROOT / "README.md").read_text(encoding="utf-8")
     card = (ASSETS / "classroom" / "README.md").read_text(encoding="utf-8")
     assert summary_table(result) in card and family_table(result) in card
+
+
+def test_the_card_of_classroom_hybrid_has_its_stored_result():
+    folder = ASSETS / "classroom-hybrid"
+    result = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert summary_table(result) in card and accepted_table(result) in card
 
 
 def test_the_curves_are_the_stored_ones():

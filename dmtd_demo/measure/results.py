@@ -141,9 +141,8 @@ published: `python -m dmtd_demo project`.
 ## A Qwen3.5 with its own MTP head
 
 `classroom-hybrid` is what Qwen3.5 is, in small: three recurrent layers to one with attention, and
-an MTP head in its own weights that was trained together with them
-([its card](../assets/classroom-hybrid/README.md)). The same prompts as above, the first
-{hybrid_prompts} of them.
+an MTP head in its own weights that was trained together with them; its card says how. The same
+prompts as above, the first {hybrid_prompts} of them.
 
     python -m dmtd_demo eval --model classroom-hybrid --seed 7 --prompts {hybrid_prompts} --json \\
 {hybrid_panels}

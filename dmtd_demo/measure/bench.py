@@ -205,6 +205,8 @@ class _Timed(BaseStreamer):
 
 def _ways(model: Model, assistant: Model | None) -> dict[str, dict[str, Any]]:
     """Return the settings of `generate` for each of its ways."""
+    if model.backbone.hybrid:
+        return {"dynamic": {}}  # it drafts for no model with recurrent states
     ways: dict[str, dict[str, Any]] = {
         "dynamic": {},
         "static": {"cache_implementation": "static"},

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from dmtd_demo.backbone.bitsandbytes_4bit import SWITCH, choose_layout, keep_layout
 from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear
 from dmtd_demo.backbone.qwen import Backbone, parameters
-from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models import placement
@@ -26,6 +25,7 @@ from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
 from tiny import ATTENTION, tiny_model, tiny_module
+from written import ANYWHERE, KIND
 
 # bitsandbytes quantizes blocks of 64; calmer than other tests' weights, so that rounding does not decide what follows
 SHAPE = dict(hidden_size=64, intermediate_size=128, initializer_range=0.15)
@@ -40,7 +40,7 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=ATTENTION)
+@pytest.fixture(scope="module", params=(*ATTENTION, KIND))
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / request.param
     tiny_module(request.param, tied=request.param == "qwen3", **SHAPE).save_pretrained(path)
@@ -134,6 +134,8 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
     """In float32 token for token; below, up to a token that the plain model holds as likely as its own, within `margin` of its log-probability."""
     model = load(str(folder), quantization=quantization, dtype=dtype)
     assert model.quantization == quantization
+    # a recurrent state carries rounding on
+    margin = 0.5 if margin and model.backbone.hybrid else margin
     donor = tiny_model(addons=True, **SHAPE)
     model.addons, model.addon_facts = donor.addons, donor.addon_facts
     reference = plain(model)
@@ -142,7 +144,7 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
         for name, module in tiny_model(addons=True, **SHAPE).addons.items()
     }
     compared = 0
-    for name in DECODERS:
+    for name in ANYWHERE:
         panel = name + OPTIONS.get(name, "")
         ours, wanted = tokens(model, panel), tokens(reference, panel, top=97)
         for mine, theirs in zip(ours, wanted):
@@ -157,11 +159,13 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
             compared += 1
         else:
             assert len(ours) == len(wanted) == NEW
-    assert compared >= (len(DECODERS) * NEW if not margin else len(DECODERS) * NEW // 2)
+    assert compared >= (len(ANYWHERE) * NEW if not margin else len(ANYWHERE) * NEW // 2)
 
 
 def test_only_bfloat16_matrices_that_fit_are_laid_out_anew(folder, model_folder):
     """On CPUs with instructions for bfloat16 bitsandbytes would do so with all others too, and compute in bfloat16 where float32 was asked for, or fail."""
+    if folder.name == KIND:
+        pytest.skip("its matrices are of many shapes")
     # of model_folder some are 32 wide, half a block
     for path, dtype in (
         (folder, torch.bfloat16),
@@ -217,7 +221,10 @@ def test_the_quantized_matrices_are_quantized_and_nothing_else(folder):
     ):
         model = load(str(folder), quantization=quantization)
         found = [part for part in model.backbone.module.modules() if isinstance(part, kind)]
-        assert len(found) == 4 * 7 and not isinstance(model.backbone.module.lm_head, kind)
+        hybrid = model.backbone.hybrid  # three layers with qkv, z and out, one of attention
+        assert len(found) == (3 * 3 + 4 + 4 * 3 if hybrid else 4 * 7) and not isinstance(
+            model.backbone.module.lm_head, kind
+        )
         assert {
             getattr(part.weight, "quant_state", None) is not None and part.weight.quant_state.nested
             for part in found
@@ -230,17 +237,19 @@ def test_the_quantized_matrices_are_quantized_and_nothing_else(folder):
 def test_the_arithmetic_is_what_the_weights_take(folder, quantization):
     model = load(str(folder), quantization=quantization)
     config = model.backbone.config
-    expected = weight_bytes(
-        Sizes.of(config.model_type, config.to_dict()), quantization, model.backbone.dtype.itemsize
-    )
+    sizes = Sizes.of(config.model_type, config.to_dict())
+    expected = weight_bytes(sizes, quantization, model.backbone.dtype.itemsize)
     tables = sum(
         b.numel() * b.element_size() for b in model.backbone.module.model.rotary_emb.buffers()
     )
     # bitsandbytes rounds its scales of scales up to a whole block for each of these 28 small matrices
+    if model.backbone.hybrid:  # which this folder lacks
+        expected -= sizes.mtp * model.backbone.dtype.itemsize
     assert 0 <= model.memory - expected - tables <= 28 * 4 * (quantization == "nf4")
 
 
-@pytest.mark.parametrize("name", CATALOG)
+# of Qwen3.5: tests/models/test_qwen35_folders.py
+@pytest.mark.parametrize("name", [n for n, e in CATALOG.items() if e.family in ATTENTION])
 def test_the_sizes_in_the_catalog_are_those_of_transformers_modules(name):
     entry = CATALOG[name]
     config_cls, cls = CLASSES[entry.family]

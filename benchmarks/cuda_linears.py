@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -45,7 +46,7 @@ Product = Callable[[Tensor], Tensor]
 
 def matrices(name: str) -> dict[str, tuple[int, int, bool]]:
     """Rows, columns, and whether it is a gate and its up, of what a step of a model reads."""
-    s = CATALOG[name].shape
+    s = {key: int(value) for key, value in CATALOG[name].shape.items()}
     hidden, inner, head = s["hidden_size"], s["intermediate_size"], s["head_dim"]
     queries, keys = s["num_attention_heads"] * head, s["num_key_value_heads"] * head
     return {
@@ -66,6 +67,19 @@ def ours(name: str, rows: int, columns: int, gated: bool) -> CudaLinear:
     return kind(weight, scale.normal_(std=1e-3), None, rows, columns, gated=gated)
 
 
+def shaped(linears: list[CudaLinear], shape: Shape) -> list[Product]:
+    """Their products, divided so."""
+    return [partial(linear.added, shape=shape) for linear in linears]
+
+
+def by_four_bits(weight: Tensor, scales: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.aten._weight_int4pack_mm(x, weight, 32, scales)
+
+
+def by_eight_bits(weight: Tensor, scales: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.aten._weight_int8pack_mm(x, weight, scales)
+
+
 def candidates(
     rows: int, columns: int, gated: bool
 ) -> Iterator[tuple[str, int, Callable[[], list[Product]]]]:
@@ -79,53 +93,45 @@ def candidates(
         size = one.weight.nbytes + one.scale.nbytes
         made = [ours(name, rows, columns, gated) for _ in copies(size)]
         for shape in SHAPES:
-            yield (
-                f"{name} {shape.tiles}x{shape.warps}x{shape.ahead}",
-                size,
-                lambda shape=shape, made=made: [
-                    lambda x, each=each: each.added(x, shape=shape) for each in made
-                ],
-            )
-    cuda = dict(device="cuda")
+            way = f"{name} {shape.tiles}x{shape.warps}x{shape.ahead}"
+            yield way, size, partial(shaped, made, shape)
 
     def dense() -> list[Product]:
         weights = [
-            torch.randn((rows, columns), dtype=torch.bfloat16, **cuda)
+            torch.randn((rows, columns), dtype=torch.bfloat16, device="cuda")
             for _ in copies(2 * rows * columns)
         ]
-        return [lambda x, w=w: F.linear(x, w) for w in weights]
+        return [partial(F.linear, weight=w) for w in weights]
 
     yield "bfloat16 cuBLAS", rows * columns * 2, dense
 
     def tiny(inner: int) -> list[Product]:
         packed = [
             torch.ops.aten._convert_weight_to_int4pack(
-                torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8, **cuda), inner
+                torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8, device="cuda"), inner
             )
             for _ in copies(rows * columns * 5 // 8)
         ]
         scales = [
-            torch.randn((columns // 32, rows, 2), dtype=torch.bfloat16, **cuda) for _ in packed
+            torch.randn((columns // 32, rows, 2), dtype=torch.bfloat16, device="cuda")
+            for _ in packed
         ]
-        return [
-            lambda x, w=w, s=s: torch.ops.aten._weight_int4pack_mm(x, w, 32, s)
-            for w, s in zip(packed, scales)
-        ]
+        return [partial(by_four_bits, w, s) for w, s in zip(packed, scales)]
 
     for inner in (2, 4, 8):
         yield (
             f"_weight_int4pack_mm {inner}",
             rows * columns * 5 // 8,
-            lambda inner=inner: tiny(inner),
+            partial(tiny, inner),
         )
 
     def eight() -> list[Product]:
         packed = [
-            torch.randint(-127, 128, (rows, columns), dtype=torch.int8, **cuda)
+            torch.randint(-127, 128, (rows, columns), dtype=torch.int8, device="cuda")
             for _ in copies(rows * columns)
         ]
-        scales = torch.randn(rows, dtype=torch.bfloat16, **cuda)
-        return [lambda x, w=w: torch.ops.aten._weight_int8pack_mm(x, w, scales) for w in packed]
+        scales = torch.randn(rows, dtype=torch.bfloat16, device="cuda")
+        return [partial(by_eight_bits, w, scales) for w in packed]
 
     yield "_weight_int8pack_mm", rows * columns, eight
 
@@ -142,7 +148,8 @@ def seconds(products: list[Product], x: Tensor) -> float:
     with torch.cuda.graph(graph):
         for product in products:
             product(x)
-    times, start, stop = [], *(torch.cuda.Event(enable_timing=True) for _ in range(2))
+    times: list[float] = []
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     graph.replay()
     spent = 0.0
     while spent < SECONDS or len(times) < 3:

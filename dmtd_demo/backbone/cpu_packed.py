@@ -11,6 +11,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 ROWS = 4096  # quantized at once, so that the float32 copy of an LM head is never whole
 # of recurrent layers: tiny, and with fewer rows than kernels of 4 bits want
@@ -220,7 +221,7 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
     kind, rows = type(linears[0]), 0 if isinstance(linears[0], Int8Linear) else 1
     if kind is Int4Linear and any(linear.out_features % BLOCK for linear in linears[:-1]):
         return None
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     bias = torch.cat(biases) if biases else None
     whole = kind(
         torch.cat([linear.weight for linear in linears]),
@@ -243,7 +244,7 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
 
 
 def pack(
-    module: nn.Module,
+    module: PreTrainedModel,
     quantization: str,
     held: Held | None = None,
 ) -> None:

@@ -12,10 +12,12 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from dmtd_demo.backbone.cpu_packed import (
     DENSE,
     GROUP,
+    IN_ONE,
     ROWS,
     Held,
     Levels,
@@ -81,7 +83,7 @@ class CudaLinear(PackedLinear):
     ) -> None:
         super().__init__(weight, scale, bias, out_features, in_features, shared)
         self.gated = gated
-        self.weight.in_one = out_features * in_features / weight.numel()  # weights in an element
+        setattr(self.weight, IN_ONE, out_features * in_features / weight.numel())
         self.whole: list[CudaLinear] = []  # in a list, so that it is not this module's part
         self.rows: slice | None = None  # of `whole`
         self.shape = shape_of(self.bits, out_features, self.columns)
@@ -327,7 +329,8 @@ def joined(*linears: CudaLinear, gated: bool = False) -> CudaLinear | None:
     else:
         weight = torch.cat([linear.weight for linear in linears])
         scale = torch.cat([linear.scale for linear in linears])
-    bias = torch.cat([linear.bias for linear in linears]) if first.bias is not None else None
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    bias = torch.cat(biases) if biases else None
     whole = kind(
         weight,
         scale,
@@ -336,24 +339,25 @@ def joined(*linears: CudaLinear, gated: bool = False) -> CudaLinear | None:
         first.in_features,
         gated=gated,
     )
-    row = tile = 0
+    row = start = 0
     for linear in linears:
         rows = slice(row, row := row + linear.out_features)
-        tiles = slice(tile, tile := tile + linear.weight.shape[0])
+        stop = start + linear.weight.shape[0]
+        own, start = slice(start, stop), stop
         if gated:
             linear.whole, linear.rows = [whole], rows
             linear.weight, linear.scale = whole.weight, whole.scale
             continue
-        each = slice(tiles.start * TILE, tiles.stop * TILE) if kind is CudaInt8Linear else tiles
-        linear.weight.data, linear.scale = whole.weight.data[tiles], whole.scale[each]
-        if bias is not None:
-            linear.bias.data = whole.bias.data[rows]
+        each = slice(own.start * TILE, own.stop * TILE) if kind is CudaInt8Linear else own
+        linear.weight.data, linear.scale = whole.weight.data[own], whole.scale[each]
+        if bias is not None and linear.bias is not None:
+            linear.bias.data = bias[rows]
     return whole
 
 
 @torch.no_grad()
 def pack(
-    module: nn.Module, quantization: str, device: torch.device | str, held: Held | None = None
+    module: PreTrainedModel, quantization: str, device: torch.device | str, held: Held | None = None
 ) -> None:
     """Replace every dense linear by a packed one on the device, one after another, so that no more
     than one dense matrix lies there; then all else goes there. A tied LM head gets a packed copy.
@@ -372,7 +376,7 @@ def pack(
             else:
                 packed = (CudaInt8Linear if known == 8 else kind).of(child, shared, device)
             setattr(parent, name, packed)
-    module.to(device)
+    nn.Module.to(module, device)
 
 
 KINDS: dict[str, type[CudaLinear]] = {"fast-int8": CudaInt8Linear, "fast-int4": CudaInt4Linear}

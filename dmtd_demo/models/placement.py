@@ -1,5 +1,5 @@
-"""Which device, dtype and quantization a model gets, each with the reason as text; what does not fit
-is refused with the arithmetic."""
+"""Which device, dtype and quantization a model gets, each with the reason as text; what does not
+fit is refused with the arithmetic."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def place(
         raise UserError(f"dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
     if quantization not in (None, "none", *FAST) and not find_spec("bitsandbytes"):
         raise UserError(
-            f"quantization {quantization} needs the package bitsandbytes, which is not installed: pip install bitsandbytes"
+            f"quantization {quantization} needs the package bitsandbytes, which is not installed: "
+            "pip install bitsandbytes"
         )
     reasons = []
     if device is None:
@@ -103,7 +104,8 @@ def place(
 
     if quantization in FAST and quantization not in offered(device):
         raise UserError(
-            f"quantization {quantization} needs a GPU of compute capability {'.'.join(map(str, CAPABILITY))} or a CPU; on this {device} take nf4 or int8"
+            f"quantization {quantization} needs a GPU of compute capability "
+            f"{'.'.join(map(str, CAPABILITY))} or a CPU; on this {device} take nf4 or int8"
         )
     if (
         quantization in FAST
@@ -113,9 +115,11 @@ def place(
     ):
         raise UserError(f"quantization {quantization} needs bfloat16 on {device}; got {dtype!r}")
 
+    where = device
+
     def need(quantization: str) -> Need:
-        kind = DTYPES[dtype] if dtype else default_dtype(device, quantization, sizes)[0]
-        return Need.of(sizes, quantization, kind.itemsize, context, device)
+        kind = DTYPES[dtype] if dtype else default_dtype(where, quantization, sizes)[0]
+        return Need.of(sizes, quantization, kind.itemsize, context, where)
 
     if quantization is None:
         quantization, reason = _default_quantization(
@@ -148,8 +152,10 @@ def place(
             else "take a smaller model, or a machine with more memory"
         )
         raise UserError(
-            f"a model of {sizes.parameters:,} parameters in {str(chosen).removeprefix('torch.')}, quantization {quantization}, needs {need(quantization)}; "
-            f"{'the CUDA devices have' if device == 'auto' else device + ' has'} {gib(room)} free: {advice}"
+            f"a model of {sizes.parameters:,} parameters in {str(chosen).removeprefix('torch.')}, "
+            f"quantization {quantization}, needs {need(quantization)}; "
+            f"{'the CUDA devices have' if device == 'auto' else device + ' has'} {gib(room)} free: "
+            f"{advice}"
         )
     return Placement(device, chosen, quantization, need(quantization), reasons)
 
@@ -210,7 +216,8 @@ def default_dtype(device: str, quantization: str, sizes: Sizes) -> tuple[torch.d
     if quantization == "int8":
         return (
             torch.float16,
-            "float16: bitsandbytes' INT8 matrices compute from float16, and would cast anything else at every step",
+            "float16: bitsandbytes' INT8 matrices compute from float16, and would cast anything "
+            "else at every step",
         )
     if quantization in FAST:
         return torch.bfloat16, "bfloat16: the one dtype for which packed kernels have fast code"

@@ -14,6 +14,7 @@ from dmtd_demo.backbone.cpu_packed import (
     KINDS,
     Int4Linear,
     Int8Linear,
+    dense_kept,
     joined,
     pack,
 )
@@ -203,3 +204,17 @@ def test_they_have_one_name_on_every_device():
             assert quantization in offered("cuda")
             with pytest.raises(UserError, match="needs bfloat16"):
                 place(sizes, 64, quantization=quantization, device="cuda", dtype="float32")
+
+
+@pytest.mark.parametrize("quantization", FAST)
+def test_dense_weights_are_made_once_while_they_are_kept(quantization, monkeypatch):
+    """And gradients go through the same product."""
+    packed = KINDS[quantization].of(torch.nn.Linear(64, 32, bias=False, dtype=torch.bfloat16))
+    x = torch.randn(3, 64, dtype=torch.bfloat16, requires_grad=True)
+    wanted, made, dense = packed(x), [], packed.dense
+    monkeypatch.setattr(packed, "dense", lambda: made.append(1) or dense())
+    with dense_kept(packed):
+        assert torch.equal(packed(x), wanted) and torch.equal(packed(x), wanted)
+    assert len(made) == 1 and not packed.held
+    with dense_kept(torch.nn.Linear(2, 2)):
+        pass

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -266,9 +267,11 @@ def test_models_says_what_each_takes_and_can_do(run):
         == len(CATALOG) - 1
     )
     commands = [shlex.split(line)[3:] for line in out.splitlines() if "dmtd_demo train" in line]
-    assert len(commands) == 5 * (len(CATALOG) - 1) and all(
-        build_parser().parse_args(words).model in CATALOG for words in commands
-    )
+    trained = Counter(build_parser().parse_args(words).model for words in commands)
+    # SmolLM2's add-ons ship with the app, all but one
+    assert trained == {name: 5 for name in CATALOG if name != "classroom"} | {
+        "SmolLM2-135M-Instruct": 1
+    }
 
 
 FOLDER = "<folder>"

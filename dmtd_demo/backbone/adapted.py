@@ -8,7 +8,7 @@ late-layer-only positions run W' = W + difference. Both kinds of positions read 
 from __future__ import annotations
 
 import copy
-from typing import Callable, Mapping
+from typing import Any, Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +64,10 @@ def _moved(linear: nn.Module, difference: Tensor) -> nn.Module:
     if isinstance(linear, BlockedLinear):
         return BlockedLinear(weight, bias)
     plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    plain.weight, plain.bias = nn.Parameter(weight, requires_grad=False), bias
-    return type(linear).of(plain) if isinstance(linear, PackedLinear) else plain
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    plain.register_parameter("bias", bias)
+    kind: Any = type(linear)
+    return kind.of(plain) if isinstance(linear, PackedLinear) else plain
 
 
 class _Either(nn.Module):

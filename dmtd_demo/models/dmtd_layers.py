@@ -63,10 +63,10 @@ def save(
             whole = torch.cat([of_layer[name] for name in names])
             for kind, tensor in zip(("levels", "step"), rounded(whole, bits)):
                 tensors[f"layers.{i}.{part}.{kind}"] = tensor.contiguous()
-    names = list(tensors)
+    keys = list(tensors)
     for n in range(files):
-        part = names[n * len(names) // files : (n + 1) * len(names) // files]
-        save_file({name: tensors[name] for name in part}, folder / f"{NAME}-{n}.safetensors")
+        held = keys[n * len(keys) // files : (n + 1) * len(keys) // files]
+        save_file({key: tensors[key] for key in held}, folder / f"{NAME}-{n}.safetensors")
 
 
 def take(folder: Path, facts: dict[str, Any], backbone: Backbone) -> Split:

@@ -12,6 +12,7 @@ with an MTP head of their own run it. EAGLE (arXiv 2401.15077) and Hydra (arXiv 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.fused import FusedLayer, FusedNorm, LayerParts
+from dmtd_demo.backbone.fused import Appending, FusedLayer, FusedNorm, LayerParts
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.errors import UserError
 
@@ -61,7 +62,7 @@ class FedBackHead(nn.Module):
         of_embedding, of_state, layer, norm = self._fused
         u = self.linears["fc"](torch.cat((of_embedding(embedded), of_state(states)), dim=-1))
         cos, sin, mask = self.backbone.attending(u, cache.length(0), len(u))
-        return norm(layer(u, cos, sin, mask, cache)[-1:])
+        return norm(layer(u, cos, sin, mask, cast(Appending, cache))[-1:])
 
     def _parts(self) -> tuple[FusedNorm, FusedNorm, FusedLayer, FusedNorm]:
         config, norms = self.backbone.config, self.norms
@@ -72,7 +73,13 @@ class FedBackHead(nn.Module):
                 0,
                 head_size,
                 eps,
-                *(self.linears[key] for key in LINEARS),
+                self.linears["q"],
+                self.linears["k"],
+                self.linears["v"],
+                self.linears["o"],
+                self.linears["gate"],
+                self.linears["up"],
+                self.linears["down"],
                 norms["before_attention"],
                 norms["before_mlp"],
                 None,

@@ -30,7 +30,12 @@ PROMPT = "What is 47 + 38?"
 SECRET = "sk-never-shown"
 
 
-def records(panels: list[str], prompt: str = PROMPT, **more: Any) -> list[dict]:
+def records(
+    panels: list[str],
+    prompt: str = PROMPT,
+    should_stop: Callable[[], bool] = lambda: False,
+    **more: Any,
+) -> list[dict]:
     asked = [{"role": "user", "content": prompt}]
     return [
         record
@@ -39,6 +44,7 @@ def records(panels: list[str], prompt: str = PROMPT, **more: Any) -> list[dict]:
             [parse_panel(panel) for panel in panels],
             [asked] * len(panels),
             RaceSettings(**{"max_new_tokens": 60, **more}),
+            should_stop,
         )
         for record in batch
     ]

@@ -75,7 +75,7 @@ def together(*linears: nn.Module, gated: bool = False) -> Any:
 class _HybridLayer:
     """What both kinds share: norms, the MLP, and where they lie."""
 
-    def __init__(self, module: nn.Module, index: int, group: int) -> None:
+    def __init__(self, module: Any, index: int, group: int) -> None:
         before, after, mlp = module.input_layernorm, module.post_attention_layernorm, module.mlp
         self.index, self.group = index, group
         self.device = before.weight.device
@@ -96,7 +96,7 @@ class RecurrentLayer(_HybridLayer):
     """A layer of Gated DeltaNet and an MLP."""
 
     @torch.no_grad()
-    def __init__(self, module: nn.Module, index: int, group: int) -> None:
+    def __init__(self, module: Any, index: int, group: int) -> None:
         super().__init__(module, index, group)
         mixer = module.linear_attn
         self.key_heads, self.key_size = mixer.num_k_heads, mixer.head_k_dim
@@ -182,7 +182,7 @@ class GatedAttention(_HybridLayer):
     _attention = FusedLayer._attention
 
     @torch.no_grad()
-    def __init__(self, module: nn.Module, index: int, group: int) -> None:
+    def __init__(self, module: Any, index: int, group: int) -> None:
         super().__init__(module, index, group)
         mixer = module.self_attn
         self.head_size = mixer.head_dim

@@ -11,7 +11,7 @@ strength beta, a head's state S [key size, value size] takes a position in as
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ def chunk(state: Tensor, queries: Tensor | None, write: Write) -> tuple[Tensor |
     Returns the outputs, None where there are no queries, and the state after the last position.
     """
     n = write.keys.shape[1]
-    outs = []
+    outs: list[Any] = []  # of tensors; of None where nothing is asked
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         asked = None if queries is None else queries[:, start:stop]

@@ -50,6 +50,18 @@ def at_hand(source: str, archive: Archive | None = None) -> Path | None:
     return hub.cached_file(source)
 
 
+def published(path: Path) -> CatalogEntry | None:
+    """Return the catalog model whose file this is, byte for byte, wherever it lies and whatever it
+    is called; None where it is no such file."""
+    for entry in CATALOG.values():
+        archive = entry.archive
+        if archive is not None and path.stat().st_size == archive.length:
+            with path.open("rb") as stream:
+                if _copy(stream, None, archive.length, no_progress)[1] == archive.sha256:
+                    return entry
+    return None
+
+
 def get(name: str, progress: Progress = no_progress) -> Path:
     """Fetch a catalog model or a hub id, unless it is here; return its folder or its GGUF file.
 

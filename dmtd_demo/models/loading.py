@@ -110,6 +110,9 @@ def find(name: str) -> Found:
 def _find_file(where: str, entry: CatalogEntry | None) -> Found:
     """A GGUF file, on this machine or on the hub."""
     source = None if Path(where).exists() else where
+    if source is None and entry is None:
+        # the add-ons that were made for this file hold for it wherever it lies
+        entry = fetch.published(Path(where))
     archive = entry.archive if entry else None
     path = fetch.at_hand(source, archive) if source else Path(where)
     if path is not None:

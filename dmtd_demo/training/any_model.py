@@ -1,12 +1,13 @@
-"""`train heads|head0|clp|gate|adaptive|dmtd --model …`: add-ons for any Qwen, plain or quantized,
-and its own layers for DMTD, by the one loop.
+"""`train heads|head0|clp|gate|adaptive|dmtd --model …`: training for any Qwen.
+
+Add-ons are trained on the frozen backbone, plain or quantized, and its own layers for DMTD, by the
+one loop.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -17,20 +18,24 @@ from dmtd_demo.backbone.cpu_packed import dense_kept
 from dmtd_demo.backbone.onednn import plain
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
-from dmtd_demo.decoders.clp import accepted_length
-from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
-from dmtd_demo.models.addons import load_addons, save_addon
+from dmtd_demo.models.addons import (
+    CollocationLengthPredictor,
+    MTPHeads,
+    load_addons,
+    save_addon,
+)
 from dmtd_demo.models.memory import gib
 from dmtd_demo.models.model import Model
+from dmtd_demo.models.native_mtp import NativeMTP
 from dmtd_demo.progress import Progress as Told
 from dmtd_demo.progress import no_progress
 from dmtd_demo.training import calibrate, dmtd, features
 from dmtd_demo.training.clp import OwnHead
 from dmtd_demo.training.corpus import ROWS, WORLD, WORLD_NAME, read_rows
 from dmtd_demo.training.data import Row
-from dmtd_demo.training.loop import Progress, processes, train
+from dmtd_demo.training.loop import Progress, Run, processes, train
 
 STEPS = {
     "heads": 2000,
@@ -48,6 +53,67 @@ LOOK_SECONDS = 0.5  # between two looks at the held-out rows of who watches
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How something is trained for any model.
+
+    data: see corpus.read_rows, which reads at most `rows` texts of it; own_answers: the model's own
+    in place of the data's last ones. steps, rate: updates and highest learning rate, None for the
+    recipe's own.
+    """
+
+    data: str | None = None
+    rows: int = ROWS
+    own_answers: bool = False
+    steps: int | None = None
+    rate: float | None = None
+    seed: int = 0
+    resume: bool = False
+    checkpoint_seconds: float = 300
+
+    @property
+    def source(self) -> str:
+        """The data as a card names it."""
+        if self.data is None:
+            return "self-distillation on the shipped prompts"
+        if self.data == WORLD:
+            return WORLD_NAME
+        prefix = "self-distillation on the prompts of " if self.own_answers else ""
+        return prefix + (self.data if self.data.startswith("hf:") else Path(self.data).name)
+
+    def updates(self, name: str) -> int:
+        """Return how many updates `name` takes. Raises UserError."""
+        if name not in STEPS:
+            raise UserError(
+                f"train {name} is for the embedded model; with --model it needs one of "
+                f"{', '.join(STEPS)}"
+            )
+        steps = STEPS[name] if self.steps is None else self.steps
+        if steps < 1:
+            raise UserError(f"--max-steps needs a whole number, 1 or more; got {steps}")
+        if self.rate is not None and not self.rate > 0:
+            raise UserError(f"--learning-rate needs a number over 0; got {self.rate}")
+        return steps
+
+
+@dataclass(frozen=True)
+class DMTDSettings(Settings):
+    """How layers are trained for DMTD.
+
+    split: such as E0D8, None for the checkpoint's own or the default. tau: cycle lengths with
+    commas between. lora: the rank of adapters that are trained in the layers' place. batch: rows of
+    an update, over all processes; pieces: into how many each process cuts its rows of it.
+    checkpointing: compute activations twice instead of keeping them.
+    """
+
+    split: str | None = None
+    tau: str = "2,3,4"
+    lora: int | None = None
+    batch: int = BATCH
+    pieces: int = 1
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
 class Moment:
     """What somebody who watches sees after an update.
 
@@ -61,98 +127,44 @@ class Moment:
     confusion: list[list[int]] | None = None
 
 
-def _checked(name: str, steps: int | None, rate: float | None) -> int:
-    """How many updates. Raises UserError."""
-    if name not in STEPS:
-        raise UserError(
-            f"train {name} is for the embedded model; with --model it needs one of "
-            f"{', '.join(STEPS)}"
-        )
-    steps = STEPS[name] if steps is None else steps
-    if steps < 1:
-        raise UserError(f"--max-steps needs a whole number, 1 or more; got {steps}")
-    if rate is not None and not rate > 0:
-        raise UserError(f"--learning-rate needs a number over 0; got {rate}")
-    return steps
+def train_dmtd(model: Model, output: Path, settings: DMTDSettings) -> None:
+    """Train the layers for DMTD, or LoRA adapters, which are then merged.
 
-
-def _rows(
-    model: Model, data: str | None, output: Path, most: int, distill: bool, tell: Told = no_progress
-) -> list[Row]:
-    """Of several processes the first one reads, and lets the model answer, before the others."""
-    with processes(model.backbone.device).main_process_first():
-        return read_rows(model, data, output / "answers.jsonl", most, distill, tell)
-
-
-def _source(data: str | None, distill: bool) -> str:
-    """The data as a card names it."""
-    if data is None:
-        return "self-distillation on the shipped prompts"
-    if data == WORLD:
-        return WORLD_NAME
-    return ("self-distillation on the prompts of " if distill else "") + (
-        data if data.startswith("hf:") else Path(data).name
-    )
-
-
-def train_dmtd(
-    model: Model,
-    output: Path,
-    *,
-    data: str | None,
-    steps: int | None,
-    seed: int,
-    resume: bool,
-    checkpoint_seconds: float,
-    split: str | None = None,
-    taus: str = "2,3,4",
-    lora: int | None = None,
-    batch: int = BATCH,
-    pieces: int = 1,
-    checkpointing: bool = False,
-    rate: float | None = None,
-    most: int = ROWS,
-    distill: bool = False,
-) -> None:
-    """Train the layers for DMTD, or LoRA adapters, which are then merged; the result lies in
-    `output`/model, a folder in Hugging Face format.
-
-    batch: rows of an update, over all processes; pieces: into how many each process cuts its rows
-    of it. Raises UserError.
+    The result lies in `output`/model, a folder in Hugging Face format. Raises UserError.
     """
-    steps, cycles = _checked("dmtd", steps, rate), dmtd.parse_taus(taus)
+    steps, taus = settings.updates("dmtd"), dmtd.parse_taus(settings.tau)
     own = model.split or Split.default(model.layers)
-    chosen = Split.parse(split, model.layers, own.head_input) if split else own
-    least = processes(model.backbone.device).num_processes * pieces
-    if pieces < 1 or batch < least:
+    split = Split.parse(settings.split, model.layers, own.head_input) if settings.split else own
+    least = processes(model.backbone.device).num_processes * settings.pieces
+    if settings.pieces < 1 or settings.batch < least:
         raise UserError(
-            "--batch needs a row for every process and every --gradient-accumulation (1 or "
-            f"more); got {batch} rows for {least} pieces"
+            "--batch needs a row for every process and every --gradient-accumulation (1 or more); "
+            f"got {settings.batch} rows for {least} pieces"
         )
     keep_layout(model.backbone.module)
     model.backbone = Backbone(plain(model.backbone.module))
-    rows = _rows(model, data, output, most, distill)
-    dmtd.prepare(model, lora, checkpointing, seed)
-    rate = rate or dmtd.RATE
-    settings = (
-        f"split {chosen}, tau {taus}, LoRA {lora}, quantization {model.quantization}, batch "
-        f"{batch}, seed {seed}, {len(rows)} rows of {_source(data, distill)}"
+    rows = _rows(model, output, settings)
+    dmtd.prepare(model, settings.lora, settings.checkpointing, settings.seed)
+    rate = settings.rate or dmtd.RATE
+    said = (
+        f"split {split}, tau {settings.tau}, LoRA {settings.lora}, "
+        f"quantization {model.quantization}, batch {settings.batch}, seed {settings.seed}, "
+        f"{len(rows)} rows of {settings.source}"
     )
-    print(f"dmtd: {settings}, learning rate {rate}")
-    recipe = dmtd.recipe(
-        model, chosen, cycles, seed, rate, max(len(row.ids) for row in rows), settings
-    )
+    print(f"dmtd: {said}, learning rate {rate}")
+    longest = max(len(row.ids) for row in rows)
     train(
-        recipe,
-        lambda position: dmtd.draws(rows, batch, seed, position),
-        None,
-        output,
-        steps=steps,
-        resume=resume,
-        device=model.backbone.device,
-        checkpoint_seconds=checkpoint_seconds,
-        log=output / "log.jsonl",
-        pieces=pieces,
+        dmtd.recipe(model, dmtd.Cycles(split, taus, rate, longest, settings.seed), said),
+        lambda position: dmtd.draws(rows, settings.batch, settings.seed, position),
+        Run(
+            output,
+            steps=steps,
+            resume=settings.resume,
+            device=model.backbone.device,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            log=output / "log.jsonl",
+            pieces=settings.pieces,
+        ),
     )
 
 
@@ -160,15 +172,8 @@ def train_addon(
     name: str,
     model: Model,
     output: Path,
+    settings: Settings,
     *,
-    data: str | None,
-    steps: int | None,
-    seed: int,
-    resume: bool,
-    checkpoint_seconds: float,
-    rate: float | None = None,
-    most: int = ROWS,
-    distill: bool = False,
     tell: Told = no_progress,
     watch: Callable[[Moment], None] | None = None,
 ) -> None:
@@ -177,41 +182,16 @@ def train_addon(
     tell: hears what is being done, and may raise Cancelled. watch: sees every update. Raises
     UserError.
     """
-    steps = _checked(name, steps, rate)
-    backbone, split, folder = (
-        model.backbone,
-        model.split or Split.default(model.layers),
-        output / "addons",
-    )
-    heads: Any = None
-    if name == "native_clp":
-        if not model.has("native_mtp"):
-            raise UserError(
-                "train clp --heads native needs a model with an MTP head of its own (Qwen3.5 and "
-                f"later); {model.name} has none"
-            )
-        heads = OwnHead(model.addons["native_mtp"])
-    elif name in ("clp", "gate"):
-        trained, _ = (
-            load_addons(folder, backbone.hidden_size, torch.float32, backbone.device, model.base)
-            if folder.exists()
-            else (model.addons, {})
-        )
-        heads = trained.get("mtp_heads") or model.addons.get("mtp_heads")
-        if heads is None:
-            raise UserError(
-                f"training {name} needs MTP heads in {folder}: run `train heads --model … "
-                f"--output {output}` first"
-            )
-        heads = heads.float()
-    rows = _rows(model, data, output, most, distill, tell)
+    steps = settings.updates(name)
+    backbone, split = model.backbone, model.split or Split.default(model.layers)
+    heads = _heads(name, model, output) if name in ("clp", "native_clp", "gate") else None
+    rows = _rows(model, output, settings, tell)
     kept = rows[::HELD_OUT] if len(rows) > HELD_OUT else rows
     learned = [row for i, row in enumerate(rows) if i % HELD_OUT] if len(rows) > HELD_OUT else rows
-    seen = features.collect(
-        name, backbone, split, heads, learned, min(ROOM, free("cpu") // 4), seed, tell
-    )
+    source = features.Source(backbone, split, heads, settings.seed)
+    seen = features.collect(name, source, learned, min(ROOM, free("cpu") // 4), tell)
     held = (
-        features.collect(name, backbone, split, heads, kept, ROOM, seed, tell)
+        features.collect(name, source, kept, ROOM, tell)
         if watch and name in ("clp", "native_clp", "adaptive")
         else None
     )
@@ -219,61 +199,91 @@ def train_addon(
         f"{name}: {len(seen.h):,} positions of {len(learned)} rows, "
         f"{gib(seen.h.numel() * seen.h.element_size())}"
     )
-    facts = {"data": _source(data, distill), "positions": len(seen.h), "steps": steps, "seed": seed}
-    recipe = features.recipe(name, backbone, model.base, seed, heads.k if heads else 0, facts)
-    recipe = replace(recipe, learning_rate=rate or recipe.learning_rate)
+    facts: dict[str, Any] = {
+        "data": settings.source,
+        "positions": len(seen.h),
+        "steps": steps,
+        "seed": settings.seed,
+    }
+    recipe = features.recipe(
+        name, backbone, model.base, settings.seed, heads.k if heads else 0, facts
+    )
+    recipe = replace(recipe, learning_rate=settings.rate or recipe.learning_rate)
+    module = recipe.trainable
     looked = 0.0
 
     def after(progress: Progress, loss: float, figures: dict[str, Any]) -> None:
         nonlocal looked
         tell("Training", progress.step, steps)
-        if watch:
-            due = held is not None and (
-                time.monotonic() - looked > LOOK_SECONDS or progress.step == steps
-            )
-            looked = time.monotonic() if due else looked
-            watch(
-                Moment(
-                    progress.step,
-                    loss,
-                    figures,
-                    features.confusion(recipe.trainable, held) if due else None,
-                )
-            )
+        if not watch:
+            return
+        confusion = None
+        if held and isinstance(module, CollocationLengthPredictor):
+            if time.monotonic() - looked > LOOK_SECONDS or progress.step == steps:
+                looked = time.monotonic()
+                confusion = features.confusion(module, held)
+        watch(Moment(progress.step, loss, figures, confusion))
 
     with dense_kept(backbone.module.get_output_embeddings()):
         train(
             recipe,
-            lambda position: seen.draws(name, seed, position),
-            steps * features.DRAWN[name],
-            output,
-            resume=resume,
-            device=backbone.device,
-            checkpoint_seconds=checkpoint_seconds,
-            log=output / "log.jsonl",
+            lambda position: seen.draws(name, settings.seed, position),
+            Run(
+                output,
+                tokens=steps * features.DRAWN[name],
+                resume=settings.resume,
+                device=backbone.device,
+                checkpoint_seconds=settings.checkpoint_seconds,
+                log=output / "log.jsonl",
+            ),
             watch=after,
         )
     if not heads or not processes(backbone.device).is_main_process:
         return
-    module = recipe.trainable
-    gate = name == "gate"
-    accept = open_gates if gate else partial(accepted_length, rule="cumulative")
-
-    def read(h: torch.Tensor) -> torch.Tensor:
-        logits = module(h)
-        return logits.sigmoid() if gate else logits.softmax(-1)
-
     try:
-        found = calibrate.spans(backbone, split, heads, kept, read, accept, tell)
+        acceptance = calibrate.Acceptance.of(name, module)
+        found = calibrate.spans(backbone, split, heads, kept, acceptance, tell)
     except RuntimeError as error:  # texts that the model would not have written itself
         print(f"{name}: {error}")
         return
-    save_addon(
-        folder,
-        features.METHODS[name],
-        module,
-        model.base,
-        backbone.hidden_size,
-        **{**facts, **found},
-    )
+    folder, method = output / "addons", features.METHODS[name]
+    save_addon(folder, method, module, model.base, backbone.hidden_size, **{**facts, **found})
     print(f"{name}: default threshold {found['threshold']}, {found['validation']}")
+
+
+def _rows(model: Model, output: Path, settings: Settings, tell: Told = no_progress) -> list[Row]:
+    """Read the rows; of several processes the first one reads, and answers, before the others."""
+    with processes(model.backbone.device).main_process_first():
+        return read_rows(
+            model,
+            settings.data,
+            output / "answers.jsonl",
+            settings.rows,
+            settings.own_answers,
+            tell,
+        )
+
+
+def _heads(name: str, model: Model, output: Path) -> MTPHeads | OwnHead:
+    """Return the heads that were trained in `output`, else the model's own. Raises UserError."""
+    if name == "native_clp":
+        own = model.addons.get("native_mtp")
+        if not isinstance(own, NativeMTP):
+            raise UserError(
+                "train clp --heads native needs a model with an MTP head of its own (Qwen3.5 and "
+                f"later); {model.name} has none"
+            )
+        return OwnHead(own)
+    folder, backbone = output / "addons", model.backbone
+    trained = model.addons
+    if folder.exists():
+        trained, _ = load_addons(
+            folder, backbone.hidden_size, torch.float32, backbone.device, model.base
+        )
+    heads = trained.get("mtp_heads") or model.addons.get("mtp_heads")
+    if not isinstance(heads, MTPHeads):
+        raise UserError(
+            f"training {name} needs MTP heads in {folder}: run `train heads --model … --output "
+            f"{output}` first"
+        )
+    return heads.float()

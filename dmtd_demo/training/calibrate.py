@@ -1,18 +1,23 @@
-"""The default threshold of each add-on, on prompts of the training contents (docs/methods.md,
-section 3).
+"""The default threshold of each add-on, found on prompts of the training contents.
+
+docs/methods.md, section 3.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS
+from dmtd_demo.decoders.clp import accepted_length
+from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.models.addons import MTPHeads
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
@@ -41,8 +46,9 @@ READABLE = 0.95  # of `ar`'s exact match, for `mixed`
 
 
 def validation_rows(tokenizer: Any, count: int) -> list[Row]:
-    """`count` prompts with their answers, of the compositional families in turn, none of them held
-    out.
+    """Draw `count` prompts with their answers, of the compositional families in turn.
+
+    None of them is held out.
     """
     rng = random.Random("validation")
     return [
@@ -51,24 +57,45 @@ def validation_rows(tokenizer: Any, count: int) -> list[Row]:
     ]
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """How a trained add-on says how many MTP tokens to accept.
+
+    read: hidden states [n, hidden] to probabilities, [n, any]. accept(probabilities of one
+    position, k, threshold): how many tokens, 0..k.
+    """
+
+    read: Callable[[Tensor], Tensor]
+    accept: Callable[[Sequence[float], int, float], int]
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module) -> Acceptance:
+        """Return what the decoder of `clp`, `native_clp` or `gate` does with this module."""
+        if name != "gate":
+            return cls(
+                lambda h: module(h).softmax(-1),
+                lambda p, k, threshold: accepted_length(p, k, threshold, "cumulative"),
+            )
+        return cls(lambda h: module(h).sigmoid(), open_gates)
+
+
 @torch.no_grad()
 def spans(
     backbone: Backbone,
     split: Split,
     heads: MTPHeads | OwnHead,
     rows: Sequence[Row],
-    probabilities_of: Callable[[torch.Tensor], torch.Tensor],
-    accept: Callable[[Sequence[float], int, float], int],
+    acceptance: Acceptance,
     tell: Progress = no_progress,
 ) -> dict[str, Any]:
-    """The most generous threshold of `clp` or `mtp-gate` that keeps exact match and audit
-    agreement.
+    """Find the most generous threshold of `clp` or `gate` that keeps exact match and audit.
 
     Along `ar`'s own text the hidden states are the same, whatever the threshold, up to the first
     wrong token: so one pass over each prompt that `ar` answers exactly tells, for every threshold,
-    whether that text would have been left, and which tokens would have been emitted. rows: prompts
-    with their answers, none of them trained on. probabilities_of: hidden states [n, hidden] to what
-    `accept` reads at each; accept(probabilities, k, threshold): how many MTP tokens.
+    whether that text would have been left, and which tokens would have been emitted.
+
+    rows: prompts with their answers, none of them trained on. Returns facts for the add-on's card.
+    Raises RuntimeError where `ar` answers none of them exactly.
     """
     kept = {t: 0 for t in THRESHOLDS}
     accepted = {t: 0 for t in THRESHOLDS}
@@ -90,13 +117,13 @@ def spans(
             guesses = heads.head.guesses(states, ids[0], heads.k)[row.answer :].tolist()
         else:
             guesses = backbone.logits(heads(h[0, row.answer : -1])).argmax(-1).tolist()
-        probabilities = probabilities_of(h[0, row.answer : -1]).tolist()
+        probabilities = acceptance.read(h[0, row.answer : -1]).tolist()
         text = row.ids[row.answer :]
         for threshold in THRESHOLDS:
             emitted, failed = follow(
                 text,
                 guesses,
-                [accept(p, heads.k, threshold) for p in probabilities],
+                [acceptance.accept(p, heads.k, threshold) for p in probabilities],
                 lengths[threshold],
             )
             accepted[threshold] += emitted
@@ -134,9 +161,10 @@ def spans(
 def follow(
     text: list[int], guesses: list[list[int]], accepted: list[int], span: list[int]
 ) -> tuple[int, int]:
-    """Follow a decoder with MTP heads along `text` until its first wrong token: MTP tokens emitted,
-    and 1 if one was wrong. guesses, accepted: at each position. Adds to span: tokens, full
-    passes.
+    """Follow a decoder with MTP heads along `text` until its first wrong token.
+
+    guesses, accepted: at each position. Returns how many MTP tokens were emitted, and 1 if one was
+    wrong. Adds to span: tokens, full passes.
     """
     position, emitted = 1, 0  # the prefill gave text[0]
     while position < len(text):
@@ -155,9 +183,11 @@ def follow(
 
 
 def cycles(model: Model, decoder: str) -> dict[str, Any]:
-    """The most generous threshold of `dmtd-adaptive` that answers as many prompts exactly as `dmtd`
-    at its best tau, or of `mixed` that keeps READABLE of `ar`'s exact match. Here a wrong token
-    changes what later passes see, so every threshold is decoded.
+    """Find the most generous threshold of `dmtd-adaptive` or `mixed`, for the add-on's card.
+
+    `dmtd-adaptive` is to answer as many prompts exactly as `dmtd` at its best tau, `mixed` to keep
+    READABLE of `ar`'s exact match. Here a wrong token changes what later passes see, so every
+    threshold is decoded.
     """
     rows = validation_rows(model.tokenizer, DECODED_PROMPTS)
     if decoder == "mixed":
@@ -182,13 +212,15 @@ def cycles(model: Model, decoder: str) -> dict[str, Any]:
 def _decoded(
     model: Model, decoder: str, options: dict[str, Any], rows: list[Row]
 ) -> dict[str, float]:
+    """Answer the rows by a decoder: exact match, and tokens per full pass."""
     cls = DECODERS[decoder]
     made = cls(cls.resolve(cls.Options(**options), model))
     right = tokens = full = 0
     for row in tqdm(
         rows, desc=f"{decoder} {options.get('threshold', options.get('tau', ''))}", unit="prompt"
     ):
-        text, wanted = [], row.ids[row.answer :]
+        wanted = row.ids[row.answer :]
+        text: list[int] = []
         for step in made.steps(model, row.ids[: row.answer], Sampler()):
             text += [t.id for t in step.tokens]
             full += any(p.kind == "full" for p in step.passes)

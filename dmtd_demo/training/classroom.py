@@ -1,5 +1,6 @@
-"""The recipe of `classroom`: a small Qwen3 trained from scratch with cyclical masking (DMTD paper,
-section 3.3; docs/methods.md, section 2).
+"""The recipe of `classroom`: a small Qwen3 trained from scratch with cyclical masking.
+
+DMTD paper, arXiv 2510.11958, section 3.3; docs/methods.md, section 2.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
@@ -21,7 +28,7 @@ from dmtd_demo.training.clp import CAREFUL, length_loss, prefix_length
 from dmtd_demo.training.cycles import LATE_K, random_cycles
 from dmtd_demo.training.data import IGNORED, Batch, draw_taus
 from dmtd_demo.training.heads import K, heads_loss
-from dmtd_demo.training.loop import Progress, Recipe
+from dmtd_demo.training.loop import Lost, Progress, Recipe
 from dmtd_demo.training.masking import autocast, cyclical_heads, masked_hidden
 
 NAME = "classroom"
@@ -49,11 +56,12 @@ _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend
 
 
 def longest_row(share: float) -> int:
+    """Return the tokens of the longest row at this share of the run."""
     return [length for start, length in CURRICULUM if share >= start][-1]
 
 
-def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
-    """About 10 million parameters, tied head, random."""
+def new_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
+    """Return a Qwen3 of about 10 million random parameters, its LM head tied."""
     torch.manual_seed(seed)
     end = tokenizer.eos_token_id
     config = Qwen3Config(
@@ -72,7 +80,7 @@ def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
         bos_token_id=None,
         eos_token_id=end,
         initializer_range=0.02,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # type: ignore[call-arg]  # taken by its base class
     )
     model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(
@@ -86,16 +94,17 @@ def new_model(tokenizer, seed: int) -> Qwen3ForCausalLM:
 
 
 class Joint(nn.Module):
-    """The backbone and what it is trained with, so that its last hidden state knows more than the
-    next token *(ours)*: MTP heads and predictors of how many of them are right, on full passes
-    (heads, clp) and on late ones.
+    """The backbone and the add-ons that it is trained with *(ours)*.
+
+    So its last hidden state knows more than the next token: MTP heads and predictors of how many of
+    them are right, on full passes (heads, clp) and on late ones (late).
     """
 
     ADDONS = ("mtp_heads", "clp", "mixed")
 
     def __init__(
         self,
-        model: Qwen3ForCausalLM,
+        model: PreTrainedModel,
         heads: MTPHeads | None = None,
         clp: CollocationLengthPredictor | None = None,
         late: LateHeads | None = None,
@@ -110,10 +119,12 @@ class Joint(nn.Module):
     def lookahead(
         self, backbone: Backbone, hidden: Tensor, targets: Tensor, at_head: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """What the heads and the predictors lose, on full and on late passes, and how right they
-        are. hidden [rows, n, hidden]; targets, at_head [rows, n].
+        """Return the loss of heads and predictors, on full and on late passes, and their accuracies.
+
+        hidden [rows, n, hidden]; targets, at_head [rows, n].
         """
-        total, figures = hidden.new_zeros(()), {}
+        total = hidden.new_zeros(())
+        figures: dict[str, float] = {}
         for where, read, heads, lengths in (
             ("", at_head, self.heads, self.clp),
             ("late_", ~at_head, self.late.heads, self.late.lengths),
@@ -134,14 +145,16 @@ class Joint(nn.Module):
 
 def recipe(
     joint: Joint,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     seed: int,
     compiled: bool = False,
     begin: float = 0.0,
     vanilla: bool = False,
-) -> Recipe:
-    """compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for
-    each row length. begin: see Recipe. vanilla: no cycles.
+) -> Recipe[Batch]:
+    """Return the recipe of the model and what is trained beside it.
+
+    compiled: by torch.compile, which needs a C++ compiler; a third faster after some 20 s for each
+    row length. begin: see loop.Recipe. vanilla: no cycles.
     """
     model = joint.model
     backbone = Backbone(model)
@@ -149,7 +162,7 @@ def recipe(
         backbone.compile_layers()
     rng = random.Random(f"tau:{seed}")
 
-    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Batch, progress: Progress) -> Lost:
         cyclical = not vanilla and progress.share >= AR_SHARE
         tau = draw_taus(rng, TAUS, batch.ids) if cyclical else 1
         short = batch.ids.shape[1] <= 256  # on CPU the fused backward took a third of a whole step
@@ -204,9 +217,10 @@ def recipe(
     )
 
 
-def save_model(model: Qwen3ForCausalLM, tokenizer, folder: Path) -> None:
-    """A folder in Hugging Face format: bfloat16, sharded, with the split in config.json; plain
-    transformers loads it as a Qwen3.
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder in Hugging Face format that plain transformers loads as a Qwen3.
+
+    bfloat16, sharded, with the split in config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {

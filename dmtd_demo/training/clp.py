@@ -1,5 +1,6 @@
-"""The recipes of the collocation-length predictor and of the gate it replaces, both on trained MTP
-heads (CLP paper; docs/methods.md, section 3).
+"""The recipes of the collocation-length predictor and of the gate, both on trained MTP heads.
+
+CLP paper, arXiv 2606.10935; docs/methods.md, section 3.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dmtd_demo.models.addons import CollocationLengthPredictor, MTPHeads, SpanGa
 from dmtd_demo.models.native_mtp import NativeMTP
 from dmtd_demo.training.data import IGNORED, Batch
 from dmtd_demo.training.heads import K, shifted
-from dmtd_demo.training.loop import Progress, Recipe
+from dmtd_demo.training.loop import Lost, Progress, Recipe
 from dmtd_demo.training.masking import frozen_hidden
 
 REPEATS = 20  # updates for each batch
@@ -29,12 +30,11 @@ CAREFUL = 0.99  # the threshold that is saved before it is calibrated
 def right_guesses(
     backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, greedy: Tensor
 ) -> Tensor:
-    """Whether the prediction of head i at position n equals the backbone's own greedy token n + 1 +
-    i: [rows, n, k] bool. Past the answer's end every guess is right: what a step emits after the
-    end mark is dropped.
+    """Return whether head i's prediction at position n is the backbone's own token n + 1 + i.
 
     h [rows, n, hidden]; targets [rows, n], -100 outside the answer; greedy [rows, n], the
-    backbone's argmax at each position.
+    backbone's argmax at each position. Returns [rows, n, k] bool. Past the answer's end every guess
+    is right: what a step emits after the end mark is dropped.
     """
     rows, n, hidden = h.shape
     states = heads(h.reshape(-1, hidden)).view(rows, n, heads.k, hidden)
@@ -65,13 +65,15 @@ class OwnHead:
 
 
 def prefix_length(right: Tensor) -> Tensor:
-    """right [..., k] bool: how many are true in a row from the first on, 0..k."""
+    """Return how many of right [..., k] bool are true in a row from the first on, 0..k."""
     return right.long().cumprod(-1).sum(-1)
 
 
 class Seen:
-    """Features and labels of every batch so far: a predictor of a few thousand parameters needs
-    many updates, and its features cost a forward pass.
+    """Features and labels of every batch so far.
+
+    A predictor of a few thousand parameters needs many updates, and its features cost a forward
+    pass.
     """
 
     def __init__(self) -> None:
@@ -79,11 +81,12 @@ class Seen:
         self._all: tuple[Tensor, Tensor] | None = None
 
     def add(self, features: Tensor, labels: Tensor) -> None:
+        """Keep a batch's features, [m, hidden], and labels, [m] or [m, k]."""
         self._kept.append((features, labels))
         self._all = None
 
     def draw(self, count: int = DRAWN) -> tuple[Tensor, Tensor]:
-        """`count` positions at random, [count, hidden], and their labels."""
+        """Draw `count` positions at random, [count, hidden], and their labels."""
         if self._all is None:
             features, labels = zip(*self._kept)
             self._all = torch.cat(features), torch.cat(labels)
@@ -97,14 +100,16 @@ def recipe(
     heads: MTPHeads,
     predictor: CollocationLengthPredictor,
     name: str,
-) -> Recipe:
-    """CLP: cross-entropy against the length of the correct prefix."""
+) -> Recipe[Batch]:
+    """Return CLP's recipe: cross-entropy against the length of the correct prefix."""
     seen = Seen()
 
-    def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        if batch:
-            h, right = _features(backbone, split, heads, batch)
-            seen.add(h, prefix_length(right))
+    def loss(batch: Batch, progress: Progress) -> Lost:
+        h, right = _features(backbone, split, heads, batch)
+        seen.add(h, prefix_length(right))
+        return again()
+
+    def again() -> Lost:
         return length_loss(predictor, *seen.draw())
 
     def save(output: Path) -> None:
@@ -122,6 +127,7 @@ def recipe(
         predictor,
         loss,
         save,
+        again=again,
         learning_rate=5e-3,
         warm_up=0.05,
         decay=0.8,
@@ -130,10 +136,8 @@ def recipe(
     )
 
 
-def length_loss(
-    predictor: CollocationLengthPredictor, h: Tensor, labels: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of the predicted lengths, rare ones weighing a little more.
+def length_loss(predictor: CollocationLengthPredictor, h: Tensor, labels: Tensor) -> Lost:
+    """Return the cross-entropy of the predicted lengths, rare ones weighing a little more.
 
     h [n, hidden]; labels [n], 0..k.
     """
@@ -146,16 +150,20 @@ def length_loss(
     }
 
 
-def gate_recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe:
-    """The gate: for each head, binary cross-entropy against whether its prediction is the
-    backbone's own token.
+def gate_recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) -> Recipe[Batch]:
+    """Return the gate's recipe.
+
+    For each head it is binary cross-entropy against whether its prediction is the backbone's own
+    token.
     """
     gate = SpanGate(backbone.hidden_size, heads.k).to(backbone.device)
     seen = Seen()
 
-    def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        if batch:
-            seen.add(*_features(backbone, split, heads, batch))
+    def loss(batch: Batch, progress: Progress) -> Lost:
+        seen.add(*_features(backbone, split, heads, batch))
+        return again()
+
+    def again() -> Lost:
         h, right = seen.draw()
         logits = gate(h)
         return F.binary_cross_entropy_with_logits(logits, right.float()), {
@@ -172,6 +180,7 @@ def gate_recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) ->
         gate,
         loss,
         save,
+        again=again,
         learning_rate=2e-3,
         warm_up=0.05,
         decay=0.8,
@@ -184,7 +193,7 @@ def gate_recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str) ->
 def _features(
     backbone: Backbone, split: Split, heads: MTPHeads, batch: Batch
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states that a decoder reads, [m, hidden], and which heads are right there, [m, k]."""
+    """Return the states that a decoder reads, [m, hidden], and which heads are right, [m, k]."""
     h = frozen_hidden(backbone, split, batch.ids)
     read = (batch.phase >= -1) & (batch.targets != IGNORED)
     return h[read], right_guesses(backbone, heads, h, batch.targets, backbone.logits(h).argmax(-1))[

@@ -1,5 +1,7 @@
-"""Texts to train any Qwen on: a JSON-lines file of messages, plain text, a data set of the hub, or
-the model's own answers to prompts that ship here.
+"""Texts to train any Qwen on.
+
+They are a JSON-lines file of messages, plain text, a data set of the hub, or the model's own
+answers to prompts that ship here.
 """
 
 from __future__ import annotations
@@ -40,11 +42,13 @@ def read_rows(
     distill: bool = False,
     tell: Progress = no_progress,
 ) -> list[Row]:
-    """The rows of the file `data`, of the data set hf:NAME[:SPLIT], or of `world`, the
-    conversations that `classroom` learns from, of which `most` texts are read. Where it has none
-    for a conversation (the last message is the user's), for every one with `distill`, and for
-    the shipped prompts without a file, the answer is the model's own greedy text
-    (self-distillation; docs/methods.md, section 3), kept in the file `own`.
+    """Read the rows of `data`, at most `most` of its texts.
+
+    data: a file, hf:NAME[:SPLIT] for a data set, `world` for the conversations that `classroom`
+    learns from, None for the shipped prompts. Where it has no answer for a conversation (the last
+    message is the user's), for every one with `distill`, and for the shipped prompts, the answer is
+    the model's own greedy text (self-distillation; docs/methods.md, section 3), kept in the file
+    `own`. Raises UserError.
     """
     if most < 1:
         raise UserError(f"--max-rows needs a whole number, 1 or more; got {most}")
@@ -83,6 +87,7 @@ def read_rows(
 
 
 def _lines(data: str, text: str) -> Iterator[tuple[str, Any]]:
+    """Read JSON lines: where each stands, and its value, the text itself where it is no JSON."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -92,8 +97,9 @@ def _lines(data: str, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _hub(data: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a data set as they come, without fetching all of it: a repository of the hub, or
-    a folder of files that `datasets` reads.
+    """Read the rows of a data set as they come, without fetching all of it.
+
+    It is a repository of the hub, or a folder of files that `datasets` reads. Raises UserError.
     """
     if not find_spec("datasets"):
         raise UserError(
@@ -128,15 +134,18 @@ def _hub(data: str) -> Iterator[tuple[str, Any]]:
 
 
 def _role(turn: dict[str, Any]) -> Any:
-    name = turn.get("role", turn.get("from"))
+    """Return the role of a turn, by its name in chat templates."""
+    name: Any = turn.get("role", turn.get("from"))
     return SHARED.get(name, name)
 
 
 def _messages(
     model: Model, found: Iterable[tuple[str, Any]], distill: bool
 ) -> tuple[list[Row], list[list[Message]]]:
-    """The rows of answered conversations and of texts, and the conversations that wait for an
-    answer, with `distill` all of them. found: where each stands, and itself.
+    """Return the rows of answered conversations and of texts, and the unanswered conversations.
+
+    With `distill` all conversations are unanswered. found: where each stands, and itself. Raises
+    UserError where one has another form.
     """
     rows, unanswered = [], []
     for where, value in found:
@@ -158,6 +167,7 @@ def _messages(
             unanswered.append(messages if last != "assistant" else messages[:-1])
             continue
         prompt = encode_chat(model.tokenizer, messages[:-1])
+        assert model.tokenizer is not None  # else encode_chat would have said so
         answer = model.tokenizer(messages[-1]["content"], add_special_tokens=False).input_ids + [
             model.tokenizer.eos_token_id
         ]
@@ -167,6 +177,7 @@ def _messages(
 
 
 def _plain(model: Model, text: str) -> list[Row]:
+    """Cut a text into rows, every token of them to be learned. Raises UserError."""
     if model.tokenizer is None:
         raise UserError("training on text needs a model with a tokenizer; this one has none")
     ids, longest = model.tokenizer(text, add_special_tokens=False).input_ids, _longest(model)
@@ -178,10 +189,12 @@ def _plain(model: Model, text: str) -> list[Row]:
 
 
 def _longest(model: Model) -> int:
+    """Return how many tokens a row may have."""
     return min(LONGEST, model.context)
 
 
 def _row(prompt: list[int], answer: list[int], longest: int) -> Row:
+    """Return prompt and answer as one row, cut at `longest` tokens."""
     ids = (prompt + answer)[:longest]
     return Row(ids, [(len(prompt), len(ids))])
 
@@ -190,8 +203,9 @@ def _row(prompt: list[int], answer: list[int], longest: int) -> Row:
 def answered(
     model: Model, conversations: Sequence[list[Message]], own: Path, tell: Progress = no_progress
 ) -> list[Row]:
-    """The model's greedy answers by `ar`, written to the file as they come: an interrupted run goes
-    on where it was.
+    """Return the conversations with the model's greedy answers by `ar`.
+
+    They are written to the file `own` as they come: an interrupted run goes on where it was.
     """
     prompts = [encode_chat(model.tokenizer, conversation) for conversation in conversations]
     own.parent.mkdir(parents=True, exist_ok=True)

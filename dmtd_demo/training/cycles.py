@@ -1,5 +1,6 @@
-"""The recipes of what predicts within cycles *(ours; docs/methods.md, section 4)*: cycle lengths
-for `dmtd-adaptive`, late MTP heads for `mixed`.
+"""The recipes of predictors within cycles: lengths for `dmtd-adaptive`, late heads for `mixed`.
+
+*(ours; docs/methods.md, section 4)*
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dmtd_demo.models.addons import CollocationLengthPredictor, LateHeads, save_
 from dmtd_demo.training.clp import CAREFUL, REPEATS, Seen, length_loss, prefix_length, right_guesses
 from dmtd_demo.training.data import IGNORED, Batch
 from dmtd_demo.training.heads import FALL, shifted
-from dmtd_demo.training.loop import Progress, Recipe
+from dmtd_demo.training.loop import Lost, Progress, Recipe
 from dmtd_demo.training.masking import autocast, frozen_hidden, masked_hidden
 
 LONGEST = 6
@@ -26,10 +27,10 @@ LATE_K = 2
 
 
 def random_cycles(rng: random.Random, phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Cycles of changing lengths after each row's prompt.
+    """Draw cycles of changing lengths after each row's prompt. phase: see Batch.
 
-    phase: see Batch. Returns which positions are cycle heads (the prompt among them), and which of
-    them begin a cycle of LONGEST that ends within the row, both [rows, n] bool.
+    Returns which positions are cycle heads (the prompt among them), and which of them begin a cycle
+    of LONGEST that ends within the row, both [rows, n] bool.
     """
     heads, whole = phase < 0, torch.zeros_like(phase, dtype=torch.bool)
     n = phase.shape[1]
@@ -46,7 +47,7 @@ def random_cycles(rng: random.Random, phase: Tensor) -> tuple[Tensor, Tensor]:
 def _both(
     backbone: Backbone, split: Split, batch: Batch, heads: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states under the mask, the argmax there, and the argmax with every position a head."""
+    """Return hidden states under the mask, the argmax there, and `ar`'s argmax."""
     with autocast(batch.ids.device):
         h = masked_hidden(backbone, split, batch.ids, heads).float()
     return (
@@ -57,28 +58,33 @@ def _both(
 
 
 def late_prefix(late: Tensor, greedy: Tensor, targets: Tensor) -> Tensor:
-    """For each position as a head: on how many of the LONGEST - 1 positions after it, from the next
-    one on, the late-layer-only argmax is the argmax of tau = 1: [rows, n], 0..LONGEST-1.
-    Positions past the answer's end count as agreeing: what they emit is dropped.
+    """Return how many late-layer-only tokens after each position would be `ar`'s own.
+
+    For each position as a head: on how many of the LONGEST - 1 positions from the next one on the
+    late-layer-only argmax is the argmax of tau = 1, in a row: [rows, n], 0..LONGEST-1. Positions
+    past the answer's end count as agreeing: what they emit is dropped.
     """
     agree = ((late == greedy) | (targets == IGNORED)).long()
     return prefix_length(torch.stack([shifted(agree, by) != 0 for by in range(1, LONGEST)], dim=-1))
 
 
-def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Recipe:
-    """A linear predictor: cross-entropy against the longest prefix that late-layer-only passes get
-    right.
+def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> Recipe[Batch]:
+    """Return the recipe of a linear predictor of cycle lengths.
+
+    It is cross-entropy against the longest prefix that late-layer-only passes get right.
     """
     predictor = CollocationLengthPredictor(backbone.hidden_size, LONGEST - 1).to(backbone.device)
     seen = Seen()
     rng = random.Random(f"cycles:{seed}")
 
-    def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        if batch:
-            heads, whole = random_cycles(rng, batch.phase)
-            h, late, greedy = _both(backbone, split, batch, heads)
-            read = whole & (batch.targets != IGNORED)
-            seen.add(h[read], late_prefix(late, greedy, batch.targets)[read])
+    def loss(batch: Batch, progress: Progress) -> Lost:
+        heads, whole = random_cycles(rng, batch.phase)
+        h, late, greedy = _both(backbone, split, batch, heads)
+        read = whole & (batch.targets != IGNORED)
+        seen.add(h[read], late_prefix(late, greedy, batch.targets)[read])
+        return again()
+
+    def again() -> Lost:
         return length_loss(predictor, *seen.draw())
 
     def save(output: Path) -> None:
@@ -96,6 +102,7 @@ def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> R
         predictor,
         loss,
         save,
+        again=again,
         learning_rate=5e-3,
         warm_up=0.05,
         decay=0.8,
@@ -106,15 +113,16 @@ def adaptive_recipe(backbone: Backbone, split: Split, name: str, seed: int) -> R
 
 def mixed_recipe(
     backbone: Backbone, split: Split, module: LateHeads, name: str, seed: int, trained: bool
-) -> Recipe:
-    """MTP heads on late hidden states against the tokens to come, and beside them their lengths, on
-    what the heads are at the time. trained: the heads were trained with the backbone, and go on
-    at a lower rate.
+) -> Recipe[Batch]:
+    """Return the recipe of MTP heads on late hidden states, and of their lengths beside them.
+
+    The heads learn the tokens to come, the lengths how many of the heads' tokens are right at the
+    time. trained: the heads were trained with the backbone, and go on at a lower rate.
     """
     module = module.to(backbone.device)
     rng = random.Random(f"cycles:{seed}")
 
-    def loss(batch: Batch | None, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Batch, progress: Progress) -> Lost:
         heads, _ = random_cycles(rng, batch.phase)
         h, _, greedy = _both(backbone, split, batch, heads)
         read = ~heads & (batch.targets != IGNORED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,11 +19,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """ids: [rows, length], padded at the end.
+    """Rows of conversations, padded at the end to one length.
 
-    targets: the next token where it belongs to an answer, else -100, [rows, length]. phase: each
-    position's distance from its row's first answer token, negative within the prompt, [rows,
-    length].
+    ids [rows, length]. targets [rows, length]: the next token where it belongs to an answer, else
+    -100. phase [rows, length]: each position's distance from its row's first answer token, negative
+    within the prompt. tokens: without the padding.
     """
 
     ids: Tensor
@@ -32,12 +32,13 @@ class Batch:
     tokens: int
 
     def to(self, device: torch.device) -> Batch:
+        """Return the batch on this device."""
         return Batch(
             self.ids.to(device), self.targets.to(device), self.phase.to(device), self.tokens
         )
 
     def piece(self, index: int, of: int) -> Batch:
-        """Every `of`-th row, from this index on."""
+        """Return every `of`-th row, from this index on."""
         return Batch(
             self.ids[index::of], self.targets[index::of], self.phase[index::of], self.tokens
         )
@@ -45,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Row:
-    """ids: a whole conversation, its end mark included.
+    """A whole conversation, its end mark included.
 
     answers: where each answer begins and ends, end mark included, the last one last.
     """
@@ -59,8 +60,8 @@ class Row:
         return self.answers[-1][0]
 
 
-def encode(tokenizer, example: Example) -> Row:
-    """Each turn through the chat template by itself: the template adds nothing but the turns."""
+def encode(tokenizer: Any, example: Example) -> Row:
+    """Encode each turn through the chat template by itself, which adds nothing but the turns."""
     ids: list[int] = []
     answers: list[tuple[int, int]] = []
     for (_, asked), (_, answer) in zip(example.messages[::2], example.messages[1::2]):
@@ -75,10 +76,11 @@ def encode(tokenizer, example: Example) -> Row:
 
 
 def batches(
-    tokenizer, examples: Iterable[tuple[str, Example]], longest: Callable[[], int], pad: int
+    tokenizer: Any, examples: Iterable[tuple[str, Example]], longest: Callable[[], int], pad: int
 ) -> Iterator[Batch]:
-    """Fill rows of each length in LENGTHS until they make a batch; conversations over longest() are
-    left out.
+    """Fill rows of each length in LENGTHS until they make a batch.
+
+    Conversations of more than longest() tokens are left out. pad: the id that fills the rest.
     """
     waiting: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     for _, example in examples:
@@ -93,6 +95,7 @@ def batches(
 
 
 def collate(rows: list[Row], length: int, pad: int) -> Batch:
+    """Pad rows to one batch of `length` positions. pad: the id that fills them."""
     ids = torch.full((len(rows), length), pad)
     targets = torch.full((len(rows), length), IGNORED)
     for index, row in enumerate(rows):
@@ -109,7 +112,7 @@ def collate(rows: list[Row], length: int, pad: int) -> Batch:
 
 
 def draw_taus(rng: random.Random, choices: dict[int, float], ids: Tensor) -> Tensor:
-    """A cycle length for each row of ids, [rows, 1]."""
+    """Draw a cycle length for each row of ids, [rows, 1]."""
     return torch.tensor(
         rng.choices(list(choices), list(choices.values()), k=ids.shape[0]), device=ids.device
     )[:, None]

@@ -1,5 +1,7 @@
-"""`train dmtd --model …`: Direct Multi-Token Decoding for any Qwen by cyclical masking (DMTD paper,
-section 3.3; docs/methods.md, section 2), all of its layers or by LoRA.
+"""`train dmtd --model …`: Direct Multi-Token Decoding for any Qwen by cyclical masking.
+
+All of its layers are trained, or LoRA adapters (DMTD paper, arXiv 2510.11958, section 3.3;
+docs/methods.md, section 2).
 """
 
 from __future__ import annotations
@@ -7,14 +9,16 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Iterator, Sequence
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.dmtd import MAX_TAU
@@ -23,7 +27,7 @@ from dmtd_demo.machine import free
 from dmtd_demo.models.memory import gib
 from dmtd_demo.models.model import Model
 from dmtd_demo.training.data import IGNORED, Batch, Row, collate
-from dmtd_demo.training.loop import Position, Progress, Recipe
+from dmtd_demo.training.loop import Lost, Position, Progress, Recipe
 from dmtd_demo.training.masking import autocast, cyclical_heads, masked_hidden
 
 # batches whose rows are sorted by length together, so that little of a batch is padding
@@ -35,7 +39,7 @@ STATE = 12
 
 
 def parse_taus(text: str) -> tuple[int, ...]:
-    """Cycle lengths with commas between, such as 2,3,4."""
+    """Read cycle lengths with commas between, such as 2,3,4. Raises UserError."""
     try:
         taus = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -49,11 +53,13 @@ def parse_taus(text: str) -> tuple[int, ...]:
 
 
 def draws(rows: Sequence[Row], size: int, seed: int, position: Position) -> Iterator[Batch]:
-    """Batches of `size` rows, the same ones at each step whether or not the run was interrupted:
-    the rows in a new order each time round, and of every BLOCK batches those of like length
+    """Draw batches of `size` rows, the same at each step whether or not a run was interrupted.
+
+    The rows come in a new order each time round, and of every BLOCK batches those of like length
     together.
     """
-    known, made = -1, []
+    known = -1
+    made: list[list[Row]] = []
     while True:
         block, index = divmod(position.progress.step, BLOCK)
         if block != known:
@@ -63,6 +69,7 @@ def draws(rows: Sequence[Row], size: int, seed: int, position: Position) -> Iter
 
 
 def _block(rows: Sequence[Row], size: int, seed: int, block: int) -> list[list[Row]]:
+    """Return the batches of one block, each of rows of like length, in a random order."""
     orders: dict[int, list[int]] = {}
     chosen = []
     for number in range(block * BLOCK * size, (block + 1) * BLOCK * size):
@@ -79,8 +86,11 @@ def _block(rows: Sequence[Row], size: int, seed: int, block: int) -> list[list[R
 
 
 def prepare(model: Model, lora: int | None, checkpointing: bool, seed: int) -> None:
-    """Make the layers and the final norm trainable, or LoRA's adapters in all their linears;
-    embedding and LM head stay frozen. Raises UserError.
+    """Make the layers and the final norm trainable, or LoRA's adapters in all their linears.
+
+    Embedding and LM head stay frozen. lora: the adapters' rank, None for the layers themselves.
+    checkpointing: compute activations twice instead of keeping them. Raises UserError where a
+    package, the weights' form or memory does not allow it.
     """
     module = model.backbone.module
     if lora is None:
@@ -110,35 +120,43 @@ def prepare(model: Model, lora: int | None, checkpointing: bool, seed: int) -> N
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     room = free(model.device)
     if trained * STATE > room:
+        whole = "give --lora 16, with --quantization nf4 where the weights are large too"
         raise UserError(
             f"training {trained:,} parameters needs {gib(trained * STATE)} for gradients and "
             f"optimizer; {model.device} has {gib(room)} free: "
-            f"{'give --lora 16, with --quantization nf4 where the weights are large too' if lora is None else 'take a lower --lora'}"
+            f"{whole if lora is None else 'take a lower --lora'}"
         )
     if checkpointing:
         module.gradient_checkpointing_enable({"use_reentrant": False})
         module.train()  # transformers' layers look at it; Qwen has no dropout
 
 
-def recipe(
-    model: Model,
-    split: Split,
-    taus: Sequence[int],
-    seed: int,
-    rate: float,
-    trained_length: int,
-    settings: str,
-) -> Recipe:
-    """The loss of one cycle length for each batch, drawn from `taus`; lr, cosine, warm-up, AdamW's
-    means and clip are the paper's, no weight decay *(ours)*.
+@dataclass(frozen=True)
+class Cycles:
+    """What layers are trained for. trained_length: tokens of the longest row, for the config."""
+
+    split: Split
+    taus: tuple[int, ...]
+    rate: float
+    trained_length: int
+    seed: int = 0
+
+
+def recipe(model: Model, cycles: Cycles, settings: str) -> Recipe[Batch]:
+    """Return the recipe: the loss of one cycle length for each batch, drawn from the taus.
+
+    Learning rate, cosine, warm-up, AdamW's means and clip are the paper's; no weight decay
+    *(ours)*. settings: what a resumed run must have in common with this one.
     """
     backbone = model.backbone
 
-    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
-        tau = random.Random(f"tau:{seed}:{progress.step}").choice(taus)
+    def loss(batch: Batch, progress: Progress) -> Lost:
+        tau = random.Random(f"tau:{cycles.seed}:{progress.step}").choice(cycles.taus)
         read = batch.targets != IGNORED
         with autocast(batch.ids.device):
-            hidden = masked_hidden(backbone, split, batch.ids, cyclical_heads(batch.phase, tau))
+            hidden = masked_hidden(
+                backbone, cycles.split, batch.ids, cyclical_heads(batch.phase, tau)
+            )
             logits = backbone.logits(hidden[read])
         return F.cross_entropy(logits.float(), batch.targets[read]), {"tau": tau}
 
@@ -146,10 +164,10 @@ def recipe(
         "dmtd",
         backbone.module,
         loss,
-        lambda output: save_model(model, split, max(taus), trained_length, output / "model"),
+        lambda output: save_model(model, cycles, output / "model"),
         counts=lambda batch: (batch.targets != IGNORED).sum(),
         settings=settings,
-        learning_rate=rate,
+        learning_rate=cycles.rate,
         warm_up=0.1,
         cosine=True,
         weight_decay=0.0,
@@ -157,16 +175,17 @@ def recipe(
 
 
 @torch.no_grad()
-def merged(module: nn.Module) -> dict[str, Tensor]:
-    """The weights by the names that they have in a checkpoint, LoRA's products added to them; those
-    that are quantized, as they are read.
+def merged(module: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the weights by their names in a checkpoint, LoRA's products added to them.
+
+    Those that are quantized are as they are read.
     """
     adapted = {
         name: part
         for name, part in module.named_modules()
         if hasattr(part, "get_delta_weight") and hasattr(part, "base_layer")
     }
-    state = {
+    state: dict[str, Tensor] = {
         name: p
         for name, p in module.named_parameters()
         if name.split(".base_layer.")[0].split(".lora_")[0] not in adapted
@@ -186,20 +205,25 @@ def merged(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def save_model(model: Model, split: Split, tau: int, trained_length: int, folder: Path) -> None:
-    """A folder in Hugging Face format, in the dtype of the checkpoint that training began with, the
-    split in its config.json. Written aside, then moved.
+def save_model(model: Model, cycles: Cycles, folder: Path) -> None:
+    """Write a folder in Hugging Face format, the split in its config.json, aside and then moved.
+
+    It has the dtype of the checkpoint that training began with. Raises UserError where the model
+    came from no folder, OSError where the disk is full.
     """
-    raw = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+    source, split = model.folder, cycles.split
+    if source is None:
+        raise UserError("train dmtd needs a model from a folder or the hub; this one has neither")
+    raw = json.loads((source / "config.json").read_text(encoding="utf-8"))
     dtype = str(raw.pop("torch_dtype", None) or raw.get("dtype") or "bfloat16")
     raw.update(
         dtype=dtype,
         num_encoding_layers=split.early,
         num_thinking_layers=split.middle,
         num_decoding_layers=split.late,
-        mtp_horizon=tau,
+        mtp_horizon=max(cycles.taus),
         dmtd_head_input=split.head_input,
-        trained_length=trained_length,
+        trained_length=cycles.trained_length,
     )
     raw.pop("auto_map", None)  # the authors' own code, which is not in this folder
     aside = folder.with_name(f"{folder.name}.part")
@@ -212,10 +236,8 @@ def save_model(model: Model, split: Split, tau: int, trained_length: int, folder
         }
         save_torch_state_dict(state, aside)
         (aside / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-        if (model.folder / "generation_config.json").exists():
-            shutil.copyfile(
-                model.folder / "generation_config.json", aside / "generation_config.json"
-            )
+        if (source / "generation_config.json").exists():
+            shutil.copyfile(source / "generation_config.json", aside / "generation_config.json")
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(aside)
         before = folder.with_name(f"{folder.name}.before")

@@ -1,5 +1,6 @@
-"""Add-ons for any Qwen from hidden states that are computed once: the backbone is frozen, so every
-update draws from the same (docs/methods.md, section 3).
+"""Add-ons for any Qwen from hidden states that are computed once.
+
+The backbone is frozen, so every update draws from the same (docs/methods.md, section 3).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dmtd_demo.training.clp import CAREFUL, OwnHead, length_loss, prefix_length,
 from dmtd_demo.training.cycles import LONGEST, late_prefix, random_cycles
 from dmtd_demo.training.data import IGNORED, Row, collate
 from dmtd_demo.training.heads import FALL, K, shifted
-from dmtd_demo.training.loop import Position, Progress, Recipe
+from dmtd_demo.training.loop import Lost, Position, Progress, Recipe
 from dmtd_demo.training.masking import masked_hidden
 
 # positions of an update; heads read the whole vocabulary at each
@@ -48,9 +49,9 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Features:
-    """h: hidden states that a decoder reads, [m, hidden].
+    """Hidden states that a decoder reads, h [m, hidden], and what the add-on should say there.
 
-    labels: what the add-on should say there, [m] or [m, k].
+    labels: [m] or [m, k].
     """
 
     h: Tensor
@@ -58,38 +59,46 @@ class Features:
 
     @property
     def tokens(self) -> int:
+        """How many positions there are."""
         return len(self.h)
 
     def to(self, device: torch.device) -> Features:
+        """Return the positions on this device."""
         return Features(self.h.to(device), self.labels.to(device))
 
     def piece(self, index: int, of: int) -> Features:
-        """Every `of`-th position, from this index on."""
+        """Return every `of`-th position, from this index on."""
         return Features(self.h[index::of], self.labels[index::of])
 
     def draws(self, name: str, seed: int, position: Position) -> Iterator[Features]:
-        """Positions at random, the same ones at each step whether or not the run was interrupted."""
+        """Draw positions at random, the same at each step whether or not a run was interrupted."""
         while True:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + position.progress.step)
             chosen = torch.randint(len(self.h), (DRAWN[name],), generator=generator)
             yield Features(self.h[chosen], self.labels[chosen])
 
 
+@dataclass(frozen=True)
+class Source:
+    """What hidden states are computed by. heads: the trained ones that clp and gate choose from."""
+
+    backbone: Backbone
+    split: Split
+    heads: MTPHeads | OwnHead | None = None
+    seed: int = 0
+
+
 @torch.no_grad()
 def collect(
-    name: str,
-    backbone: Backbone,
-    split: Split,
-    heads: MTPHeads | OwnHead | None,
-    rows: Sequence[Row],
-    room: int,
-    seed: int,
-    tell: Told = no_progress,
+    name: str, source: Source, rows: Sequence[Row], room: int, tell: Told = no_progress
 ) -> Features:
-    """One pass over each row, until its hidden states fill `room` bytes; kept on the CPU in the
-    backbone's dtype.
+    """Run one pass over each row, until its hidden states fill `room` bytes.
+
+    They are kept on the CPU in the backbone's dtype. Raises UserError where no row has a position
+    to learn `name` from.
     """
-    rng = random.Random(f"cycles:{seed}")
+    backbone, split = source.backbone, source.split
+    rng = random.Random(f"cycles:{source.seed}")
     kept: list[tuple[Tensor, Tensor]] = []
     size = 0
     for number, row in enumerate(tqdm(rows, desc="hidden states", unit="row", dynamic_ncols=True)):
@@ -110,12 +119,14 @@ def collect(
                 late_prefix(backbone.logits(h).argmax(-1), greedy, batch.targets),
                 whole & read,
             )
+        elif source.heads is None:
+            raise ValueError(f"{name} is trained on MTP heads")
         else:
             greedy = backbone.logits(h).argmax(-1)
-            if isinstance(heads, OwnHead):
-                right = heads.right(h, batch.ids, batch.targets, greedy)
+            if isinstance(source.heads, OwnHead):
+                right = source.heads.right(h, batch.ids, batch.targets, greedy)
             else:
-                right = right_guesses(backbone, heads, h.float(), batch.targets, greedy)
+                right = right_guesses(backbone, source.heads, h.float(), batch.targets, greedy)
             labels = right if name == "gate" else prefix_length(right)
         kept.append((h[read].cpu(), labels[read].cpu()))
         size += kept[-1][0].numel() * h.element_size()
@@ -132,7 +143,7 @@ def collect(
 
 @torch.no_grad()
 def confusion(predictor: CollocationLengthPredictor, seen: Features) -> list[list[int]]:
-    """How often each length was predicted (columns) where each was right (rows), 0..k."""
+    """Count how often each length was predicted (columns) where each was right (rows), 0..k."""
     n = predictor.k + 1
     said = torch.cat(
         [
@@ -145,8 +156,11 @@ def confusion(predictor: CollocationLengthPredictor, seen: Features) -> list[lis
 
 def recipe(
     name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: dict[str, object]
-) -> Recipe:
-    """facts: what the card says of the data. k: of the MTP heads that clp and gate choose from."""
+) -> Recipe[Features]:
+    """Return the recipe of an add-on. name: as on the command line.
+
+    facts: what the card says of the data. k: of the MTP heads that clp and gate choose from.
+    """
     torch.manual_seed(seed)
     module, loss, rate = {
         "heads": lambda: _heads(backbone, K, 1),
@@ -179,16 +193,17 @@ def recipe(
     )
 
 
-Loss = Callable[[Features, Progress], tuple[Tensor, dict[str, float]]]
+Loss = Callable[[Features, Progress], Lost]
 
 
 def _heads(backbone: Backbone, k: int, first: int) -> tuple[nn.Module, Loss, float]:
-    """k heads, of which the first is head `first` of the literature: 1 beside the LM head, 0 in its
-    place.
+    """Return k heads, their loss and its rate.
+
+    first: the number of the first one: 1 beside the LM head, 0 in its place.
     """
     module = MTPHeads(backbone.hidden_size, k).to(backbone.device)
 
-    def loss(batch: Features, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Features, progress: Progress) -> Lost:
         states = module(batch.h.float())
         parts, figures = [], {}
         for i in range(k):
@@ -207,14 +222,16 @@ def _heads(backbone: Backbone, k: int, first: int) -> tuple[nn.Module, Loss, flo
 
 
 def _lengths(backbone: Backbone, k: int) -> tuple[nn.Module, Loss, float]:
+    """Return a predictor of lengths 0..k, its loss and its rate."""
     module = CollocationLengthPredictor(backbone.hidden_size, k).to(backbone.device)
     return module, lambda batch, progress: length_loss(module, batch.h.float(), batch.labels), 5e-3
 
 
 def _gate(backbone: Backbone, k: int) -> tuple[nn.Module, Loss, float]:
+    """Return a gate over k heads, its loss and its rate."""
     module = SpanGate(backbone.hidden_size, k).to(backbone.device)
 
-    def loss(batch: Features, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Features, progress: Progress) -> Lost:
         logits = module(batch.h.float())
         return F.binary_cross_entropy_with_logits(logits, batch.labels.float()), {
             "acc": ((logits > 0) == batch.labels).float().mean().item()

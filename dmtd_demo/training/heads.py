@@ -1,5 +1,6 @@
-"""The recipe of MTP heads on a frozen backbone (CLP paper; Medusa's form; docs/methods.md, section
-3).
+"""The recipe of MTP heads on a frozen backbone, in Medusa's form.
+
+CLP paper, arXiv 2606.10935; docs/methods.md, section 3.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.models.addons import MTPHeads, save_addon
 from dmtd_demo.training.data import IGNORED, Batch
-from dmtd_demo.training.loop import Progress, Recipe
+from dmtd_demo.training.loop import Lost, Progress, Recipe
 from dmtd_demo.training.masking import frozen_hidden
 
 K = 4
@@ -23,19 +24,19 @@ FALL = 0.8  # relative weight of head i: FALL ** (i - 1)
 
 
 def shifted(targets: Tensor, by: int) -> Tensor:
-    """targets [rows, n] (the next token) to the token `by` further on; -100 where the row has none."""
+    """Return the tokens `by` further on than targets [rows, n]; -100 where the row has none."""
     return F.pad(targets[:, by:], (0, by), value=IGNORED)
 
 
 def heads_loss(
     backbone: Backbone, heads: MTPHeads, h: Tensor, targets: Tensor, read: Tensor
 ) -> tuple[Tensor, dict[str, float], Tensor]:
-    """Cross-entropy of head i against the token at n + 1 + i, summed over the heads; each head's
-    accuracy; and at each position which heads were right, [positions, k] bool, those past the
-    answer's end among them.
+    """Return the heads' loss, each head's accuracy, and which heads were right.
 
+    The loss is the cross-entropy of head i against the token at n + 1 + i, summed over the heads.
     h [rows, n, hidden]: the last hidden states; targets [rows, n]; read [rows, n] bool: the
-    positions that count.
+    positions that count. Which were right: [positions, k] bool, those past the answer's end among
+    them.
     """
     states = heads(h[read])
     total = states.new_zeros((), dtype=torch.float32)
@@ -53,13 +54,15 @@ def heads_loss(
     return total, figures, right
 
 
-def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str, trained: bool) -> Recipe:
-    """The heads alone, at every position that a decoder reads.
+def recipe(
+    backbone: Backbone, split: Split, heads: MTPHeads, name: str, trained: bool
+) -> Recipe[Batch]:
+    """Return the recipe of the heads alone, at every position that a decoder reads.
 
     trained: they were trained with the backbone, and go on at a lower rate.
     """
 
-    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Batch, progress: Progress) -> Lost:
         return heads_loss(
             backbone,
             heads,
@@ -68,18 +71,17 @@ def recipe(backbone: Backbone, split: Split, heads: MTPHeads, name: str, trained
             batch.phase >= -1,
         )[:2]
 
-    return _recipe(
-        "heads", "mtp_heads", heads, loss, backbone, name, rate=1e-3 if trained else 1e-2
-    )
+    return _recipe("heads", "mtp_heads", heads, loss, name, rate=1e-3 if trained else 1e-2)
 
 
-def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
-    """Head 0 of the heads-only baseline: one head for token n + 1, where the backbone's own LM head
-    would be.
+def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe[Batch]:
+    """Return the recipe of head 0 of the heads-only baseline.
+
+    It is one head for token n + 1, where the backbone's own LM head would be.
     """
     head0 = MTPHeads(backbone.hidden_size, 1).to(backbone.device)
 
-    def loss(batch: Batch, progress: Progress) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: Batch, progress: Progress) -> Lost:
         # heads_loss reads the token after the next one: targets moved back by one make that the
         # next
         return heads_loss(
@@ -90,20 +92,21 @@ def head0_recipe(backbone: Backbone, split: Split, name: str) -> Recipe:
             batch.phase >= -1,
         )[:2]
 
-    return _recipe("head0", "head0", head0, loss, backbone, name)
+    return _recipe("head0", "head0", head0, loss, name, rate=1e-2)
 
 
 def _recipe(
     recipe: str,
     method: str,
     heads: MTPHeads,
-    loss: Callable[[Batch, Progress], tuple[Tensor, dict[str, float]]],
-    backbone: Backbone,
+    loss: Callable[[Batch, Progress], Lost],
     name: str,
-    rate: float = 1e-2,
-) -> Recipe:
+    rate: float,
+) -> Recipe[Batch]:
+    """Return the recipe of these heads, which are saved as `method` of the model `name`."""
+
     def save(output: Path) -> None:
-        save_addon(output / "model" / "addons", method, heads, name, backbone.hidden_size)
+        save_addon(output / "model" / "addons", method, heads, name, heads.weight.shape[-1])
 
     return Recipe(
         recipe, heads, loss, save, learning_rate=rate, warm_up=0.03, decay=0.6, weight_decay=0.01

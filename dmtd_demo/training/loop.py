@@ -12,10 +12,10 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dmtd_demo.errors import Interrupted, TrainingError, UserError
-from dmtd_demo.training.data import Batch
 from dmtd_demo.training.muon import Muon
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,42 @@ class Position:
     progress: Progress
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """name: as on the command line.
+class Drawn(Protocol):
+    """A batch as the loop sees it. tokens: what it adds to the run's count."""
 
-    trainable: what is optimized, of it the parameters that require a gradient. loss(batch,
-    progress): a scalar, or parts that add up to it, [m], and figures to show; with repeats, batch
-    is None for all but the first of them, and the loss is over what was seen. save(output): writes
-    the result in its final form; called at every checkpoint. counts(batch): over how many terms
-    each part of the loss is a mean, a number or [m], so that the pieces of a batch can be put
-    together; without it nothing is divided, and each of several processes computes the whole batch.
+    @property
+    def tokens(self) -> int: ...
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch on this device."""
+
+    def piece(self, index: int, of: int) -> Self:
+        """Return every `of`-th row or position, from this index on."""
+
+
+B = TypeVar("B", bound=Drawn)
+Figures = dict[str, Any]  # of one update, by the name that is shown: numbers
+Lost = tuple[Tensor, Figures]
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[B]):
+    """A loss and what it trains.
+
+    name: as on the command line. trainable: what is optimized, of it the parameters that require a
+    gradient. loss(batch, progress): a scalar, or parts that add up to it, [m], and figures to show.
+    save(output): writes the result in its final form; called at every checkpoint. counts(batch):
+    over how many terms each part of the loss is a mean, a number or [m], so that the pieces of a
+    batch can be put together; without it nothing is divided, and each of several processes computes
+    the whole batch. again(): the loss over what was seen, where `repeats` asks for more updates.
     """
 
     name: str
     trainable: nn.Module
-    loss: Callable[[Batch | None, Progress], tuple[Tensor, dict[str, float]]]
+    loss: Callable[[B, Progress], Lost]
     save: Callable[[Path], None]
-    counts: Callable[[Batch], Tensor] | None = None
+    counts: Callable[[B], Tensor] | None = None
+    again: Callable[[], Lost] | None = None
     # what a resumed run must have in common with the one that it goes on
     settings: str = ""
     learning_rate: float = 1e-3  # of AdamW
@@ -88,9 +107,50 @@ class Recipe:
         return [(name, p) for name, p in self.trainable.named_parameters() if p.requires_grad]
 
 
-def rate_factor(recipe: Recipe, share: float) -> float:
-    """Of the learning rate: linear warm-up, a plateau, then a linear fall to zero, so that a run
-    can be made longer or shorter when resumed; or a cosine.
+@dataclass(frozen=True)
+class Run:
+    """How long a recipe is trained, and where.
+
+    It ends when `tokens` tokens were seen, or after `steps` updates where those are given.
+    Checkpoints lie in `output`/checkpoint, one every `checkpoint_seconds`. keep: the result at
+    every checkpoint stays, in `output`/kept/TOKENS, for curves over the run. log: a file that gets
+    a JSON line at each. pieces: into how many each process cuts its share of a batch, whose
+    gradients are added up before the update (gradient accumulation).
+    """
+
+    output: Path
+    tokens: int | None = None
+    steps: int | None = None
+    resume: bool = False
+    device: torch.device = torch.device("cpu")
+    checkpoint_seconds: float = 300
+    keep: bool = False
+    log: Path | None = None
+    pieces: int = 1
+
+    @property
+    def total(self) -> int:
+        """Tokens, or updates where those are given."""
+        total = self.tokens if self.steps is None else self.steps
+        if total is None:
+            raise ValueError("a run needs tokens or steps")
+        return total
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.output / "checkpoint"
+
+    def done(self, progress: Progress) -> int:
+        """How much of `total` was done."""
+        return progress.tokens if self.steps is None else progress.step
+
+
+def rate_factor(recipe: Recipe[Any], share: float) -> float:
+    """Return the factor of the learning rate at this share of the run.
+
+    It is a linear warm-up, a plateau, then a linear fall to zero, so that a run can be made longer
+    or shorter when resumed; or a cosine.
     """
     if recipe.cosine:
         return min(
@@ -103,9 +163,10 @@ def rate_factor(recipe: Recipe, share: float) -> float:
     )
 
 
-def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers (after 133,000 tokens its loss was 2.9 where AdamW's
-    was 4.4), AdamW for the rest.
+def optimizers(recipe: Recipe[Any]) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices inside the layers, AdamW for the rest.
+
+    After 133,000 tokens Muon's loss was 2.9 where AdamW's was 4.4.
     """
     named = recipe.parameters()
     matrices = [p for name, p in named if recipe.muon_rate and p.ndim == 2 and "embed" not in name]
@@ -125,7 +186,7 @@ def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
             fused=True,
         )
     ]
-    if matrices:
+    if recipe.muon_rate and matrices:
         made.append(Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay))
     for optimizer in made:
         for group in optimizer.param_groups:
@@ -134,7 +195,7 @@ def optimizers(recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def processes(device: torch.device) -> Accelerator:
-    """This process among those that `accelerate launch` started; alone without it.
+    """Return this process among those that `accelerate launch` started; alone without it.
 
     The others may wait long for what the first one prepares.
     """
@@ -147,9 +208,7 @@ def processes(device: torch.device) -> Accelerator:
 
 
 def own_device(device: str | None) -> str | None:
-    """The device that is asked for; of several processes on a machine with CUDA devices each takes
-    its own.
-    """
+    """Return the device that is asked for; each of several processes takes a CUDA device."""
     if device is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return (
             f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -160,50 +219,37 @@ def own_device(device: str | None) -> str | None:
 
 
 def train(
-    recipe: Recipe,
-    batches: Callable[[Position], Iterator[Batch]],
-    tokens: int | None,
-    output: Path,
+    recipe: Recipe[B],
+    batches: Callable[[Position], Iterator[B]],
+    run: Run,
     *,
-    steps: int | None = None,
-    resume: bool = False,
-    device: torch.device = torch.device("cpu"),
-    checkpoint_seconds: float = 300,
-    keep: bool = False,
-    log: Path | None = None,
-    on_checkpoint: Callable[[Progress], dict] | None = None,
-    pieces: int = 1,
-    watch: Callable[[Progress, float, dict[str, Any]], None] | None = None,
+    on_checkpoint: Callable[[Progress], dict[str, Any]] | None = None,
+    watch: Callable[[Progress, float, Figures], None] | None = None,
 ) -> None:
-    """Train until `tokens` tokens were seen, or for `steps` updates.
+    """Train a recipe. Checkpoints are complete files: written aside, then moved.
 
-    Checkpoints lie in `output`/checkpoint and are complete files: written aside, then moved.
-
-    keep: the result at every checkpoint stays, in `output`/kept/TOKENS, for curves over the run.
-    pieces: into how many each process cuts its share of a batch, whose gradients are added up
-    before the update (gradient accumulation). With several processes every one draws the whole
-    batch and computes its own rows of it. watch: gets the loss and the figures of each update, and
-    may raise Cancelled: nothing is saved then. Raises TrainingError where the run cannot go on, and
-    Interrupted after Ctrl-C or SIGTERM; the last checkpoint is whole then.
+    With several processes every one draws the whole batch and computes its own rows of it.
+    on_checkpoint: what else the log says at each. watch: gets the loss and the figures of each
+    update, and may raise Cancelled: nothing is saved then. Raises TrainingError where the run
+    cannot go on, and Interrupted after Ctrl-C or SIGTERM; the last checkpoint is whole then.
     """
-    workers = processes(device)
-    share = workers.num_processes * pieces if recipe.counts else 1
-    first = workers.process_index if recipe.counts else 0
-    total = tokens if steps is None else steps
+    workers = processes(run.device)
     made = optimizers(recipe)
-    parameters = [p for _, p in recipe.parameters()]
-    folder = output / "checkpoint"
-    progress = load_checkpoint(folder, recipe, made) if resume else Progress(0, 0, recipe.begin)
-    done = progress.tokens if steps is None else progress.step
-    saved = progress.step if resume else None
-    progress = Progress(progress.step, progress.tokens, recipe.share(done, total))
+    total = run.total
+    progress = Progress(0, 0, recipe.begin)
+    saved: int | None = None  # the step of the last checkpoint
+    if run.resume:
+        progress = load_checkpoint(run.checkpoints, recipe, made)
+        saved = progress.step
+    done = run.done(progress)
+    progress = replace(progress, share=recipe.share(done, total))
     position = Position(progress)
     stream = batches(position)
     bar = tqdm(
         total=total,
         initial=done,
-        unit="tok" if steps is None else "step",
-        unit_scale=steps is None,
+        unit="tok" if run.steps is None else "step",
+        unit_scale=run.steps is None,
         desc=recipe.name,
         dynamic_ncols=True,
         disable=not workers.is_main_process,
@@ -216,81 +262,39 @@ def train(
             factor = rate_factor(recipe, progress.share)
             for group in (group for optimizer in made for group in optimizer.param_groups):
                 group["lr"] = group["base"] * factor
-            for repeat in range(recipe.repeats):
-                if share == 1:
-                    parts, figures = recipe.loss(
-                        batch.to(device) if repeat == 0 else None, progress
-                    )
-                    loss = parts.sum()
-                    loss.backward()
-                else:
-                    loss, figures = _in_pieces(
-                        recipe,
-                        batch,
-                        progress,
-                        device,
-                        range(first, share, workers.num_processes),
-                        share,
-                    )
-                    if workers.num_processes > 1:
-                        loss = workers.reduce(loss, "sum")
-                        for p in parameters:
-                            p.grad = workers.reduce(
-                                torch.zeros_like(p) if p.grad is None else p.grad, "sum"
-                            )
-                norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-                if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                    what = "loss" if not torch.isfinite(loss) else "gradient"
-                    raise TrainingError(
-                        f"training {recipe.name}: the {what} is "
-                        f"{(norm if what == 'gradient' else loss).item()} at step "
-                        f"{progress.step}; {_left(folder, saved)}, with a lower rate"
-                    )
-                for optimizer in made:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-            seen = progress.tokens + batch.tokens
-            done = seen if steps is None else progress.step + 1
-            progress = Progress(progress.step + 1, seen, recipe.share(done, total))
+            try:
+                loss, figures = _updates(recipe, batch, progress, made, workers, run)
+            except _NotFinite as error:
+                raise TrainingError(
+                    f"training {recipe.name}: {error} at step {progress.step}; "
+                    f"{_left(run.checkpoints, saved)}, with a lower rate"
+                ) from None
+            progress = Progress(progress.step + 1, progress.tokens + batch.tokens, 0.0)
+            done = run.done(progress)
+            progress = replace(progress, share=recipe.share(done, total))
             position.progress = progress
-            value = loss.item()
-            smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
+            smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
             bar.update(done - bar.n)
             if watch:
-                watch(progress, value, figures)
+                watch(progress, loss, figures)
             bar.set_postfix(
                 loss=f"{smooth:.3f}",
                 **{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in figures.items()},
                 refresh=False,
             )
-            stop = (
-                bool(caught)
-                if workers.num_processes == 1
-                else workers.reduce(torch.tensor(len(caught), device=device)).item() > 0
-            )
-            if workers.is_main_process and (
-                time.monotonic() - last_save > checkpoint_seconds or done >= total or stop
-            ):
+            stop = _anywhere(workers, len(caught), run.device)
+            due = time.monotonic() - last_save > run.checkpoint_seconds or done >= total or stop
+            if workers.is_main_process and due:
                 try:
-                    save_checkpoint(folder, recipe, made, progress)
+                    save_checkpoint(run.checkpoints, recipe, made, progress)
                     saved = progress.step
-                    recipe.save(output)
-                    if keep:
-                        recipe.save(output / "kept" / str(progress.tokens))
-                    line = {
-                        "step": progress.step,
-                        "tokens": progress.tokens,
-                        "loss": round(smooth, 4),
-                        **(on_checkpoint(progress) if on_checkpoint else {}),
-                    }
-                    bar.write(json.dumps(line))
-                    if log:
-                        with log.open("a") as file:
-                            file.write(json.dumps(line) + "\n")
+                    more = on_checkpoint(progress) if on_checkpoint else {}
+                    bar.write(_result(recipe, run, progress, smooth, more))
                 except (OSError, SafetensorError) as error:
                     raise TrainingError(
-                        f"training {recipe.name}: {output} could not be written at step "
-                        f"{progress.step} ({error}); free some space: {_left(folder, saved)}"
+                        f"training {recipe.name}: {run.output} could not be written at step "
+                        f"{progress.step} ({error}); free some space: "
+                        f"{_left(run.checkpoints, saved)}"
                     ) from None
                 last_save = time.monotonic()
             if stop and done < total:
@@ -302,16 +306,88 @@ def train(
     workers.wait_for_everyone()
 
 
+class _NotFinite(ArithmeticError):
+    """A loss or a gradient that is no number."""
+
+
+def _updates(
+    recipe: Recipe[B],
+    batch: B,
+    progress: Progress,
+    made: list[torch.optim.Optimizer],
+    workers: Accelerator,
+    run: Run,
+) -> tuple[float, Figures]:
+    """Make the updates of one batch; return the last one's loss and figures.
+
+    Raises _NotFinite before an update whose loss or gradient is not finite.
+    """
+    share = workers.num_processes * run.pieces if recipe.counts else 1
+    parameters = [p for _, p in recipe.parameters()]
+    for repeat in range(recipe.repeats):
+        if share == 1:
+            again = recipe.again if repeat else None
+            parts, figures = again() if again else recipe.loss(batch.to(run.device), progress)
+            loss = parts.sum()
+            loss.backward()
+        else:
+            mine = range(workers.process_index, share, workers.num_processes)
+            loss, figures = _in_pieces(recipe, batch, progress, run.device, mine, share)
+            if workers.num_processes > 1:
+                loss = workers.reduce(loss, "sum")
+                for p in parameters:
+                    own = torch.zeros_like(p) if p.grad is None else p.grad
+                    p.grad = workers.reduce(own, "sum")
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        for what, value in (("loss", loss), ("gradient", norm)):
+            if not torch.isfinite(value):
+                raise _NotFinite(f"the {what} is {value.item()}")
+        for optimizer in made:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return loss.item(), figures
+
+
+def _anywhere(workers: Accelerator, signals: int, device: torch.device) -> bool:
+    """Whether any of the processes has caught a signal."""
+    if workers.num_processes == 1:
+        return signals > 0
+    return workers.reduce(torch.tensor(signals, device=device)).item() > 0
+
+
+def _result(
+    recipe: Recipe[Any], run: Run, progress: Progress, loss: float, more: dict[str, Any]
+) -> str:
+    """Write the result as it stands, and the log's line, which is returned."""
+    recipe.save(run.output)
+    if run.keep:
+        recipe.save(run.output / "kept" / str(progress.tokens))
+    facts = {"step": progress.step, "tokens": progress.tokens, "loss": round(loss, 4), **more}
+    line = json.dumps(facts)
+    if run.log:
+        with run.log.open("a") as file:
+            file.write(line + "\n")
+    return line
+
+
 def _in_pieces(
-    recipe: Recipe, batch: Batch, progress: Progress, device: torch.device, mine: range, share: int
-) -> tuple[Tensor, dict[str, float]]:
-    """Forward and backward over these of the `share` pieces of a batch.
+    recipe: Recipe[B],
+    batch: B,
+    progress: Progress,
+    device: torch.device,
+    mine: range,
+    share: int,
+) -> Lost:
+    """Run forward and backward over these of the `share` pieces of a batch.
 
     Each is a mean over its own terms, and weighs as many as it has: what it adds to the loss of the
     whole batch.
     """
+    if recipe.counts is None:
+        raise ValueError(f"the recipe {recipe.name} counts nothing, so its batches stay whole")
     whole = recipe.counts(batch).clamp(min=1).to(device)
-    total, sums = torch.zeros((), device=device), {}
+    total = torch.zeros((), device=device)
+    sums: Figures = {}
     for index in mine:
         piece = batch.piece(index, share)
         counts = recipe.counts(piece).to(device)
@@ -330,8 +406,9 @@ def _in_pieces(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM, once caught, are only noted, so that the step ends and a checkpoint is
-    written; a second one ends the process as always.
+    """Note Ctrl-C and SIGTERM once, so that the step ends and a checkpoint is written.
+
+    A second one ends the process as always.
     """
     caught: list[int] = []
     # Python gives signals to the main thread alone
@@ -345,8 +422,8 @@ def _signals() -> Iterator[list[int]]:
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        before[each] = signal.signal(each, note)
     try:
         yield caught
     finally:
@@ -355,7 +432,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _left(folder: Path, saved: int | None) -> str:
-    """What remains of a run that failed."""
+    """Say what remains of a run that failed."""
     return (
         f"the last checkpoint in {folder}, of step {saved}, is whole: go on with --resume"
         if saved is not None
@@ -364,8 +441,9 @@ def _left(folder: Path, saved: int | None) -> str:
 
 
 def save_checkpoint(
-    folder: Path, recipe: Recipe, made: list[torch.optim.Optimizer], progress: Progress
+    folder: Path, recipe: Recipe[Any], made: list[torch.optim.Optimizer], progress: Progress
 ) -> None:
+    """Write parameters and optimizer state as one file, aside and then moved. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": p.detach() for name, p in recipe.parameters()}
     for name, p in recipe.parameters():
@@ -389,7 +467,10 @@ def save_checkpoint(
         temporary.unlink(missing_ok=True)  # what did not fit on the disk
 
 
-def load_checkpoint(folder: Path, recipe: Recipe, made: list[torch.optim.Optimizer]) -> Progress:
+def load_checkpoint(
+    folder: Path, recipe: Recipe[Any], made: list[torch.optim.Optimizer]
+) -> Progress:
+    """Read the run's checkpoint into the recipe and its optimizers. Raises UserError."""
     path = folder / f"{recipe.name}.safetensors"
     if not path.exists():
         raise UserError(

@@ -1,5 +1,6 @@
-"""Cyclical masking: Direct Multi-Token Decoding over whole rows at once (DMTD paper, section 3.3;
-docs/methods.md, section 2).
+"""Cyclical masking: Direct Multi-Token Decoding over whole rows at once.
+
+DMTD paper, arXiv 2510.11958, section 3.3; docs/methods.md, section 2.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from dmtd_demo.errors import UserError
 
 
 def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) -> Tensor:
-    """The formula of docs/methods.md, section 2 over whole rows: ids [rows, n], heads (m = 1)
-    [rows, n] bool; hidden states after the final norm.
+    """Return the hidden states after the final norm, [rows, n, hidden], by the formula of DMTD.
+
+    ids [rows, n]; heads [rows, n] bool: where m = 1 (docs/methods.md, section 2).
     """
     c = backbone.run_layers(backbone.embed(ids), 0, split.early)
     thought = backbone.run_layers(c, split.early, split.late_start)
@@ -29,18 +31,20 @@ def masked_hidden(backbone: Backbone, split: Split, ids: Tensor, heads: Tensor) 
 
 
 def cyclical_heads(phase: Tensor, tau: int | Tensor) -> Tensor:
-    """tau: one for all, or one for each row, [rows, 1].
+    """Return which positions are cycle heads, [rows, n] bool.
 
-    Which positions are cycle heads: the whole prompt, then every tau-th generated position, the
-    first of them included.
+    They are the whole prompt, then every tau-th generated position, the first of them included.
+    tau: one for all, or one for each row, [rows, 1].
     """
     return (phase < 0) | (phase % tau == 0)
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where `accelerate launch --mixed_precision bf16` asks for it, and else where the
-    device has instructions for it: a CPU without them is many times slower in bfloat16 than in
-    float32. Raises UserError for other precisions, which would need their gradients scaled.
+    """Return autocast to bfloat16 where the device is fast in it, else one that is switched off.
+
+    It is on where `accelerate launch --mixed_precision bf16` asks for it, and else where the device
+    has instructions for it: a CPU without them is many times slower in bfloat16 than in float32.
+    Raises UserError for other precisions, which would need their gradients scaled.
     """
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", "bf16"):
@@ -51,9 +55,9 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def frozen_hidden(backbone: Backbone, split: Split, ids: Tensor, exact: bool = False) -> Tensor:
-    """The backbone's last hidden states with every position a head, [rows, n, hidden].
+    """Return the backbone's last hidden states with every position a head, [rows, n, hidden].
 
-    exact: float32, else `autocast`.
+    exact: in float32, else under `autocast`.
     """
     with contextlib.nullcontext() if exact else autocast(ids.device):
         return masked_hidden(backbone, split, ids, torch.ones_like(ids, dtype=torch.bool)).float()

@@ -1,5 +1,6 @@
-"""Muon (Jordan et al., 2024): momentum whose update is brought close to an orthogonal matrix by
-Newton-Schulz iterations.
+"""Muon (Jordan et al., 2024): momentum whose update is made nearly an orthogonal matrix.
+
+Newton-Schulz iterations bring it there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ ITERATIONS = 5
 
 
 def orthogonal(updates: Tensor) -> Tensor:
-    """updates [matrices, rows, columns], each close to U V^T of its singular value decomposition."""
+    """Return matrices close to U V^T of the updates' singular value decompositions.
+
+    updates [matrices, rows, columns].
+    """
     a, b, c = COEFFICIENTS
     x = updates.mT if updates.shape[1] > updates.shape[2] else updates
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -25,11 +29,11 @@ def orthogonal(updates: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices, [rows, columns]; the update is scaled to AdamW's usual size, so that rates are
-    alike (Liu et al., arXiv 2502.16982).
+    """An optimizer for matrices, [rows, columns].
 
-    torch.optim.Muon does the same in bfloat16, one matrix at a time: on a CPU without bfloat16
-    instructions that took 1.4 s a step, this 0.5 s.
+    The update is scaled to AdamW's usual size, so that rates are alike (Liu et al., arXiv
+    2502.16982). torch.optim.Muon does the same in bfloat16, one matrix at a time: on a CPU without
+    bfloat16 instructions that took 1.4 s a step, this 0.5 s.
     """
 
     def __init__(
@@ -38,7 +42,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; closures are not called."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
@@ -47,9 +52,11 @@ class Muon(torch.optim.Optimizer):
             for shape, matrices in shapes.items():
                 updates = []
                 for p in matrices:
+                    gradient = p.grad
+                    assert gradient is not None
                     buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                    buffer.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(buffer, group["momentum"]))  # Nesterov's
+                    buffer.lerp_(gradient, 1 - group["momentum"])
+                    updates.append(gradient.lerp(buffer, group["momentum"]))  # Nesterov's
                 scale = group["lr"] * 0.2 * max(shape) ** 0.5
                 for p, update in zip(matrices, orthogonal(torch.stack(updates))):
                     p.mul_(1 - group["lr"] * group["weight_decay"])

@@ -1,5 +1,6 @@
-"""The tokenizer of `classroom`: byte-level BPE trained on the small world, with Qwen's
-pre-tokenizer, special tokens and chat template.
+"""The tokenizer of `classroom`: byte-level BPE trained on the small world.
+
+It has Qwen's pre-tokenizer, special tokens and chat template.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ SPECIAL = (
     "</think>",
 )
 # Qwen's own pattern: digits one by one, a word with the space before it
-PATTERN = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # Qwen's ChatML without a default system prompt
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
@@ -47,8 +51,9 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with `vocab_size` entries, special tokens included (they come last, as Qwen
-    has them).
+    """Train a byte-level BPE of `vocab_size` entries.
+
+    The special tokens are among them, and come last, as Qwen has them.
     """
     bpe = Tokenizer(models.BPE(byte_fallback=False))
     bpe.normalizer = normalizers.NFC()

@@ -27,7 +27,7 @@ from dmtd_demo.progress import Progress
 from dmtd_demo.server.allowance import Rules
 from dmtd_demo.server.job import Jobs
 from dmtd_demo.server.trust import standing_of
-from dmtd_demo.training.any_model import Moment, train_addon
+from dmtd_demo.training.any_model import Moment, Settings, train_addon
 from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
 from dmtd_demo.ui.controls import OpenRadio, OpenSlider
@@ -206,19 +206,13 @@ class TrainingPart:
     def _learn(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
     ) -> None:
-        train_addon(
-            name,
-            model,
-            output,
+        settings = Settings(
             data=WORLD if model.base.name == "classroom" else None,
+            rows=rows,
             steps=STEPS[name],
-            seed=0,
-            resume=False,
             checkpoint_seconds=3600,
-            most=rows,
-            tell=progress,
-            watch=curves.see,
         )
+        train_addon(name, model, output, settings, tell=progress, watch=curves.see)
         folder, method, size = output / "addons", METHODS[name], model.backbone.hidden_size
         modules, facts = load_addons(
             folder, size, model.backbone.dtype, model.backbone.device, model.base

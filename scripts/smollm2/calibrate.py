@@ -34,7 +34,7 @@ from dmtd_demo.training.calibrate import THRESHOLDS
 from dmtd_demo.training.clp import length_loss, prefix_length, right_guesses
 from dmtd_demo.training.cycles import LONGEST
 from dmtd_demo.training.data import IGNORED, Row, collate
-from dmtd_demo.training.features import collect
+from dmtd_demo.training.features import Source, collect
 from dmtd_demo.training.masking import masked_hidden
 
 FOLDER = ROOT / "assets" / "smollm2-135m"
@@ -138,8 +138,8 @@ def main() -> None:
     if not options.learned:
         return
     learned = draw.sample(rows(False), options.learned)
-    seen = collect("adaptive", model.backbone, model.split, None, learned, 2**30, 0)
-    held = collect("adaptive", model.backbone, model.split, None, texts, 2**30, 1)
+    seen = collect("adaptive", Source(model.backbone, model.split), learned, 2**30)
+    held = collect("adaptive", Source(model.backbone, model.split, seed=1), texts, 2**30)
     predictor = learn(seen.h, seen.labels)
     chance = predictor(held.h.float()).softmax(-1).tolist()
     found = chosen(

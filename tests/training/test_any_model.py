@@ -24,10 +24,11 @@ from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.training import features
-from dmtd_demo.training.any_model import train_addon
+from dmtd_demo.training.any_model import Settings, train_addon
 from dmtd_demo.training.clp import OwnHead
 from dmtd_demo.training.corpus import ANSWER, read_rows
 from dmtd_demo.training.data import IGNORED, Row
+from dmtd_demo.training.features import Source
 from tiny import tiny_model
 from written import KIND
 
@@ -91,14 +92,15 @@ def test_features_are_the_formulas_states_and_labels():
     ids = torch.randint(0, 97, (20,)).tolist()
     row, start = Row(ids, [(8, 20)]), 7  # positions 7 .. 18 predict the answer's tokens
     h = naive.hidden(module, ids, [True] * 20, 0, 1, "replace")
-    seen = features.collect("heads", model.backbone, Split(4, 0, 1), None, [row], 10**9, 0)
+    source = Source(model.backbone, Split(4, 0, 1), heads)
+    seen = features.collect("heads", source, [row], 10**9)
     assert torch.allclose(seen.h, h[start:19], atol=1e-4)
     assert seen.labels.tolist() == [
         [ids[n + 1 + i] if n + 1 + i < 20 else -100 for i in range(1, 5)] for n in range(start, 19)
     ]
-    assert features.collect(
-        "head0", model.backbone, Split(4, 0, 1), None, [row], 10**9, 0
-    ).labels.tolist() == [[ids[n + 1]] for n in range(start, 19)]
+    assert features.collect("head0", source, [row], 10**9).labels.tolist() == [
+        [ids[n + 1]] for n in range(start, 19)
+    ]
     greedy, guessed = (
         module.lm_head(h).argmax(-1).tolist(),
         module.lm_head(heads(h)).argmax(-1).tolist(),
@@ -107,24 +109,11 @@ def test_features_are_the_formulas_states_and_labels():
         [n + i >= 19 or guessed[n][i - 1] == greedy[n + i] for i in range(1, 5)]
         for n in range(start, 19)
     ]
-    assert (
-        features.collect(
-            "gate", model.backbone, Split(4, 0, 1), heads, [row], 10**9, 0
-        ).labels.tolist()
-        == right
-    )
+    assert features.collect("gate", source, [row], 10**9).labels.tolist() == right
     lengths = [next((i for i, ok in enumerate(each) if not ok), 4) for each in right]
-    assert (
-        features.collect(
-            "clp", model.backbone, Split(4, 0, 1), heads, [row], 10**9, 0
-        ).labels.tolist()
-        == lengths
-    )
+    assert features.collect("clp", source, [row], 10**9).labels.tolist() == lengths
     # room for no more than two rows
-    assert (
-        len(features.collect("clp", model.backbone, Split(4, 0, 1), heads, [row] * 50, 3000, 0).h)
-        == 24
-    )
+    assert len(features.collect("clp", source, [row] * 50, 3000).h) == 24
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
@@ -134,9 +123,11 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
     with pytest.raises(
         UserError, match="training clp needs MTP heads in .*: run `train heads --model"
     ):
-        train_addon("clp", model, tmp_path / "out", **{**SETTINGS, "data": data})
+        train_addon("clp", model, tmp_path / "out", Settings(**{**SETTINGS, "data": data}))
     for name, steps in (("heads", 800), ("head0", 60), ("clp", 60), ("gate", 20), ("adaptive", 20)):
-        train_addon(name, model, tmp_path / "out", **{**SETTINGS, "data": data, "steps": steps})
+        train_addon(
+            name, model, tmp_path / "out", Settings(**{**SETTINGS, "data": data, "steps": steps})
+        )
     # the scales of 4-bit matrices come back rounded where bitsandbytes laid the matrices out anew
     assert all(
         torch.equal(t, before[name])
@@ -147,7 +138,7 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
     model = load(
         str(model_folder), quantization=quantization, addons=str(tmp_path / "out" / "addons")
     )
-    seen = features.collect("heads", model.backbone, Split.default(4), None, rows, 10**9, 0)
+    seen = features.collect("heads", Source(model.backbone, Split.default(4)), rows, 10**9)
     guessed = model.backbone.logits(model.addons["mtp_heads"](seen.h)).argmax(-1)
     known = seen.labels != -100
     assert (guessed == seen.labels)[known].float().mean() > 0.3  # of some 600 tokens
@@ -180,7 +171,7 @@ def start(model_folder: Path, output: Path, data: str, **more: object) -> multip
     """The training in a process of its own; forked, so that it need not import everything again."""
     settings = {**SETTINGS, "data": data, "steps": 400, **more}
     process = multiprocessing.get_context("fork").Process(
-        target=lambda: train_addon("heads", load(str(model_folder)), output, **settings)
+        target=lambda: train_addon("heads", load(str(model_folder)), output, Settings(**settings))
     )
     process.start()
     return process
@@ -229,7 +220,8 @@ def test_a_killed_run_goes_on_bit_for_bit(model_folder, tmp_path, data):
 def test_bad_input_is_a_sentence(model_folder, tmp_path, name, lines, more, word):
     given = {} if lines is None else {"data": write(tmp_path / "d.jsonl", lines)}
     with pytest.raises(UserError, match=word):
-        train_addon(name, load(str(model_folder)), tmp_path, **{**SETTINGS, **given, **more})
+        settings = Settings(**{**SETTINGS, **given, **more})
+        train_addon(name, load(str(model_folder)), tmp_path, settings)
 
 
 def test_a_predictor_for_a_models_own_head(small_tokenizer, tmp_path, data, monkeypatch):
@@ -254,7 +246,8 @@ def test_a_predictor_for_a_models_own_head(small_tokenizer, tmp_path, data, monk
     assert right[5, 1] and right[6].all()  # past the end
     facts = {"threshold": 0.7, "validation": {}}  # a random model answers nothing exactly
     monkeypatch.setattr("dmtd_demo.training.calibrate.spans", lambda *a: facts)
-    train_addon("native_clp", model, tmp_path, **{**SETTINGS, "data": data, "steps": 5})
+    settings = Settings(**{**SETTINGS, "data": data, "steps": 5})
+    train_addon("native_clp", model, tmp_path, settings)
     card = json.loads((tmp_path / "addons" / "addons.json").read_text())
     assert set(card["addons"]) == {"native_clp"} and card["addons"]["native_clp"]["k"] == 4
     model.addons["native_clp"] = CollocationLengthPredictor(model.backbone.hidden_size, 4)
@@ -263,4 +256,4 @@ def test_a_predictor_for_a_models_own_head(small_tokenizer, tmp_path, data, monk
     options = DECODERS["mtp-native"].defaults(model)
     assert (options.k, options.threshold, options.rule) == (4, 0.7, "cumulative")
     with pytest.raises(UserError, match="needs a model with an MTP head of its own"):
-        train_addon("native_clp", tiny_model(), tmp_path, **{**SETTINGS, "data": data})
+        train_addon("native_clp", tiny_model(), tmp_path, settings)

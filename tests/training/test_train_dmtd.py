@@ -27,7 +27,7 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
-from dmtd_demo.training.any_model import train_addon, train_dmtd
+from dmtd_demo.training.any_model import DMTDSettings, Settings, train_addon, train_dmtd
 from dmtd_demo.training.corpus import read_rows
 from dmtd_demo.training.data import Row
 from dmtd_demo.training.dmtd import draws
@@ -101,13 +101,15 @@ def test_what_is_trained_agrees_with_ar_and_runs_from_its_folder(
     train_dmtd(
         model,
         tmp_path,
-        data=data,
-        steps=120,
-        split="E0D2",
-        taus="2,3",
-        lora=lora,
-        rate=1e-2,
-        **{**SETTINGS, "batch": 8},
+        DMTDSettings(
+            data=data,
+            steps=120,
+            split="E0D2",
+            tau="2,3",
+            lora=lora,
+            rate=1e-2,
+            **{**SETTINGS, "batch": 8},
+        ),
     )
     made = load(str(tmp_path / "model"))
     assert (
@@ -142,8 +144,8 @@ def test_qlora_is_merged_into_the_weights_as_they_were_read(model_folder, tmp_pa
     pytest.importorskip("peft")
     model = load(str(model_folder), quantization="nf4", dtype="float32")
     with pytest.raises(UserError, match="needs weights that are not quantized, or --lora RANK"):
-        train_dmtd(model, tmp_path, data=data, steps=3, **SETTINGS)
-    train_dmtd(model, tmp_path, data=data, steps=3, lora=4, rate=1e-2, **SETTINGS)
+        train_dmtd(model, tmp_path, DMTDSettings(data=data, steps=3, **SETTINGS))
+    train_dmtd(model, tmp_path, DMTDSettings(data=data, steps=3, lora=4, rate=1e-2, **SETTINGS))
     ids = torch.tensor([[5, 17, 300, 42, 9]])
     with torch.no_grad():
         ours, merged = (
@@ -213,9 +215,9 @@ def test_two_processes_make_the_update_of_one(model_folder, tmp_path, data, name
             dict(data=data, steps=3, seed=0, resume=False, checkpoint_seconds=0.0, rate=1e-3),
         )
         if name == "dmtd":
-            train_dmtd(model, tmp_path / folder, **common, batch=7, **more)
+            train_dmtd(model, tmp_path / folder, DMTDSettings(**common, batch=7, **more))
         else:
-            train_addon(name, model, tmp_path / folder, **common)
+            train_addon(name, model, tmp_path / folder, Settings(**common))
 
     work("one")
     with socket.socket() as free:
@@ -244,13 +246,9 @@ def test_accelerates_mixed_precision_is_taken(model_folder, tmp_path, data, monk
         train_dmtd(
             load(str(model_folder)),
             folder,
-            data=data,
-            steps=2,
-            seed=0,
-            resume=False,
-            checkpoint_seconds=0.0,
-            rate=1e-3,
-            batch=4,
+            DMTDSettings(
+                data=data, steps=2, seed=0, resume=False, checkpoint_seconds=0.0, rate=1e-3, batch=4
+            ),
         )
         # the weights themselves are not rounded
         assert all(
@@ -391,7 +389,7 @@ def test_a_sum_checkpoint_stays_one(model_folder, tmp_path, data):
         "auto_map": {"AutoConfig": "theirs.Config"},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    train_dmtd(load(str(folder)), tmp_path, data=data, steps=1, taus="4", **SETTINGS)
+    train_dmtd(load(str(folder)), tmp_path, DMTDSettings(data=data, steps=1, tau="4", **SETTINGS))
     made = load(str(tmp_path / "model"))
     assert (
         made.split == Split(4, 0, 1, "sum")
@@ -403,21 +401,23 @@ def test_a_sum_checkpoint_stays_one(model_folder, tmp_path, data):
 @pytest.mark.parametrize(
     "more,word",
     [
-        (dict(taus="2,x"), "--tau needs cycle lengths from 1 to 16"),
-        (dict(taus="0"), "--tau needs"),
+        (dict(tau="2,x"), "--tau needs cycle lengths from 1 to 16"),
+        (dict(tau="0"), "--tau needs"),
         (dict(split="D8"), "needs the form E0D8"),
         (dict(split="E2D2"), "middle >= 1"),
         (dict(lora=0), "--lora needs a rank"),
         (dict(pieces=5), "got 4 rows for 5 pieces"),
         (dict(rate=-1.0), "--learning-rate needs a number over 0"),
         (dict(steps=0), "--max-steps"),
-        (dict(most=0), "--max-rows"),
+        (dict(rows=0), "--max-rows"),
     ],
 )
 def test_bad_settings_are_a_sentence(model_folder, tmp_path, data, more, word):
     with pytest.raises(UserError, match=word):
         train_dmtd(
-            load(str(model_folder)), tmp_path, **{**dict(data=data, steps=1), **SETTINGS, **more}
+            load(str(model_folder)),
+            tmp_path,
+            DMTDSettings(**{**dict(data=data, steps=1), **SETTINGS, **more}),
         )
 
 
@@ -428,16 +428,16 @@ def test_packages_that_are_not_there_are_named(model_folder, tmp_path, data, mon
     with pytest.raises(
         UserError, match="--lora needs the package peft, which is not installed: pip install peft"
     ):
-        train_dmtd(model, tmp_path, data=data, steps=1, lora=4, **SETTINGS)
+        train_dmtd(model, tmp_path, DMTDSettings(data=data, steps=1, lora=4, **SETTINGS))
     with pytest.raises(
         UserError,
         match="hf:someone/texts needs the package datasets, which is not installed: pip install datasets",
     ):
-        train_dmtd(model, tmp_path, data="hf:someone/texts", steps=1, **SETTINGS)
+        train_dmtd(model, tmp_path, DMTDSettings(data="hf:someone/texts", steps=1, **SETTINGS))
 
 
 def test_another_runs_checkpoint_is_refused(model_folder, tmp_path, data):
-    train_dmtd(load(str(model_folder)), tmp_path, data=data, steps=1, **SETTINGS)
+    train_dmtd(load(str(model_folder)), tmp_path, DMTDSettings(data=data, steps=1, **SETTINGS))
     with pytest.raises(
         UserError,
         match="needs the settings that the run began with: split E0D1, tau 2,3,4, .*; got split E0D2",
@@ -445,16 +445,15 @@ def test_another_runs_checkpoint_is_refused(model_folder, tmp_path, data):
         train_dmtd(
             load(str(model_folder)),
             tmp_path,
-            data=data,
-            steps=2,
-            split="E0D2",
-            **{**SETTINGS, "resume": True},
+            DMTDSettings(data=data, steps=2, split="E0D2", **{**SETTINGS, "resume": True}),
         )
     path = tmp_path / "checkpoint" / "dmtd.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="--resume needs a whole checkpoint"):
         train_dmtd(
-            load(str(model_folder)), tmp_path, data=data, steps=2, **{**SETTINGS, "resume": True}
+            load(str(model_folder)),
+            tmp_path,
+            DMTDSettings(data=data, steps=2, **{**SETTINGS, "resume": True}),
         )
 
 
@@ -516,7 +515,7 @@ def test_a_data_set_of_the_hub_is_read_by_datasets(model_folder, tmp_path, data,
     ):
         with pytest.raises(UserError, match=word):
             read_rows(model, f"hf:{tmp_path / name}", own)
-    train_dmtd(model, tmp_path, data=f"hf:{tmp_path / 'chats'}", steps=1, **SETTINGS)
+    train_dmtd(model, tmp_path, DMTDSettings(data=f"hf:{tmp_path / 'chats'}", steps=1, **SETTINGS))
     assert load(str(tmp_path / "model")).split == Split(4, 0, 1, "replace")
 
 

@@ -21,7 +21,7 @@ from dmtd_demo.training import calibrate, classroom, clp, cycles, heads, masking
 from dmtd_demo.training.corpus import WORLD_NAME
 from dmtd_demo.training.data import IGNORED, Batch, Row, collate, encode
 from dmtd_demo.training.loop import Progress, Recipe, rate_factor
-from dmtd_demo.training.run import train_recipe
+from dmtd_demo.training.run import Training, train_recipe
 from dmtd_demo.training.world import held_out
 from dmtd_demo.training.world.mix import (
     COMPOSITIONAL,
@@ -220,10 +220,10 @@ def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
     monkeypatch.setattr("dmtd_demo.training.calibrate.PROMPTS", 2)
     monkeypatch.setattr("dmtd_demo.training.calibrate.DECODED_PROMPTS", 2)
     common = dict(seed=0, device="cpu", threads=1, checkpoint_seconds=1e9)
-    train_recipe("classroom", tmp_path, 600, resume=False, **common)
-    train_recipe("classroom", tmp_path, 1200, resume=True, **common)
+    train_recipe("classroom", Training(tmp_path, 600, resume=False, **common))
+    train_recipe("classroom", Training(tmp_path, 1200, resume=True, **common))
     for name in ("heads", "clp", "gate", "head0", "adaptive", "mixed"):
-        train_recipe(name, tmp_path, 400, resume=False, **common)
+        train_recipe(name, Training(tmp_path, 400, resume=False, **common))
     model = load(str(tmp_path / "model"))
     assert (
         model.split == Split(12, 0, 3, "replace")
@@ -243,11 +243,12 @@ def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):
     log = (tmp_path / "log.jsonl").read_text().splitlines()
     assert len(log) == 2
     train_recipe(
-        "classroom", tmp_path / "more", 600, resume=False, start=str(tmp_path / "model"), **common
+        "classroom",
+        Training(tmp_path / "more", 600, resume=False, start=str(tmp_path / "model"), **common),
     )
     assert load(str(tmp_path / "more" / "model")).has("mtp_heads")
     with pytest.raises(UserError, match="--start is for the recipe classroom"):
-        train_recipe("heads", tmp_path, 600, resume=False, start="x", **common)
+        train_recipe("heads", Training(tmp_path, 600, resume=False, start="x", **common))
 
 
 @pytest.mark.parametrize("vanilla", [True, False])
@@ -274,14 +275,16 @@ def test_vanilla_is_for_the_recipe_classroom(tmp_path):
     with pytest.raises(UserError, match="--vanilla is for the recipe classroom"):
         train_recipe(
             "heads",
-            tmp_path,
-            600,
-            seed=0,
-            resume=False,
-            device="cpu",
-            threads=1,
-            checkpoint_seconds=1e9,
-            vanilla=True,
+            Training(
+                tmp_path,
+                600,
+                seed=0,
+                resume=False,
+                device="cpu",
+                threads=1,
+                checkpoint_seconds=1e9,
+                vanilla=True,
+            ),
         )
 
 
@@ -291,11 +294,13 @@ def test_an_addon_without_what_it_builds_on_is_an_error(model_folder, tmp_path):
         with pytest.raises(UserError, match=f"training {name} needs {word}"):
             train_recipe(
                 name,
-                tmp_path,
-                400,
-                seed=0,
-                resume=False,
-                device="cpu",
-                threads=1,
-                checkpoint_seconds=1e9,
+                Training(
+                    tmp_path,
+                    400,
+                    seed=0,
+                    resume=False,
+                    device="cpu",
+                    threads=1,
+                    checkpoint_seconds=1e9,
+                ),
             )

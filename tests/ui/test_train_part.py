@@ -111,10 +111,7 @@ def test_clp_learns_from_the_heads_in_memory(
     monkeypatch.setattr(
         features,
         "collect",
-        lambda name, backbone, split, heads, *more: (
-            read.append(heads),
-            collect(name, backbone, split, heads, *more),
-        )[1],
+        lambda name, source, *more: (read.append(source.heads), collect(name, source, *more))[1],
     )
 
     def heads_read(model: Model) -> bool:

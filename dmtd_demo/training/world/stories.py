@@ -16,7 +16,8 @@ from dmtd_demo.training.world.told import where, who_has
 from dmtd_demo.training.world.words import ANIMALS, COLOURS, FOODS, PEOPLE, PLACES, THINGS, at
 
 INDOORS = set(
-    "attic barn castle cave church cottage kitchen library mill museum school shop station tower".split()
+    "attic barn castle cave church cottage kitchen library mill museum "
+    "school shop station tower".split()
 )
 SWIMMERS = set("fish seal whale".split())
 Questions = dict[str, tuple[list[str], str]]  # kind -> (ways to ask, the answer)

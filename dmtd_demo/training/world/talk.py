@@ -282,11 +282,13 @@ SLOTS: dict[str, list[str]] = {
         "Miller Smith Brown Taylor Lee Garcia Rossi Novak Olsen Fischer Walker Young Hill Baker "
         "Stone Wood"
     ).split(),
-    "sport": "football tennis hockey chess basketball cricket golf rugby handball volleyball".split(),
+    "sport": "football tennis hockey chess basketball cricket golf rugby "
+    "handball volleyball".split(),
     "part": "head knee back arm foot stomach ear tooth neck eye".split(),
     "illness": "flu fever cough malaria diabetes asthma measles cancer migraine".split(),
     "person": "boss neighbour landlord teacher brother sister mother father friend doctor".split(),
-    "language": "French German Spanish Italian Chinese Japanese Latin Greek Russian Arabic Polish Dutch".split(),
+    "language": "French German Spanish Italian Chinese Japanese Latin Greek Russian "
+    "Arabic Polish Dutch".split(),
     "language2": "Linux Python Java Rust Windows Docker".split(),
     "language3": "Ruby Perl Haskell Fortran Swift Lisp".split(),
     "dish": "stew salad pudding pancakes pasta curry".split(),

@@ -154,7 +154,8 @@ def example(prompt: str, answer: str, family: str, words: Sequence[str]) -> Exam
 
 def sort_words(rng: random.Random) -> Example:
     """Alphabetical order of words whose first letters differ."""
-    count, words = rng.randint(3, 4), []
+    count = rng.randint(3, 4)
+    words: list[str] = []
     while len({word[0] for word in words}) < count:
         words = rng.sample(WORDS, count)
     prompt = ask(

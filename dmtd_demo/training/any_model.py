@@ -83,9 +83,10 @@ class Settings:
     def updates(self, name: str) -> int:
         """Return how many updates `name` takes. Raises UserError."""
         if name not in STEPS:
+            # native_clp is asked for as clp --heads native
+            recipes = ", ".join(recipe for recipe in STEPS if recipe != "native_clp")
             raise UserError(
-                f"train {name} is for the embedded model; with --model it needs one of "
-                f"{', '.join(STEPS)}"
+                f"train {name} is for the embedded model; with --model it needs one of {recipes}"
             )
         steps = STEPS[name] if self.steps is None else self.steps
         if steps < 1:

@@ -139,7 +139,7 @@ def test_a_kept_file_that_was_cut_is_fetched_again(index, tmp_path):
 
 def test_what_is_not_there_to_be_fetched_is_told(index, tmp_path, capsys, monkeypatch):
     assert main(["get", "no such model"]) == 2
-    assert "or one of classroom, SmolLM2" in capsys.readouterr().err
+    assert "or one of classroom, classroom-hybrid, SmolLM2" in capsys.readouterr().err
     assert main(["get", "classroom"]) == 0
     assert capsys.readouterr().out.strip() == CATALOG["classroom"].source
     assert main(["get", "me/nothing"]) == 2

@@ -148,6 +148,10 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
         panel = name + OPTIONS.get(name, "")
         ours, wanted = tokens(model, panel), tokens(reference, panel, top=97)
         for mine, theirs in zip(ours, wanted):
+            if mine["origin"] != theirs["origin"]:
+                # a predictor at its threshold has ended a cycle one token sooner or later
+                assert margin, (panel, mine, theirs)
+                break
             if mine["id"] != theirs["id"]:
                 behind = next(p for i, _, p in theirs["top"] if i == mine["id"])
                 assert margin and theirs["top"][0][2] / max(behind, 1e-9) < torch.e**margin, (

@@ -208,7 +208,7 @@ def test_what_cannot_be_loaded_is_said_and_the_app_goes_on(
         ("me/missing", "check the name"),
         ("", "the field is empty"),
         ("no such thing", "is none of them"),
-        (str(tmp_path), "Qwen2 or Qwen3 family"),
+        (str(tmp_path), "Qwen2, Qwen3 or Qwen3.5 family"),
     ):
         ask_for(visit, other)
         assert "goes on with the models it has" in told(visit, words)

@@ -159,7 +159,9 @@ def test_a_tensor_that_nothing_reads_is_told(folder):
 
 
 def test_an_unknown_name_lists_the_choices(tmp_path):
-    with pytest.raises(UserError, match="classroom, classroom-hybrid, SmolLM2-135M-Instruct, Qwen2.5"):
+    with pytest.raises(
+        UserError, match="classroom, classroom-hybrid, SmolLM2-135M-Instruct, Qwen2.5"
+    ):
         load("no-such-model")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):

@@ -15,6 +15,7 @@ from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import on_zero_gpu
 from dmtd_demo.models.chat import can_think, check_text, instructed
+from dmtd_demo.models.fed_back import FedBackHead
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.race.panels import PANELS, PanelSpec, make_writer, parse_panel
@@ -58,6 +59,8 @@ DEFAULT_PANELS = (
     "dmtd:tau=2",
     "dmtd:tau=6",
 )
+# where all of it was trained for a language model as it is, SmolLM2: what checks comes first
+TRAINED_PANELS = ("ar", "mtp-verified", "clp", "dmtd:tau=2")
 WAITING_VISITORS = 16
 CLASS = 100  # that many may wait where a class shares the page
 LAST_EVENT_SECONDS = 0.1  # between the end of a race and its whole record
@@ -90,9 +93,11 @@ def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpe
         raise UserError(f"a page has at most {MOST_PANELS} panels; got {len(given)}")
     for spec in given:
         PANELS[spec.decoder].resolve(make_writer(spec).options, model)
+    # a head that was trained beside a model is not the model's own
+    trained = isinstance(model.addons.get("native_mtp"), FedBackHead)
     specs = [*given] + [
         spec
-        for spec in map(parse_panel, DEFAULT_PANELS)
+        for spec in map(parse_panel, TRAINED_PANELS if trained else DEFAULT_PANELS)
         if not DECODERS[spec.decoder].missing(model) and spec not in given
     ]
     # a model that was not trained for DMTD has better to show, where it has a head of its own

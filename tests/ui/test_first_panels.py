@@ -1,0 +1,11 @@
+"""The panels that the page begins with."""
+
+from __future__ import annotations
+
+from dmtd_demo.models.loading import load
+from dmtd_demo.ui.page import first_panels
+
+
+def test_smollm2_begins_with_what_was_trained_for_it(smollm2):
+    shown = [str(spec) for spec in first_panels(load(str(smollm2)))]
+    assert shown == ["ar", "mtp-verified", "clp", "dmtd:tau=2"]

@@ -19,6 +19,17 @@ from transformers import GenerationConfig  # noqa: E402
 
 from tiny import tiny_module  # noqa: E402
 
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of a real browser last.
+
+    Playwright's synchronous interface leaves an event loop running in the main thread, and
+    `asyncio.run` refuses to start a second one there.
+    """
+    items.sort(key=lambda item: "chromium" in getattr(item, "fixturenames", ()))
+
+
 FAMILIES = [("qwen2", True), ("qwen2", False), ("qwen3", True), ("qwen3", False)]
 
 

@@ -8,6 +8,7 @@ import secrets
 from functools import lru_cache
 from typing import Sequence
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dmtd_demo.errors import UserError
@@ -22,7 +23,7 @@ def encode_chat(
     tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Message], thinking: bool = False
 ) -> list[int]:
     """The prompt's token ids, the generation prompt included. Special tokens written in a message are encoded as text, so no message
-    can end its own turn. Raises UserError without a tokenizer or template, or for an empty or oversized message."""
+    can end its own turn. Raises UserError without a tokenizer or template, or for an empty or oversized message of a person's."""
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         lacks = "tokenizer" if tokenizer is None else "chat template"
         raise UserError(
@@ -41,9 +42,16 @@ def encode_chat(
             hidden.append(message["content"])
         else:
             shown.append(message)
-    text = tokenizer.apply_chat_template(
-        shown, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            shown, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        )
+    except TemplateError as error:
+        # templates refuse roles and orders that they were not written for
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"this model's chat template refuses a conversation of {roles}: {error}"
+        ) from None
     ids: list[int] = []
     for index, part in enumerate(re.split(rf"{mark}(\d+){mark}", text) if hidden else [text]):
         # breaking each special token's text after its first character leaves nothing that the tokenizer would take for the token
@@ -59,8 +67,11 @@ def can_think(tokenizer: PreTrainedTokenizerBase | None) -> bool:
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raises UserError where one of them cannot be."""
+    """Raises UserError where one that a person wrote cannot be. What a model wrote is carried as it is: drawn by chance it may hold any
+    character, and a check that blames the prompt for it would end the chat for good."""
     for message in messages:
+        if message["role"] == "assistant":
+            continue
         check_text(
             message["content"], "the system prompt" if message["role"] == "system" else "a prompt"
         )

@@ -1,11 +1,20 @@
 """Chat encoding and token text."""
 
+import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.chat import MAX_CHARACTERS, TokenText, can_think, check_text, encode_chat
+from dmtd_demo.models.chat import (
+    MAX_CHARACTERS,
+    TokenText,
+    can_think,
+    check_messages,
+    check_text,
+    encode_chat,
+)
 
 
 def user(text):
@@ -23,6 +32,39 @@ def test_it_is_the_template(small_tokenizer):
         add_special_tokens=False,
     ).input_ids
     assert encode_chat(small_tokenizer, messages) == plain
+
+
+# what no keyboard writes and a model may draw: controls, a text over the limit, white space alone
+DRAWN = [
+    *map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0xFEFF]),
+    "x" * (MAX_CHARACTERS + 1),
+    "\n",
+]
+
+
+def test_what_a_model_drew_is_carried(small_tokenizer):
+    for drawn in DRAWN:
+        messages = [*user("Hi"), {"role": "assistant", "content": f"a{drawn}b"}, *user("And?")]
+        assert encode_chat(small_tokenizer, messages) == (
+            small_tokenizer(
+                small_tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                ),
+                add_special_tokens=False,
+            ).input_ids
+        )
+        check_messages(messages)
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_what_a_person_typed_is_checked_in_every_turn(small_tokenizer, role):
+    messages = [
+        {"role": role, "content": "a\x0cb"},
+        {"role": "assistant", "content": "\x0c"},
+        *user("And?"),
+    ]
+    with pytest.raises(UserError, match=r"U\+000C at position 1"):
+        encode_chat(small_tokenizer, messages)
 
 
 SPECIALS = st.sampled_from(
@@ -96,6 +138,13 @@ def test_what_is_no_prompt_is_said(text, word):
 def test_a_model_without_template_names_the_other_way(small_tokenizer):
     with pytest.raises(UserError, match="--prompt-ids"):
         encode_chat(None, user("hi"))
+
+
+def test_what_a_template_refuses_is_one_sentence(small_tokenizer):
+    strict = copy.copy(small_tokenizer)
+    strict.chat_template = "{{ raise_exception('no system here') }}"
+    with pytest.raises(UserError, match="refuses a conversation of user: no system here"):
+        encode_chat(strict, user("Hi"))
 
 
 THINKING = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}{{- '<|im_start|>assistant\\n' }}

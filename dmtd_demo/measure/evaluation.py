@@ -23,6 +23,7 @@ from dmtd_demo.race import trace
 from dmtd_demo.race.panels import PanelSpec, make_decoder
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
+from dmtd_demo.training.conversations import LeftOut, messages_in
 
 RESAMPLES = 1000
 # family, conversation up to the user's last turn, reference answer
@@ -60,19 +61,20 @@ def read_tasks(path: str, count: int) -> list[Task]:
             continue
         try:
             row = json.loads(line)
-            messages = (
+            turns = (
                 row["messages"]
                 if "messages" in row
                 else [{"role": "user", "content": row["prompt"]}]
             )
-            tasks.append(
-                (
-                    str(row.get("family", "all")),
-                    [{"role": str(m["role"]), "content": str(m["content"])} for m in messages],
-                    str(row["answer"]),
-                )
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
+            if isinstance(row["answer"], bool) or not isinstance(row["answer"], (str, int, float)):
+                raise TypeError
+            tasks.append((str(row.get("family", "all")), messages_in(turns), str(row["answer"])))
+        except LeftOut as reason:
+            # nothing of an evaluation is left out unseen
+            raise UserError(
+                f"{path} line {number} cannot be asked: a conversation {reason}"
+            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(
                 f"{path} line {number} needs to be a JSON object with answer, and prompt or "
                 f"messages; got {line[:80]!r}"

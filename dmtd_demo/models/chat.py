@@ -19,6 +19,10 @@ Message = dict[str, str]
 Conversations = list[list[Message]]  # one list of messages per panel
 
 
+class RefusedByTemplate(UserError):
+    """A conversation whose roles, or their order, a model's chat template was not written for."""
+
+
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Message], thinking: bool = False
 ) -> list[int]:
@@ -48,9 +52,8 @@ def encode_chat(
         )
     except TemplateError as error:
         # templates refuse roles and orders that they were not written for
-        roles = ", ".join(message["role"] for message in messages)
-        raise UserError(
-            f"this model's chat template refuses a conversation of {roles}: {error}"
+        raise RefusedByTemplate(
+            f"this model's chat template refuses this order of turns: {error}"
         ) from None
     ids: list[int] = []
     for index, part in enumerate(re.split(rf"{mark}(\d+){mark}", text) if hidden else [text]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -18,10 +19,11 @@ from tqdm import tqdm
 
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.chat import Message, encode_chat
+from dmtd_demo.models.chat import Message, RefusedByTemplate, encode_chat
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler
+from dmtd_demo.training.conversations import LeftOut, Reasons, messages_in
 from dmtd_demo.training.data import Row, encode
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
 
@@ -31,7 +33,7 @@ ANSWER = 256  # tokens of an answer that the model writes itself
 ROWS = 20_000  # texts that are read at most
 WORLD = "world"  # the data that `classroom` itself learned from, in place of a file
 WORLD_NAME = "the conversations that classroom learns from"  # on cards
-SHARED = {"human": "user", "gpt": "assistant"}  # roles under their other names
+JSON = (".jsonl", ".ndjson", ".json")  # ends of names; any other file is plain text
 
 
 def read_rows(
@@ -48,7 +50,8 @@ def read_rows(
     learns from, None for the shipped prompts. Where it has no answer for a conversation (the last
     message is the user's), for every one with `distill`, and for the shipped prompts, the answer is
     the model's own greedy text (self-distillation; docs/methods.md, section 3), kept in the file
-    `own`. Raises UserError.
+    `own`. Texts of which nothing can be learned are left out, and counted by their reasons on
+    standard output. Raises UserError, also where nothing is left.
     """
     if most < 1:
         raise UserError(f"--max-rows needs a whole number, 1 or more; got {most}")
@@ -64,8 +67,9 @@ def read_rows(
             encode(model.tokenizer, draw(COMPOSITIONAL[i % len(COMPOSITIONAL)], rng, wanted=False))
             for i in range(most)
         ]
+    reasons = Reasons()
     if data.startswith("hf:"):
-        rows, unanswered = _messages(model, islice(_hub(data), most), distill)
+        rows, unanswered = _messages(model, islice(_hub(data), most), distill, reasons)
     else:
         try:
             text = Path(data).read_text(encoding="utf-8")
@@ -75,24 +79,38 @@ def read_rows(
                 f"hf:OWNER/NAME; reading {data} gave: {error}"
             ) from None
         rows, unanswered = (
-            _messages(model, islice(_lines(data, text), most), distill)
-            if data.endswith(".jsonl")
+            _messages(model, islice(_lines(data, text), most), distill, reasons)
+            if data.lower().endswith(JSON)
             else (_plain(model, text)[:most], [])
         )
     if unanswered:
-        rows += answered(model, unanswered, own, tell)
+        rows += answered(model, unanswered, own, tell, reasons)
+    left_out = f"left out of {data}: {reasons}"
     if not rows:
-        raise UserError(f"--data needs at least one conversation or text; {data} has none")
+        raise UserError(
+            "--data needs at least one conversation or text that can be learned; "
+            + (left_out if reasons.total else f"{data} has none")
+        )
+    if reasons.total:
+        print(left_out)
     return rows
 
 
 def _lines(data: str, text: str) -> Iterator[tuple[str, Any]]:
-    """Read JSON lines: where each stands, and its value, the text itself where it is no JSON."""
+    """Read JSON lines, or one list: where each stands, and its value; text where it is no JSON."""
+    if text.lstrip().startswith("["):
+        try:
+            for number, value in enumerate(json.loads(text), 1):
+                yield f"{data} entry {number}", value
+            return
+        except (ValueError, RecursionError):
+            # then its lines say what is wrong
+            pass
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield f"{data} line {number}", json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield f"{data} line {number}", line
 
 
@@ -113,19 +131,7 @@ def _hub(data: str) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(
             datasets.load_dataset(name, split=part or "train", streaming=True), 1
         ):
-            turns = row.get("messages") or row.get("conversations")
-            if turns is None:
-                yield f"{data} row {number}", row.get("text", row)
-            else:
-                yield (
-                    f"{data} row {number}",
-                    {
-                        "messages": [
-                            {"role": _role(turn), "content": turn.get("content", turn.get("value"))}
-                            for turn in turns
-                        ]
-                    },
-                )
+            yield f"{data} row {number}", row
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # what it raises where there is no such repository, split or network
         raise UserError(
@@ -133,47 +139,65 @@ def _hub(data: str) -> Iterator[tuple[str, Any]]:
         ) from None
 
 
-def _role(turn: dict[str, Any]) -> Any:
-    """Return the role of a turn, by its name in chat templates."""
-    name: Any = turn.get("role", turn.get("from"))
-    return SHARED.get(name, name)
-
-
 def _messages(
-    model: Model, found: Iterable[tuple[str, Any]], distill: bool
+    model: Model, found: Iterable[tuple[str, Any]], distill: bool, reasons: Reasons
 ) -> tuple[list[Row], list[list[Message]]]:
     """Return the rows of answered conversations and of texts, and the unanswered conversations.
 
-    With `distill` all conversations are unanswered. found: where each stands, and itself. Raises
-    UserError where one has another form.
+    With `distill` all conversations are unanswered. found: where each stands, and itself. reasons
+    counts what is left out. Raises UserError where one has another form.
     """
-    rows, unanswered = [], []
+    rows: list[Row] = []
+    unanswered: list[list[Message]] = []
     for where, value in found:
-        if isinstance(value, str) and where.startswith("hf:"):
-            rows += _plain(model, value)
-            continue
         try:
-            messages = [
-                {"role": str(m["role"]), "content": str(m["content"])} for m in value["messages"]
-            ]
-            last = messages[-1]["role"]
-        except (KeyError, TypeError, IndexError):
+            turns = value.get("messages")
+            turns = value.get("conversations") if turns is None else turns
+            if turns is None:
+                rows += _text_rows(model, value["text"])
+                continue
+            messages = messages_in(turns)
+            if distill or messages[-1]["role"] != "assistant":
+                while messages[-1]["role"] != "user":
+                    messages.pop()
+                # said here, before hours of answers, where the template refuses it
+                encode_chat(model.tokenizer, messages)
+                unanswered.append(messages)
+            else:
+                rows.append(_answered_row(model, messages))
+        except LeftOut as reason:
+            reasons.add(str(reason))
+        except RefusedByTemplate:
+            reasons.add("with an order of turns that the model's chat template refuses")
+        except (AttributeError, KeyError, TypeError):
             raise UserError(
-                f"{where} needs to be a JSON object with messages, each with role and "
-                f"content{', or to have a text' if where.startswith('hf:') else ''}; got "
-                f"{str(value)[:80]!r}"
+                f"{where} needs to be a JSON object with messages, each with role and content, or "
+                f"to have a text; got {str(value)[:80]!r}"
             ) from None
-        if last != "assistant" or distill and len(messages) > 1:
-            unanswered.append(messages if last != "assistant" else messages[:-1])
-            continue
-        prompt = encode_chat(model.tokenizer, messages[:-1])
-        assert model.tokenizer is not None  # else encode_chat would have said so
-        answer = model.tokenizer(messages[-1]["content"], add_special_tokens=False).input_ids + [
-            model.tokenizer.eos_token_id
-        ]
-        if answer and len(prompt) < _longest(model):
-            rows.append(_row(prompt, answer, _longest(model)))
     return rows, unanswered
+
+
+def _answered_row(model: Model, messages: list[Message]) -> Row:
+    """Return a conversation as a row, its last answer to be learned. Raises LeftOut, UserError."""
+    prompt = encode_chat(model.tokenizer, messages[:-1])
+    # else encode_chat would have said so
+    assert model.tokenizer is not None
+    if len(prompt) >= _longest(model):
+        raise LeftOut(f"with a prompt of {_longest(model):,} tokens or more")
+    answer = model.tokenizer(messages[-1]["content"], add_special_tokens=False).input_ids
+    return _row(prompt, [*answer, model.tokenizer.eos_token_id], _longest(model))
+
+
+def _text_rows(model: Model, text: Any) -> list[Row]:
+    """Return a text as rows. Raises LeftOut, TypeError where it is none."""
+    if not isinstance(text, str):
+        raise TypeError
+    if re.search("[\ud800-\udfff]", text):
+        raise LeftOut("with half a character")
+    rows = _plain(model, text)
+    if not rows:
+        raise LeftOut("of less than two tokens")
+    return rows
 
 
 def _plain(model: Model, text: str) -> list[Row]:
@@ -201,11 +225,16 @@ def _row(prompt: list[int], answer: list[int], longest: int) -> Row:
 
 @torch.inference_mode()
 def answered(
-    model: Model, conversations: Sequence[list[Message]], own: Path, tell: Progress = no_progress
+    model: Model,
+    conversations: Sequence[list[Message]],
+    own: Path,
+    tell: Progress = no_progress,
+    reasons: Reasons | None = None,
 ) -> list[Row]:
     """Return the conversations with the model's greedy answers by `ar`.
 
     They are written to the file `own` as they come: an interrupted run goes on where it was.
+    reasons counts those that are too long to be answered.
     """
     prompts = [encode_chat(model.tokenizer, conversation) for conversation in conversations]
     own.parent.mkdir(parents=True, exist_ok=True)
@@ -225,6 +254,8 @@ def answered(
         ):
             tell("The model's own answers", number, len(prompts))
             if len(prompt) + ANSWER >= model.context:
+                if reasons:
+                    reasons.add("too long to be answered within the context")
                 continue
             if tuple(prompt) not in known:
                 answer: list[int] = []

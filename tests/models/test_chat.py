@@ -143,7 +143,7 @@ def test_a_model_without_template_names_the_other_way(small_tokenizer):
 def test_what_a_template_refuses_is_one_sentence(small_tokenizer):
     strict = copy.copy(small_tokenizer)
     strict.chat_template = "{{ raise_exception('no system here') }}"
-    with pytest.raises(UserError, match="refuses a conversation of user: no system here"):
+    with pytest.raises(UserError, match="refuses this order of turns: no system here"):
         encode_chat(strict, user("Hi"))
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.training import features
 from dmtd_demo.training.any_model import Settings, train_addon
 from dmtd_demo.training.clp import OwnHead
+from dmtd_demo.training.conversations import LeftOut, messages_in
 from dmtd_demo.training.corpus import ANSWER, read_rows
 from dmtd_demo.training.data import IGNORED, Row
 from dmtd_demo.training.features import Source
@@ -84,6 +86,95 @@ def test_rows_of_messages_text_and_the_models_own_answers(model_folder, tmp_path
         assert read_rows(model, asked, tmp_path / "own.jsonl")[0].ids == wanted
         with (tmp_path / "own.jsonl").open("a") as file:
             file.write('{"prompt": [1, 2')
+
+
+ASKED = {"role": "user", "content": "Which colour has the sea?"}
+BLUE = {"role": "assistant", "content": "Blue."}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+# conversations in the wild, and what they are read as: turns, or why they are left out
+WILD: list[tuple[list[dict[str, Any]], list[dict[str, str]] | str]] = [
+    ([ASKED, BLUE], [ASKED, BLUE]),
+    (
+        [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "Which colour "}, "has the sea?"],
+            },
+            {"role": "assistant", "content": {"type": "output_text", "text": "Blue."}},
+        ],
+        [ASKED, BLUE],
+    ),
+    (
+        [{"from": "Human", "value": ASKED["content"]}, {"from": "gpt", "value": "Blue."}],
+        [ASKED, BLUE],
+    ),
+    (
+        [
+            {"role": "developer", "content": "Be brief.", "name": "me"},
+            {**ASKED, "name": "you"},
+            {**BLUE, "tool_calls": [], "refusal": None},
+        ],
+        [{"role": "system", "content": "Be brief."}, ASKED, BLUE],
+    ),
+    ([{"role": "system", "content": ""}, ASKED, BLUE], [ASKED, BLUE]),
+    ([BLUE, ASKED, BLUE], [BLUE, ASKED, BLUE]),
+    ([ASKED, {**BLUE, "content": None, "tool_calls": []}], "with an empty turn of the assistant"),
+    ([ASKED, {"role": "assistant"}], "with an empty turn of the assistant"),
+    ([{**ASKED, "content": " "}, BLUE], "with an empty turn of the user"),
+    ([ASKED, {**BLUE, "content": []}], "with an empty turn of the assistant"),
+    ([ASKED, CALL], "with a call of a tool"),
+    ([ASKED, {**BLUE, "function_call": {"name": "look"}}], "with a call of a tool"),
+    ([ASKED, BLUE, {"role": "tool", "content": "7"}, BLUE], "with a turn of a tool"),
+    ([ASKED, {"role": "critic", "content": "No."}, BLUE], "with a turn of another role (critic)"),
+    ([{**ASKED, "content": [{"type": "text", "text": "a"}, IMAGE]}, BLUE], "(image_url)"),
+    ([ASKED, {**BLUE, "content": 7}], "with a part that is no text (int)"),
+    ([{**ASKED, "content": "a\x00"}, BLUE], "with control characters, or a turn that is too long"),
+    ([ASKED, {**BLUE, "content": "\ud83d"}], "with control characters, or a turn that is too long"),
+    ([BLUE], "without a turn of a user"),
+    ([], "without a turn of a user"),
+    ([ASKED, BLUE, {"role": "system", "content": "Stop."}], "that end with a system prompt"),
+]
+
+
+def test_conversations_of_the_wild_are_each_a_decided_case(model_folder, tmp_path, capsys):
+    model = load(str(model_folder))
+    own = tmp_path / "own.jsonl"
+    counts: dict[str, int] = {}
+    for turns, wanted in WILD:
+        if not isinstance(wanted, str):
+            assert messages_in(turns) == wanted
+            row = read_rows(model, write(tmp_path / "one.jsonl", [{"messages": turns}]), own)[0]
+            assert model.tokenizer.decode(row.ids[row.answer :]) == "Blue.<|im_end|>"
+            assert row.ids[: row.answer] == encode_chat(model.tokenizer, wanted[:-1])
+            continue
+        with pytest.raises(LeftOut) as reason:
+            messages_in(turns)
+        assert str(reason.value).endswith(wanted)
+        counts[str(reason.value)] = counts.get(str(reason.value), 0) + 1
+    assert capsys.readouterr().out == ""
+
+    lines = [{"conversations": turns} for turns, _ in WILD] + [{"text": "Once upon a time."}]
+    rows = read_rows(model, write(tmp_path / "all.jsonl", lines), own)
+    assert len(rows) == 7 and "None" not in "".join(model.tokenizer.decode(r.ids) for r in rows)
+    (tmp_path / "all.json").write_text(json.dumps(lines, indent=1))
+    assert read_rows(model, str(tmp_path / "all.json"), own) == rows
+    said_so = capsys.readouterr().out.splitlines()
+    assert len(said_so) == 2 and said_so[0].startswith(f"left out of {tmp_path / 'all.jsonl'}: ")
+    assert all(f"{count} {reason}" in said_so[0] for reason, count in counts.items())
+
+    bad = [{"messages": turns} for turns, wanted in WILD if isinstance(wanted, str)]
+    with pytest.raises(
+        UserError, match="that can be learned; left out of .* with a call of a tool"
+    ):
+        read_rows(model, write(tmp_path / "bad.jsonl", bad), own)
+    model.tokenizer.chat_template = (
+        "{% if messages[0].role != 'user' %}{{ raise_exception('roles must alternate') }}{% endif %}"
+        + model.tokenizer.chat_template
+    )
+    with pytest.raises(UserError, match="1 with an order of turns that the model's chat template"):
+        read_rows(model, write(tmp_path / "one.jsonl", [{"messages": [BLUE, ASKED, BLUE]}]), own)
+    assert not own.exists()
 
 
 def test_features_are_the_formulas_states_and_labels():

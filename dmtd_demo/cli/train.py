@@ -14,7 +14,8 @@ def run_train(options: argparse.Namespace) -> None:
         return
     options.output = options.output or "runs/classroom"
     if options.model:
-        from dmtd_demo.models.loading import THREADS, load
+        from dmtd_demo.models.loading import load
+        from dmtd_demo.models.threads import THREADS
         from dmtd_demo.training.any_model import DMTDSettings, Settings, train_addon, train_dmtd
         from dmtd_demo.training.loop import own_device
 

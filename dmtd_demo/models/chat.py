@@ -1,11 +1,9 @@
-"""Conversations to token ids through the model's chat template, and token ids back to text."""
+"""Conversations to token ids through the model's chat template."""
 
 from __future__ import annotations
 
-import codecs
 import re
 import secrets
-from functools import lru_cache
 from typing import Sequence
 
 from jinja2 import TemplateError
@@ -26,12 +24,17 @@ class RefusedByTemplate(UserError):
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase | None, messages: Sequence[Message], thinking: bool = False
 ) -> list[int]:
-    """The prompt's token ids, the generation prompt included. Special tokens written in a message are encoded as text, so no message
-    can end its own turn. Raises UserError without a tokenizer or template, or for an empty or oversized message of a person's."""
+    """Encode a conversation to token ids, the generation prompt included.
+
+    Special tokens written in a message are encoded as text, so no message can end its own turn.
+    Raises UserError without a tokenizer or template, or for an empty or oversized message of a
+    person's.
+    """
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         lacks = "tokenizer" if tokenizer is None else "chat template"
         raise UserError(
-            f"this model has no {lacks}, which a prompt in words needs; give token ids by --prompt-ids instead"
+            f"this model has no {lacks}, which a prompt in words needs; give token ids by "
+            "--prompt-ids instead"
         )
     check_messages(messages)
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
@@ -47,8 +50,10 @@ def encode_chat(
         else:
             shown.append(message)
     try:
-        text = tokenizer.apply_chat_template(
-            shown, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        text = str(
+            tokenizer.apply_chat_template(
+                shown, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+            )
         )
     except TemplateError as error:
         # templates refuse roles and orders that they were not written for
@@ -57,7 +62,8 @@ def encode_chat(
         ) from None
     ids: list[int] = []
     for index, part in enumerate(re.split(rf"{mark}(\d+){mark}", text) if hidden else [text]):
-        # breaking each special token's text after its first character leaves nothing that the tokenizer would take for the token
+        # breaking each special token's text after its first character leaves nothing that the
+        # tokenizer would take for the token
         pieces = [part] if index % 2 == 0 else _broken(hidden[int(part)], pattern)
         for piece in pieces:
             ids += tokenizer(piece, add_special_tokens=False).input_ids if piece else []
@@ -70,8 +76,11 @@ def can_think(tokenizer: PreTrainedTokenizerBase | None) -> bool:
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raises UserError where one that a person wrote cannot be. What a model wrote is carried as it is: drawn by chance it may hold any
-    character, and a check that blames the prompt for it would end the chat for good."""
+    """Check the messages that a person wrote; raises UserError where one cannot be.
+
+    What a model wrote is carried as it is: drawn by chance it may hold any character, and a check
+    that blames the prompt for it would end the chat for good.
+    """
     for message in messages:
         if message["role"] == "assistant":
             continue
@@ -81,7 +90,8 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 
 def check_text(text: str, what: str = "a prompt") -> None:
-    """Raises UserError for what no prompt can be: empty, over the size limit, or with characters that are no text."""
+    """Check a prompt; raises UserError where it is empty, over the size limit, or has characters
+    that are no text."""
     if not isinstance(text, str):
         raise UserError(f"{what} needs to be text; got {type(text).__name__}")
     if not text.strip():
@@ -93,7 +103,8 @@ def check_text(text: str, what: str = "a prompt") -> None:
     bad = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", text)
     if bad:
         raise UserError(
-            f"{what} needs to be plain text; got the control character U+{ord(bad[0]):04X} at position {bad.start()}"
+            f"{what} needs to be plain text; got the control character U+{ord(bad[0]):04X} at "
+            f"position {bad.start()}"
         )
 
 
@@ -106,65 +117,8 @@ def _broken(text: str, pattern: re.Pattern[str] | None) -> list[str]:
     return [text[a:b] for a, b in zip(cuts, cuts[1:])]
 
 
-class TokenText:
-    """The text of single tokens of a byte-level tokenizer."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        self._tokenizer = tokenizer
-        self._added = (
-            {}
-            if tokenizer is None
-            else {index: text for text, index in tokenizer.get_added_vocab().items()}
-        )
-        self._known: dict[int, bytes] = {}
-
-    def bytes_of(self, token: int) -> bytes:
-        """The UTF-8 bytes that this token stands for; empty without a tokenizer and for ids beyond it."""
-        if self._tokenizer is None:
-            return b""
-        if token not in self._known:
-            self._known[token] = self._look_up(token)
-        return self._known[token]
-
-    def _look_up(self, token: int) -> bytes:
-        if token in self._added:
-            return self._added[token].encode()
-        piece = self._tokenizer.convert_ids_to_tokens(token)
-        return b"" if piece is None else bytes(_byte_of()[c] for c in piece if c in _byte_of())
-
-    def piece(self, token: int) -> str:
-        """The token alone; bytes that are no character by themselves as \\xe2."""
-        return self.bytes_of(token).decode("utf-8", "backslashreplace")
-
-    def stream(self) -> TextStream:
-        return TextStream(self)
-
-
-class TextStream:
-    """Text of a growing sequence: bytes that are not yet valid UTF-8 are held until the token that completes them."""
-
-    def __init__(self, texts: TokenText) -> None:
-        self._texts = texts
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token: int) -> str:
-        return self._decoder.decode(self._texts.bytes_of(token))
-
-
-@lru_cache(1)
-def _byte_of() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, which Qwen's byte-level BPE uses, back to the bytes."""
-    plain = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [b for b in range(256) if b not in set(plain)]
-    return {**{chr(b): b for b in plain}, **{chr(256 + i): b for i, b in enumerate(others)}}
-
-
 def instructed(conversations: Conversations, system: str | None) -> Conversations:
-    """The conversations under a system prompt, where there is one."""
+    """Put the conversations under a system prompt, where there is one."""
     return (
         [[{"role": "system", "content": system}, *messages] for messages in conversations]
         if system and system.strip()

@@ -1,4 +1,7 @@
-"""The files of a folder in Hugging Face format: config.json, weights, tokenizer. Whatever is wrong with them is a UserError that says what to do."""
+"""The files of a folder in Hugging Face format: config.json, weights, tokenizer.
+
+Whatever is wrong with them is a UserError that says what to do.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen2Config,
@@ -26,7 +30,7 @@ from dmtd_demo.backbone.qwen import MODEL_TYPES
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.progress import Progress, no_progress
 
-CLASSES: dict[str, tuple[type, type[PreTrainedModel]]] = {
+CLASSES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "qwen3_5_text": (Qwen3_5TextConfig, Qwen3_5ForCausalLM),
@@ -65,7 +69,8 @@ def text_of(raw: dict, folder: Path) -> dict:
     text = raw.get("text_config")
     if not isinstance(text, dict):
         raise UserError(
-            f"the {WRAPPER} model in {folder} needs an object text_config in its config.json, with its text model's sizes; got {type(text).__name__}"
+            f"the {WRAPPER} model in {folder} needs an object text_config in its config.json, with "
+            f"its text model's sizes; got {type(text).__name__}"
         )
     outer = {
         name: value
@@ -85,7 +90,11 @@ def names(folder: Path) -> dict[str, Path]:
 
 
 def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
-    """transformers' config for the folder. A DMTD checkpoint has its authors' own model type and is a Qwen3 otherwise; no remote code is ever run."""
+    """transformers' config for the folder, and its class of models. Raises UserError.
+
+    A DMTD checkpoint has its authors' own model type and is a Qwen3 otherwise; no remote code is
+    ever run.
+    """
     kind = raw.get("model_type")
     if raw.get("quantization_config"):
         method = (
@@ -94,7 +103,8 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
             else "unknown"
         )
         raise UserError(
-            f"a model needs to come unquantized; the one in {folder} is quantized already ({method}): take the plain checkpoint, and quantize it here by --quantization"
+            f"a model needs to come unquantized; the one in {folder} is quantized already "
+            f"({method}): take the plain checkpoint, and quantize it here by --quantization"
         )
     if kind not in MODEL_TYPES:
         if "num_thinking_layers" not in raw:
@@ -102,8 +112,9 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
                 (f", {words}" for part, words in VARIANTS.items() if part in str(kind)), ""
             )
             raise UserError(
-                f"a model needs to be a dense text model of the Qwen2, Qwen3 or Qwen3.5 family ({', '.join(MODEL_TYPES)}, {WRAPPER}), or a DMTD checkpoint; the one in {folder} is "
-                f"{kind!r}{variant}: take another, such as Qwen3-0.6B"
+                "a model needs to be a dense text model of the Qwen2, Qwen3 or Qwen3.5 family "
+                f"({', '.join(MODEL_TYPES)}, {WRAPPER}), or a DMTD checkpoint; the one in {folder} "
+                f"is {kind!r}{variant}: take another, such as Qwen3-0.6B"
             )
         kind = "qwen3"
     config_cls, cls = CLASSES[kind]
@@ -113,13 +124,18 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
     except Exception as error:
         # transformers' strict configs raise several kinds for a wrong field
         raise UserError(
-            f"{folder / 'config.json'} does not describe a {kind} model: {str(error).splitlines()[0]}"
+            f"{folder / 'config.json'} does not describe a {kind} model: "
+            f"{str(error).splitlines()[0]}"
         ) from None
 
 
 def check_weights(folder: Path, progress: Progress = no_progress) -> str:
-    """Read every weight once: whole files, finite values. progress hears of bytes. Returns a fingerprint of the checkpoint, whatever it is quantized to later: a hash
-    of the first values of every tensor; not of the LM head, which a tied model's files may hold or not."""
+    """Read every weight once: whole files, finite values. progress hears of bytes.
+
+    Returns a fingerprint of the checkpoint, whatever it is quantized to later: a hash of the first
+    values of every tensor; not of the LM head, which a tied model's files may hold or not. Raises
+    UserError.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(
@@ -138,7 +154,9 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
                         and not all(map(torch.isfinite, torch.aminmax(tensor)))
                     ):
                         raise UserError(
-                            f"weights need to be finite; the tensor {name} in {path} holds NaN or infinity: the file is damaged or its training failed, fetch it again or take another"
+                            f"weights need to be finite; the tensor {name} in {path} holds NaN or "
+                            "infinity: the file is damaged or its training failed, fetch it again "
+                            "or take another"
                         )
                     if name != "lm_head.weight":
                         samples[name] = tensor.flatten()[:SAMPLE].float().numpy().tobytes()
@@ -147,7 +165,8 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
         except (SafetensorError, OSError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise UserError(
-                    f"reading {path} ran out of memory: close what else runs here, or take a smaller model"
+                    f"reading {path} ran out of memory: close what else runs here, or take a "
+                    "smaller model"
                 ) from None
             raise UserError(
                 f"{path} needs to be a whole safetensors file; reading it gave: {error}"
@@ -158,7 +177,11 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
 
 
 def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
-    """config: given, so that transformers never follows an `auto_map` in the folder, which it would offer to run."""
+    """Read the folder's tokenizer; None where it has none. Raises UserError.
+
+    config: given, so that transformers never follows an `auto_map` in the folder, which it would
+    offer to run.
+    """
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         return None
     try:

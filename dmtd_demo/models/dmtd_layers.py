@@ -1,4 +1,4 @@
-"""The add-on `dmtd_layers`: what late-layer-only passes add to the late layers' weights *(ours)*.
+"""The add-on `dmtd_layers`: differences that late-layer-only passes add to the late layers' weights *(ours)*.
 
 `addons.json` says the split, tau, bits and the number of files `dmtd_layers-0.safetensors` ….
 They hold, for every late layer i and each of PARTS, W' - W in groups of GROUP of a row:
@@ -102,7 +102,7 @@ def take(folder: Path, facts: dict[str, Any], backbone: Backbone) -> Split:
 def _differences(
     folder: Path, split: Split, bits: int, tensors: dict[str, Tensor], backbone: Backbone
 ) -> list[dict[str, Tensor]]:
-    """By a linear's name, for each late layer; `tensors` is emptied."""
+    """Restore the differences by a linear's name, for each late layer; `tensors` is emptied."""
     shapes = backbone.linear_shapes()
     found = []
     for i in range(split.late_start, split.layers):

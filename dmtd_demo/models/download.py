@@ -1,6 +1,11 @@
-"""A model of the hub into the local cache, by a process of its own: what is wanted no longer ends at once, whatever the network does.
+"""A model of the hub into the local cache, by a process of its own.
 
-python -m dmtd_demo.models.download HUB-ID     prints JSON lines: {"done": bytes, "total": bytes} …, then {"folder": path} or {"error": sentence}
+What is wanted no longer ends at once, whatever the network does.
+
+    python -m dmtd_demo.models.download HUB-ID
+
+prints JSON lines: {"done": bytes, "total": bytes} …, then {"folder": path} or
+{"error": sentence}.
 """
 
 from __future__ import annotations
@@ -24,7 +29,11 @@ ASK_SECONDS = 0.2  # how often it is asked whether the download is still wanted
 
 
 def download(hub_id: str, progress: Progress) -> Path:
-    """The folder of the model in the cache, or its GGUF file. A download that was cancelled goes on from where it was when it is asked for again. Raises UserError, and Cancelled where `progress` does."""
+    """Download a model; returns its folder in the cache, or its GGUF file.
+
+    A download that was cancelled goes on from where it was when it is asked for again. Raises
+    UserError, and Cancelled where `progress` does.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "dmtd_demo.models.download", hub_id],
         cwd=PARENT,
@@ -46,7 +55,8 @@ def download(hub_id: str, progress: Progress) -> Path:
                 continue
             if not line:
                 raise UserError(
-                    f"{hub_id} could not be downloaded: the process that did it ended with code {process.wait()}; try again"
+                    f"{hub_id} could not be downloaded: the process that did it ended with code "
+                    f"{process.wait()}; try again"
                 )
             told = json.loads(line)
             if "error" in told:
@@ -67,7 +77,7 @@ def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
 
 
 class Bar(tqdm):
-    """Draws nothing: prints how many bytes have come, of how many."""
+    """A progress bar that draws nothing: it prints how many bytes have come, of how many."""
 
     lock = threading.Lock()
 
@@ -86,7 +96,7 @@ class Bar(tqdm):
         self.refresh()
 
     def refresh(self, *args: Any, **settings: Any) -> None:
-        """Also where a file has begun, whose size is in the total from now on."""
+        """Print also where a file has begun, whose size is in the total from now on."""
         if self.counts_bytes:
             with self.lock:
                 _say(done=int(self.n), total=int(self.total or 0))

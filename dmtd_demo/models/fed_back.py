@@ -6,7 +6,8 @@ backbone's family: with h_t the backbone's state after its final norm, which pre
     u_t = fc [N_emb(E[x_(t+1)]); N_hid(h_t)],   m_t = N(layer(u)_t),   logits for x_(t+2) = LM(m_t)
 
 Applied again to m_t and a draft for x_(t+2), it drafts x_(t+3), and so on. The decoders of models
-with an MTP head of their own run it. EAGLE (arXiv 2401.15077) and Hydra (arXiv 2402.05109) draft so.
+with an MTP head of their own run it. EAGLE (arXiv 2401.15077) and Hydra (arXiv 2402.05109) draft
+in this way.
 """
 
 from __future__ import annotations

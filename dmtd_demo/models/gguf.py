@@ -1,4 +1,4 @@
-"""What a GGUF file's header stands for: the config, and each parameter by its name in transformers.
+"""A GGUF file's header read as a model: the config, and each parameter by its transformers name.
 
 GGUF is what llama.cpp, LM Studio and Ollama keep on disk.
 """
@@ -16,11 +16,11 @@ from gguf import GGMLQuantizationType
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.gguf_header import File, read_header
 
+# By the file's architecture, the model type it loads as: a plain Llama is a Qwen2 whose query, key
+# and value biases are zero.
 ARCHITECTURES = {"qwen2": "qwen2", "qwen3": "qwen3", "llama": "qwen2"}
-"""By the file's architecture, the model type it loads as: a plain Llama is a Qwen2 whose query,
-key and value biases are zero."""
 
-# What of the architecture's own metadata is read, and what changes nothing. Anything else could
+# Of the architecture's own metadata, what is read, and what changes nothing. Anything else could
 # change what the model computes (scales, soft caps, windows by layer), and is refused.
 READ = frozenset(
     "block_count context_length embedding_length feed_forward_length attention.head_count "
@@ -67,7 +67,7 @@ def read(path: Path) -> File:
 
 
 def read_stream(stream: BinaryIO, size: int, name: str, path: Path | None = None) -> File:
-    """The same from the beginning of a stream. size: bytes of the whole file."""
+    """Read and check the header from the beginning of a stream. size: bytes of the whole file."""
     file = read_header(stream, size, name, path)
     _check_kind(file)
     _check_parameters(file, config_of(file))
@@ -226,7 +226,7 @@ def parameters(file: File, config: dict[str, Any]) -> Iterator[tuple[str, str, t
 
 
 def _check_parameters(file: File, config: dict[str, Any]) -> None:
-    """That the file holds every parameter in its exact shape, and nothing else."""
+    """Check that the file holds every parameter in its exact shape, and nothing else."""
     heads, keys = config["num_attention_heads"], config["num_key_value_heads"]
     if heads % keys or config["head_dim"] % 2:
         raise file.refuse(

@@ -1,5 +1,6 @@
-"""A GGUF file's header: metadata, and where each tensor lies. Every length is checked against the file.
+"""A GGUF file's header: metadata, and where each tensor lies.
 
+Every length is checked against the file.
 The package `gguf` reads it too, slowly and without bounds. Format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3.
 """
@@ -25,13 +26,23 @@ FLOAT32, BOOL, STRING, ARRAY = 6, 7, 8, 9
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies. shape: as PyTorch has it, rows first; offset, size: bytes of the file."""
+    """The place of a tensor. shape: as PyTorch has it, rows first; offset, size: bytes of the file."""
 
     name: str
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
     offset: int
     size: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor as the header lists it. dims: the shortest stride first; offset: into the data."""
+
+    name: str
+    dims: list[int]
+    kind: int
+    offset: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +98,8 @@ def read_header(stream: BinaryIO, size: int, name: str, path: Path | None = None
         raise file.refuse(f"needs an alignment of 1 to {2**20:,} bytes; got {str(alignment)[:80]}")
     start = -(-reader.position // alignment) * alignment
     end = start
-    for entry in sorted(entries, key=lambda entry: entry[3]):
-        tensor = _place(file, *entry, start, alignment)
+    for entry in sorted(entries, key=lambda entry: entry.offset):
+        tensor = _place(file, entry, start, alignment)
         if tensor.offset < end:
             raise file.refuse(f"needs tensors that do not overlap; {tensor.name} does")
         end = tensor.offset + tensor.size
@@ -119,8 +130,7 @@ def _check_magic(reader: _Reader) -> None:
         raise UserError(f"{name} needs GGUF's version 2 or 3; got {version}")
 
 
-def _entry(reader: _Reader) -> tuple[str, list[int], int, int]:
-    """Name, dimensions with the shortest stride first, type, and offset into the data."""
+def _entry(reader: _Reader) -> _Entry:
     name = reader.text()
     rank = reader.number("<u4")
     if not 1 <= rank <= 4:
@@ -128,17 +138,17 @@ def _entry(reader: _Reader) -> tuple[str, list[int], int, int]:
             f"{reader.name} needs tensors of 1 to 4 dimensions; {name[:80]!r} has {rank}"
         )
     dims = [reader.number("<u8") for _ in range(rank)]
-    return name, dims, reader.number("<u4"), reader.number("<u8")
+    return _Entry(name, dims, reader.number("<u4"), reader.number("<u8"))
 
 
-def _place(
-    file: File, name: str, dims: list[int], number: int, offset: int, start: int, alignment: int
-) -> Tensor:
+def _place(file: File, entry: _Entry, start: int, alignment: int) -> Tensor:
+    """Find the tensor in the file. start: where its data begins. Raises UserError."""
+    name, dims, offset = entry.name, entry.dims, entry.offset
     try:
-        kind = GGMLQuantizationType(number)
+        kind = GGMLQuantizationType(entry.kind)
     except ValueError:
         raise file.refuse(
-            f"needs tensors of known types; {name[:80]!r} has type {number}"
+            f"needs tensors of known types; {name[:80]!r} has type {entry.kind}"
         ) from None
     block, size = GGML_QUANT_SIZES[kind]
     if not all(dims) or dims[0] % block:
@@ -174,7 +184,8 @@ class _Reader:
         if n > MOST or n * size > self.size - self.position:
             raise UserError(
                 f"{self.name} claims {n:,} entries at {self.position:,} of its header, more than "
-                f"{MOST:,} or than its {self.size:,} bytes can hold: it is damaged or was cut off, fetch it again"
+                f"{MOST:,} or than its {self.size:,} bytes can hold: it is damaged or was cut "
+                "off, fetch it again"
             )
         return n
 

@@ -1,4 +1,7 @@
-"""Models and add-ons from the Hugging Face hub. Every way in which that can fail is one sentence with what to do."""
+"""Models and add-ons from the Hugging Face hub.
+
+Every way in which that can fail is one sentence with what to do.
+"""
 
 from __future__ import annotations
 
@@ -60,14 +63,17 @@ def revision(path: Path) -> str | None:
 
 
 def fetch(hub_id: str, files: list[str], bar: type | None = None) -> Path:
-    """The folder with these files, from the local cache or the hub. bar: a tqdm class that hears of the bytes. Raises UserError."""
+    """Fetch these files, from the local cache or the hub; returns their folder.
+
+    files: patterns. bar: a tqdm class that hears of the bytes. Raises UserError.
+    """
     with in_words(hub_id):
         _check_disk(hub_id, files)
         return Path(snapshot_download(hub_id, allow_patterns=files, tqdm_class=bar))
 
 
 def fetch_file(source: str, bar: type | None = None) -> Path:
-    """The file of a source `owner/name:file`, in the same way."""
+    """Fetch the file of a source `owner/name:file`, in the same way."""
     hub_id, file = _parts(source)
     path = fetch(hub_id, [file], bar) / file
     if not path.is_file():
@@ -122,7 +128,7 @@ class _Pieces:
 
 
 def push(folder: Path, hub_id: str, private: bool) -> str:
-    """Upload a folder of add-ons with its card; returns the address of the upload. Raises UserError."""
+    """Upload a folder of add-ons with its card; returns the upload's address. Raises UserError."""
     with in_words(hub_id):
         api = HfApi()
         api.create_repo(hub_id, private=private, exist_ok=True)
@@ -138,7 +144,7 @@ def push(folder: Path, hub_id: str, private: bool) -> str:
 
 @contextlib.contextmanager
 def in_words(hub_id: str) -> Iterator[None]:
-    """What huggingface_hub raises, as a UserError."""
+    """Turn what huggingface_hub raises into a UserError."""
     page = f"{constants.ENDPOINT}/{hub_id}"
     try:
         yield
@@ -150,7 +156,8 @@ def in_words(hub_id: str) -> Iterator[None]:
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"{hub_id} is neither a folder here nor a repository that you can reach on the hub: check the name on {page}, or log in with `hf auth login`"
+            f"{hub_id} is neither a folder here nor a repository that you can reach on the hub: "
+            f"check the name on {page}, or log in with `hf auth login`"
         ) from None
     except ImportError as error:
         with proxies.proxy_errors():
@@ -159,16 +166,19 @@ def in_words(hub_id: str) -> Iterator[None]:
         raise UserError(f"a hub id needs the form owner/name; got {hub_id!r}: {error}") from None
     except (LocalEntryNotFoundError, ConnectionError):  # offline mode is among the latter
         raise UserError(
-            f"{hub_id} is no folder here, so it needs to be fetched from the hub, which cannot be reached, and the local cache does not have it: connect this machine "
-            f"to the network, or fetch it elsewhere (`hf download {hub_id}`) and give the folder's path"
+            f"{hub_id} is no folder here, so it needs to be fetched from the hub, which cannot be "
+            "reached, and the local cache does not have it: connect this machine to the network, "
+            f"or fetch it elsewhere (`hf download {hub_id}`) and give the folder's path"
         ) from None
     except Exception as error:  # the hub's and the network's other errors, and the disk's
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise UserError(
-                f"{hub_id} does not fit on the disk of {constants.HF_HUB_CACHE}: free some space, or set HF_HOME to a folder on another disk"
+                f"{hub_id} does not fit on the disk of {constants.HF_HUB_CACHE}: free some space, "
+                "or set HF_HOME to a folder on another disk"
             ) from None
         raise UserError(
-            f"{hub_id} needs the hub, which answered: {' '.join(str(error).split())[:200]}; try again later, or `hf auth login` where it asks who you are"
+            f"{hub_id} needs the hub, which answered: {' '.join(str(error).split())[:200]}; try "
+            "again later, or `hf auth login` where it asks who you are"
         ) from None
 
 
@@ -179,7 +189,7 @@ def _check_disk(hub_id: str, files: list[str]) -> None:
     except (DryRunError, LocalEntryNotFoundError):
         # the hub cannot be asked; what is in the cache needs no room
         return
-    size = sum(file.file_size for file in plan if file.will_download)
+    size = sum(file.file_size or 0 for file in plan if file.will_download)
     cache = next(
         path
         for path in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents)
@@ -188,5 +198,7 @@ def _check_disk(hub_id: str, files: list[str]) -> None:
     room = shutil.disk_usage(cache).free - SPARE
     if size > room:
         raise UserError(
-            f"{hub_id} needs {gib(size)} of disk; {constants.HF_HUB_CACHE} has {gib(max(room, 0))} to spare: free some space, or set HF_HOME to a folder on another disk"
+            f"{hub_id} needs {gib(size)} of disk; {constants.HF_HUB_CACHE} has "
+            f"{gib(max(room, 0))} to spare: free some space, or set HF_HOME to a folder on another "
+            "disk"
         )

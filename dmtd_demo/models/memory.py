@@ -1,4 +1,4 @@
-"""What a Qwen takes in memory at each quantization, by its config alone, and what a loaded one holds."""
+"""The memory that a Qwen takes at each quantization, by its config alone, and what one holds."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ HYBRID = "qwen3_5_text"  # the family whose layers are recurrent but for every f
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of parameters: of the matrices inside the layers, which quantization shrinks; their rows; all others. kv: cache entries of one token.
-    head: parameters of the LM head, which are among the others; vocabulary: its rows; tied: whether they are the embedding table's too. in_four_bits: whether most come in levels that 4-bit packing keeps."""
+    """Numbers of parameters, and of what else a model holds.
+
+    matrices: parameters of those inside the layers, which quantization shrinks; rows: of these
+    matrices; rest: all other parameters. kv: cache entries of one token. head: parameters of the
+    LM head, which are among the rest; vocabulary: its rows; tied: whether they are the embedding
+    table's too. in_four_bits: whether most come in levels that 4-bit packing keeps. mtp:
+    parameters of the MTP head that the checkpoint brings. state: bytes of a text's recurrent
+    states, whatever its length.
+    """
 
     matrices: int
     rows: int
@@ -26,8 +33,8 @@ class Sizes:
     vocabulary: int
     tied: bool
     in_four_bits: bool = False
-    mtp: int = 0  # parameters of the MTP head that the checkpoint brings
-    state: int = 0  # bytes of a text's recurrent states, whatever its length
+    mtp: int = 0
+    state: int = 0
 
     @property
     def parameters(self) -> int:
@@ -35,7 +42,9 @@ class Sizes:
 
     @classmethod
     def of(cls, family: str, config: dict[str, Any]) -> Sizes:
-        """Of a Qwen2, Qwen3 or Qwen3.5 with these fields of config.json."""
+        """Count a Qwen2, Qwen3 or Qwen3.5 by these fields of its config.json."""
+        if family == HYBRID:
+            return cls._hybrid(config)
         hidden, inner, layers, vocabulary = (
             config[name]
             for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
@@ -46,8 +55,6 @@ class Sizes:
         # norms; Qwen2's biases, Qwen3's norms of queries and keys
         vectors = 2 * hidden + (queries + 2 * keys if family == "qwen2" else 2 * head)
         tables = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
-        if family == HYBRID:
-            return cls._hybrid(config, tables, hidden, inner, layers, queries, keys)
         return cls(
             layers * matrices,
             layers * (queries + 2 * keys + 2 * hidden + 2 * inner),
@@ -59,18 +66,18 @@ class Sizes:
         )
 
     @classmethod
-    def _hybrid(
-        cls,
-        config: dict[str, Any],
-        tables: int,
-        hidden: int,
-        inner: int,
-        layers: int,
-        queries: int,
-        keys: int,
-    ) -> Sizes:
-        """Of a Qwen3.5: a part of the layers attend, with a gate for each query head; the others are
-        recurrent, and their two small projections are never quantized."""
+    def _hybrid(cls, config: dict[str, Any]) -> Sizes:
+        """Count a Qwen3.5: a part of the layers attend, with a gate for each query head; the others
+        are recurrent, and their two small projections are never quantized."""
+        hidden, inner, layers, vocabulary = (
+            config[name]
+            for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+        )
+        queries, keys = (
+            config[name] * config["head_dim"]
+            for name in ("num_attention_heads", "num_key_value_heads")
+        )
+        tables = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
         full = config.get("full_attention_layers") or layers // 4
         key_heads, heads, key_size, value_size, taps = (
             config[f"linear_{name}"]
@@ -98,7 +105,6 @@ class Sizes:
         )
         mtp = attention + 2 * head + mlp + 2 * hidden + 2 * hidden**2 + 3 * hidden
         state = 4 * recurrent * (heads * key_size * value_size + (taps - 1) * channels)
-        vocabulary = config["vocab_size"]
         # the head's own attention layer has a cache, too
         return cls(
             matrices,
@@ -114,9 +120,13 @@ class Sizes:
 
 
 def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
-    """bitsandbytes' formats. nf4: 4 bits and a float32 scale per 64 weights, or, quantized once more, a byte per 64 and a float32 per 256 of these;
-    int8: a byte, and a float32 scale per row. fast-int8: a byte, and a scale per row; fast-int4: half a byte, and scale and offset per 32 weights; both for the LM head
-    too, whose table stays for look-ups where it is tied."""
+    """Bytes of the weights in a format. itemsize: bytes of a number that is not quantized.
+
+    bitsandbytes' nf4: 4 bits and a float32 scale per 64 weights, or, quantized once more, a byte
+    per 64 and a float32 per 256 of these; int8: a byte, and a float32 scale per row. fast-int8: a
+    byte, and a scale per row; fast-int4: half a byte, and scale and offset per 32 weights; both
+    for the LM head too, whose table stays for look-ups where it is tied.
+    """
     untied = 0 if sizes.tied else sizes.head * itemsize
     matrices = {
         "none": sizes.matrices * itemsize,
@@ -157,7 +167,10 @@ class Need:
         return self.weights + self.cache + self.working
 
     def __str__(self) -> str:
-        return f"{gib(self.weights)} for its weights + {gib(self.cache)} for the cache of a text + {gib(self.working)} to work in = {gib(self.total)}"
+        return (
+            f"{gib(self.weights)} for its weights + {gib(self.cache)} for the cache of a text + "
+            f"{gib(self.working)} to work in = {gib(self.total)}"
+        )
 
 
 def gib(size: float) -> str:
@@ -165,12 +178,15 @@ def gib(size: float) -> str:
 
 
 def amount(size: float) -> str:
-    """Bytes in words, in MiB where GiB would say nothing."""
+    """Write bytes in words, in MiB where GiB would say nothing."""
     return gib(size) if size >= GIB / 2 else f"{size / 2**20:,.1f} MiB"
 
 
 def taken(module: nn.Module) -> int:
-    """Bytes that a loaded module's weights hold, the scales of quantized ones included, shared ones once."""
+    """Bytes that a loaded module's weights hold, the scales of quantized ones included.
+
+    Shared ones count once.
+    """
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
     for part in module.modules():
         weight = getattr(part, "weight", None)

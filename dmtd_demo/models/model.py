@@ -17,13 +17,18 @@ from dmtd_demo.models.memory import taken
 
 @dataclass(eq=False)
 class Model:
-    """A loaded checkpoint with its add-ons. reasons: why this device, dtype, quantization and thread count. folder: where it lies. threads: on a CPU; 0: as it is."""
+    """A loaded checkpoint with its add-ons.
+
+    split, tau: what the checkpoint says of itself; None where it was never trained for DMTD.
+    eos_ids: every id that ends a text. reasons: why this device, dtype, quantization and thread
+    count. addons: modules of models/addons.py, by kind; addon_facts: of their card. folder: where
+    it lies. threads: on a CPU; 0: as it is.
+    """
 
     name: str
     label: str
     backbone: Backbone
     tokenizer: PreTrainedTokenizerBase | None
-    # what the checkpoint says of itself; None where it was never trained for DMTD
     split: Split | None
     tau: int | None
     eos_ids: frozenset[int]
@@ -31,7 +36,6 @@ class Model:
     quantization: str
     reasons: list[str]
     base: Base = Base("")
-    # modules of models/addons.py, by kind
     addons: dict[str, Any] = field(default_factory=dict)
     addon_facts: dict[str, dict] = field(default_factory=dict)
     warmed: set[str] = field(default_factory=set)
@@ -70,6 +74,6 @@ class Model:
 
 
 def use_threads(model: Model) -> None:
-    """As many CPU threads as suit this model, whichever ran before it."""
+    """Set as many CPU threads as suit this model, whichever ran before it."""
     if model.threads and torch.get_num_threads() != model.threads:
         torch.set_num_threads(model.threads)

@@ -97,7 +97,7 @@ class NativeMTP(nn.Module):
 
 
 class _Own:
-    """The same parts as the fused layers are made of."""
+    """The parts of the module in the form of the fused layers."""
 
     def __init__(self, module: NativeMTP) -> None:
         config = module.backbone.config
@@ -143,7 +143,7 @@ def read_native(folder: Path, backbone: Backbone) -> NativeMTP | None:
 
 
 def random_native(backbone: Backbone) -> NativeMTP:
-    """One with random weights, made on the backbone's own device: for benchmarks."""
+    """Make a module with random weights on the backbone's own device, for benchmarks."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(backbone.dtype)
     try:
@@ -154,7 +154,7 @@ def random_native(backbone: Backbone) -> NativeMTP:
 
 
 def parameters_of(config: dict) -> int:
-    """How many parameters such a module has for a config's sizes."""
+    """Count the parameters of such a module for a config's sizes."""
     hidden, head = config["hidden_size"], config["head_dim"]
     queries, keys = (config[name] * head for name in ("num_attention_heads", "num_key_value_heads"))
     attention = 3 * hidden * queries + 2 * hidden * keys + 2 * head

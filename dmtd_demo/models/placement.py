@@ -1,5 +1,7 @@
-"""Which device, dtype and quantization a model gets, each with the reason as text; what does not
-fit is refused with the arithmetic."""
+"""Device, dtype and quantization of a model, each with the reason as text.
+
+What does not fit is refused with the arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -63,31 +65,76 @@ class Placement:
     reasons: list[str]
 
 
-def place(
-    sizes: Sizes,
-    context: int,
-    *,
-    quantization: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    fast: bool = True,
-    spare: int = 0,
-) -> Placement:
-    """What is not given gets the default of the device. fast: it may be one of FAST, to which no
-    adapters can be added. spare: bytes that others would give up for this model. Raises UserError
-    where a setting is unknown or the model would not fit."""
-    quantization = FORMER.get(quantization or "", quantization)
-    if quantization is not None and quantization not in QUANTIZATIONS:
-        raise UserError(
-            f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}"
-        )
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
-    if quantization not in (None, "none", *FAST) and not find_spec("bitsandbytes"):
-        raise UserError(
-            f"quantization {quantization} needs the package bitsandbytes, which is not installed: "
-            "pip install bitsandbytes"
-        )
+@dataclass(frozen=True)
+class Asked:
+    """A placement as it was asked for; None: the default of the device.
+
+    fast: it may be one of FAST, to which no adapters can be added. spare: bytes that others would
+    give up for this model. Raises UserError where a setting is unknown.
+    """
+
+    quantization: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    fast: bool = True
+    spare: int = 0
+
+    def __post_init__(self) -> None:
+        quantization = FORMER.get(self.quantization or "", self.quantization)
+        object.__setattr__(self, "quantization", quantization)
+        if quantization is not None and quantization not in QUANTIZATIONS:
+            raise UserError(
+                f"quantization needs one of {', '.join(QUANTIZATIONS)}; got {quantization!r}"
+            )
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise UserError(f"dtype needs one of {', '.join(DTYPES)}; got {self.dtype!r}")
+        if quantization not in (None, "none", *FAST) and not find_spec("bitsandbytes"):
+            raise UserError(
+                f"quantization {quantization} needs the package bitsandbytes, which is not "
+                "installed: pip install bitsandbytes"
+            )
+
+
+def place(sizes: Sizes, context: int, asked: Asked = Asked()) -> Placement:
+    """Place a model: what was not asked for gets the default of the device.
+
+    context: tokens. Raises UserError where the model would not fit, or its device is not there.
+    """
+    quantization, dtype, spare = asked.quantization, asked.dtype, asked.spare
+    device, reasons = _device(asked)
+
+    def need(quantization: str) -> Need:
+        kind = DTYPES[dtype] if dtype else default_dtype(device, quantization, sizes)[0]
+        return Need.of(sizes, quantization, kind.itemsize, context, device)
+
+    if quantization is None:
+        fast = asked.fast and has_fast_kernels(device)
+        quantization, reason = _default_quantization(device, dtype, sizes, need, fast, spare)
+        reasons += [reason] if reason else []
+    if dtype is None:
+        chosen, reason = default_dtype(device, quantization, sizes)
+        reasons.append(reason)
+    else:
+        chosen = DTYPES[dtype]
+    where = device
+    if (
+        device == "cuda"
+        and quantization not in FAST
+        and torch.cuda.device_count() > 1
+        and need(quantization).total > free(device) + spare
+    ):
+        where = "auto"
+        reasons.append(f"over {torch.cuda.device_count()} CUDA devices: it does not fit on one")
+    room = free(where) + spare
+    if need(quantization).total > room:
+        kind = str(chosen).removeprefix("torch.")
+        raise _too_large(sizes, kind, quantization, need, where, room)
+    return Placement(where, chosen, quantization, need(quantization), reasons)
+
+
+def _device(asked: Asked) -> tuple[str, list[str]]:
+    """The device asked for, or the one that is there, with the reason. Raises UserError."""
+    device, quantization, dtype = asked.device, asked.quantization, asked.dtype
     reasons = []
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,7 +148,6 @@ def place(
         raise UserError(
             f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}"
         )
-
     if quantization in FAST and quantization not in offered(device):
         raise UserError(
             f"quantization {quantization} needs a GPU of compute capability "
@@ -114,50 +160,29 @@ def place(
         and DTYPES[dtype] != torch.bfloat16
     ):
         raise UserError(f"quantization {quantization} needs bfloat16 on {device}; got {dtype!r}")
+    return device, reasons
 
-    where = device
 
-    def need(quantization: str) -> Need:
-        kind = DTYPES[dtype] if dtype else default_dtype(where, quantization, sizes)[0]
-        return Need.of(sizes, quantization, kind.itemsize, context, where)
-
-    if quantization is None:
-        quantization, reason = _default_quantization(
-            device, dtype, sizes, need, fast and has_fast_kernels(device), spare
-        )
-        reasons += [reason] if reason else []
-    if dtype is None:
-        chosen, reason = default_dtype(device, quantization, sizes)
-        reasons.append(reason)
-    else:
-        chosen = DTYPES[dtype]
-    if (
-        device == "cuda"
-        and quantization not in FAST
-        and torch.cuda.device_count() > 1
-        and need(quantization).total > free(device) + spare
-    ):
-        device = "auto"
-        reasons.append(f"over {torch.cuda.device_count()} CUDA devices: it does not fit on one")
-    room = free(device) + spare
-    if need(quantization).total > room:
-        smaller = [
-            other
-            for other in offered(device)
-            if need(other).total <= room and (other in ("none", *FAST) or find_spec("bitsandbytes"))
-        ]
-        advice = (
-            f"--quantization {smaller[0]} needs {gib(need(smaller[0]).total)}"
-            if smaller
-            else "take a smaller model, or a machine with more memory"
-        )
-        raise UserError(
-            f"a model of {sizes.parameters:,} parameters in {str(chosen).removeprefix('torch.')}, "
-            f"quantization {quantization}, needs {need(quantization)}; "
-            f"{'the CUDA devices have' if device == 'auto' else device + ' has'} {gib(room)} free: "
-            f"{advice}"
-        )
-    return Placement(device, chosen, quantization, need(quantization), reasons)
+def _too_large(
+    sizes: Sizes, dtype: str, quantization: str, need: Callable[[str], Need], device: str, room: int
+) -> UserError:
+    """The refusal of a model that does not fit, with the arithmetic and what would."""
+    smaller = [
+        other
+        for other in offered(device)
+        if need(other).total <= room and (other in ("none", *FAST) or find_spec("bitsandbytes"))
+    ]
+    advice = (
+        f"--quantization {smaller[0]} needs {gib(need(smaller[0]).total)}"
+        if smaller
+        else "take a smaller model, or a machine with more memory"
+    )
+    return UserError(
+        f"a model of {sizes.parameters:,} parameters in {dtype}, quantization {quantization}, "
+        f"needs {need(quantization)}; "
+        f"{'the CUDA devices have' if device == 'auto' else device + ' has'} {gib(room)} free: "
+        f"{advice}"
+    )
 
 
 def offered(device: str) -> list[str]:
@@ -180,7 +205,7 @@ def _default_quantization(
     fast: bool,
     spare: int,
 ) -> tuple[str, str]:
-    """With the reason; fast: whether it may be one of FAST."""
+    """Choose a quantization, with the reason. fast: whether it may be one of FAST."""
     if dtype is not None:
         return "none", ""  # a dtype that was asked for is the dtype of the weights
     if fast and sizes.in_four_bits and need("fast-int4").total <= free(device) + spare:
@@ -213,6 +238,7 @@ def has_fast_kernels(device: str) -> bool:
 
 
 def default_dtype(device: str, quantization: str, sizes: Sizes) -> tuple[torch.dtype, str]:
+    """Choose a dtype, with the reason."""
     if quantization == "int8":
         return (
             torch.float16,

@@ -12,7 +12,8 @@ from dmtd_demo.models import hub
 from dmtd_demo.models.addons import CARD, load_addons
 
 WHAT = {
-    "mtp_heads": "MTP heads on the backbone's last hidden state, for `clp`, `mtp-heads`, `mtp-gate` and `mtp-verified`",
+    "mtp_heads": "MTP heads on the backbone's last hidden state, for `clp`, `mtp-heads`, "
+    "`mtp-gate` and `mtp-verified`",
     "head0": "head 0, which `mtp-heads` has in the LM head's place",
     "clp": "Collocation-Length Predictor, for `clp`",
     "gate": "span gate, for `mtp-gate`",
@@ -26,6 +27,7 @@ WHAT = {
 def card_text(card: dict, hub_id: str) -> str:
     """README.md of a repository of add-ons, from addons.json alone."""
     base = card["base_model"]
+    revision = f" at revision {card['base_revision']}" if card.get("base_revision") else ""
     lines = [
         "---",
         f"license: {card['license']}",
@@ -36,14 +38,15 @@ def card_text(card: dict, hub_id: str) -> str:
         "",
         f"# Add-ons for {base}: {', '.join(card['addons'])}",
         "",
-        f"Trained on the frozen backbone{' at revision ' + card['base_revision'] if card.get('base_revision') else ''} (hidden size {card['hidden_size']}, "
+        f"Trained on the frozen backbone{revision} (hidden size {card['hidden_size']}, "
         f"weights {card.get('base_fingerprint', 'without fingerprint')}) with dmtd_demo.",
         "",
         "| add-on | k | default threshold | trained on |",
         "| --- | --- | --- | --- |",
     ]
     lines += [
-        f"| `{method}`: {WHAT[method]} | {facts.get('k', '–')} | {facts.get('threshold', '–')} | {facts.get('data', 'not stated')} |"
+        f"| `{method}`: {WHAT[method]} | {facts.get('k', '–')} | "
+        f"{facts.get('threshold', '–')} | {facts.get('data', 'not stated')} |"
         for method, facts in card["addons"].items()
     ]
     measured = {
@@ -71,14 +74,18 @@ def card_text(card: dict, hub_id: str) -> str:
             "",
             "## Use",
             "",
-            f'    python -m dmtd_demo compare --model {base} --addons {hub_id} --panel ar --panel clp --prompt "…"',
+            f"    python -m dmtd_demo compare --model {base} --addons {hub_id} --panel ar "
+            '--panel clp --prompt "…"',
             "",
         ]
     )
 
 
 def publish(folder: Path, hub_id: str, license: str | None, private: bool = False) -> str:
-    """Check the add-ons, write the license into addons.json and the card beside it, and upload them. Raises UserError."""
+    """Check the add-ons, write the license into addons.json and the card beside it, and upload.
+
+    Returns the upload's address. Raises UserError.
+    """
     if not hub.is_id(hub_id):
         raise UserError(f"push needs a hub id of the form owner/name; got {hub_id!r}")
     # strictly, as it will be read by others

@@ -1,5 +1,8 @@
-"""The models in memory, which everybody who uses the app shares. Equal weights are held once. Where the next one would not fit, the least recently used
-ones leave for it, but never one that somebody's race is using."""
+"""The models in memory, which everybody who uses the app shares.
+
+Equal weights are held once. Where the next one would not fit, the least recently used ones leave
+for it, but never one that somebody's race is using.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ import torch
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
-from dmtd_demo.models.loading import find, load
+from dmtd_demo.models.finding import find
+from dmtd_demo.models.loading import load
 from dmtd_demo.models.memory import Sizes
 from dmtd_demo.models.model import Model
-from dmtd_demo.models.placement import Placement, place
+from dmtd_demo.models.placement import Asked, Placement, place
 from dmtd_demo.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
@@ -28,7 +32,10 @@ Identity = tuple[str, str, str]  # folder, quantization, dtype
 
 @dataclass(eq=False)
 class Resident:
-    """name: what it was loaded by. used: when last, by a counter. users: how many races hold it now."""
+    """A model in memory.
+
+    name: what it was loaded by. used: when last, by a counter. users: how many races hold it now.
+    """
 
     key: str
     name: str
@@ -40,7 +47,7 @@ class Resident:
 
 @dataclass(frozen=True)
 class Left:
-    """What it takes to load a model again that made room for another."""
+    """The names to load a model by again that made room for another."""
 
     key: str
     name: str
@@ -49,7 +56,11 @@ class Left:
 
 @dataclass
 class Arrival:
-    """key: of the model that was asked for. fresh: whether it had to be loaded. left: the keys of those that made room for it."""
+    """The outcome of a loading.
+
+    key: of the model that was asked for. fresh: whether it had to be loaded. left: the keys of
+    those that made room for it.
+    """
 
     key: str
     fresh: bool
@@ -57,7 +68,11 @@ class Arrival:
 
 
 class Residents:
-    """first: the model that came first, which was loaded by `name`. threads: CPU threads for those that come; None: what suits each."""
+    """The models in memory, by key.
+
+    first: the model that came first, which was loaded by `name`. threads: CPU threads for those
+    that come; None: what suits each.
+    """
 
     def __init__(self, first: Model, name: str = "classroom", threads: int | None = None) -> None:
         self._lock = threading.Lock()  # of the fields; held for moments
@@ -69,39 +84,43 @@ class Residents:
 
     @property
     def keys(self) -> list[str]:
-        """In the order in which they came."""
+        """Their keys, in the order in which they came."""
         with self._lock:
             return list(self._held)
 
     @property
     def names(self) -> list[str]:
-        """What they were loaded by, in the same order."""
+        """The names that they were loaded by, in the same order."""
         with self._lock:
             return [resident.name for resident in self._held.values()]
 
     def get(self, key: object) -> Model:
-        """Raises UserError where it is not in memory."""
+        """Return the model of a key; raises UserError where it is not in memory."""
         with self._lock:
             return self._resident(key).model
 
     def name_of(self, key: object) -> str:
-        """What it was loaded by. Raises UserError where it is not in memory."""
+        """The name that it was loaded by. Raises UserError where it is not in memory."""
         with self._lock:
             return self._resident(key).name
 
     def peek(self, key: object) -> Model:
-        """The same, or where it is not in memory the one that was used last."""
+        """Return the model of a key, or where it is not in memory the one that was used last."""
         with self._lock:
             if not self._held:
                 raise UserError(
-                    "the page needs a model, and the next one is being loaded now: try again in a moment"
+                    "the page needs a model, and the next one is being loaded now: try again in a "
+                    "moment"
                 )
             held = self._held.get(key) if isinstance(key, str) else None
             return (held or max(self._held.values(), key=lambda resident: resident.used)).model
 
     @contextlib.contextmanager
     def using(self, keys: Sequence[object]) -> Iterator[list[Model]]:
-        """The models of these keys; none of them leaves before the block ends. Raises UserError where one is not in memory."""
+        """Hold the models of these keys: none of them leaves before the block ends.
+
+        Raises UserError where one is not in memory.
+        """
         with self._lock:
             residents = [self._resident(key) for key in keys]
             for resident in residents:
@@ -115,13 +134,19 @@ class Residents:
                     resident.users -= 1
 
     def plan(self, sizes: Sizes, context: int, quantization: str | None) -> Placement:
-        """What a model would get, counting on what the others can give up. Raises UserError where it would not fit."""
-        return place(sizes, context, quantization=quantization, spare=self._spare())
+        """Place a model, counting on what the others can give up.
+
+        Raises UserError where it would not fit.
+        """
+        return place(sizes, context, Asked(quantization, spare=self._spare()))
 
     def load(
         self, name: str, quantization: str | None = None, progress: Progress = no_progress
     ) -> Arrival:
-        """Raises UserError, or what `progress` raises; then whatever left for it is back."""
+        """Load a model, for which others may leave.
+
+        Raises UserError, or what `progress` raises; then whatever left for it is back.
+        """
         with self._loading:
             found = find(name)
             placement = self.plan(found.sizes, found.context, quantization)
@@ -150,14 +175,15 @@ class Residents:
             return Arrival(self._add(model, name), True, [resident.key for resident in left])
 
     def unload(self, key: object) -> None:
-        """Raises UserError where it is in use, or the only one."""
+        """Drop the model of a key. Raises UserError where it is in use, or the only one."""
         with self._lock:
             resident = self._resident(key)
             if resident.users:
                 raise UserError(f"{key} is in use by a race: unload it when the race has ended")
             if len(self._held) == 1:
                 raise UserError(
-                    f"the page needs a model, and {key} is the only one in memory: load another one first"
+                    f"the page needs a model, and {key} is the only one in memory: load another "
+                    "one first"
                 )
             del self._held[resident.key]
         del resident
@@ -183,7 +209,8 @@ class Residents:
     def _resident(self, key: object) -> Resident:
         if not isinstance(key, str) or key not in self._held:
             raise UserError(
-                f"a panel needs a model that is in memory ({', '.join(self._held)}); {key!r} is not: load it under Models"
+                f"a panel needs a model that is in memory ({', '.join(self._held)}); {key!r} is "
+                "not: load it under Models"
             )
         return self._held[key]
 
@@ -198,7 +225,7 @@ class Residents:
             return sum(resident.model.memory for resident in self._idle())
 
     def _make_room(self, placement: Placement, left: list[Left]) -> None:
-        """The least recently used models leave, and of those no more than it takes."""
+        """Drop the least recently used models, and of those no more than it takes."""
         missing = placement.need.total - free(placement.device)
         if missing <= 0:
             return
@@ -236,7 +263,7 @@ def _identity(folder: Path, quantization: str, dtype: torch.dtype) -> Identity:
 
 
 def give_back() -> None:
-    """What nobody holds any more, to the machine."""
+    """Give what nobody holds any more back to the machine."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

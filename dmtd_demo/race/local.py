@@ -10,8 +10,8 @@ import torch
 
 from dmtd_demo.decoders import Decoder, Step
 from dmtd_demo.errors import is_out_of_memory
-from dmtd_demo.models.chat import TokenText
 from dmtd_demo.models.model import Model, use_threads
+from dmtd_demo.models.token_text import TokenText
 from dmtd_demo.race import trace
 from dmtd_demo.race.audit import audit_ids
 from dmtd_demo.race.protocol import Panel, ending

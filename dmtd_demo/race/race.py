@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 
 from dmtd_demo.machine import describe
-from dmtd_demo.models.chat import Message, TokenText
+from dmtd_demo.models.chat import Message
 from dmtd_demo.models.model import Model, use_threads
+from dmtd_demo.models.token_text import TokenText
 from dmtd_demo.race import trace
 from dmtd_demo.race.local import LocalPanel
 from dmtd_demo.race.panels import PanelSpec

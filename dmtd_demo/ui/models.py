@@ -26,8 +26,8 @@ from dmtd_demo.measure.availability import (
 )
 from dmtd_demo.models.catalog import CATALOG, CatalogEntry
 from dmtd_demo.models.fetch import get
+from dmtd_demo.models.finding import entry_of, find
 from dmtd_demo.models.hub import is_id
-from dmtd_demo.models.loading import entry_of, find
 from dmtd_demo.models.memory import amount
 from dmtd_demo.models.placement import QUANTIZATIONS
 from dmtd_demo.models.residents import Arrival, Residents

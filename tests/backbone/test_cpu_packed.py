@@ -23,7 +23,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load, load_random
 from dmtd_demo.models.memory import Sizes, taken, weight_bytes
-from dmtd_demo.models.placement import FAST, offered, place
+from dmtd_demo.models.placement import FAST, Asked, offered, place
 from tiny import tiny_module
 
 TEXTS = [
@@ -194,8 +194,10 @@ def test_they_have_one_name_on_every_device():
     assert set(KINDS) == set(FAST) == set(cuda_packed.KINDS)
     for quantization in FAST:
         assert quantization in offered("cpu") and quantization not in offered("auto")
-        assert place(sizes, 64, quantization=quantization, device="cpu").dtype == torch.bfloat16
-        former = place(sizes, 64, quantization=quantization.replace("fast", "cpu"), device="cpu")
+        asked = Asked(quantization=quantization, device="cpu")
+        assert place(sizes, 64, asked).dtype == torch.bfloat16
+        asked = Asked(quantization=quantization.replace("fast", "cpu"), device="cpu")
+        former = place(sizes, 64, asked)
         assert former.quantization == quantization
         if (
             torch.cuda.is_available()
@@ -203,7 +205,7 @@ def test_they_have_one_name_on_every_device():
         ):
             assert quantization in offered("cuda")
             with pytest.raises(UserError, match="needs bfloat16"):
-                place(sizes, 64, quantization=quantization, device="cuda", dtype="float32")
+                place(sizes, 64, Asked(quantization=quantization, device="cuda", dtype="float32"))
 
 
 @pytest.mark.parametrize("quantization", FAST)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.chat import (
     MAX_CHARACTERS,
-    TokenText,
     can_think,
     check_messages,
     check_text,
     encode_chat,
 )
+from dmtd_demo.models.token_text import TokenText
 
 
 def user(text):

@@ -14,7 +14,8 @@ from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.measure.availability import describe_model, lines
 from dmtd_demo.models import fetch
 from dmtd_demo.models.catalog import CATALOG, Archive
-from dmtd_demo.models.loading import find, load
+from dmtd_demo.models.finding import find
+from dmtd_demo.models.loading import load
 from gguf_files import write
 from tiny import tiny_module
 

@@ -17,7 +17,8 @@ from dmtd_demo.models import hub
 from dmtd_demo.models.addons import MTPHeads, save_addon
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.download import download
-from dmtd_demo.models.loading import entry_of, find, load
+from dmtd_demo.models.finding import entry_of, find
+from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
-from dmtd_demo.models import loading
+from dmtd_demo.models import threads
 from dmtd_demo.models.loading import load, load_random
 from tiny import tiny_module
 
@@ -185,13 +185,13 @@ def test_random_weights_have_the_shape():
     ],
 )
 def test_more_threads_have_to_be_worth_it(model_folder, monkeypatch, milliseconds, chosen):
-    monkeypatch.setattr(loading, "THREADS", 4)
+    monkeypatch.setattr(threads, "THREADS", 4)
     monkeypatch.setattr(
-        loading,
-        "_step_seconds",
+        threads,
+        "step_seconds",
         lambda model, counts: {count: milliseconds[count] / 1000 for count in counts},
     )
-    monkeypatch.setattr(loading.torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(threads.torch, "set_num_threads", lambda count: None)
     model = load(str(model_folder))
     assert (
         model.threads == chosen
@@ -203,4 +203,4 @@ def test_more_threads_have_to_be_worth_it(model_folder, monkeypatch, millisecond
 
 def test_steps_are_timed_for_each_count(model_folder):
     model = load(str(model_folder))
-    assert set(loading._step_seconds(model, [1])) == {1}
+    assert set(threads.step_seconds(model, [1])) == {1}

@@ -17,10 +17,11 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models import placement
 from dmtd_demo.models.catalog import CATALOG
-from dmtd_demo.models.loading import CLASSES, load, load_random
+from dmtd_demo.models.checkpoint import CLASSES
+from dmtd_demo.models.loading import load, load_random
 from dmtd_demo.models.memory import Need, Sizes, gib, taken, weight_bytes
 from dmtd_demo.models.model import Model
-from dmtd_demo.models.placement import QUANTIZATIONS, has_fast_kernels, place
+from dmtd_demo.models.placement import QUANTIZATIONS, Asked, has_fast_kernels, place
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
@@ -309,7 +310,7 @@ def test_a_refusal_says_which_quantization_would_fit():
         UserError,
         match="bfloat16, quantization none, needs .* cpu has .* GiB free: --quantization nf4 needs",
     ):
-        place(sizes, 64, quantization="none")
+        place(sizes, 64, Asked(quantization="none"))
 
 
 @pytest.mark.parametrize(
@@ -323,9 +324,8 @@ def test_a_refusal_says_which_quantization_would_fit():
     ],
 )
 def test_the_defaults_of_a_cpu(settings, quantization, dtype):
-    chosen = place(
-        Sizes.of("qwen2", CATALOG["Qwen2.5-0.5B-Instruct"].shape), 4096, device="cpu", **settings
-    )
+    sizes = Sizes.of("qwen2", CATALOG["Qwen2.5-0.5B-Instruct"].shape)
+    chosen = place(sizes, 4096, Asked(device="cpu", **settings))
     assert (chosen.quantization, str(chosen.dtype)) == (quantization, f"torch.{dtype}")
     named = {reason.partition(":")[0] for reason in chosen.reasons}
     assert named == ({quantization} if not settings or "fast" in settings else set()) | (
@@ -345,7 +345,7 @@ def test_fast_int4_is_a_processors_default_where_it_has_code_for_it(monkeypatch)
     ):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda it=capability: it)
         monkeypatch.setattr(placement, "free", lambda device, it=room: it)
-        found = place(sizes, 4096, device="cpu")
+        found = place(sizes, 4096, Asked(device="cpu"))
         assert found.quantization == chosen and found.reasons[0].startswith(f"{chosen}: ")
     assert needs["nf4"] < needs["fast-int4"]
 
@@ -368,10 +368,10 @@ def test_what_a_gpu_defaults_to_follows_what_was_measured(monkeypatch):
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None, it=capability: it)
         monkeypatch.setattr(placement, "free", lambda device, it=room: it)
-        found = place(model, 4096, device="cuda")
+        found = place(model, 4096, Asked(device="cuda"))
         assert found.quantization == chosen, (capability, room)
         assert "not quantized" in found.reasons[0] or found.reasons[0].startswith(f"{chosen}: ")
-    assert place(sizes, 4096, device="cuda", quantization="nf4").quantization == "nf4"
+    assert place(sizes, 4096, Asked(device="cuda", quantization="nf4")).quantization == "nf4"
 
 
 def test_random_weights_can_be_quantized():

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.catalog import CATALOG
-from dmtd_demo.models.loading import find, load
+from dmtd_demo.models.finding import find
+from dmtd_demo.models.loading import load
 from dmtd_demo.models.memory import Need, Sizes
 from dmtd_demo.models.native_mtp import NativeMTP
 from dmtd_demo.race.panels import PanelSpec

@@ -9,9 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear
 from dmtd_demo.models import gguf, gguf_weights
 from dmtd_demo.models.catalog import CATALOG
-from dmtd_demo.models.chat import TokenText, encode_chat
-from dmtd_demo.models.loading import find, load
+from dmtd_demo.models.chat import encode_chat
+from dmtd_demo.models.finding import find
+from dmtd_demo.models.loading import load
 from dmtd_demo.models.memory import Sizes
+from dmtd_demo.models.token_text import TokenText
 
 NAME = "SmolLM2-135M-Instruct"
 CHAT = [{"role": "user", "content": "Why is the sky blue? Answer in three sentences."}]

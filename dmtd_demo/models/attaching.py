@@ -1,0 +1,97 @@
+"""Add-ons and MTP heads given to a loaded model, each with what there is to say of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dmtd_demo.backbone.qwen import parameters
+from dmtd_demo.errors import UserError
+from dmtd_demo.models import checkpoint, hub
+from dmtd_demo.models.addons import load_addons, load_fed_back, load_layers
+from dmtd_demo.models.model import Model
+from dmtd_demo.models.native_mtp import NativeMTP, read_native
+
+
+def take_all(model: Model, folder: Path, given: str | None, published: str | None) -> None:
+    """Give the model its add-ons: those given, else its folder's own, else the published ones.
+
+    given, published: a folder or a hub id. Raises UserError for given ones, and those of its own
+    folder, that do not fit; published ones that do not are told of.
+    """
+    own = folder / "addons"
+    if given:
+        _take_layers(model, _take_addons(model, given))
+    elif own.is_dir():
+        # they came with these weights
+        model.addons, model.addon_facts = load_addons(
+            own, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device
+        )
+        _take_layers(model, own)
+    elif published:
+        try:
+            _take_layers(model, _take_addons(model, published))
+        except UserError as error:
+            what = "DMTD layers" if model.addons else "add-ons"
+            model.reasons.append(f"without the {what} that are published for it: {error}")
+
+
+def take_checkpoints_own(model: Model, folder: Path) -> None:
+    """Give a Qwen3.5 the MTP head of its checkpoint; tell of its vision tower. Raises UserError."""
+    take_native(model, read_native(folder, model.backbone))
+    unread = sum("visual." in name for name in checkpoint.names(folder))
+    if unread:
+        model.reasons.append(f"text alone: the {unread} tensors of its vision tower are left out")
+
+
+def take_native(model: Model, head: NativeMTP | None) -> None:
+    """Give the model its checkpoint's own MTP head, which is no add-on and never saved as one."""
+    if head is not None:
+        model.addons["native_mtp"] = head
+        model.reasons.append(f"its own MTP head: {parameters(head):,} parameters")
+
+
+def _take_addons(model: Model, addons: str) -> Path:
+    """Give the model the modules of a folder or a hub id, without DMTD layers; returns the folder.
+
+    Raises UserError where they are not made for this model.
+    """
+    folder = (
+        hub.fetch(addons, hub.ADDON_FILES)
+        if hub.is_id(addons) and not Path(addons).exists()
+        else Path(addons)
+    )
+    model.addons, model.addon_facts = load_addons(
+        folder, model.backbone.hidden_size, model.backbone.dtype, model.backbone.device, model.base
+    )
+    return folder
+
+
+def _take_layers(model: Model, folder: Path) -> None:
+    """Give the model what a folder of add-ons has for the backbone itself.
+
+    An MTP head that reads its drafts; late layers, and with them the split and tau. What was
+    trained on their late hidden states goes where they do not fit. Raises UserError.
+    """
+    model.addon_facts.pop("fed_back", None)
+    head = load_fed_back(folder, model.backbone)
+    if head is not None:
+        model.addons["native_mtp"] = head
+        model.reasons.append(
+            "an MTP head that reads its own drafts, in Qwen3.5's form: trained beside the model, "
+            "no part of its checkpoint"
+        )
+    facts = model.addon_facts.pop("dmtd_layers", None)
+    if facts is None:
+        return
+    try:
+        split = load_layers(folder, model.backbone)
+    except UserError:
+        for method in ("adaptive", "mixed"):
+            model.addons.pop(method, None)
+        raise
+    if split:
+        model.split, model.tau = split, facts["tau"]
+        model.reasons.append(
+            f"late-layer-only passes of {split} run late layers of their own; full passes, and so "
+            "ar, the model's"
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 MEASURED = ("ar", "dmtd:tau=2", "dmtd:tau=3", "dmtd:tau=4", "dmtd:tau=6", "clp")
 COMPARED = ("ar", "dmtd:tau=4", "clp")
@@ -21,6 +21,10 @@ class CommandParser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[CommandParser]
+
+
 def build_parser() -> CommandParser:
     """Build the parser of every command."""
     parser = CommandParser(
@@ -30,7 +34,15 @@ def build_parser() -> CommandParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
     )
+    add_races(commands)
+    add_measures(commands)
+    add_models(commands)
+    add_train(commands)
+    return parser
 
+
+def _model_options() -> CommandParser:
+    """Build the options that name a model and where it runs."""
     model = CommandParser(add_help=False)
     model.add_argument(
         "--model",
@@ -61,7 +73,11 @@ def build_parser() -> CommandParser:
         "loaded)",
     )
     model.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    return model
 
+
+def _run_options() -> CommandParser:
+    """Build the options of a run: sampling, length, what is recorded."""
     run = CommandParser(add_help=False)
     run.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     run.add_argument("--top-k", type=int, default=0, help="0 is off (default: 0)")
@@ -79,13 +95,33 @@ def build_parser() -> CommandParser:
     run.add_argument("--ignore-eos", action="store_true", help="go on past the end mark")
     run.add_argument("--thinking", action="store_true", help="let models that can think do so")
     run.add_argument("--json", action="store_true", help="the record instead of the text")
+    return run
 
+
+def _prompt_options() -> CommandParser:
+    """Build the options that name one prompt."""
     prompt = CommandParser(add_help=False)
     prompts = prompt.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", help="one user turn, through the model's chat template")
     prompts.add_argument("--prompt-ids", metavar="1,2,3", help="token ids, used as they are")
     prompt.add_argument("--system", metavar="TEXT", help="with --prompt: a system prompt before it")
+    return prompt
 
+
+def _add_panels(command: CommandParser, panels: tuple[str, ...], rest: str = "") -> None:
+    """Add `--panel`, with the panels that are raced where none is asked for."""
+    command.add_argument(
+        "--panel",
+        action="append",
+        metavar="DECODER[:NAME=VALUE,…]",
+        help=f"may be repeated (default: {', '.join(panels)}{rest})",
+    )
+    command.set_defaults(default_panels=panels)
+
+
+def add_races(commands: Commands) -> None:
+    """Add the commands that decode one prompt: generate, compare, draw."""
+    model, run, prompt = _model_options(), _run_options(), _prompt_options()
     generate = commands.add_parser(
         "generate", parents=[model, run, prompt], help="one decoder's text"
     )
@@ -97,10 +133,24 @@ def build_parser() -> CommandParser:
         metavar="NAME=VALUE",
         help="an option of the decoder, such as tau=4",
     )
-
     compare = commands.add_parser(
         "compare", parents=[model, run, prompt], help="race several decoders on one prompt"
     )
+    _add_panels(compare, COMPARED)
+    draw = commands.add_parser(
+        "draw",
+        parents=[model, run, prompt],
+        help="a decoder's first passes as a picture (SVG): layers, positions, tokens",
+    )
+    draw.add_argument(
+        "--panel", default="dmtd", metavar="DECODER[:NAME=VALUE,…]", help="(default: dmtd)"
+    )
+    draw.add_argument("--passes", type=int, default=9, help="how many to draw (default: 9)")
+
+
+def add_measures(commands: Commands) -> None:
+    """Add the commands that measure: eval, curves, bench, project, report, results."""
+    model, run = _model_options(), _run_options()
     evaluation = commands.add_parser(
         "eval", parents=[model, run], help="exact match on held-out prompts"
     )
@@ -110,6 +160,7 @@ def build_parser() -> CommandParser:
         metavar="FILE.jsonl",
         help="your own prompts: lines with prompt or messages, and answer",
     )
+    _add_panels(evaluation, MEASURED, "; then every other decoder")
     curves = commands.add_parser(
         "curves",
         parents=[model],
@@ -136,20 +187,22 @@ def build_parser() -> CommandParser:
         help="a smaller model with the same tokenizer, for transformers' assisted generation",
     )
     bench.add_argument("--json", action="store_true", help="one JSON object")
-    for command, panels in (
-        (compare, COMPARED),
-        (evaluation, MEASURED),
-        (bench, MEASURED),
-    ):
-        command.add_argument(
-            "--panel",
-            action="append",
-            metavar="DECODER[:NAME=VALUE,…]",
-            help=f"may be repeated (default: {', '.join(panels)}"
-            f"{'; then every other decoder' if command is evaluation else ''})",
-        )
-        command.set_defaults(default_panels=panels)
+    _add_panels(bench, MEASURED)
+    _add_project(commands)
+    report = commands.add_parser("report", help="what `eval --json` printed, as Markdown tables")
+    report.add_argument("file", metavar="FILE.json")
+    results = commands.add_parser(
+        "results", help="docs/results.md: every stored figure of a model beside the papers' own"
+    )
+    results.add_argument(
+        "folder",
+        nargs="?",
+        help="where what `eval` and `curves` printed is stored; default: classroom's",
+    )
 
+
+def _add_project(commands: Commands) -> None:
+    """Add `project`, which estimates speeds on a machine that is not here."""
     project = commands.add_parser(
         "project",
         help="an estimate, from bytes and operations, of every decoder's speed on a machine that "
@@ -194,27 +247,9 @@ def build_parser() -> CommandParser:
     )
     project.add_argument("--json", action="store_true", help="one JSON object")
 
-    draw = commands.add_parser(
-        "draw",
-        parents=[model, run, prompt],
-        help="a decoder's first passes as a picture (SVG): layers, positions, tokens",
-    )
-    draw.add_argument(
-        "--panel", default="dmtd", metavar="DECODER[:NAME=VALUE,…]", help="(default: dmtd)"
-    )
-    draw.add_argument("--passes", type=int, default=9, help="how many to draw (default: 9)")
 
-    report = commands.add_parser("report", help="what `eval --json` printed, as Markdown tables")
-    report.add_argument("file", metavar="FILE.json")
-    results = commands.add_parser(
-        "results", help="docs/results.md: every stored figure of a model beside the papers' own"
-    )
-    results.add_argument(
-        "folder",
-        nargs="?",
-        help="where what `eval` and `curves` printed is stored; default: classroom's",
-    )
-
+def add_models(commands: Commands) -> None:
+    """Add the commands about models themselves: models, get, push."""
     models = commands.add_parser("models", help="the models that can be picked")
     models.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -237,6 +272,9 @@ def build_parser() -> CommandParser:
     push.add_argument("--license", help="such as apache-2.0 (default: what addons.json says)")
     push.add_argument("--private", action="store_true", help="make the repository private")
 
+
+def add_train(commands: Commands) -> None:
+    """Add `train`: its recipe, its data, and how long it runs."""
     train = commands.add_parser(
         "train",
         help="train the embedded model and its add-ons; with --model, heads, head0, clp, gate, "
@@ -308,6 +346,12 @@ def build_parser() -> CommandParser:
     train.add_argument(
         "--learning-rate", type=float, help="with --model: the highest (default: the recipe's own)"
     )
+    _add_layer_training(train)
+    _add_run_of_training(train)
+
+
+def _add_layer_training(train: CommandParser) -> None:
+    """Add the options of `train dmtd` alone."""
     train.add_argument(
         "--split",
         help="dmtd only: early and late layers, such as E0D8 (default: the checkpoint's, else two "
@@ -346,6 +390,10 @@ def build_parser() -> CommandParser:
         help="dmtd only: compute activations twice instead of keeping them: less memory, a third "
         "more time",
     )
+
+
+def _add_run_of_training(train: CommandParser) -> None:
+    """Add what a run of training is: device, checkpoints, length."""
     train.add_argument("--seed", type=int, default=0, help="(default: 0)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument(
@@ -388,4 +436,3 @@ def build_parser() -> CommandParser:
         default=32,
         help="classroom-hybrid only: rows of 512 tokens in an update (default: 32)",
     )
-    return parser

@@ -26,13 +26,14 @@ class RaceView {
     this.charts = new Charts(given.plotly, given.pictures, () => this.panels);
     this.keep = new Keep(this.tape, given.template || "", () => this.pictures(), (name, records) => this.open(name, records), (text) => { this.status.textContent = text; });
     this.legend.node.append(this.keep.node);
-    root.replaceChildren(this.grid, this.player.node, el("div", { class: "bar" }, this.status, this.legend.node), this.notes, this.charts.node, this.table.node);
+    this.reply = new Reply(this.tape, () => this.root.dataset.status === "running", (text) => { this.status.textContent = text; });
+    root.replaceChildren(this.grid, this.player.node, el("div", { class: "bar" }, this.status, this.legend.node), this.reply.node, this.notes, this.charts.node, this.table.node);
     this.tooltip = new Tooltip(root, () => this.panels, given.hints || {}, (span) => this.charts.mark(span));
     this.presenter = new Presenter(this.grid, () => this.panels);
     this.status.after(this.presenter.leave);
     this.keys = new Keys({ presenter: () => this.presenter.toggle(), focus: (node) => this.presenter.next(node), run: () => this.runOrReplay(), pause: () => this.player.playOrPause(), step: (direction) => this.player.step(direction), escape: () => this.escape() });
-    this.turn = new LastTurn(() => this.root.dataset.status === "running", (text) => { this.status.textContent = text; });
     this.starts = 0;         // how often Run was heard
+    this.how = "";           // what the race was asked for (ui/question.py)
     this.tour = new Tour(this);
     this.setStatus("idle", t("race.ready"));
   }
@@ -44,7 +45,8 @@ class RaceView {
     this.stopping = false;
     if (text) this.status.textContent = text;
     document.documentElement.dataset.race = state;   // lets the buttons outside this component show what they can do now
-    for (const name of ["run", "regenerate", "edit-last"]) document.querySelector(`#${name}`)?.setAttribute("aria-disabled", String(state === "running"));
+    document.querySelector("#run")?.setAttribute("aria-disabled", String(state === "running"));
+    this.reply.setRunning(state === "running");
     document.querySelector("#stop")?.setAttribute("aria-disabled", String(state !== "running"));
     if (this.tour.on) this.tour.draw();
   }
@@ -129,11 +131,11 @@ class RaceView {
           this.clear();
           this.setStatus("idle", t("race.ready"));
         }
-        if (record.clear) this.turn.began(false);
+        if (record.clear) this.reply.began(null);
         break;
       case "page":     // a race begins: the conversation of each panel, and what there is to warn about
         this.begin(record);
-        if (!this.tour.on) this.turn.began(true);
+        if (!this.tour.on) this.reply.began(this.how);
         this.panels.forEach((each) => follow.add(each));
         if (!this.stopping) this.setStatus("running", t("race.warming_up"));
         break;
@@ -312,7 +314,7 @@ document.addEventListener("keydown", (event) => {
 // A race is over on the page a moment before Gradio takes the next one, which it would drop: it is asked for again then.
 let unsettled = false, early = null;
 const hasten = (button) => { if (button && unsettled && view.root.dataset.status !== "running") early = button; };
-document.addEventListener("click", (event) => hasten(event.target.closest?.("#run, #regenerate")), true);
+document.addEventListener("click", (event) => hasten(event.target.closest?.("#run, #go-on")), true);
 document.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#prompt")) hasten(document.querySelector("#run")); }, true);
 
 // As the field of another model is left, what is said of it moves the button away under the mouse: a press on it counts wherever it is let go.
@@ -329,7 +331,9 @@ window.dmtdRace = {
     early = null;
     view.setStatus("running", t("race.waiting"));
     view.starts += 1;
-    asked = JSON.stringify([clicked, view.tour.on ? "tour" : view.turn.how(), values]);
+    const [how, given] = view.tour.on ? ["tour", values] : view.reply.take(values);
+    view.how = how;
+    asked = JSON.stringify([clicked, how, given]);
     return asked;
   },
   question: (values) => JSON.stringify(["", "", values]),
@@ -346,7 +350,6 @@ window.dmtdRace = {
   },
   taken: () => [view.run, view.taken],
   tour: view.tour,
-  edit: (text) => view.turn.toggle(text),
   presenter: () => view.presenter.toggle(),
   help: () => view.keys.help.showModal(),
   copyLink(query) {

@@ -1,4 +1,4 @@
-// The conversation: the turns above a panel's text, plain and without origins; what a model only thinks, folded; and how the next Run takes part in it.
+// The conversation: the turns above a panel's text, plain and without origins; what a model only thinks, folded.
 
 const THOUGHT = /^\s*<think>([\s\S]*?)(?:<\/think>\s*|$)/;   // one that was stopped has no end
 
@@ -53,50 +53,5 @@ class Thought {
     this.text.classList.toggle("folded", this.folded);
     this.button.setAttribute("aria-expanded", String(!this.folded));
     this.button.textContent = t(this.over ? "turn.thought_of" : "turn.thinking", { tokens: plural(this.count, "token") });
-  }
-}
-
-// Whether the next Run adds a turn or replaces the last one. The buttons are Gradio's (ui/page.py); what they do here comes first.
-class LastTurn {
-  // running(): whether a race is. say(text): the sentence for the visitor.
-  constructor(running, say) {
-    this.say = say;
-    this.again = false;
-    this.editing = false;
-    this.kept = "";          // what stood in the box before the last prompt came into it
-    document.addEventListener("click", (event) => {
-      const button = event.target.closest?.("#regenerate, #edit-last");
-      if (!button) return;
-      if (running()) event.stopImmediatePropagation();
-      else if (button.id === "regenerate") this.again = true;
-    }, true);
-  }
-
-  // "" for a new turn, else what takes the last one's place: "again", its own prompt; "edit", what is in the box.
-  how() {
-    const how = this.again ? "again" : this.editing ? "edit" : "";
-    this.again = false;
-    return how;
-  }
-
-  // Into editing, or out of it: what is asked of Python, and the text that it may put back.
-  toggle(text) {
-    const back = this.kept;
-    if (!this.editing) this.kept = text;
-    this.setEditing(!this.editing);
-    this.say(this.editing ? t("turn.replaces") : t("turn.stays"));
-    if (this.editing) document.querySelector("#prompt textarea").focus();
-    return this.editing ? ["edit", text] : ["leave", back];
-  }
-
-  setEditing(on) {
-    this.editing = on;
-    document.querySelector("#edit-last")?.setAttribute("aria-pressed", String(on));
-  }
-
-  // A race of the conversation begins, or a new chat does.
-  began(any) {
-    this.setEditing(false);
-    document.documentElement.toggleAttribute("data-turn", any);
   }
 }

@@ -79,8 +79,6 @@ EXPLAINED = (
     "top-p",
     "system",
     "thinking",
-    "regenerate",
-    "edit-last",
 )
 
 
@@ -172,14 +170,6 @@ class Page:
                 with gr.Row(elem_id="buttons"):
                     self.run = gr.Button(control("control.run"), variant="primary", elem_id="run")
                     self.stop = gr.Button(control("control.stop"), elem_id="stop")
-                    self.again = gr.Button(
-                        control("control.regenerate"),
-                        elem_id="regenerate",
-                        elem_classes="with-turn",
-                    )
-                    self.edit = gr.Button(
-                        control("control.edit_last"), elem_id="edit-last", elem_classes="with-turn"
-                    )
                     self.new_chat = gr.Button(control("control.new_chat"), elem_id="new-chat")
             with gr.Row(elem_id="strip"):
                 self._examples()
@@ -207,7 +197,8 @@ class Page:
             self.run_id = gr.Textbox(visible=False)
             self.lines_taken = gr.Number(visible=False, precision=0)
             self.take = gr.Button("", elem_id="take")  # the page's script presses it
-            self.how = gr.Textbox(visible=False)
+            # likewise, for what is asked under the texts
+            self.go_on = gr.Button("", elem_id="go-on")
             self._wire(page)
             # Gradio's page else goes through the outputs of all events so far at each event of a
             # race, to mark them as waiting: 14 ms on a laptop
@@ -335,7 +326,7 @@ class Page:
         panel_inputs = [component for panel in self.panels for component in panel.inputs]
         controls_now = [self.prompt, *settings, *panel_inputs]
         pressed = gr.on(
-            [self.run.click, self.prompt.submit, self.again.click],
+            [self.run.click, self.prompt.submit, self.go_on.click],
             None,
             controls_now,
             self.question,
@@ -371,13 +362,6 @@ class Page:
             [self.run_id, self.count],
             [self.view, self.chat],
             js="(id, count) => [window.dmtdRace.forget(), count]",
-            **now,
-        )
-        self.edit.click(
-            self.edit_last,
-            [self.how, self.prompt, self.chat],
-            self.prompt,
-            js="(how, prompt, chat) => [...window.dmtdRace.edit(prompt), chat]",
             **now,
         )
         compared = [
@@ -457,9 +441,9 @@ class Page:
                 keys, specs = self._chosen(question)
                 models = held.enter_context(self.models.using(keys))  # until the race is over
                 sampling = question.sampling
-                if how == "again" and not chat.prompt:
-                    raise UserError("no prompt was asked yet that could be asked again")
-                if how == "tour":
+                if how in ("reply", "edit", "again") and not chat.prompt:
+                    raise UserError("a reply needs a race to go on from; got none")
+                if how not in ("reply", "edit", "again"):
                     chat = Chat()
                 conversations = chat.asked(
                     chat.prompt if how == "again" else question.prompt,
@@ -503,11 +487,12 @@ class Page:
                 yield text, gr.skip()
             # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
             time.sleep(LAST_EVENT_SECONDS)
-            kept = running.answers and not flag.forget and how != "tour"
-            yield (
-                running.record.whole(),
-                answered(conversations, running.answers) if kept else gr.skip(),
-            )
+            kept: Any = chat
+            if flag.forget or how == "tour":
+                kept = gr.skip()
+            elif running.answers:
+                kept = answered(conversations, running.answers)
+            yield running.record.whole(), kept
 
     def _lectures(self, request: gr.Request) -> bool:
         """Say whether a request is the lecturer's, whose races everybody sees."""
@@ -699,13 +684,6 @@ class Page:
         return wire.layout(
             count if count in range(FEWEST_PANELS, MOST_PANELS + 1) else self.shown, clear=True
         ), Chat()
-
-    def edit_last(self, how: str, text: str, chat: Chat) -> str:
-        """Return the last prompt, to be edited in the box.
-
-        As the visitor gives that up, it is the text that stood there.
-        """
-        return chat.prompt if how == "edit" else text
 
     def show_panels(self, count: Any) -> list[Any]:
         if count not in range(FEWEST_PANELS, MOST_PANELS + 1):

@@ -49,8 +49,9 @@ class Question:
 
     run: the id that the page gave the race.
 
-    how: "" for a new turn; "edit" or "again" in place of the last one; "tour" outside the
-    conversation. panels: the values of all panels' controls.
+    how: "" for a conversation that begins with it; "reply" for a further turn; "edit" or "again" in
+    place of the last one; "tour" outside the conversation. panels: the values of all panels'
+    controls.
 
     What the controls hold is checked as it is used, so that the visitor gets a sentence in the race
     view.

@@ -26,6 +26,7 @@ SCRIPTS = (
     "presenter",
     "record",
     "keep",
+    "reply",
     "tour_steps",
     "tour",
     "race",

@@ -69,6 +69,11 @@ class RacePage:
         self.page.fill("#prompt textarea", prompt)
         self.press("#run")
 
+    def reply(self, text: str) -> None:
+        """Goes on with the chat."""
+        self.page.fill("#reply-text textarea", text)
+        self.press("#reply")
+
     def press(self, button: str) -> None:
         """One that begins a race, until it has begun: before, the status is still that of the race before, and on a fast machine it may be over at once."""
         begun = self.page.evaluate("window.begun")

@@ -73,7 +73,7 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
     )
 
     visit.set("#seed", 0)
-    visit.ask("And again")
+    visit.reply("And again")
     # two panels: the conversation goes on where it was
     visit.page.wait_for_function("document.querySelectorAll('.turn.user').length === 4")
     assert visit.wait_until(*OVER) == "done"

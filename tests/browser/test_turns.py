@@ -16,48 +16,56 @@ def asked(visit: RacePage, button: str) -> str:
     return visit.wait_until(*OVER)
 
 
-def test_the_last_turn_is_asked_again_and_edited(visit: RacePage) -> None:
+def places(visit: RacePage) -> list[object]:
+    visit.page.evaluate("window.scrollTo(0, 0)")
+    return [visit.page.locator(hook).bounding_box() for hook in ("#run", "#stop", "#new-chat")]
+
+
+def test_run_asks_anew_and_reply_goes_on(visit: RacePage) -> None:
     visit.set("#max-tokens", 8)
-    assert (
-        visit.page.locator("#regenerate").is_hidden()
-        and visit.page.locator("#edit-last").is_hidden()
-    )
+    box = "#reply-text textarea"
+    assert visit.page.locator("#reply").is_hidden()
+    where = places(visit)
     visit.page.fill("#prompt textarea", "Hello")
     assert asked(visit, "#run") == "done"
-    visit.page.fill("#prompt textarea", "What is a token?")
+    first = visit.page.locator("[data-panel='0']").inner_text()
+    # another knob, the same question: nothing of the last answer is in it
+    visit.set("#panel-1-opt-tau", 2)
     assert asked(visit, "#run") == "done"
+    assert turns(visit) == ["Hello"]
+    assert visit.page.locator("[data-panel='0']").inner_text() == first
+    assert places(visit) == where and visit.page.locator("#regenerate").is_visible()
+
+    visit.page.fill(box, "What is a token?")
+    visit.page.press(box, "Enter")
+    visit.page.wait_for_function("document.querySelectorAll('.turn.user').length >= 6")
+    assert visit.wait_until(*OVER) == "done"
     before = turns(visit)
     assert len(before) == 3 and before[2] == "What is a token?"
+    assert visit.page.input_value(box) == ""
+    assert visit.page.input_value("#prompt textarea") == "Hello"
 
-    visit.page.fill("#prompt textarea", "a draft of the next question")
+    visit.page.fill(box, "a draft of the next question")
     visit.write_into("#system-prompt", "#system textarea", "Answer in one word.")
     assert visit.page.locator("#thinking").count() == 0  # this model's template has no such switch
     assert asked(visit, "#regenerate") == "done"
-    assert (
-        turns(visit) == ["System prompt", *before]
-        and visit.page.input_value("#prompt textarea") == "a draft of the next question"
-    )
+    assert turns(visit) == ["System prompt", *before]
+    assert visit.page.input_value(box) == "a draft of the next question"
     visit.page.locator(".turn.system summary").first.click()
     assert "Answer in one word." in turns(visit)[0]
 
     visit.page.click("#edit-last")
-    visit.page.wait_for_function(
-        "document.querySelector('#prompt textarea').value === 'What is a token?'"
-    )
-    assert "replaces" in visit.sentence
+    assert visit.page.input_value(box) == "What is a token?" and "replaces" in visit.sentence
     visit.page.click("#edit-last")
-    visit.page.wait_for_function(
-        "document.querySelector('#prompt textarea').value === 'a draft of the next question'"
-    )
+    assert visit.page.input_value(box) == "a draft of the next question"
     visit.page.click("#edit-last")
-    visit.page.wait_for_function(
-        "document.querySelector('#prompt textarea').value === 'What is a token?'"
-    )
-    visit.page.fill("#prompt textarea", LONG)
-    assert asked(visit, "#run") == "done"
+    visit.page.fill(box, LONG)
+    assert asked(visit, "#reply") == "done"
     assert turns(visit)[1:] == [*before[:2], LONG]
-    assert asked(visit, "#run") == "done"  # editing is over: this one is a new turn
-    assert len(turns(visit)) == 6 and turns(visit)[-3] == turns(visit)[-1] == LONG
+    assert visit.page.input_value(box) == "a draft of the next question"
+    assert asked(visit, "#reply") == "done"  # editing is over: this one is a new turn
+    assert len(turns(visit)) == 6 and turns(visit)[-1] == "a draft of the next question"
+    assert places(visit) == where
 
     visit.write_into("#system-prompt", "#system textarea", "word " * 10_000)
     visit.press("#run")

@@ -29,6 +29,7 @@ from dmtd_demo.race.request import messages_of
 from dmtd_demo.race.settings import RaceSettings, SettingNames
 from dmtd_demo.race.table import aligned
 from dmtd_demo.race.trace import TRACE_SCHEMA
+from dmtd_demo.text_files import lines_of, parsed, read_text
 from dmtd_demo.web import replay_file
 
 if TYPE_CHECKING:
@@ -107,11 +108,12 @@ class Comparison:
         Raises UserError where the file is none.
         """
         try:
-            records = [
-                json.loads(line)
-                for line in Path(path).read_text(encoding="utf-8").splitlines()
-                if line.strip()
-            ]
+            text = read_text(path)
+            records = (
+                parsed(text)
+                if text.lstrip().startswith("[")
+                else [parsed(line) for _, line in lines_of(text)]
+            )
         except (OSError, ValueError) as error:
             raise UserError(f"a race needs a file of JSON lines; {path} gave: {error}") from None
         if (

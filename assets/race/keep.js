@@ -55,7 +55,7 @@ class Keep {
     if (!file) return;
     try {
       if (file.size > MOST_MEGABYTES * 2 ** 20) throw new Error(t("record.too_large", { most: MOST_MEGABYTES, got: Math.round(file.size / 2 ** 20) }));
-      open(file.name, parseRecord(await file.text()));
+      open(file.name, parseRecord(decoded(await file.arrayBuffer())));
     } catch (error) {
       say(error.message);
     }

@@ -19,6 +19,16 @@ function recordLines(tape) {
 }
 
 /**
+ * The text of a file: UTF-8, or what its byte-order mark says. The shell of Windows writes UTF-16.
+ * @param {ArrayBuffer} bytes
+ */
+function decoded(bytes) {
+  const [first, second] = new Uint8Array(bytes.slice(0, 2));
+  const encoding = first === 0xff && second === 0xfe ? "utf-16le" : first === 0xfe && second === 0xff ? "utf-16be" : "utf-8";
+  return new TextDecoder(encoding).decode(bytes);   // takes the mark off
+}
+
+/**
  * The records of a race from the text of a file: JSON lines, or one JSON array. Throws an Error
  * whose message says what was needed and what was got.
  * @param {string} text
@@ -101,7 +111,7 @@ function checkDepth(text) {
  */
 function parseJson(text, line) {
   try {
-    return JSON.parse(text);
+    return JSON.parse(text.trim());   // without the marks of files that were put one behind the other
   } catch {
     return need(false, t("record.json"), text.trim().slice(0, 60), line);
   }
@@ -109,7 +119,8 @@ function parseJson(text, line) {
 
 /**
  * One row per token. A text is written as JSON, so that white space stays visible and no spreadsheet
- * takes it for a formula.
+ * takes it for a formula. A byte-order mark says that it is UTF-8, which spreadsheets else take for
+ * the system's own encoding.
  * @param {Tape} tape
  */
 function recordTable(tape) {
@@ -123,7 +134,7 @@ function recordTable(tape) {
         isNumber(token.logprob) ? Math.exp(token.logprob).toPrecision(6) : "", tape.audits[step.panel]?.[index] ?? ""]);
     }
   }
-  return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+  return "\ufeff" + rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
 /** @param {string | number | boolean} value */

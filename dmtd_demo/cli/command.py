@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from dmtd_demo.cli.measures import (
@@ -15,6 +16,7 @@ from dmtd_demo.cli.measures import (
 from dmtd_demo.cli.models import run_get, run_models, run_push
 from dmtd_demo.cli.options import build_parser
 from dmtd_demo.cli.races import run_compare, run_draw, run_generate
+from dmtd_demo.cli.streams import alone, make_encodable, one_line
 from dmtd_demo.cli.train import run_train
 
 COMMANDS = {
@@ -36,17 +38,28 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit code (docs/design.md, "Command line")."""
+    # before --help, which has more than ASCII in it
+    make_encodable()
     options = build_parser().parse_args(arguments)
+    if getattr(options, "json", False):
+        make_encodable("json")
+    elif options.command == "draw":
+        make_encodable("xml")
+    with alone():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     # after --help, which needs no PyTorch
     from dmtd_demo.errors import Interrupted, TrainingError, UserError
 
     try:
         COMMANDS[options.command](options)
     except UserError as error:
-        print(f"dmtd_demo: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"dmtd_demo: {one_line(error)}", file=sys.stderr)
         return 2
     except TrainingError as error:
-        print(f"dmtd_demo: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"dmtd_demo: {one_line(error)}", file=sys.stderr)
         return 1
     except Interrupted as stop:
         print(f"dmtd_demo: {stop}", file=sys.stderr)
@@ -58,9 +71,6 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        print(
-            f"dmtd_demo: {type(error).__name__}: {' '.join(str(error).split())[:500]}",
-            file=sys.stderr,
-        )
+        print(f"dmtd_demo: {type(error).__name__}: {one_line(error)[:500]}", file=sys.stderr)
         return 1
     return 0

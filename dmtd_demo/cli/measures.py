@@ -152,9 +152,10 @@ def run_report(options: argparse.Namespace) -> None:
     """Print the results of `eval` as Markdown tables."""
     from dmtd_demo.errors import UserError
     from dmtd_demo.measure.report import family_table, summary_table
+    from dmtd_demo.text_files import parsed, read_text
 
     try:
-        result = json.loads(Path(options.file).read_text(encoding="utf-8"))
+        result = parsed(read_text(options.file))
         print(summary_table(result), family_table(result), sep="\n", end="")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(

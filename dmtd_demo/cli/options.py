@@ -9,6 +9,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from dmtd_demo.cli.streams import one_line
+
 MEASURED = ("ar", "dmtd:tau=2", "dmtd:tau=3", "dmtd:tau=4", "dmtd:tau=6", "clp")
 COMPARED = ("ar", "dmtd:tau=4", "clp")
 
@@ -17,7 +19,7 @@ class CommandParser(argparse.ArgumentParser):
     """A parser that says a mistake in one line on standard error, with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"{self.prog}: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 

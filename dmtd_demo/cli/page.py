@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dmtd_demo.cli.streams import alone, make_encodable, one_line
+
 if TYPE_CHECKING:
     from dmtd_demo.server.waiting import Waiting
 
@@ -18,7 +20,7 @@ class PageParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # --help has the rest
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
 
 def port(text: str) -> int:
@@ -130,6 +132,8 @@ def start() -> NoReturn:
 
 def main() -> int:
     """Serve the page until it ends; return the exit code."""
+    # before --help, which has more than ASCII in it
+    make_encodable()
     args = options()
     # neither these nor --help and a mistyped option wait for torch
     from dmtd_demo.errors import UserError
@@ -152,8 +156,15 @@ def main() -> int:
             waiting.open()
         return run_page(args, own, waiting)
     except UserError as error:
-        print(f"{_called()}: {error}", file=sys.stderr)
+        print(f"{_called()}: {one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        # before the page is served, which ends by itself
+        return 130
+    except Exception as error:
+        said = f"{type(error).__name__}: {one_line(error)[:500]}"
+        print(f"{_called()}: {said}", file=sys.stderr)
+        return 1
 
 
 def _called() -> str:
@@ -212,12 +223,13 @@ def run_page(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> in
     if waiting:
         waiting.model()
     first, *more = args.model
-    models = Residents(
-        load(first, quantization=args.quantization, threads=args.threads), first, args.threads
-    )
-    for name in more:
-        models.load(name, args.quantization)
-    page = build(models, rules, own and trust.loopback, panels, lecture)
+    with alone():
+        models = Residents(
+            load(first, quantization=args.quantization, threads=args.threads), first, args.threads
+        )
+        for name in more:
+            models.load(name, args.quantization)
+        page = build(models, rules, own and trust.loopback, panels, lecture)
     if waiting:
         waiting.close()
     serve(

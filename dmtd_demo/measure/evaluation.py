@@ -5,11 +5,9 @@ Exact match, and the other figures of docs/design.md, "Command line".
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
@@ -23,6 +21,7 @@ from dmtd_demo.race import trace
 from dmtd_demo.race.panels import PanelSpec, make_decoder
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
+from dmtd_demo.text_files import lines_of, parsed, read_text
 from dmtd_demo.training.conversations import LeftOut, messages_in
 
 RESAMPLES = 1000
@@ -50,17 +49,15 @@ def read_tasks(path: str, count: int) -> list[Task]:
     Raises UserError.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = list(lines_of(read_text(path)))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--data needs a readable JSON-lines file; reading {path} gave: {error}"
         ) from None
     tasks: list[Task] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         try:
-            row = json.loads(line)
+            row = parsed(line)
             turns = (
                 row["messages"]
                 if "messages" in row
@@ -74,7 +71,7 @@ def read_tasks(path: str, count: int) -> list[Task]:
             raise UserError(
                 f"{path} line {number} cannot be asked: a conversation {reason}"
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{path} line {number} needs to be a JSON object with answer, and prompt or "
                 f"messages; got {line[:80]!r}"

@@ -21,6 +21,7 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import dmtd_layers, fed_back
+from dmtd_demo.text_files import parsed, read_text
 
 CARD = "addons.json"
 SCHEMA = 1
@@ -135,7 +136,7 @@ def save_addon(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CARD
     card: dict[str, Any] = (
-        json.loads(path.read_text())
+        parsed(read_text(path))
         if path.exists()
         else {"schema": SCHEMA, "base_model": base.name, "hidden_size": hidden_size, "addons": {}}
     )
@@ -258,7 +259,7 @@ def _check_base(folder: Path, card: dict, base: Base) -> None:
 
 def _read_card(folder: Path) -> dict:
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = parsed(read_text(folder / CARD))
     except FileNotFoundError:
         raise UserError(f"a folder of add-ons needs {CARD}; {folder} has none") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

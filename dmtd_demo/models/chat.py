@@ -66,7 +66,9 @@ def encode_chat(
         # tokenizer would take for the token
         pieces = [part] if index % 2 == 0 else _broken(hidden[int(part)], pattern)
         for piece in pieces:
-            ids += tokenizer(piece, add_special_tokens=False).input_ids if piece else []
+            ids += (
+                tokenizer(piece, add_special_tokens=False, verbose=False).input_ids if piece else []
+            )
     return ids
 
 

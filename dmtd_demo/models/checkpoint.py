@@ -29,6 +29,7 @@ from transformers import (
 from dmtd_demo.backbone.qwen import MODEL_TYPES
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.progress import Progress, no_progress
+from dmtd_demo.text_files import parsed, read_text
 
 CLASSES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
@@ -52,7 +53,7 @@ UNREAD = re.compile(r"(^|\.)visual\.|^mtp\.")
 
 def read_json(path: Path, complaint: str) -> dict:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{complaint} needs {path.name}, which is not there") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -10,6 +10,7 @@ import torch
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import hub
 from dmtd_demo.models.addons import CARD, load_addons
+from dmtd_demo.text_files import parsed, read_text
 
 WHAT = {
     "mtp_heads": "MTP heads on the backbone's last hidden state, for `clp`, `mtp-heads`, "
@@ -90,7 +91,7 @@ def publish(folder: Path, hub_id: str, license: str | None, private: bool = Fals
         raise UserError(f"push needs a hub id of the form owner/name; got {hub_id!r}")
     # strictly, as it will be read by others
     load_addons(folder, _hidden_size(folder), torch.float32, torch.device("cpu"))
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    card = parsed(read_text(folder / CARD))
     card["license"] = license or card.get("license")
     if not card["license"]:
         raise UserError(
@@ -103,6 +104,6 @@ def publish(folder: Path, hub_id: str, license: str | None, private: bool = Fals
 
 def _hidden_size(folder: Path) -> int:
     try:
-        return int(json.loads((folder / CARD).read_text(encoding="utf-8"))["hidden_size"])
+        return int(parsed(read_text(folder / CARD))["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"push needs a folder of add-ons with {CARD}; got {folder}") from None

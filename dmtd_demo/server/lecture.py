@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from dmtd_demo.comparison import Comparison
 from dmtd_demo.errors import UserError
 from dmtd_demo.server.headers import Receive, Scope, Send
+from dmtd_demo.text_files import read_text
 from dmtd_demo.web import replay_file
 from dmtd_demo.web.texts import span
 from dmtd_demo.web.wire import WireRecord
@@ -152,9 +153,7 @@ def _read(folder: Path) -> list[tuple[str, str]]:
     return [
         (
             path.stem,
-            path.read_text(encoding="utf-8")
-            if path.suffix.lower() == ".html"
-            else Comparison.open(path).replay(),
+            read_text(path) if path.suffix.lower() == ".html" else Comparison.open(path).replay(),
         )
         for path in found
     ]

@@ -23,6 +23,7 @@ from dmtd_demo.models.chat import Message, RefusedByTemplate, encode_chat
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler
+from dmtd_demo.text_files import lines_of, parsed, read_text
 from dmtd_demo.training.conversations import LeftOut, Reasons, messages_in
 from dmtd_demo.training.data import Row, encode
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
@@ -72,7 +73,7 @@ def read_rows(
         rows, unanswered = _messages(model, islice(_hub(data), most), distill, reasons)
     else:
         try:
-            text = Path(data).read_text(encoding="utf-8")
+            text = read_text(data)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 "--data needs a readable file of JSON lines (.jsonl) or plain text, or "
@@ -100,18 +101,17 @@ def _lines(data: str, text: str) -> Iterator[tuple[str, Any]]:
     """Read JSON lines, or one list: where each stands, and its value; text where it is no JSON."""
     if text.lstrip().startswith("["):
         try:
-            for number, value in enumerate(json.loads(text), 1):
+            for number, value in enumerate(parsed(text), 1):
                 yield f"{data} entry {number}", value
             return
-        except (ValueError, RecursionError):
+        except ValueError:
             # then its lines say what is wrong
             pass
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"{data} line {number}", json.loads(line)
-            except (ValueError, RecursionError):
-                yield f"{data} line {number}", line
+    for number, line in lines_of(text):
+        try:
+            yield f"{data} line {number}", parsed(line)
+        except ValueError:
+            yield f"{data} line {number}", line
 
 
 def _hub(data: str) -> Iterator[tuple[str, Any]]:
@@ -240,15 +240,15 @@ def answered(
     own.parent.mkdir(parents=True, exist_ok=True)
     known = {}
     if own.exists():
-        text = own.read_text()
+        text = own.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]  # the last line may be cut short
         for line in whole.splitlines():
             entry = json.loads(line)
             known[tuple(entry["prompt"])] = entry["answer"]
         if whole != text:
-            own.write_text(whole)
+            own.write_text(whole, encoding="utf-8")
     rows = []
-    with own.open("a") as file:
+    with own.open("a", encoding="utf-8") as file:
         for number, prompt in enumerate(
             tqdm(prompts, desc="answers", unit="prompt", dynamic_ncols=True)
         ):

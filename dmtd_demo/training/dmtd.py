@@ -26,6 +26,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.memory import gib
 from dmtd_demo.models.model import Model
+from dmtd_demo.text_files import parsed, read_text
 from dmtd_demo.training.data import IGNORED, Batch, Row, collate
 from dmtd_demo.training.loop import Lost, Position, Progress, Recipe
 from dmtd_demo.training.masking import autocast, cyclical_heads, masked_hidden
@@ -214,7 +215,7 @@ def save_model(model: Model, cycles: Cycles, folder: Path) -> None:
     source, split = model.folder, cycles.split
     if source is None:
         raise UserError("train dmtd needs a model from a folder or the hub; this one has neither")
-    raw = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    raw = parsed(read_text(source / "config.json"))
     dtype = str(raw.pop("torch_dtype", None) or raw.get("dtype") or "bfloat16")
     raw.update(
         dtype=dtype,

@@ -144,18 +144,27 @@ def test_a_step_of_many_tokens_is_as_many_moments(blank: Any) -> None:
 
 
 def test_a_record_comes_back_from_its_lines(blank: Any) -> None:
-    lines, again, array = answer(
+    lines, again, array, marked = answer(
         blank,
         TAPE
         + """tape.add({ type: "page", turns: [[{ role: "user", content: "Hi" }], []] });
       tape.add({ type: "audit", panel: 1, agrees: [true, false] });
       const lines = recordLines(tape);
       const array = `[${lines.trim().split("\\n").join()}]`;
-      return [lines, parseRecord(lines), parseRecord(array)];""",
+      const marked = lines.replaceAll("\\n", "\\r\\n\\ufeff");
+      return [lines, parseRecord(lines), parseRecord(array), parseRecord(marked)];""",
     )
-    assert again == array == [json.loads(line) for line in lines.splitlines()]
+    assert again == array == marked == [json.loads(line) for line in lines.splitlines()]
     assert again[0] == HEADER | {"conversations": [[{"role": "user", "content": "Hi"}], []]}
     assert again[1:-1] == STEPS
+
+
+def test_files_of_other_systems_are_read(blank: Any) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-be"):
+        data = "é 你\u2028".encode(encoding)
+        data = b"\xfe\xff" + data if encoding == "utf-16-be" else data
+        code = f"return decoded(new Uint8Array({list(data)}).buffer);"
+        assert answer(blank, code) == "é 你\u2028", encoding
 
 
 @pytest.mark.parametrize(
@@ -182,7 +191,8 @@ def test_what_is_no_record_is_refused_by_its_line(
 
 def test_a_table_has_a_row_for_each_token(blank: Any) -> None:
     head, *rows = answer(blank, TAPE + "return recordTable(tape);").splitlines()
-    assert head.startswith("panel,spec,token,step,ms,span,origin")
+    # spreadsheets take it for the system's own encoding without the mark
+    assert head.startswith("\ufeffpanel,spec,token,step,ms,span,origin")
     assert rows[3].split(",")[:8] == ["2", "dmtd:tau=2", "3", "2", "25", "1", "late", "7"]
     assert len(rows) == len(STEPS)
     assert answer(blank, "return ['=1+1', 'a,\"b', 2].map(cell);") == ["'=1+1", '"a,""b"', "2"]

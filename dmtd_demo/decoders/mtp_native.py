@@ -1,4 +1,4 @@
-"""`mtp-native`: Backbone-as-Architect on the model's own MTP head (CLP, arXiv 2606.10935)."""
+"""`mtp-native`: Backbone-as-Architect on an MTP head that reads its drafts (CLP, arXiv 2606.10935)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class NativeHead(Decoder[NativeOptions]):
     far as a collocation-length predictor says, or, where none is trained, while they are likely."""
 
     name = "mtp-native"
-    label = "The model's own MTP head"
+    label = "An MTP head that reads its own drafts"
     needs = frozenset({"native_mtp"})
     Options = NativeOptions
 

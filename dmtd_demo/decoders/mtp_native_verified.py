@@ -1,4 +1,4 @@
-"""`mtp-native-verified`: the model's own MTP head drafts, the next pass verifies: lossless."""
+"""`mtp-native-verified`: an MTP head reads its own drafts, the next pass verifies: lossless."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
     """The decoding of Qwen3.5 in llama.cpp, vLLM and SGLang."""
 
     name = "mtp-native-verified"
-    label = "The model's own MTP head, verified (lossless)"
+    label = "An MTP head that reads its own drafts, verified (lossless)"
     needs = frozenset({"native_mtp"})
     Options = VerifiedNativeOptions
 

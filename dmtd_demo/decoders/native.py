@@ -1,4 +1,4 @@
-"""The reading of one text by a model's own MTP head, and its drafts, for the decoders with it."""
+"""The reading of one text by an MTP head that reads its drafts, for the decoders with one."""
 
 from __future__ import annotations
 

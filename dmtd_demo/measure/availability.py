@@ -43,8 +43,8 @@ def describe_model(entry: CatalogEntry, device: str) -> dict[str, Any]:
 
     bytes: of the checkpoint's download. memory: bytes to run it, by quantization; `fits`: the
     quantizations for which they are free on the device now. decoders: those that run now. missing:
-    for each that add-ons would bring, the add-ons that it lacks. never: those that need an MTP head
-    of the model's own, which it has not. published: the hub id of add-ons that will be fetched with
+    for each that add-ons would bring, the add-ons that it lacks. never: those that need an MTP
+    head that reads its own drafts, which it has not. published: the hub id of add-ons that will be fetched with
     the model.
     """
     sizes = entry.sizes
@@ -57,7 +57,7 @@ def describe_model(entry: CatalogEntry, device: str) -> dict[str, Any]:
     addons = _addons(entry)
     have = {"split"} | addons | _own(entry) | ({OWN} if "fed_back" in addons else set())
     lacks = {name: sorted(decoder.needs - have) for name, decoder in DECODERS.items()}
-    # an MTP head of its own comes with a model's weights: nobody can train it for this one
+    # such a head comes with a model's weights or its published add-ons: nobody trains it here
     never = [name for name, lack in lacks.items() if OWN in lack]
     return {
         "name": entry.name,
@@ -129,7 +129,9 @@ def lines(described: dict[str, Any]) -> list[str]:
                 "classroom has it"
             )
     if d["never"]:
-        words.append(f"  never: {', '.join(d['never'])}: the model has no MTP head of its own")
+        words.append(
+            f"  never: {', '.join(d['never'])}: the model has no MTP head that reads its own drafts"
+        )
     return words + ([f"  {d['note']}"] if d["note"] else [])
 
 

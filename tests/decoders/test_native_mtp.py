@@ -174,7 +174,7 @@ def test_a_draft_says_how_probable_it_was():
 
 
 def test_what_it_needs_is_said():
-    with pytest.raises(UserError, match="MTP head of its own"):
+    with pytest.raises(UserError, match="MTP head that reads its own drafts"):
         steps_of(tiny_model("qwen3"), PanelSpec("mtp-native-verified"), [1], 2)
     model = tiny_model(KIND)
     with pytest.raises(UserError, match="needs a length predictor"):

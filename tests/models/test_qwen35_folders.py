@@ -92,7 +92,7 @@ def test_without_its_head_it_is_a_model_all_the_same(tmp_path):
     """Whatever the config says: those who save such a model again often lose the head."""
     model = load(str(write(tmp_path / "it", tiny_model(KIND), mtp=False)), threads=1)
     assert not model.has("native_mtp") and model.backbone.config.model_type == KIND
-    with pytest.raises(UserError, match="MTP head of its own"):
+    with pytest.raises(UserError, match="MTP head that reads its own drafts"):
         steps_of(model, PanelSpec("mtp-native"), PROMPT, 2)
 
 

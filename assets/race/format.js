@@ -127,6 +127,7 @@ async function copyText(text, button) {
 const PATHS = {
   play: "M4 2.5v11l9.5-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z", start: "M2.5 2.5h2v11h-2zM13.5 2.5v11L5.5 8z",
   back: "M10 2.5v11L3 8zM11.5 2.5h2v11h-2z", on: "M6 2.5v11L13 8zM2.5 2.5h2v11h-2z",
+  end: "M3 2.5v11L11.5 8zM11.5 2.5h2v11h-2z",
   fill: "M2 2h5v1.6H3.6V7H2zM9 2h5v5h-1.6V3.6H9zM2 9h1.6v3.4H7V14H2zM12.4 9H14v5H9v-1.6h3.4z",
 };
 

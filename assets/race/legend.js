@@ -5,7 +5,7 @@ class Legend {
   constructor(root, panels) {
     this.root = root;
     this.panels = panels;
-    this.origins = el("div", { class: "legend", role: "group", "aria-label": t("legend") });
+    this.origins = el("div", { class: "legend", "data-legend": true, role: "group", "aria-label": t("legend") });
     this.spaces = el("button", { type: "button", class: "spaces", "aria-pressed": "false", "data-hint": t("legend.spaces.hint") }, `␣ ${t("legend.spaces")}`);
     this.node = el("div", { class: "reading" }, this.origins, this.spaces);
     this.origins.addEventListener("click", (event) => this.filter(event.target.closest("button")));

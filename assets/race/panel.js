@@ -2,6 +2,15 @@
 
 const RATE_WINDOW = 16;   // tokens, at least, that one point of the tokens/s chart looks back over: a few spans of any decoder
 
+/**
+ * How a decoder works, in a line; "" for one that the texts do not know.
+ * @param {string} decoder
+ */
+function howOf(decoder) {
+  const key = `how.${decoder}`, text = t(key);
+  return text === key ? "" : text;
+}
+
 class Panel {
   constructor(index) {
     this.index = index;
@@ -17,12 +26,14 @@ class Panel {
     this.thought = new Thought(this.text);
     this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("panel", { panel: index + 1 }) }, this.history, this.thought.button, this.text);
     this.cycle = new Cycle();
+    this.live = new Live();
+    this.how = el("p", { class: "how" });
     this.node = el("article", { class: "panel", style: `--panel: var(--panel-${index})`, "aria-label": t("panel", { panel: index + 1 }) },
       el("header", { class: "panel-head" },
         el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
         el("span", { class: "speed", "data-hint": t("panel.speed.hint") },
-          this.tps, el("span", { class: "unit" }, t("unit.speed"))), this.ratio),
-      el("div", { class: "panel-body" }, this.scroll, this.cycle.node), el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
+          this.tps, el("span", { class: "unit" }, t("unit.speed"))), this.ratio), this.how,
+      el("div", { class: "panel-body" }, this.scroll, this.cycle.node), this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
     this.clear();
   }
 
@@ -35,6 +46,8 @@ class Panel {
     this.tps.textContent = NONE;
     this.ratio.textContent = "";
     this.spec.textContent = "";
+    this.how.textContent = "";
+    this.place = 0;          // in which it came to its end, of the panels; 0: it has not, or it did not finish
     this.facts.textContent = "";
   }
 
@@ -69,6 +82,7 @@ class Panel {
   // named: whether to say which model this is; the panels of the race have several.
   begin(record, named) {
     this.decoder = record.decoder;
+    this.how.textContent = howOf(record.decoder);
     this.layers = isNumber(record.layers) ? record.layers : 0;
     this.cycle.recurrent = new Set(Array.isArray(record.recurrent) ? record.recurrent : []);
     this.cycle.native = record.decoder.startsWith("mtp-native");
@@ -214,8 +228,10 @@ class Panel {
     return this.tokens.filter((token) => token.agrees === false).length;
   }
 
-  drawNumbers(baseline) {
+  // scale: of the small charts, which all panels share (live.js).
+  drawNumbers(baseline, scale) {
     this.thought.draw();
+    this.live.draw(this, scale);
     if (this.layers) this.cycle.draw(this.step, this.layers);
     const own = this.tokensPerSecond;
     this.tps.textContent = speed(own);
@@ -226,7 +242,7 @@ class Panel {
     const facts = [plural(isNumber(this.summary?.pieces) ? this.summary.tokens : this.tokens.length, "token")];   // a server counts tokens, and may send several at once
     if (this.tokens.length && this.layers) facts.push(plural(full, "pass"));
     if (this.tokens.length) facts.push(`${(this.ms / 1000).toFixed(2)} s`);
-    if (this.summary) facts.push(ends[this.summary.stop] || this.summary.stop);
+    if (this.summary) facts.push(this.summary.stop === "eos" && this.place ? t(`end.place.${this.place}`) : ends[this.summary.stop] || this.summary.stop);
     if (this.summary?.message) facts.push(this.summary.message);
     this.facts.textContent = this.decoder ? facts.join(" · ") : "";
   }

@@ -16,18 +16,22 @@ class RaceView {
     this.nextDraw = 0;
     this.nextReceipt = 0;
     this.forgotten = "";     // the id of a race that a new chat has left behind
+    this.racing = false;     // a race runs on the device
+    this.ending = "";        // what is said at the end of a race that is over, but still being played
+    this.joining = false;    // what comes is a race that others have seen: shown at once
     this.status = el("p", { class: "status", role: "status", "aria-live": "polite" });
     this.notes = el("div", { class: "notes" });
     this.legend = new Legend(root, () => this.panels);
     this.tape = new Tape();
-    this.player = new Player(this.tape, (counts, moved) => this.showUntil(counts, moved), () => this.presenter.focused);
+    this.player = new Player(this.tape, (counts, moved) => this.showUntil(counts, moved), () => this.presenter.focused, () => this.paced());
     this.grid = el("div", { class: "panels" });
     this.table = new SummaryTable();
     this.charts = new Charts(given.plotly, given.pictures, () => this.panels);
     this.keep = new Keep(this.tape, given.template || "", () => this.pictures(), (name, records) => this.open(name, records), (text) => { this.status.textContent = text; });
     this.legend.node.append(this.keep.node);
-    this.reply = new Reply(this.tape, () => this.root.dataset.status === "running", (text) => { this.status.textContent = text; });
-    root.replaceChildren(this.grid, this.player.node, el("div", { class: "bar" }, this.status, this.legend.node), this.reply.node, this.notes, this.charts.node, this.table.node);
+    this.reply = new Reply(this.tape, () => this.racing, (text) => { this.status.textContent = text; });
+    this.bar = el("div", { class: "bar" }, this.status, this.legend.node);
+    root.replaceChildren(this.grid, this.bar, this.player.node, this.reply.node, this.notes, this.charts.node, this.table.node);
     this.tooltip = new Tooltip(root, () => this.panels, given.hints || {}, (span) => this.charts.mark(span));
     this.presenter = new Presenter(this.grid, () => this.panels);
     this.status.after(this.presenter.leave);
@@ -35,26 +39,63 @@ class RaceView {
     this.starts = 0;         // how often Run was heard
     this.how = "";           // what the race was asked for (ui/question.py)
     this.tour = new Tour(this);
+    this.room = new Room(this);
     this.setStatus("idle", t("race.ready"));
   }
 
   setStatus(state, text) {
     this.root.dataset.status = state;
-    this.player.setRunning(state === "running");
-    this.charts.racing = state === "running";
+    this.ending = "";
+    this.racing = state === "running";
+    this.player.setRunning(this.racing);
+    this.root.dataset.playing = this.playing;
+    this.charts.racing = this.racing;
     this.stopping = false;
     if (text) this.status.textContent = text;
     document.documentElement.dataset.race = state;   // lets the buttons outside this component show what they can do now
-    document.querySelector("#run")?.setAttribute("aria-disabled", String(state === "running"));
-    this.reply.setRunning(state === "running");
+    this.allowRun(!this.racing);
     document.querySelector("#stop")?.setAttribute("aria-disabled", String(state !== "running"));
     if (this.tour.on) this.tour.draw();
+  }
+
+  allowRun(may) {
+    document.querySelector("#run")?.setAttribute("aria-disabled", String(!may));
+    this.reply.setRunning(!may);
+  }
+
+  // How the race on screen is being played: data-playing.
+  get playing() {
+    if (this.player.first) return "slowed";
+    return this.root.dataset.status === "running" ? "live" : "no";
+  }
+
+  // The race is over; where it is still being played, slowed, the page says so at that end.
+  raceOver(text) {
+    if (!this.player.first) return this.setStatus("done", text);
+    this.racing = false;
+    this.stopping = false;
+    this.ending = text;
+    this.allowRun(true);
+    this.player.setRunning(false);
+  }
+
+  // The first playing of a race has begun, goes at another speed, or is at its end.
+  paced() {
+    if (this.ending && !this.player.first) {
+      this.setStatus("done", this.ending);
+      return this.table.draw(this.panels, this.tape.summaries);
+    }
+    this.root.dataset.playing = this.playing;
+    if (!this.player.first || this.stopping) return;
+    const { rate } = this.player, seconds = (this.tape.duration / 1000).toFixed(2);
+    const text = this.racing || rate === null ? t("race.measuring") : rate > 0.95 ? t("race.played", { seconds }) : t("race.slowed", { times: rate > 0.1 ? (1 / rate).toFixed(1) : Math.round(1 / rate).toLocaleString("en"), seconds });
+    if (this.status.textContent !== text) this.status.textContent = text;
   }
 
   // What a running race is doing; not said over "Stopping …".
   setStage(stage, text) {
     this.stage = stage;
-    if (!this.stopping) this.status.textContent = text;
+    if (!this.stopping && !this.player.first) this.status.textContent = text;
   }
 
   setPanelCount(count) {
@@ -72,6 +113,7 @@ class RaceView {
   // charts: whether they are emptied at once; a race that begins names its panels first.
   clear(charts = true) {
     this.stage = "";
+    this.ending = "";
     delete document.documentElement.dataset.source;
     this.tooltip.unpin();
     this.tape.clear();
@@ -98,7 +140,7 @@ class RaceView {
     if (first + lines.length <= this.taken) return;   // the whole record once more
     this.waiting.push(...lines.slice(this.taken - first));
     this.taken = Math.max(this.taken, first + lines.length);
-    if (performance.now() > this.nextReceipt && this.root.dataset.status === "running") {   // the server may drop from the string what has come
+    if (performance.now() > this.nextReceipt && this.racing) {   // the server may drop from the string what has come
       this.nextReceipt = performance.now() + RECEIPT_MS;
       document.querySelector("#take")?.click();
     }
@@ -145,6 +187,7 @@ class RaceView {
         this.table.draw(this.panels, this.tape.summaries);
         this.describeSampling(record.sampling);
         this.charts.reset();
+        if (this.racing && !this.joining) this.player.begin();
         this.player.draw();
         break;
       case "step":
@@ -159,16 +202,20 @@ class RaceView {
       case "end":      // a panel has come to its end; its summary follows with the audit, after the race
       case "summary":
         this.tape.add(record);
-        if (panel.shown === this.tape.panels[record.panel].length) panel.finish(record);
+        if (panel.shown === this.tape.panels[record.panel].length) this.finish(panel);
         if (record.type === "end" && this.panels.every((each) => this.tape.summaries[each.index])) this.setStage("audit", t("race.audit"));
-        this.table.draw(this.panels, this.tape.summaries);
+        if (!this.player.first) this.table.draw(this.panels, this.tape.summaries);
         break;
       case "waiting":  // other races come first (server/turns.py)
         if (!this.stopping) this.setStatus("running", t("race.ahead", { count: record.ahead }));
         break;
       case "refused":  // the race did not begin: what is on screen stays
       case "over":
-        this.setStatus(record.status, sentence(record.message) || this.verdict(record.status));
+        if (record.status === "done") this.raceOver(this.verdict("done"));
+        else {
+          if (record.type === "over" && this.player.first) this.player.toEnd();   // what there is of a race that was cut short
+          this.setStatus(record.status, sentence(record.message) || this.verdict(record.status));
+        }
         break;
     }
   }
@@ -183,7 +230,7 @@ class RaceView {
 
   // A race from a file, for replay: the records as parseRecord gives them. Nothing runs, and the chat stays as it was.
   open(name, records) {
-    if (this.root.dataset.status === "running") throw new Error(t("race.stop_first"));
+    if (this.racing) throw new Error(t("race.stop_first"));
     const [header] = records;
     this.begin({ type: "page", turns: header.conversations?.length === header.panels.length ? header.conversations : header.panels.map(() => [{ role: "user", content: String(header.prompt ?? "") }]), notes: [] });
     for (const record of records) this.take(record);
@@ -234,9 +281,18 @@ class RaceView {
 
   verdict(status) {
     if (status === "stopped") return t("race.stopped");
-    const [base, ...others] = this.tape.summaries.map((summary) => summary?.tokens_per_second);
-    const ratios = others.flatMap((own, index) => (own && base ? [t("race.ratio", { panel: index + 2, ratio: ratio(own / base) })] : []));
-    return ratios.length ? t("race.done_against", { ratios: ratios.join(t("list.comma")) }) : t("race.done");
+    const { header, summaries, panels } = this.tape;
+    const names = header ? header.panels.map(({ decoder, spec }) => (header.panels.filter((other) => other.decoder === decoder).length > 1 ? spec : decoder)) : [];
+    const [base, ...others] = names.map((name, index) => ({ name, ms: panels[index].at(-1)?.ms, text: textOfSteps(panels[index]), ended: ["eos", "length"].includes(summaries[index]?.stop) }));
+    const verdicts = others.filter((own) => own.ended && base.ended && own.ms && base.ms).map((own) => finishOf(own, base, !(header.sampling?.temperature > 0)));
+    return verdicts.length ? t("finish.done", { verdicts: verdicts.join(t("finish.join")) }) : t("race.done");
+  }
+
+  // A panel has come to its end on screen.
+  finish(panel) {
+    const ends = this.tape.panels.map((own, index) => (["eos", "length"].includes(this.tape.summaries[index]?.stop) ? own.at(-1)?.ms ?? Infinity : Infinity));
+    panel.place = ends[panel.index] < Infinity && ends.length > 1 ? 1 + ends.filter((ms) => ms < ends[panel.index]).length : 0;
+    panel.finish(this.tape.summaries[panel.index]);
   }
 
   describeSampling(sampling) {
@@ -248,21 +304,28 @@ class RaceView {
   }
 
   drawAll() {
-    this.panels.forEach((panel) => panel.drawNumbers(this.panels[0]));
+    const scale = liveScale(this.panels, this.tape.duration);
+    this.panels.forEach((panel) => panel.drawNumbers(this.panels[0], scale));
     this.legend.draw();
     this.charts.changed();
   }
 
   // The race as it was after so many moments of each panel; moved: the panel whose moment was the last one.
   showUntil(counts, moved) {
-    this.tooltip.unpin();
+    if (this.panels.some((panel, index) => (counts[index] || 0) < panel.shown)) this.tooltip.unpin();
+    let arrived = false;
+    const grown = this.panels.filter((panel, index) => (counts[index] || 0) !== panel.shown);
+    const follow = this.player.playing ? grown.filter((panel) => panel.atEnd) : this.panels;   // who plays it may read what was written before
     this.panels.forEach((panel, index) => {
       const moments = this.tape.panels[index] || [];
+      const over = panel.summary;
       panel.show(moments, counts[index] || 0);
-      if (counts[index] === moments.length && this.tape.summaries[index]) panel.finish(this.tape.summaries[index]);
-      panel.markNewest(index === moved);
-      panel.scroll.scrollTop = panel.scroll.scrollHeight;
+      if (counts[index] === moments.length && this.tape.summaries[index]) this.finish(panel);
+      arrived ||= !over && panel.summary;
+      panel.markNewest(index === moved && !this.player.playing);
     });
+    for (const panel of follow) panel.scroll.scrollTop = panel.scroll.scrollHeight;
+    if (arrived && this.player.first) this.table.draw(this.panels, this.panels.map((panel) => panel.summary));
     this.drawAll();
   }
 
@@ -313,7 +376,7 @@ document.addEventListener("keydown", (event) => {
 
 // A race is over on the page a moment before Gradio takes the next one, which it would drop: it is asked for again then.
 let unsettled = false, early = null;
-const hasten = (button) => { if (button && unsettled && view.root.dataset.status !== "running") early = button; };
+const hasten = (button) => { if (button && unsettled && !view.racing) early = button; };
 document.addEventListener("click", (event) => hasten(event.target.closest?.("#run, #go-on")), true);
 document.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#prompt")) hasten(document.querySelector("#run")); }, true);
 
@@ -325,7 +388,8 @@ let clicked = "";   // the id of the race that was asked for last: Stop names it
 let asked = "";     // what was asked: run, how, and the values of the controls (ui/question.py)
 window.dmtdRace = {
   start(values) {
-    if (view.root.dataset.status === "running" || unsettled) return asked;   // Gradio drops a second Run itself
+    if (view.racing || unsettled) return asked;   // Gradio drops a second Run itself
+    if (view.player.first) view.player.toEnd();   // what is still being played gives way
     clicked = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;   // randomUUID needs https or localhost
     unsettled = true;
     early = null;
@@ -338,10 +402,10 @@ window.dmtdRace = {
   },
   question: (values) => JSON.stringify(["", "", values]),
   stop() {
-    if (view.root.dataset.status === "running") {
+    if (view.racing) {
       view.status.textContent = t("race.stopping");
       view.stopping = true;
-    }
+    } else view.player.toEnd();
     return clicked;
   },
   forget() {
@@ -362,6 +426,6 @@ window.dmtdRace = {
     early?.click();
   },
   failed() {   // Gradio has said why in its own message: the queue is full, the connection is lost
-    if (view.root.dataset.status === "running") view.setStatus("error", t("race.busy"));
+    if (view.racing) view.setStatus("error", t("race.busy"));
   },
 };

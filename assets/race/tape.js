@@ -3,6 +3,14 @@
 // A moment is the smallest step of a replay: one token, or one step of a decoder that emitted none;
 // tokens [from, to) of that step record, at its clock.
 
+/**
+ * The text that a panel's moments wrote.
+ * @param {Moment[]} moments
+ */
+function textOfSteps(moments) {
+  return moments.flatMap(({ step, from, to }) => step.tokens.slice(from, to)).map((token) => token.text).join("");
+}
+
 class Tape {
   constructor() {
     this.clear();
@@ -77,6 +85,7 @@ class Tape {
     return counts;
   }
 
+  // In ms: the clock of the slowest panel, as far as it has come.
   get duration() {
     return Math.max(0, ...this.panels.map((own) => own.at(-1)?.ms || 0));
   }

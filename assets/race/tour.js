@@ -52,8 +52,9 @@ class Tour {
   }
 
   start() {
-    if (this.on || this.view.root.dataset.status === "running" || !document.querySelector("#tour-card")) return;
+    if (this.on || this.view.racing || !document.querySelector("#tour-card")) return;
     if (!this.card) this.build();
+    if (this.view.player.first) this.view.player.toEnd();
     this.before = this.view.snapshot();
     this.view.tooltip.unpin();
     this.at = 0;

@@ -22,6 +22,7 @@ STYLES = tuple(
         "controls",
         "panel",
         "cycle",
+        "live",
         "tokens",
         "player",
         "status",

@@ -14,6 +14,10 @@ new MutationObserver(records => { window.begun += records.some(record => record.
   .observe(document, { subtree: true, attributes: true, attributeFilter: ['data-status'] });"""
 
 
+def _at_speed(url: str, speed: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}speed={speed}" if speed else url
+
+
 class RacePage:
     def __init__(
         self,
@@ -25,7 +29,9 @@ class RacePage:
         ready: str = "idle",
         locale: str = "en-US",
         charts: bool = False,
+        speed: str = "1",
     ) -> None:
+        """speed: what races are played at; "1" is the clock's own speed, "" leaves it to the page."""
         self.page = browser.new_page(
             viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale
         )
@@ -41,7 +47,7 @@ class RacePage:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.add_init_script(COUNT_RACES)
-        self.page.goto(url)
+        self.page.goto(_at_speed(url, speed))
         self.page.wait_for_selector(f"[data-status='{ready}']", timeout=1000 * END_SECONDS)
         if charts:
             self.wait_for_charts()

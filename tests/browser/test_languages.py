@@ -48,7 +48,7 @@ def test_a_chinese_browser_sees_chinese(
         CHINESE[f"table.{key}"] for key in ("panel", "speed", "ratio", "first_token")
     ]
     assert (
-        visit.sentence.startswith("完成。以面板 1 为基准，面板 2：")
+        visit.sentence.startswith("完成。dmtd ")
         and "次完整前向" in page.locator(".facts").first.inner_text()
     )
     page.locator("[data-panel='1'] [data-origin='late']").first.hover()
@@ -109,7 +109,7 @@ def test_other_browsers_see_english(chromium: object, app_url: str) -> None:
         visit.set("#max-tokens", 8)
         visit.ask("Hello")
         assert visit.wait_until(*OVER) == "done" and visit.sentence.startswith(
-            "Done. Against panel 1: panel 2 "
+            "Done. dmtd finished "
         )
         assert not any(
             "\u4e00" <= sign <= "\u9fff" for sign in visit.page.locator("body").inner_text()

@@ -26,7 +26,7 @@ def test_presenter_mode_is_big_and_bare(visit: RacePage, screenshots: Path) -> N
     assert visit.page.evaluate(
         "[document.documentElement.scrollWidth <= innerWidth, document.documentElement.scrollHeight <= innerHeight]"
     ) == [True, True]
-    assert "panel 2" in visit.sentence
+    assert "dmtd finished " in visit.sentence
     visit.page.screenshot(path=screenshots / "presenter.png")
     visit.page.keyboard.press("f")
     assert visit.page.locator(".panel:visible").count() == 1

@@ -1,0 +1,24 @@
+// How high the texts of the panels are: as high as leaves the legend, the status and the player on screen, without scrolling.
+
+const LEAST_TEXT = 104;      // px, some four lines
+const MOST_TEXT = 0.5;       // of the window
+const BELOW = 10;            // px under the last of them
+
+class Room {
+  // view: the race view.
+  constructor(view) {
+    this.view = view;
+    const sizes = new ResizeObserver(() => this.fit());
+    for (const node of [document.body, view.root, view.bar]) sizes.observe(node);   // what stands above comes when it likes
+    window.addEventListener("resize", () => this.fit());
+  }
+
+  fit() {
+    const { grid, panels, root, player } = this.view;
+    if (!panels.length || !grid.offsetHeight) return;
+    const around = Math.max(...panels.filter((panel) => panel.node.offsetHeight).map((panel) => panel.node.offsetHeight - panel.scroll.offsetHeight), 0);
+    const under = player.node.getBoundingClientRect().bottom - grid.getBoundingClientRect().bottom;
+    const height = window.innerHeight - (grid.getBoundingClientRect().top + window.scrollY) - around - under - BELOW;
+    root.style.setProperty("--room", `${Math.round(Math.min(Math.max(height, LEAST_TEXT), MOST_TEXT * window.innerHeight))}px`);
+  }
+}

@@ -1,0 +1,122 @@
+"""A race that can be watched: played slowed after its own clock measured it, with everything that
+tells of it on screen, and a finish in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from race_page import END_SECONDS, LONG, OVER, RacePage
+
+ON_SCREEN = (
+    ".status",
+    "[data-legend]",
+    ".player",
+    ".tps",
+    "[data-live-chart='tps']",
+    "[data-live-chart='span']",
+)
+
+
+def playing(visit: RacePage) -> str:
+    return visit.page.locator("[data-status]").get_attribute("data-playing")
+
+
+def drawn(visit: RacePage) -> int:
+    return visit.page.locator("[data-panel] [data-origin]").count()
+
+
+def facts(visit: RacePage) -> list[str]:
+    return visit.page.locator(".facts").all_inner_texts()
+
+
+def off_screen(visit: RacePage, height: int) -> list[str]:
+    """What of it can not be seen without scrolling, in any panel."""
+    return [
+        f"{hook}: {box}"
+        for hook in ON_SCREEN
+        for box in (part.bounding_box() for part in visit.page.locator(hook).all())
+        if not box or box["y"] < 0 or box["y"] + box["height"] > height
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (1366, 625)])
+def test_a_race_is_played_slowed_and_all_of_it_is_on_screen(
+    chromium: Any, app_url: str, width: int, height: int
+) -> None:
+    visit = RacePage(chromium, app_url, width, height, speed="")
+    page = visit.page
+    assert page.input_value("#speed") == "watch"
+    page.select_option("#speed", "0.1")
+    visit.set("#max-tokens", 40)
+    visit.ask("What is a KV cache?")
+    page.wait_for_function(
+        "document.querySelector('.status').textContent.includes('Played 10× slowed; measured ')",
+        timeout=1000 * END_SECONDS,
+    )
+    page.click(".player [aria-label='Pause']")
+    assert visit.status == "running" and playing(visit) == "slowed"
+    assert page.locator("#run").get_attribute("aria-disabled") == "false"
+    some = drawn(visit)
+    assert page.evaluate("scrollY") == 0
+    assert not off_screen(visit, height)
+    before = [part.bounding_box() for part in page.locator(".panel, .bar, .player").all()]
+    page.click(".player [aria-label='Step on']")
+    assert drawn(visit) == some + 1 and visit.status == "running"
+
+    page.click(".player [aria-label='To the end']")
+    assert visit.wait_until(*OVER) == "done" and playing(visit) == "no"
+    assert some < drawn(visit)
+    assert page.locator(".live-chart .line").first.get_attribute("d").startswith("M")
+    # the bar of span length 4 of dmtd
+    bars = page.locator("[data-live-chart='span'] >> nth=1 >> .column:not(.none)")
+    assert "4" in bars.all_inner_texts()
+    # all figures are those of the clock, however slowly it was played
+    rows, shown = visit.table(), page.locator(".tps").all_inner_texts()
+    assert shown == [row["tokens/s"] for row in rows]
+    assert "dmtd finished " in visit.sentence and "ar's" in visit.sentence
+    assert all("finished" in each or "limit" in each for each in facts(visit))
+    # nothing has moved
+    assert before == [part.bounding_box() for part in page.locator(".panel, .bar, .player").all()]
+
+    # remembered; and Stop goes to the end of what is only played
+    page.reload()
+    page.wait_for_selector("[data-status='idle']", timeout=1000 * END_SECONDS)
+    assert page.input_value("#speed") == "0.1"
+    visit.set("#max-tokens", 40)
+    visit.ask(LONG)
+    page.wait_for_function("document.querySelector('.status').textContent.includes('measured ')")
+    page.click("#stop")
+    assert visit.wait_until(*OVER, seconds=5) == "done"
+    visit.close()
+
+
+def test_by_itself_it_takes_about_twelve_seconds_and_run_may_interrupt(
+    chromium: Any, app_url: str
+) -> None:
+    visit = RacePage(chromium, app_url, speed="")
+    visit.set("#max-tokens", 24)
+    visit.ask(LONG)
+    measured = "document.querySelector('.status').textContent.includes('measured ')"
+    visit.page.wait_for_function(measured, timeout=1000 * END_SECONDS)
+    visit.ask(LONG)  # while it is played: a new race
+    visit.page.wait_for_function(measured, timeout=1000 * END_SECONDS)
+    visit.page.evaluate("window.began = performance.now()")
+    assert visit.wait_until(*OVER) == "done"
+    seconds = visit.page.evaluate("(performance.now() - window.began) / 1000")
+    assert 6 < seconds < 14
+    visit.close()
+
+
+def test_at_its_own_speed_it_is_live(visit: RacePage) -> None:
+    seen = visit.page.evaluate_handle("""() => {
+      const race = document.querySelector("[data-status]"), seen = [];
+      new MutationObserver(() => seen.push(`${race.dataset.status} ${race.dataset.playing}`))
+        .observe(race, { attributeFilter: ["data-status", "data-playing"] });
+      return seen;
+    }""")
+    visit.race(tokens=12)
+    states = seen.json_value()
+    assert "running live" in states and states[-1] == "done no"
+    assert not any("slowed" in state for state in states)

@@ -120,3 +120,8 @@ def tiny_model(
             model.addons[method] = module.to(dtype).eval().requires_grad_(False)
             model.addon_facts[method] = {"k": n, "threshold": 0.5}
     return model
+
+
+def fused_layers(backbone: Backbone) -> list:
+    """The layers that passes with a cache run, of either kind."""
+    return backbone._hybrid_layers if backbone.hybrid else backbone._fused

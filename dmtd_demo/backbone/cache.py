@@ -1,6 +1,8 @@
-"""The KV cache: one entry per layer, whose lengths may differ between the layer groups (docs/methods.md, section 2)."""
+"""The KV cache: one entry per layer, with a length of its own (docs/methods.md, section 2)."""
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -12,8 +14,6 @@ class KVCache:
     Layers call `append` or `update`; a decoder reads `length` and rewinds with `crop`.
     """
 
-    kernels = None  # of fused.Appending: nothing but `append` writes here
-
     def __init__(self, layers: int, capacity: int = 256) -> None:
         self._capacity = capacity
         # [2 x kv heads, capacity, head size]: keys, then values
@@ -21,11 +21,15 @@ class KVCache:
         self._lengths = [0] * layers
 
     def length(self, layer: int) -> int:
-        """Positions that this layer holds."""
+        """Return how many positions this layer holds."""
         return self._lengths[layer]
 
     def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Append keys and values side by side, [q, 2 x kv heads, head size], and return views of everything this layer holds, each [1, kv heads, positions, head size]."""
+        """Append keys and values, and return views of all that this layer holds.
+
+        new: keys and values side by side, [q, 2 x kv heads, head size]; the views are
+        [1, kv heads, positions, head size] each.
+        """
         q, heads, size = new.shape
         start = self._lengths[layer]
         stop = start + q
@@ -40,7 +44,7 @@ class KVCache:
     def update(
         self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        """The same for transformers' attention modules: key and value [1, kv heads, q, head size]."""
+        """Append for transformers' attention modules: key, value [1, kv heads, q, head size]."""
         return self.append(torch.cat((key, value), dim=1)[0].transpose(0, 1), layer)
 
     def _grow(self, layer: int, new: Tensor, stop: int) -> Tensor:
@@ -55,16 +59,54 @@ class KVCache:
         return grown
 
     def crop(self, length: int, start: int = 0, stop: int | None = None) -> None:
-        """Forget every position from `length` on, in the layers [start, stop). Layers that are shorter stay as they are."""
+        """Forget every position from `length` on, in the layers [start, stop).
+
+        Layers that are shorter stay as they are. Raises ValueError for a negative length.
+        """
         if length < 0:
             raise ValueError(f"crop needs a length of 0 or more, got {length}")
         for layer in range(start, len(self._lengths) if stop is None else stop):
             self._lengths[layer] = min(self._lengths[layer], length)
 
     def keep(self, length: int | None) -> None:
-        """From now on a rewind to `length` or a later position may be asked for; None: no more.
-        Recurrent layers log their passes only meanwhile; keys and values need nothing of it."""
+        """Make a rewind to `length` or a later position possible from now on; None: no more.
+
+        Recurrent layers log their passes only meanwhile; keys and values need nothing of it.
+        """
 
     def nbytes(self) -> int:
-        """Bytes that the buffers hold."""
+        """Return the bytes that the buffers hold."""
         return sum(t.numel() * t.element_size() for t in self._entries if t is not None)
+
+
+class PlacedEntries:
+    """Entries that stay where they are, as layers see them within one static pass (`graphs.py`).
+
+    at: the places of the new positions, [q]. window: how many positions attention reads, seen or
+    masked. kernels: `kernels.py`, which writes keys and values to their places by itself; None:
+    layers do it by `append`.
+    """
+
+    def __init__(
+        self, entries: list[Tensor | None], at: Tensor, window: int, kernels: ModuleType | None
+    ) -> None:
+        self._entries, self.at, self._window, self.kernels = entries, at, window, kernels
+
+    def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Write as `KVCache.append` does, and return views of the whole window."""
+        self.entries(layer).index_copy_(1, self.at, new.transpose(0, 1))
+        return self.held(layer)
+
+    def entries(self, layer: int) -> Tensor:
+        """Return the buffer of a layer, [2 x kv heads, capacity, head size]."""
+        entries = self._entries[layer]
+        assert entries is not None
+        return entries
+
+    def held(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the window, [1, kv heads, window, head size] each."""
+        entries = self.entries(layer)
+        held = entries[:, : self._window].view(
+            2, 1, entries.shape[0] // 2, self._window, entries.shape[2]
+        )
+        return held[0], held[1]

@@ -1,5 +1,9 @@
-"""Short passes over a KV cache that stays where it is. What changes from pass to pass lies in tensors, so that on CUDA each kind of pass is one graph: a launch
-in place of some fifteen for every layer, and nothing that the host waits for. The same passes run without graphs on a CPU, where tests hold them against the others."""
+"""Short passes over a KV cache that stays where it is.
+
+What changes from pass to pass lies in tensors, so that on CUDA each kind of pass is one graph: a
+launch in place of some fifteen for every layer, and nothing that the host waits for. The same
+passes run without graphs on a CPU, where tests hold them against the others.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,31 @@ import time
 import weakref
 from functools import lru_cache
 from types import ModuleType
-from typing import Callable, Sequence
+from typing import TYPE_CHECKING, Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone.cache import KVCache, PlacedEntries
 from dmtd_demo.backbone.fused import FusedLayer, can_attend_apart
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
 
 # positions that attention reads, seen or masked; twice as many where a text is longer, and so on
 WINDOW = 1024
-WARM = 2  # runs before a capture: kernels are chosen and libraries get their memory
+# runs before a capture: kernels are chosen and libraries get their memory
+WARM = 2
 
+# a window to cos and sin of its positions, each [window, 1, head size], as `FusedLayer` reads them
 Rope = Callable[[int], tuple[Tensor, Tensor]]
 
 
 class _Buffers:
-    """Keys and values of every layer, and the passes over them. They outlive a text, and serve the next."""
+    """Keys and values of every layer, and the passes over them.
+
+    They outlive a text, and serve the next.
+    """
 
     def __init__(self, layers: Sequence[FusedLayer]) -> None:
         # [2 x kv heads, capacity, head size]
@@ -32,15 +44,18 @@ class _Buffers:
         # by layers, positions, window and whether the late layers are adapted
         self.passes: dict[tuple[int, int, int, int, bool], _Pass] = {}
         # of the graphs' memory: passes never overlap, and their results are kept apart
-        self.pool: tuple[int, int] | None = None
+        self.pool: _POOL_HANDLE | None = None
         self._layers = layers
 
     def reserve(self, positions: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Make room for so many positions in every layer; what is held stays."""
         if positions <= self.capacity:
             return
         self.capacity = window_of(positions)
-        self.passes.clear()  # they know the old places
-        self.pool = None  # one whose graphs are all gone takes no other
+        # they know the old places
+        self.passes.clear()
+        # a pool whose graphs are all gone takes no other
+        self.pool = None
         for layer in self._layers:
             old = self.entries[layer.index]
             # what is masked is read too, and has to be finite
@@ -53,7 +68,7 @@ class _Buffers:
 
 
 class StaticCache(KVCache):
-    """A KV cache over such buffers."""
+    """A KV cache over buffers that stay where they are."""
 
     def __init__(self, buffers: _Buffers) -> None:
         super().__init__(len(buffers.entries))
@@ -62,15 +77,21 @@ class StaticCache(KVCache):
 
     def _grow(self, layer: int, new: Tensor, stop: int) -> Tensor:
         self.buffers.reserve(stop, new.dtype, new.device)
-        return self.buffers.entries[layer]
+        entries = self.buffers.entries[layer]
+        assert entries is not None
+        return entries
 
     def passed(self, start: int, stop: int, length: int) -> None:
-        """The layers [start, stop) hold `length` positions now."""
+        """Note that the layers [start, stop) hold `length` positions now."""
         self._lengths[start:stop] = [length] * (stop - start)
 
 
 class StaticPasses:
-    """Those of one model. seconds: what preparing them took, which no panel's clock counts. refused: why there are no graphs, once one could not be captured."""
+    """The static passes of one model.
+
+    seconds: what preparing them took, which no panel's clock counts. refused: why there are no
+    graphs, once one could not be captured.
+    """
 
     def __init__(self, layers: Sequence[FusedLayer], rope: Rope) -> None:
         self.seconds = 0.0
@@ -79,6 +100,7 @@ class StaticPasses:
         self._free: list[_Buffers] = []
 
     def new_cache(self) -> StaticCache:
+        """Return an empty cache, over buffers that no other one uses."""
         buffers = self._free.pop() if self._free else _Buffers(self._layers)
         cache = StaticCache(buffers)
         weakref.finalize(cache, self._free.append, buffers)
@@ -92,7 +114,11 @@ class StaticPasses:
         cache: StaticCache,
         adapted: Sequence[FusedLayer] | None = None,
     ) -> Tensor | None:
-        """h [q, hidden] through the layers [start, stop), q up to fused.POSITIONS; None where there are no graphs to be had. adapted: all layers, in place of the model's own."""
+        """Run h [q, hidden] through the layers [start, stop), q up to fused.POSITIONS.
+
+        adapted: all layers, in place of the model's own. Returns None where there are no graphs to
+        be had.
+        """
         if self.refused is not None:
             return None
         positions, past = h.shape[0], cache.length(start)
@@ -130,7 +156,11 @@ class StaticPasses:
 
 
 class _Pass:
-    """A kind of pass over some buffers, with its inputs: h [q, hidden] and how many positions came before."""
+    """A kind of pass over some buffers, with its inputs: h [q, hidden], and `past`.
+
+    past: how many positions came before. like: a tensor as h is. rope: cos and sin of the window,
+    each [window, 1, head size].
+    """
 
     def __init__(
         self,
@@ -142,14 +172,14 @@ class _Pass:
         rope: tuple[Tensor, Tensor],
     ) -> None:
         self._layers, self._entries, self._window = layers, entries, window
-        self._cos, self._sin = rope  # each [window, 1, head size]
+        self._cos, self._sin = rope
         self.h = torch.zeros_like(like)
         self.past = torch.zeros((), dtype=torch.long, device=like.device)
         self._steps = torch.arange(positions, device=like.device)
         self._places = torch.arange(window, device=like.device)
         self._unseen = torch.full((), -torch.inf, dtype=like.dtype, device=like.device)
         self._seen = torch.zeros((), dtype=like.dtype, device=like.device)
-        # they take sizes that are powers of two
+        # kernels take sizes that are powers of two
         self._kernels = (
             triton_kernels(like.device)[0] if layers[0].head_size.bit_count() == 1 else None
         )
@@ -167,10 +197,11 @@ class _Pass:
             return self._layers_over_buffers()
         self._graph.replay()
         assert self._out is not None
-        return self._out.clone()  # the next replay writes there
+        # the next replay writes there
+        return self._out.clone()
 
-    def capture(self, pool: tuple[int, int]) -> None:
-        """Raises whatever is in the way."""
+    def capture(self, pool: _POOL_HANDLE) -> None:
+        """Capture the pass as a CUDA graph. Raises whatever is in the way."""
         device = self.h.device
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
@@ -193,42 +224,19 @@ class _Pass:
         return h
 
     def _mask(self, at: Tensor) -> Tensor:
-        """What positions at these places, [q], see: [q, window]."""
+        """Return what positions at these places, [q], see: [q, window], -inf where they do not."""
         return torch.where(self._places <= at[:, None], self._seen, self._unseen)
 
-    def _writer(self) -> _Writer:
-        return _Writer(self._entries, self.past + self._steps, self._window, self._kernels)
-
-
-class _Writer:
-    """The cache as a layer sees it within a pass. at: the places of the new positions, [q]."""
-
-    def __init__(
-        self, entries: list[Tensor | None], at: Tensor, window: int, kernels: ModuleType | None
-    ) -> None:
-        self._entries, self.at, self._window, self.kernels = entries, at, window, kernels
-
-    def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """As KVCache.append, with the whole window."""
-        self.entries(layer).index_copy_(1, self.at, new.transpose(0, 1))
-        return self.held(layer)
-
-    def entries(self, layer: int) -> Tensor:
-        entries = self._entries[layer]
-        assert entries is not None
-        return entries
-
-    def held(self, layer: int) -> tuple[Tensor, Tensor]:
-        entries = self.entries(layer)
-        held = entries[:, : self._window].view(
-            2, 1, entries.shape[0] // 2, self._window, entries.shape[2]
-        )
-        return held[0], held[1]
+    def _writer(self) -> PlacedEntries:
+        return PlacedEntries(self._entries, self.past + self._steps, self._window, self._kernels)
 
 
 @lru_cache
 def triton_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
-    """Those of `kernels.py`, or None and why there are none: on a CPU, or where Triton is not there, or has no C compiler, or does not know the GPU."""
+    """Return `kernels.py`, or None and why it cannot be used.
+
+    It cannot on a CPU, nor where Triton is not there, has no C compiler or does not know the GPU.
+    """
     if device.type != "cuda":
         return None, "no CUDA"
     try:
@@ -241,7 +249,7 @@ def triton_kernels(device: torch.device) -> tuple[ModuleType | None, str]:
 
 
 def window_of(positions: int) -> int:
-    """How many positions attention reads for a text of this length."""
+    """Return how many positions attention reads for a text of this length."""
     window = WINDOW
     while window < positions:
         window *= 2

@@ -7,18 +7,23 @@ with an output gate, RoPE over a part of each head).
 
 from __future__ import annotations
 
-import math
-from typing import Any, Sequence
+from typing import Any, Sequence, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.fused import FusedLayer, FusedNorm, _is_known, _joined, _Several
+from dmtd_demo.backbone.fused import GroupedAttention
+from dmtd_demo.backbone.linears import together
+from dmtd_demo.backbone.norms import CentredNorm, FusedNorm
 from dmtd_demo.backbone.recurrent import RecurrentState, Write, chunk, step
 
-L2_EPS = 1e-6  # inside the root over a key's or a query's squares
+# inside the root over a key's or a query's squares
+L2_EPS = 1e-6
+
+# a decoder layer of transformers' `qwen3_5`, whose parts have no types that could be named
+Qwen35Layer: TypeAlias = Any
 
 
 class HybridCache(KVCache):
@@ -29,53 +34,38 @@ class HybridCache(KVCache):
         self.states = {i: RecurrentState() for i, is_one in enumerate(recurrent) if is_one}
 
     def length(self, layer: int) -> int:
+        """Return how many positions this layer has taken in."""
         state = self.states.get(layer)
         return super().length(layer) if state is None else state.length
 
     def keep(self, length: int | None) -> None:
+        """Make a rewind to `length` or a later position possible, for recurrent layers too."""
         for state in self.states.values():
             state.keep(length)
 
     def crop(self, length: int, start: int = 0, stop: int | None = None) -> None:
-        """As KVCache.crop. Recurrent layers run their rule again over what is kept; `keep` has to
-        have been told before the passes that are cropped."""
+        """Forget every position from `length` on, in the layers [start, stop).
+
+        Recurrent layers run their rule again over what is kept of the pass that is cut. Raises
+        ValueError where `keep` was not told before the passes that are cropped.
+        """
         super().crop(length, start, stop)
         for layer in range(start, len(self._lengths) if stop is None else stop):
             if layer in self.states:
                 self.states[layer].rewind(length)
 
     def nbytes(self) -> int:
+        """Return the bytes of keys, values, states and logs."""
         return super().nbytes() + sum(state.nbytes() for state in self.states.values())
 
 
-class CentredNorm(FusedNorm):
-    """RMSNorm whose weight lies around 0: x / rms(x) * (1 + w)."""
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        super().__init__(weight, eps)
-        if self.scaled is not None:
-            self.scaled = (1 + weight.float()) * math.sqrt(weight.shape[-1])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.scaled is not None:
-            return super().__call__(x)
-        normed = F.rms_norm(x, self.size, None, self.eps)
-        return torch.addcmul(normed, normed, self.weight)
-
-
-def together(*linears: nn.Module, gated: bool = False) -> Any:
-    """Linears of the same input as one, where they are of a kind and none is wrapped by hooks.
-
-    gated: they are a gate and its up, which some kinds apply by the way.
-    """
-    known = all(_is_known(type(part)) and not hasattr(part, "_hf_hook") for part in linears)
-    return _joined(*linears, gated=gated) if known else _Several(*linears)
-
-
 class _HybridLayer:
-    """What both kinds share: norms, the MLP, and where they lie."""
+    """The norms and the MLP of either kind of layer, and the device on which they lie.
 
-    def __init__(self, module: Any, index: int, group: int) -> None:
+    group: query heads that share a key in attention.
+    """
+
+    def __init__(self, module: Qwen35Layer, index: int, group: int) -> None:
         before, after, mlp = module.input_layernorm, module.post_attention_layernorm, module.mlp
         self.index, self.group = index, group
         self.device = before.weight.device
@@ -96,7 +86,7 @@ class RecurrentLayer(_HybridLayer):
     """A layer of Gated DeltaNet and an MLP."""
 
     @torch.no_grad()
-    def __init__(self, module: Any, index: int, group: int) -> None:
+    def __init__(self, module: Qwen35Layer, index: int, group: int) -> None:
         super().__init__(module, index, group)
         mixer = module.linear_attn
         self.key_heads, self.key_size = mixer.num_k_heads, mixer.head_k_dim
@@ -120,27 +110,34 @@ class RecurrentLayer(_HybridLayer):
     def __call__(
         self, h: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: HybridCache
     ) -> Tensor:
-        """h [q, hidden]; the others are what attention needs."""
+        """Run the layer over h [q, hidden], and take the positions into its state.
+
+        cos, sin and mask are what attention needs; nothing here reads them.
+        """
         h = h.to(self.device)
         state = cache.states[self.index]
         n = h.shape[0]
         inputs, z, strengths, decays = self._projected(self.before(h))
-        if state.window is None:
+        if state.window is None or state.state is None:
             state.window = inputs.new_zeros((self.kernel.shape[0] - 1, self.channels))
             state.state = self.kernel.new_zeros((self.heads, self.key_size, self.value_size))
         extended = torch.cat((state.window, inputs))
         queries, write = self._read(self._convolved(extended, n), strengths, decays)
-        if n == 1:
-            out, after = step(state.state, queries, write, in_place=state.floor is None)
-        else:
-            out, after = chunk(state.state, queries, write)
+        out, after = (
+            step(state.state, queries, write, in_place=state.floor is None)
+            if n == 1
+            else chunk(state.state, queries, write)
+        )
         state.advance(inputs, extended, write, after)
         normed = self.norm(out.transpose(0, 1)).mul_(F.silu(z.float()))  # [q, heads, value size]
         return self._mlp(self.out.add_to(h, normed.reshape(n, -1).to(h.dtype)))
 
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The convolution's inputs [q, channels], the gate z [q, heads, value size], strengths and
-        decays in float32, [q, heads]."""
+        """Project x [q, hidden].
+
+        Returns the convolution's inputs [q, channels], the gate z [q, heads, value size], strengths
+        and decays in float32, [q, heads].
+        """
         values = self.heads * self.value_size
         if len(self.projections) == 1:
             inputs, z, b, a = self.projections[0](x).split(
@@ -154,7 +151,7 @@ class RecurrentLayer(_HybridLayer):
         return inputs, z.unflatten(-1, (self.heads, -1)), b.sigmoid().float(), decays
 
     def _convolved(self, extended: Tensor, n: int) -> Tensor:
-        """[taps - 1 + n, channels] to [n, channels], float32."""
+        """Convolve [taps - 1 + n, channels] to [n, channels], float32, with SiLU."""
         if n == 1:
             return F.silu((extended * self.kernel).sum(0, keepdim=True))
         extended = extended.float()
@@ -164,7 +161,7 @@ class RecurrentLayer(_HybridLayer):
         return F.silu(total, inplace=True)
 
     def _read(self, mixed: Tensor, strengths: Tensor, decays: Tensor) -> tuple[Tensor, Write]:
-        """Queries [heads, q, key size], and what the positions write."""
+        """Return the queries [heads, q, key size], and what the positions write."""
         n = mixed.shape[0]
         keys = self.key_heads * self.key_size
         both = mixed[:, : 2 * keys].view(n, 2, self.key_heads, self.key_size)
@@ -176,17 +173,16 @@ class RecurrentLayer(_HybridLayer):
         return q * self.query_scale, Write(k, values, decays.t(), strengths.t())
 
 
-class GatedAttention(_HybridLayer):
+class GatedAttention(_HybridLayer, GroupedAttention):
     """A layer of attention with an output gate, and an MLP."""
 
-    _attention = FusedLayer._attention
-
     @torch.no_grad()
-    def __init__(self, module: Any, index: int, group: int) -> None:
+    def __init__(self, module: Qwen35Layer, index: int, group: int) -> None:
         super().__init__(module, index, group)
         mixer = module.self_attn
         self.head_size = mixer.head_dim
-        self.query_heads = mixer.q_proj.out_features // (2 * self.head_size)  # each with its gate
+        # each with its gate
+        self.query_heads = mixer.q_proj.out_features // (2 * self.head_size)
         self.kv_heads = mixer.k_proj.out_features // self.head_size
         self.qkv = together(mixer.q_proj, mixer.k_proj, mixer.v_proj)
         self.o = together(mixer.o_proj)
@@ -207,8 +203,11 @@ class GatedAttention(_HybridLayer):
         cache: KVCache,
         last: bool = False,
     ) -> Tensor:
-        """h [q, hidden]; cos, sin [q, 1, rotated size], sin with its first half negated; mask as in
-        FusedLayer. last: the last position's output is all that is wanted, [1, hidden]."""
+        """Run the layer over h [q, hidden], and append keys and values to the cache.
+
+        cos, sin: [q, 1, rotated size], sin with its first half negated. mask: as in `FusedLayer`.
+        last: the last position's output is all that is wanted, [1, hidden].
+        """
         h = h.to(self.device)
         n, size = h.shape[0], self.head_size
         heads = self.qkv(self.before(h)).view(n, -1, size)
@@ -227,13 +226,19 @@ class GatedAttention(_HybridLayer):
         return self._mlp(self.o.add_to(h, seen.mul_(gate.reshape(n, -1).sigmoid())))
 
 
+HybridLayer: TypeAlias = RecurrentLayer | GatedAttention
+
+
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether a layer of transformers' Qwen3.5 is one."""
+    """Whether a layer of transformers' models has a recurrent state in place of keys and values."""
     return hasattr(module, "linear_attn")
 
 
-def layers_of(modules: Sequence[nn.Module], group: int) -> list[RecurrentLayer | GatedAttention]:
-    """One for each of transformers' layers. group: query heads that share a key in attention."""
+def layers_of(modules: Sequence[nn.Module], group: int) -> list[HybridLayer]:
+    """Return a layer for each of transformers' own, over its parameters.
+
+    group: query heads that share a key in attention.
+    """
     return [
         (RecurrentLayer if is_recurrent(module) else GatedAttention)(module, i, group)
         for i, module in enumerate(modules)

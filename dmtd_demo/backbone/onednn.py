@@ -1,11 +1,15 @@
-"""Linears on a CPU in the layout that oneDNN computes from, which ships with PyTorch: the same weights and products, read about as fast as memory can give them."""
+"""Linears on a CPU in the layout that oneDNN computes from, which ships with PyTorch.
+
+Weights and products are the same, and read about as fast as memory can give them.
+"""
 
 from __future__ import annotations
 
 import copy
 import statistics
 import time
-from typing import Callable, Sequence
+from functools import partial
+from typing import Callable, Sequence, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +22,26 @@ from dmtd_demo.machine import free
 SMALL = {torch.bfloat16: 0, torch.float32: 2**19}
 # bytes of all others from which on a layout is measured: what fits a cache is not read from memory
 LARGE = 2**24
-SAMPLE = 2**26  # bytes of those that are measured
-# that the layout is made for; for one alone oneDNN would take another, slower here for one too
-# (docs/performance.md)
+# bytes of those that are measured
+SAMPLE = 2**26
+# positions that the layout is made for; for one alone oneDNN would take another, slower here for
+# one too (docs/performance.md)
 POSITIONS = 4
-WORTH = 0.9  # times the plain matrices' time
+# the share of the plain matrices' time that the layout may take
+WORTH = 0.9
+# timed turns of either
 REPEATS = 5
 
 
 class BlockedLinear(nn.Module):
-    """x [..., in] to [..., out], both in the dtype of the weights. weight: opaque, [out, in]. shared: the weights are another module's parameters too (a tied LM head),
-    so these are counted as a buffer, and that table stays what `dense` gives."""
+    """A linear in oneDNN's layout: x [..., in] to [..., out], both in the dtype of the weights.
+
+    weight: opaque, [out, in]. shared: the weights are another module's parameters too (a tied LM
+    head), so these are counted as a buffer, and that table stays what `dense` gives.
+    """
+
+    weight: Tensor
+    bias: nn.Parameter | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, shared: bool = False) -> None:
         super().__init__()
@@ -41,15 +54,16 @@ class BlockedLinear(nn.Module):
         # in a list, so that it is not this module's parameter
         self._table = [weight] if shared else []
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.rows: slice | None = None  # of `weight`, where it is several linears' in one
+        # of `weight`, where it is several linears' in one
+        self.rows: slice | None = None
 
     def dense(self) -> Tensor:
-        """The weights, [out, in]."""
+        """Return the weights, [out, in]."""
         dense = self._table[0] if self._table else self.weight.detach().to_dense()
         return dense if self.rows is None else dense[self.rows]
 
     def linear(self) -> nn.Linear:
-        """As it was before."""
+        """Return the dense linear that this one was made of."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         dense = self.dense()
         linear.weight = (
@@ -57,7 +71,7 @@ class BlockedLinear(nn.Module):
             if isinstance(dense, nn.Parameter)
             else nn.Parameter(dense.contiguous(), requires_grad=False)
         )
-        linear.bias = self.bias
+        linear.register_parameter("bias", self.bias)
         return linear
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,31 +84,42 @@ class BlockedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def kernel(self) -> Callable[[Tensor], Tensor]:
-        """x [rows, in] to [rows, out], all of it, in the dtype of the weights and without gradients."""
+        """Return the product alone, x [rows, in] to [rows, out] by all rows of the weight.
+
+        It takes the dtype of the weights, and has no gradients.
+        """
         product, weight, bias = torch.ops.mkldnn._linear_pointwise.default, self.weight, self.bias
         return lambda x: product(x, weight, bias, "none", [], "")
 
 
 @torch.no_grad()
 def joined(*linears: BlockedLinear) -> BlockedLinear:
-    """One linear for all of them, whose rows they become: each still gives its own products, but computes all of them."""
-    bias = torch.cat([linear.bias for linear in linears]) if linears[0].bias is not None else None
+    """Return one linear for all, whose rows they become.
+
+    Each still gives its own products, but computes all of them.
+    """
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    bias = torch.cat(biases) if biases else None
     whole = BlockedLinear(torch.cat([linear.dense() for linear in linears]), bias)
     start = 0
     for linear in linears:
         linear.rows = slice(start, start + linear.out_features)
         linear.weight = whole.weight
-        if bias is not None:
+        if linear.bias is not None and whole.bias is not None:
             linear.bias.data = whole.bias.data[linear.rows]
         start = linear.rows.stop
     return whole
 
 
 def lay_out(module: PreTrainedModel) -> str | None:
-    """Replace the dense linears of a causal model on a CPU where they are faster so, by a measurement. Returns what was found; None where there was nothing to choose."""
+    """Replace the dense linears of a causal model on a CPU where they are faster so.
+
+    A measurement says whether they are. Returns what was found, for the model's reasons; None where
+    there was nothing to choose.
+    """
     if not torch.backends.mkldnn.is_available():
         return None
-    head, table = module.get_output_embeddings(), module.get_input_embeddings().weight
+    head, table = module.get_output_embeddings(), _table(module)
     fit = [
         part
         for part in module.modules()
@@ -111,19 +136,13 @@ def lay_out(module: PreTrainedModel) -> str | None:
     except RuntimeError:  # a CPU or a build for which oneDNN has no such layout
         return None
     dtype = str(sample[0].weight.dtype).removeprefix("torch.")
-    found = f"one position and four through {sum(map(_bytes, sample)) / 1e6:.0f} MB of them take {after * 1000:.1f} ms, and {before * 1000:.1f} through the plain matrices"
+    found = (
+        f"one position and four through {sum(map(_bytes, sample)) / 1e6:.0f} MB of them take "
+        f"{after * 1000:.1f} ms, and {before * 1000:.1f} through the plain matrices"
+    )
     if after > WORTH * before:
         return f"{dtype} matrices as they are: in oneDNN's layout {found}"
-    chosen = set(fit)
-    for parent in list(module.modules()):  # one after another, so that the plain matrices go
-        for name, child in list(parent.named_children()):
-            if child in chosen:
-                setattr(
-                    parent,
-                    name,
-                    BlockedLinear(child.weight, child.bias, shared=child.weight is table),
-                )
-                chosen.discard(child)
+    _replace(module, fit, table)
     return f"{dtype} matrices in oneDNN's layout: {found}" + (
         "; the LM head is held beside the embedding table"
         if type(head) is nn.Linear and head in fit and head.weight is table
@@ -131,9 +150,28 @@ def lay_out(module: PreTrainedModel) -> str | None:
     )
 
 
+def _table(module: PreTrainedModel) -> Tensor:
+    return cast(nn.Embedding, module.get_input_embeddings()).weight
+
+
+def _replace(module: nn.Module, chosen: Sequence[nn.Linear], table: Tensor) -> None:
+    """Put the chosen linears into the layout, one after another, so that the plain ones go."""
+    left = set(chosen)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear) and child in left:
+                shared = child.weight is table
+                setattr(parent, name, BlockedLinear(child.weight, child.bias, shared))
+                left.discard(child)
+
+
 def plain(module: PreTrainedModel) -> PreTrainedModel:
-    """The same causal model with every dense linear as transformers loads it and its parameters its own; all else is shared. For training, and for what others are measured by."""
-    return _plain(module, module.get_input_embeddings().weight)
+    """Return the causal model with every dense linear as transformers loads it.
+
+    Their parameters are its own; all else is shared. For training, and for what other decoders are
+    measured by.
+    """
+    return cast(PreTrainedModel, _plain(module, _table(module)))
 
 
 def _plain(module: nn.Module, table: Tensor) -> nn.Module:
@@ -154,7 +192,8 @@ def _plain(module: nn.Module, table: Tensor) -> nn.Module:
     return twin
 
 
-def _fits(module: nn.Module) -> bool:
+def _fits(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether the layout may take a module: a dense linear, large enough, of a dtype it knows."""
     if (
         type(module) is not nn.Linear
         or hasattr(module, "_hf_hook")
@@ -173,29 +212,31 @@ def _bytes(linear: nn.Linear) -> int:
 
 @torch.inference_mode()
 def _compared(linears: Sequence[nn.Linear]) -> tuple[float, float]:
-    """Median seconds of one position and four through all of them, in the fused layers' own layout of plain matrices and in oneDNN's; in alternation."""
-    laid_out = [BlockedLinear(linear.weight) for linear in linears]
+    """Return the median seconds of one position and four through all linears, in both layouts.
+
+    First by the fused layers' plain matrices, then by oneDNN's; they are timed in alternation.
+    """
     turned = [
         linear.weight.t().contiguous()
         if linear.weight.dtype == torch.float32
         else linear.weight.t()
         for linear in linears
     ]
+    plain_products = [partial(torch.mm, mat2=weight) for weight in turned]
+    laid_out = [BlockedLinear(linear.weight) for linear in linears]
     inputs = [
         [torch.zeros(q, linear.in_features, dtype=linear.weight.dtype) for linear in linears]
         for q in (1, 4)
     ]
-    times: tuple[list[float], list[float]] = ([], [])
+    ways: tuple[Sequence[Callable[[Tensor], Tensor]], ...] = (plain_products, laid_out)
+    times: tuple[list[float], ...] = ([], [])
     for _ in range(REPEATS + 1):
-        for product, weights, each in (
-            (torch.mm, turned, times[0]),
-            (lambda x, linear: linear(x), laid_out, times[1]),
-        ):
+        for products, each in zip(ways, times):
             for timed in (False, True):  # the caches hold what the turn before read
                 started = time.perf_counter()
                 for xs in inputs:
-                    for x, weight in zip(xs, weights):
-                        product(x, weight)
+                    for x, product in zip(xs, products):
+                        product(x)
                 if timed:
                     each.append(time.perf_counter() - started)
     return statistics.median(times[0][1:]), statistics.median(times[1][1:])

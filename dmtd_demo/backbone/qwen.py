@@ -1,7 +1,8 @@
-"""A thin view over transformers' own Qwen2, Qwen3 and Qwen3.5 modules: embed, run_layers, final_norm, logits.
+"""A thin view over transformers' own Qwen2, Qwen3 and Qwen3.5 modules.
 
-Everything that depends on transformers' internals lies in this file; their modules are called, never patched or copied, so that
-quantized linears and accelerate's hooks work as they are. Passes with a cache take the fused layers instead, where there are any.
+What depends on transformers' internals lies in this file and in `hybrid.py`; their modules are
+called, never patched or copied, so that quantized linears and accelerate's hooks work as they are.
+Passes with a cache take the fused layers instead, where there are any.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from functools import cached_property
-from typing import Mapping, Sequence
+from typing import Mapping, Protocol, Sequence, cast
 
 import torch
 import transformers
@@ -17,41 +18,74 @@ from torch import Tensor, nn
 
 from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.fused import POSITIONS, FusedLayer, FusedNorm, LayerParts, can_fuse
+from dmtd_demo.backbone.fused import POSITIONS, FusedLayer, LayerParts, can_fuse
 from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
-from dmtd_demo.backbone.hybrid import (
-    CentredNorm,
-    GatedAttention,
-    HybridCache,
-    RecurrentLayer,
-    is_recurrent,
-    layers_of,
-)
+from dmtd_demo.backbone.hybrid import HybridCache, HybridLayer, is_recurrent, layers_of
+from dmtd_demo.backbone.linears import Linear
+from dmtd_demo.backbone.norms import CentredNorm, FusedNorm
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.machine import on_zero_gpu
 
+# versions of transformers that were tried
 TRIED = "5.13 to 5.24"
 MODEL_TYPES = ("qwen2", "qwen3", "qwen3_5_text")
 STATIC_ROPE = ("default", "linear", "yarn", "llama3")
 
 
-class Backbone:
-    """The Qwen decoder stack of a `Qwen2ForCausalLM` or `Qwen3ForCausalLM`.
+class Norm(Protocol):
+    """What is read of transformers' RMSNorm of Qwen2 and Qwen3."""
 
-    Hidden states are [batch, positions, hidden size]; with a cache the batch is 1 and positions continue where its layers end.
+    weight: Tensor
+    variance_epsilon: float
+
+
+class Attention(Protocol):
+    """What is read of transformers' attention; Qwen3's has q_norm and k_norm beside it."""
+
+    head_dim: int
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
+    o_proj: Linear
+
+
+class MLP(Protocol):
+    """What is read of transformers' MLP."""
+
+    gate_proj: Linear
+    up_proj: Linear
+    down_proj: Linear
+
+
+class DecoderLayer(Protocol):
+    """What is read of a decoder layer of transformers' Qwen2 and Qwen3."""
+
+    self_attn: Attention
+    mlp: MLP
+    input_layernorm: Norm
+    post_attention_layernorm: Norm
+
+
+class Backbone:
+    """The Qwen decoder stack of a causal model of transformers: Qwen2, Qwen3 or Qwen3.5.
+
+    Hidden states are [batch, positions, hidden size]; with a cache the batch is 1 and positions
+    continue where its layers end. Raises UserError for a model that it cannot run rightly.
     """
 
     def __init__(self, module: transformers.PreTrainedModel) -> None:
         config = module.config
         if config.model_type not in MODEL_TYPES:
             raise UserError(
-                f"a backbone needs one of the model types {', '.join(MODEL_TYPES)}; got {config.model_type}"
+                f"a backbone needs one of the model types {', '.join(MODEL_TYPES)}; got "
+                f"{config.model_type}"
             )
         rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
         if rope not in STATIC_ROPE:
             raise UserError(
-                f"a backbone needs a RoPE that does not depend on the text's length ({', '.join(STATIC_ROPE)}); got {rope}"
+                f"a backbone needs a RoPE that does not depend on the text's length "
+                f"({', '.join(STATIC_ROPE)}); got {rope}"
             )
         try:
             inner = module.model
@@ -64,7 +98,8 @@ class Backbone:
             self._head = module.lm_head
         except AttributeError as error:
             raise _does_not_fit(error) from error
-        # transformers 5.24 gave the argument another name, which layers before it would take without a word and ignore
+        # transformers 5.24 gave the argument another name, which layers before it would take
+        # without a word and ignore
         self._cache_argument = (
             "cache"
             if any(
@@ -81,12 +116,14 @@ class Backbone:
         if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
             # run_layers builds plain causal masks: inside the window the two are the same
             self.context = min(self.context, config.sliding_window)
-        # all layers as late-layer-only passes of the split `adapted_to` run them: the late ones differ
+        # all layers as late-layer-only passes of the split `adapted_to` run them: the late ones
+        # differ
         self._adapted: list[nn.Module] = []
         self.adapted_to: Split | None = None
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._signed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._fused_norm: FusedNorm | None = None  # once the layers are fused
+        # set once the layers are fused
+        self._fused_norm: FusedNorm | None = None
         # by layer, whether it has a recurrent state in place of keys and values
         self.recurrent = [is_recurrent(layer) for layer in self._layers]
         self.hybrid = config.model_type == "qwen3_5_text"
@@ -104,8 +141,11 @@ class Backbone:
         return self._embed.weight.dtype
 
     def adapt(self, split: Split, differences: Sequence[Mapping[str, Tensor]]) -> None:
-        """Late layers of their own for this split's late-layer-only passes: for each late layer what
-        is added to its linears, by name. Full passes stay as they are. Once. Raises UserError."""
+        """Give this split's late-layer-only passes late layers of their own. Once.
+
+        differences: for each late layer what is added to its linears, by name. Full passes stay as
+        they are. Raises UserError.
+        """
         assert self.adapted_to is None
         if self.hybrid:
             raise UserError(
@@ -118,12 +158,12 @@ class Backbone:
 
     @property
     def adapted(self) -> nn.ModuleList:
-        """The layers that `adapt` made; empty without."""
+        """The layers that `adapt` made; none where it was not called."""
         start = self.adapted_to.late_start if self.adapted_to else 0
         return nn.ModuleList(self._adapted[start:])
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Out and in of a layer's linears, by name; all layers are alike."""
+        """Return out and in of a layer's linears, by name; all layers are alike."""
         return {
             name: (part.out_features, part.in_features)
             for name, part in self._layers[-1].named_modules()
@@ -131,6 +171,7 @@ class Backbone:
         }
 
     def new_cache(self, capacity: int = 256) -> KVCache:
+        """Return an empty cache for one text. capacity: positions that it has room for at first."""
         if self.hybrid:
             return HybridCache(self.recurrent, capacity)
         if self.static and self._fused and self._passes.refused is None:
@@ -145,13 +186,16 @@ class Backbone:
 
     @property
     def preparing(self) -> float:
-        """Seconds that capturing CUDA graphs has taken so far."""
+        """The seconds that capturing CUDA graphs has taken so far."""
         return self._passes.seconds if "_passes" in self.__dict__ else 0.0
 
     @torch.inference_mode()
     def prepare(self, runs: Sequence[tuple[int, int, int]]) -> str | None:
-        """Capture the CUDA graphs of these passes, (start, stop, positions), before anybody waits for them; others come with the first of their kind. Returns what came of
-        it; None where there are none to be had."""
+        """Capture the CUDA graphs of these passes before anybody waits for them.
+
+        runs: (start, stop, positions) of each; other passes come with the first of their kind.
+        Returns what came of it, for the model's reasons; None where there are none to be had.
+        """
         if self.hybrid and self.device.type == "cuda":
             return (
                 "no CUDA graphs: they need buffers that stay, and recurrent layers make new states"
@@ -167,12 +211,13 @@ class Backbone:
             return f"no CUDA graphs: {self._passes.refused}"
         _, without = triton_kernels(self.device)
         return (
-            f"CUDA graphs of {len(runs)} kinds of pass, captured in {self.preparing:.1f} s; others come with the first of their kind"
+            f"CUDA graphs of {len(runs)} kinds of pass, captured in {self.preparing:.1f} s; others "
+            "come with the first of their kind"
             + (f"; slower without Triton's kernels ({without})" if without else "")
         )
 
     def embed(self, ids: Tensor | list[int]) -> Tensor:
-        """Token ids, a list or [batch, positions], to hidden states."""
+        """Return the embeddings of token ids, a list or [batch, positions]."""
         if not isinstance(ids, Tensor):
             # no ids that a device would have to wait for
             if len(ids) <= POSITIONS and self._fused_norm is not None:
@@ -191,11 +236,11 @@ class Backbone:
         adapted: bool = False,
         at_head: Tensor | None = None,
     ) -> Tensor:
-        """Run layers [start, stop) over h, [batch, q, hidden], causally after what these layers hold in the cache.
+        """Run layers [start, stop) over h, [batch, q, hidden], causally.
 
-        Without a cache the positions are 0 .. q-1: the whole text. The final norm is not included.
-        adapted: by the late layers that `adapt` made. at_head, without a cache: [batch, q] bool, by
-        those except at these positions.
+        The positions come after what these layers hold in the cache; without one they are 0 .. q-1,
+        the whole text. The final norm is not included. adapted: by the late layers that `adapt`
+        made. at_head, without a cache: [batch, q] bool, by those except at these positions.
         """
         if start >= stop:
             return h
@@ -204,7 +249,9 @@ class Backbone:
         if cache is None and self.hybrid and len(h) == 1 and not torch.is_grad_enabled():
             cache = self.new_cache(q)
         past = 0 if cache is None else cache.length(start)
-        if cache is not None and (self.hybrid or not torch.is_grad_enabled()) and self._fused:
+        if isinstance(cache, HybridCache):
+            return self._run_hybrid(h, start, stop, past, cache)
+        if cache is not None and not torch.is_grad_enabled() and self._fused:
             return self._run_fused(h, start, stop, past, cache, adapted)
         position_embeddings = self._rope(h, past, past + q)
         # one position sees everything; with nothing before it transformers' SDPA is causal by
@@ -245,10 +292,22 @@ class Backbone:
         h = h[0]
         for layer in fused[start:stop]:
             h = layer(h, cos, sin, mask, cache)
-        return h[None].to(self.device) if self.hybrid else h[None]
+        return h[None]
+
+    def _run_hybrid(
+        self, h: Tensor, start: int, stop: int, past: int, cache: HybridCache
+    ) -> Tensor:
+        cos, sin, mask = self.attending(h, past, h.shape[1])
+        h = h[0]
+        for layer in self._hybrid_layers[start:stop]:
+            h = layer(h, cos, sin, mask, cache)
+        return h[None].to(self.device)
 
     def attending(self, h: Tensor, past: int, q: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What fused layers of attention need beside h for q positions after `past` others: cos, sin, mask, as FusedLayer reads them."""
+        """Return cos, sin and mask as `FusedLayer` reads them beside h.
+
+        They are those of q positions after `past` others.
+        """
         cos, sin = self._signed_rope(h, past, past + q)
         mask = None
         if 1 < q and (past or q <= POSITIONS):
@@ -260,8 +319,9 @@ class Backbone:
                 mask = mask.repeat(group, 1)
         return cos, sin, mask
 
-    def _hybrid_layers(self) -> list[RecurrentLayer | GatedAttention]:
-        """Qwen3.5's, wherever they lie: transformers' own have no cache that can be rewound."""
+    @cached_property
+    def _hybrid_layers(self) -> list[HybridLayer]:
+        """Qwen3.5's layers, wherever they lie: transformers' own have no cache to be rewound."""
         with torch.inference_mode(self._embed.weight.is_inference()):
             if not hasattr(self._norm, "_hf_hook"):
                 self._fused_norm = CentredNorm(self._norm.weight, self._norm.eps)
@@ -270,10 +330,11 @@ class Backbone:
             )
 
     @cached_property
-    def _fused(self) -> list[FusedLayer] | list[RecurrentLayer | GatedAttention]:
-        """Empty where the linears are of no known kind, or lie on several devices."""
-        if self.hybrid:
-            return self._hybrid_layers()
+    def _fused(self) -> list[FusedLayer]:
+        """The layers of a Qwen2 or Qwen3 in few operations.
+
+        None of them where the linears are of no known kind, or lie on several devices.
+        """
         parts = self._parts(0, self._layers)
         # as the parameters are, so that they stay trainable
         with torch.inference_mode(self._embed.weight.is_inference()):
@@ -284,7 +345,7 @@ class Backbone:
 
     @cached_property
     def _fused_adapted(self) -> list[FusedLayer]:
-        """The same of the layers with those that `adapt` made."""
+        """All layers in few operations, the late ones being those that `adapt` made."""
         assert self.adapted_to is not None
         start = self.adapted_to.late_start
         with torch.inference_mode(self._embed.weight.is_inference()):
@@ -293,7 +354,7 @@ class Backbone:
 
     @staticmethod
     def _parts(first: int, layers: Sequence[nn.Module]) -> list[LayerParts]:
-        """first: the index of the first of them."""
+        """Name the parts of the layers. first: the index of the first of them."""
         try:
             return [
                 LayerParts(
@@ -314,19 +375,22 @@ class Backbone:
                         for name in ("q_norm", "k_norm")
                     ),
                 )
-                for i, layer in enumerate(layers, first)
+                for i, layer in enumerate(cast(Sequence[DecoderLayer], layers), first)
             ]
         except AttributeError as error:
             raise _does_not_fit(error) from error
 
     def compile_layers(self) -> None:
-        """torch.compile each layer, for training on a few fixed shapes; the layers share what is compiled for a shape."""
+        """Compile each layer by torch.compile, for training on a few fixed shapes.
+
+        The layers share what is compiled for a shape.
+        """
         torch._dynamo.config.recompile_limit = 64
         for layer in self._layers:
             layer.compile(dynamic=False)
 
     def weight_bytes(self) -> tuple[list[int], int]:
-        """Bytes that the weights of each layer, and those of the LM head, take as they are held."""
+        """Return the bytes of the weights of each layer, and of the LM head, as they are held."""
 
         def held(module: nn.Module) -> int:
             return sum(
@@ -336,17 +400,20 @@ class Backbone:
         return [held(layer) for layer in self._layers], held(self._head)
 
     def final_norm(self, h: Tensor) -> Tensor:
-        """The last hidden state, as the LM head, MTP heads and predictors read it."""
+        """Return the last hidden state, as the LM head, MTP heads and predictors read it."""
         if self._fused_norm is not None and not torch.is_grad_enabled():
             return self._fused_norm(h)
         return self._norm(h).to(self.device)
 
     def logits(self, normed: Tensor) -> Tensor:
-        """LM head over hidden states after the final norm: [..., hidden] to [..., vocabulary]."""
+        """Run the LM head over hidden states after the final norm, [..., hidden].
+
+        Returns [..., vocabulary].
+        """
         return self._head(normed.to(self.dtype)).to(self.device)
 
     def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The same as FusedLayer reads them, each [q, 1, head size]."""
+        """Return cos and sin of [start, stop) as `FusedLayer` reads them, each [q, 1, head size]."""
         key = (h.device, h.dtype)
         pair = self._signed.get(key)
         if pair is None or pair[0].shape[0] < stop:
@@ -365,7 +432,10 @@ class Backbone:
         return cos[:, positions], sin[:, positions]
 
     def _rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """cos and sin of the positions [start, stop), each [1, q, head size], from a table that grows by doubling."""
+        """Return cos and sin of the positions [start, stop), each [1, q, head size].
+
+        They come from a table that grows by doubling.
+        """
         key = (h.device, h.dtype)
         table = self._tables.get(key)
         if table is None or table[0].shape[1] < stop:
@@ -385,12 +455,13 @@ class Backbone:
 
 def _does_not_fit(error: Exception) -> ModelError:
     return ModelError(
-        f"the Qwen modules of transformers {transformers.__version__} are not as expected ({error}); tried versions: {TRIED}"
+        f"the Qwen modules of transformers {transformers.__version__} are not as expected "
+        f"({error}); tried versions: {TRIED}"
     )
 
 
 def parameters(module: nn.Module) -> int:
-    """How many parameters a module has, shared ones counted once, those packed into 4 bits unpacked."""
+    """Count a module's parameters: shared ones once, those packed into 4 bits unpacked."""
     return sum(
         math.prod(p.quant_state.shape)
         if hasattr(p, "quant_state")

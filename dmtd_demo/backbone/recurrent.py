@@ -11,18 +11,22 @@ strength beta, a head's state S [key size, value size] takes a position in as
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-BLOCK = 64  # positions that are solved at once
-SHORT = 16  # up to so many, a GPU solves them by products
+# positions that are solved at once
+BLOCK = 64
+# up to so many positions, a GPU solves them by products
+SHORT = 16
 
 
 class Write(NamedTuple):
-    """What some positions write into a state: keys [heads, n, key size], values [heads, n, value
-    size], decays and strengths [heads, n]."""
+    """What n positions write into a layer's state.
+
+    keys [heads, n, key size], values [heads, n, value size], decays and strengths [heads, n].
+    """
 
     keys: Tensor
     values: Tensor
@@ -30,7 +34,7 @@ class Write(NamedTuple):
     strengths: Tensor
 
     def part(self, start: int, stop: int) -> Write:
-        """The positions [start, stop) of these."""
+        """Return what the positions [start, stop) of these write."""
         return Write(*(t[:, start:stop] for t in self))
 
 
@@ -49,27 +53,41 @@ def step(state: Tensor, queries: Tensor, write: Write, in_place: bool) -> tuple[
     return out, state.baddbmm_(keys.transpose(1, 2), change)
 
 
+@overload
+def chunk(state: Tensor, queries: Tensor, write: Write) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def chunk(state: Tensor, queries: None, write: Write) -> tuple[None, Tensor]: ...
+
+
 def chunk(state: Tensor, queries: Tensor | None, write: Write) -> tuple[Tensor | None, Tensor]:
     """Take in n positions in blocks, none of them padded. Shapes as in `step`, with n for 1.
 
     Returns the outputs, None where there are no queries, and the state after the last position.
     """
     n = write.keys.shape[1]
-    outs: list[Any] = []  # of tensors; of None where nothing is asked
+    outs: list[Tensor] = []
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         asked = None if queries is None else queries[:, start:stop]
-        out, state = _block(state, asked, write.part(start, stop))
-        outs.append(out)
+        out, state = _solve_block(state, asked, write.part(start, stop))
+        if out is not None:
+            outs.append(out)
     if queries is None:
         return None, state
     return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), state
 
 
-def _block(state: Tensor, queries: Tensor | None, write: Write) -> tuple[Tensor | None, Tensor]:
-    """The changes d_i of all positions are the solution of a triangular system, because each reads
+def _solve_block(
+    state: Tensor, queries: Tensor | None, write: Write
+) -> tuple[Tensor | None, Tensor]:
+    """Take in up to BLOCK positions at once.
+
+    The changes d_i of all positions are the solution of a triangular system, because each reads
     what those before it have written: d_i = beta_i (v_i - e^(G_i) k_i S - sum_(j<i) e^(G_i - G_j)
-    (k_i k_j) d_j), where G_i is the sum of the decays up to i."""
+    (k_i k_j) d_j), where G_i is the sum of the decays up to i.
+    """
     keys, values, decays, strengths = write
     n = keys.shape[1]
     total = decays.cumsum(-1)
@@ -88,7 +106,7 @@ def _block(state: Tensor, queries: Tensor | None, write: Write) -> tuple[Tensor 
 
 
 def _solved(system: Tensor, right: Tensor) -> Tensor:
-    """x of (1 + A) x = right, where A [heads, n, n] is what lies under the system's diagonal."""
+    """Solve (1 + A) x = right, where A [heads, n, n] is what lies under the system's diagonal."""
     n = system.shape[-1]
     if not system.is_cuda or n > SHORT:
         return torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
@@ -102,9 +120,12 @@ def _solved(system: Tensor, right: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One pass as the log keeps it: how many positions came before it, the state and the window of
-    the convolution before it, the convolution's inputs [n, channels], and what they wrote."""
+class LoggedPass:
+    """One pass over n positions as the log of a recurrent state keeps it.
+
+    start: how many positions came before it. state, window: those before the pass. inputs: of the
+    convolution, [n, channels].
+    """
 
     start: int
     state: Tensor
@@ -125,10 +146,10 @@ class RecurrentState:
         self.state: Tensor | None = None  # [heads, key size, value size]
         self.length = 0
         self.floor: int | None = None
-        self.log: list[Entry] = []
+        self.log: list[LoggedPass] = []
 
     def keep(self, length: int | None) -> None:
-        """From now on a rewind to `length` or a later position may be asked for; None: no more."""
+        """Log passes, so that a rewind to `length` or a later position is possible; None: no more."""
         self.floor = length
         if length is None:
             self.log.clear()
@@ -136,18 +157,23 @@ class RecurrentState:
             del self.log[0]
 
     def advance(self, inputs: Tensor, extended: Tensor, write: Write, state: Tensor) -> None:
-        """Take over what a pass over inputs [n, channels] has made: `extended`, the inputs with the
-        window before them, and the state after them."""
+        """Take over what a pass over inputs [n, channels] has made.
+
+        extended: the inputs with the window before them. state: the one after them.
+        """
         if self.floor is not None:
             assert self.window is not None and self.state is not None
-            self.log.append(Entry(self.length, self.state, self.window, inputs, write))
+            self.log.append(LoggedPass(self.length, self.state, self.window, inputs, write))
         self.window = extended[inputs.shape[0] :]
         self.state = state
         self.length += inputs.shape[0]
 
     def rewind(self, length: int) -> None:
-        """Go back to `length` positions: the rule is run again over what is kept of the pass that
-        contains it, no layer is."""
+        """Go back to `length` positions.
+
+        The rule is run again over what is kept of the pass that contains them; no layer is. Raises
+        ValueError where no log reaches back so far.
+        """
         if length >= self.length:
             return
         while self.log and self.log[-1].start > length:
@@ -168,6 +194,6 @@ class RecurrentState:
             self.advance(inputs, torch.cat((entry.window, inputs)), write, state)
 
     def nbytes(self) -> int:
-        """Bytes held, the log included."""
+        """Return the bytes held, the log included."""
         held = [self.window, self.state, *(t for e in self.log for t in (e.state, *e.write))]
         return sum(t.numel() * t.element_size() for t in held if t is not None)

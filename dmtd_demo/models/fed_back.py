@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.fused import Appending, FusedLayer, FusedNorm, LayerParts
+from dmtd_demo.backbone.fused import FusedLayer, LayerParts
+from dmtd_demo.backbone.norms import FusedNorm
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.errors import UserError
 
@@ -63,24 +64,25 @@ class FedBackHead(nn.Module):
         of_embedding, of_state, layer, norm = self._fused
         u = self.linears["fc"](torch.cat((of_embedding(embedded), of_state(states)), dim=-1))
         cos, sin, mask = self.backbone.attending(u, cache.length(0), len(u))
-        return norm(layer(u, cos, sin, mask, cast(Appending, cache))[-1:])
+        return norm(layer(u, cos, sin, mask, cache)[-1:])
 
     def _parts(self) -> tuple[FusedNorm, FusedNorm, FusedLayer, FusedNorm]:
         config, norms = self.backbone.config, self.norms
+        linears = {key: cast(nn.Linear, linear) for key, linear in self.linears.items()}
         eps = config.rms_norm_eps
-        head_size = self.linears["q"].out_features // config.num_attention_heads
+        head_size = linears["q"].out_features // config.num_attention_heads
         layer = FusedLayer(
             LayerParts(
                 0,
                 head_size,
                 eps,
-                self.linears["q"],
-                self.linears["k"],
-                self.linears["v"],
-                self.linears["o"],
-                self.linears["gate"],
-                self.linears["up"],
-                self.linears["down"],
+                linears["q"],
+                linears["k"],
+                linears["v"],
+                linears["o"],
+                linears["gate"],
+                linears["up"],
+                linears["down"],
                 norms["before_attention"],
                 norms["before_mlp"],
                 None,

@@ -17,7 +17,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.hybrid import CentredNorm, GatedAttention, together
+from dmtd_demo.backbone.hybrid import GatedAttention
+from dmtd_demo.backbone.linears import together
+from dmtd_demo.backbone.norms import CentredNorm
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import checkpoint

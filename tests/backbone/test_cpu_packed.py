@@ -24,7 +24,7 @@ from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load, load_random
 from dmtd_demo.models.memory import Sizes, taken, weight_bytes
 from dmtd_demo.models.placement import FAST, Asked, offered, place
-from tiny import tiny_module
+from tiny import fused_layers, tiny_module
 
 TEXTS = [
     "Once upon a time there was a red fox.",
@@ -158,7 +158,7 @@ def test_a_packed_model_is_near_the_dense_one_and_is_fused(family, tied, quantiz
         fused = backbone.logits(
             backbone.final_norm(backbone.run_layers(backbone.embed(ids), 0, backbone.layers, cache))
         )
-    assert backbone._fused and parameters(module) == count
+    assert fused_layers(backbone) and parameters(module) == count
     torch.testing.assert_close(fused, packed, rtol=0, atol=1e-4 * packed.abs().max().item())
     assert type(backbone._layers[0].mlp.down_proj) is KINDS[quantization]
 

@@ -33,7 +33,7 @@ from dmtd_demo.models.memory import Sizes, taken, weight_bytes
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
-from tiny import tiny_module
+from tiny import fused_layers, tiny_module
 
 HERE = Path(__file__).resolve().parents[1] / "cuda"
 CUDA = torch.cuda.is_available() and torch.cuda.get_device_capability() >= cuda_packed.CAPABILITY
@@ -254,7 +254,7 @@ def test_a_packed_model_is_fused(family, tied, quantization):
         cache = backbone.new_cache()
         h = backbone.run_layers(backbone.embed(ids), 0, backbone.layers, cache)
         fused = backbone.logits(backbone.final_norm(h))
-    assert backbone._fused and backbone._fused[0].gate_up.gated and parameters(module) == count
+    assert fused_layers(backbone)[0].gate_up.gated and parameters(module) == count
     torch.testing.assert_close(fused, packed, rtol=0, atol=0.05 * packed.abs().max().item())
     again = module(torch.tensor([ids])).logits  # by layers that are parts of others now
     torch.testing.assert_close(again, packed, rtol=0, atol=0.05 * packed.abs().max().item())

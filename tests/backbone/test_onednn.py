@@ -11,7 +11,7 @@ from dmtd_demo.backbone.onednn import BlockedLinear, joined, lay_out, plain
 from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone, parameters
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.memory import taken
-from tiny import tiny_module
+from tiny import fused_layers, tiny_module
 
 IDS = [5, 17, 60, 42, 9, 5, 17, 60]
 
@@ -34,7 +34,7 @@ def logits(module) -> torch.Tensor:
             backbone.run_layers(backbone.embed(ids), 0, backbone.layers, cache)
             for ids in (IDS, [3], [4, 1])
         ][-1]
-        assert backbone._fused
+        assert fused_layers(backbone)
         return backbone.logits(backbone.final_norm(h))
 
 

@@ -244,24 +244,25 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
 
 
 def pack(
-    module: nn.Module,
+    module: PreTrainedModel,
     quantization: str,
-    held: Callable[[str], Levels | type[Int8Linear] | None] | None = None,
+    held: Held | None = None,
 ) -> None:
-    """Replace every dense linear, one after another, so that the dense matrices go as they are packed. A tied LM head gets a packed copy; the table stays for look-ups.
-    Matrices that the 4-bit kernel cannot hold are packed in 8. held: by a parameter's name, in 4 bits, the levels that it comes in, which are kept, or the kind for what comes in more."""
+    """Replace every dense linear, one after another, so that the dense matrices go as they are
+    packed. A tied LM head gets a packed copy; the table stays for look-ups. Matrices that the 4-bit
+    kernel cannot hold are packed in 8. held: asked for each parameter in 4 bits."""
     table = module.get_input_embeddings().weight
     for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                kind, levels = KINDS[quantization], None
+            if type(child) is nn.Linear and name not in DENSE:
+                kind, shared = KINDS[quantization], child.weight is table
                 if child.in_features % GROUP or child.out_features % EVEN:
                     kind = Int8Linear
+                known = None
                 if held and kind is Int4Linear:
-                    levels = held(f"{path}.{name}.weight".lstrip("."))
-                shared = child.weight is table
-                if isinstance(levels, Levels):
-                    packed = Int4Linear.of_levels(levels, child, shared)
+                    known = held(f"{path}.{name}.weight".lstrip("."))
+                if isinstance(known, Levels):
+                    packed: PackedLinear = Int4Linear.of_levels(known, child, shared)
                 else:
-                    packed = (levels or kind).of(child, shared)
+                    packed = (Int8Linear if known == 8 else kind).of(child, shared)
                 setattr(parent, name, packed)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from dmtd_demo.backbone.cpu_packed import Packed  # noqa: E402
 from dmtd_demo.backbone.cuda_packed import KINDS, CudaLinear, Shape  # noqa: E402
 from dmtd_demo.measure.limits import memory_bandwidth  # noqa: E402
 from dmtd_demo.models.catalog import CATALOG  # noqa: E402
@@ -64,7 +65,7 @@ def ours(name: str, rows: int, columns: int, gated: bool) -> CudaLinear:
     tiles, steps = -(-rows // 16), columns * kind.bits // 256
     weight = torch.randint(0, 256, (tiles, steps, 512), dtype=torch.uint8, device="cuda")
     scale = kind._scale(tiles, steps, torch.device("cuda"))
-    return kind(weight, scale.normal_(std=1e-3), None, rows, columns, gated=gated)
+    return kind(Packed(weight, scale.normal_(std=1e-3), None, rows, columns), gated)
 
 
 def shaped(linears: list[CudaLinear], shape: Shape) -> list[Product]:

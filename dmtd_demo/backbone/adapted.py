@@ -17,13 +17,14 @@ from dmtd_demo.backbone.cpu_packed import KINDS, PackedLinear
 from dmtd_demo.backbone.onednn import BlockedLinear
 from dmtd_demo.errors import UserError
 
+# a path within a module and what is there, to what takes its place; None: it stays
 Change = Callable[[str, nn.Module], nn.Module | None]
 
 
 def changed(module: nn.Module, change: Change, path: str = "") -> nn.Module:
-    """The same module with others in the places for which `change` gives one.
+    """Return a module with others in the places for which `change` gives one.
 
-    All else is shared.
+    All else is shared with `module`.
     """
     if not module._modules:
         return module
@@ -39,7 +40,7 @@ def changed(module: nn.Module, change: Change, path: str = "") -> nn.Module:
 
 @torch.no_grad()
 def adapted_layer(layer: nn.Module, differences: Mapping[str, Tensor]) -> nn.Module:
-    """A decoder layer with W + difference, [out, in], for every linear named.
+    """Return a decoder layer with W + difference, [out, in], for every linear named.
 
     Names as `mlp.down_proj`; each is held as the layer's own is. Raises UserError.
     """
@@ -82,7 +83,7 @@ class _Either(nn.Module):
 
 
 def masked_layer(own: nn.Module, other: nn.Module, at_head: Tensor) -> nn.Module:
-    """A decoder layer for whole rows: `own` at the positions of at_head, and `other` elsewhere.
+    """Return a decoder layer for whole rows: `own` at the positions of at_head, else `other`.
 
     at_head: [rows, n] bool. All attend to the keys and values of all. For training.
     """

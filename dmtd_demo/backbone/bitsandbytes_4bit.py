@@ -18,7 +18,7 @@ from dmtd_demo.errors import UserError
 # and on other machines it is off
 SWITCH = "support_avx512bf16_for_cpu"
 # rows of a block in that layout
-ROWS = 32
+BLOCK_ROWS = 32
 
 
 class _Weight(Protocol):
@@ -45,7 +45,7 @@ def choose_layout(module: nn.Module, dtype: torch.dtype) -> None:
                 part,
                 SWITCH,
                 dtype == torch.bfloat16
-                and part.out_features % ROWS == 0
+                and part.out_features % BLOCK_ROWS == 0
                 and part.in_features % part.weight.blocksize == 0,
             )
 

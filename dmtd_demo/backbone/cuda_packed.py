@@ -1,13 +1,15 @@
-"""Linears in 8 or 4 bits on CUDA by kernels of our own (`cuda_packed.cu`), for one position up to
-sixteen: `--quantization fast-int8` and `fast-int4`. The weights are rounded as on a CPU
-(`cpu_packed.py`). Longer passes dequantize a matrix and multiply by it. Compute capability 8.0 and
-up."""
+"""Linears in 8 or 4 bits on CUDA by kernels of our own (`cuda_packed.cu`).
+
+They are what `--quantization fast-int8` and `fast-int4` mean on a GPU of compute capability 8.0 and
+up. The kernels take one position up to sixteen at once; longer passes dequantize a matrix and
+multiply by it. The weights are rounded as on a CPU (`cpu_packed.py`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +20,10 @@ from dmtd_demo.backbone.cpu_packed import (
     DENSE,
     GROUP,
     IN_ONE,
-    ROWS,
+    ROWS_AT_ONCE,
     Held,
     Levels,
+    Packed,
     PackedLinear,
     eight_bits,
     four_bits,
@@ -28,19 +31,27 @@ from dmtd_demo.backbone.cpu_packed import (
 from dmtd_demo.cuda import nvrtc
 
 SOURCE = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
-CAPABILITY = (8, 0)  # tensor cores that take bfloat16
-TILE = 16  # rows that lie together
-COLUMNS = 64  # of a row: padded to a multiple
-AT_ONCE = 16  # positions of one launch
+# the least compute capability: tensor cores that take bfloat16
+CAPABILITY = (8, 0)
+# rows that lie together
+TILE = 16
+# what the columns of a row are padded to a multiple of
+COLUMNS = 64
+# positions of one launch
+AT_ONCE = 16
 # positions from which on the matrix is dequantized: four launches read as much
 MANY = 64
-ORDER = {4: (0, 2, 4, 6, 1, 3, 5, 7), 8: (0, 2, 1, 3, 4, 6, 5, 7)}  # of eight columns in a word
+# the order of eight columns in a word, by the bits of a weight
+ORDER = {4: (0, 2, 4, 6, 1, 3, 5, 7), 8: (0, 2, 1, 3, 4, 6, 5, 7)}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a product is divided: row tiles of a block, warps of a block, over which the columns go
-    round, and steps of 16 bytes a lane that are read before they are used."""
+    """The division of a product among blocks.
+
+    tiles: row tiles of a block. warps: of a block; the columns go round over them. ahead: steps of
+    16 bytes a lane that are read before they are used.
+    """
 
     tiles: int = 1
     warps: int = 8
@@ -48,9 +59,12 @@ class Shape:
 
 
 def shape_of(bits: int, rows: int, columns: int) -> Shape:
-    """What is fastest for a matrix, for one position and for several: it must not depend on their
-    number, so that their results do not. By Qwen3-4B's matrices on an H200 (docs/performance.md,
-    `benchmarks/cuda_linears.py`); those of 385 to 1,215 tiles lie between."""
+    """Return what is fastest for a matrix, for one position and for several.
+
+    It must not depend on their number, so that their results do not. By Qwen3-4B's matrices on an
+    H200 (docs/performance.md, `benchmarks/cuda_linears.py`); those of 385 to 1,215 tiles lie
+    between.
+    """
     tiles = -(-rows // TILE)
     if tiles >= 768:  # a few warps each are enough to keep every multiprocessor reading
         return Shape(1, 4, 4) if bits == 8 else Shape(2, 4, 2)
@@ -62,31 +76,26 @@ OVERLAP = True
 
 
 class CudaLinear(PackedLinear):
-    """weight uint8 [tiles, steps, 512]: of 16 rows and 64 columns (4 bits) or 32 (8 bits), in the
-    order of `cuda_packed.cu`; rows and columns are padded with zeros. scale: in 4 bits
-    [tiles, steps, 32, 2], a group's step and middle; in 8 bits [rows]. Both bfloat16.
+    """A linear for the kernels of `cuda_packed.cu`.
 
-    gated: the weights are a gate's and an up's, and `kernel` gives silu(gate) up, [out / 2].
+    weight uint8 [tiles, steps, 512]: of 16 rows and 64 columns (4 bits) or 32 (8 bits), in the
+    kernel's order; rows and columns are padded with zeros. scale: in 4 bits [tiles, steps, 32, 2],
+    a group's step and middle; in 8 bits [rows]. Both bfloat16. gated: the weights are a gate's and
+    an up's, and `kernel` gives silu(gate) up, [out / 2].
     """
 
     bits: int
 
-    def __init__(
-        self,
-        weight: Tensor,
-        scale: Tensor,
-        bias: Tensor | None,
-        out_features: int,
-        in_features: int,
-        shared: bool = False,
-        gated: bool = False,
-    ) -> None:
-        super().__init__(weight, scale, bias, out_features, in_features, shared)
+    def __init__(self, packed: Packed, gated: bool = False) -> None:
+        super().__init__(packed)
         self.gated = gated
-        setattr(self.weight, IN_ONE, out_features * in_features / weight.numel())
-        self.whole: list[CudaLinear] = []  # in a list, so that it is not this module's part
-        self.rows: slice | None = None  # of `whole`
-        self.shape = shape_of(self.bits, out_features, self.columns)
+        in_one = packed.out_features * packed.in_features / packed.weight.numel()
+        setattr(self.weight, IN_ONE, in_one)
+        # in a list, so that it is not this module's part
+        self.whole: list[CudaLinear] = []
+        # of `whole`
+        self.rows: slice | None = None
+        self.shape = shape_of(self.bits, packed.out_features, self.columns)
         self._kernels: dict[tuple, nvrtc.Kernel] = {}
 
     @classmethod
@@ -94,20 +103,32 @@ class CudaLinear(PackedLinear):
     def of(
         cls, linear: nn.Linear, shared: bool = False, device: torch.device | str | None = None
     ) -> CudaLinear:
-        """Of a dense one, on its device or on another; ROWS rows lie in between at once."""
+        """Round a dense linear, on its device or on another, ROWS_AT_ONCE rows at once."""
+        weight, scale = cls._room(linear, device)
+        width = weight.shape[1] * 256 // cls.bits
+        for start in range(0, weight.shape[0] * TILE, ROWS_AT_ONCE):
+            some = linear.weight[start : start + ROWS_AT_ONCE].to(weight.device).float()
+            some = F.pad(some, (0, width - linear.in_features, 0, -len(some) % TILE))
+            part = slice(start // TILE, start // TILE + len(some) // TILE)
+            cls._pack(some, weight[part], scale, part)
+        return cls._with_bias(weight, scale, linear, shared)
+
+    @classmethod
+    def _room(cls, linear: nn.Linear, device: torch.device | str | None) -> tuple[Tensor, Tensor]:
+        """Return an empty weight and scale for a linear's padded shape."""
         device = linear.weight.device if device is None else torch.device(device)
         rows, columns = linear.weight.shape
         tiles, width = -(-rows // TILE), -(-columns // COLUMNS) * COLUMNS
         steps = width * cls.bits // 256
         weight = torch.empty((tiles, steps, 512), dtype=torch.uint8, device=device)
-        scale = cls._scale(tiles, steps, device)
-        for start in range(0, tiles * TILE, ROWS):
-            some = linear.weight[start : start + ROWS].to(device).float()
-            some = F.pad(some, (0, width - columns, 0, -len(some) % TILE))
-            part = slice(start // TILE, start // TILE + len(some) // TILE)
-            cls._pack(some, weight[part], scale, part)
-        bias = None if linear.bias is None else linear.bias.to(device)
-        return cls(weight, scale, bias, rows, columns, shared)
+        return weight, cls._scale(tiles, steps, device)
+
+    @classmethod
+    def _with_bias(
+        cls, weight: Tensor, scale: Tensor, linear: nn.Linear, shared: bool
+    ) -> CudaLinear:
+        bias = None if linear.bias is None else linear.bias.to(weight.device)
+        return cls(Packed(weight, scale, bias, linear.out_features, linear.in_features, shared))
 
     @staticmethod
     def _scale(tiles: int, steps: int, device: torch.device) -> Tensor:
@@ -115,7 +136,7 @@ class CudaLinear(PackedLinear):
 
     @staticmethod
     def _pack(rows: Tensor, weight: Tensor, scale: Tensor, part: slice) -> None:
-        """Rows, float32 and padded, into weight [tiles, steps, 512] and the scales' part."""
+        """Pack rows, float32 and padded, into weight [tiles, steps, 512] and the scales' part."""
         raise NotImplementedError
 
     @property
@@ -138,17 +159,17 @@ class CudaLinear(PackedLinear):
         return out[:, : self.in_features]
 
     def _unpacked(self) -> Tensor:
-        """`dense` without a GPU."""
+        """Return `dense` without a GPU."""
         raise NotImplementedError
 
     def _rows(self, values: Tensor) -> Tensor:
-        """[tile, half, row, …] in the order of the rows of W."""
+        """Put values [tile, half, row, …] into the order of the rows of W."""
         if self.gated:
             values = values.transpose(0, 1)
         return values.reshape(-1, self.columns)[: self.out_features, : self.in_features]
 
     def _compiled(self, name: str, positions: int, shape: Shape) -> nvrtc.Kernel:
-        """`product` of so many positions, or `dense`."""
+        """Return the compiled kernel: `product` of so many positions, or `dense`."""
         key = (name, positions <= 8, shape, OVERLAP)
         found = self._kernels.get(key)
         if found is None:
@@ -186,8 +207,12 @@ class CudaLinear(PackedLinear):
         biased: bool = True,
         shape: Shape | None = None,
     ) -> Tensor:
-        """x [q, in] to [q, out], with the bias and a residual, [q, out]; gated, to [q, out / 2]."""
-        if self.rows is not None:  # half of a gated one: nobody's fast way
+        """Return the product of x [q, in] with the bias and a residual, [q, out].
+
+        Gated, it is silu(gate) up, [q, out / 2], without a residual.
+        """
+        # half of a gated one: nobody's fast way
+        if self.rows is not None:
             return F.linear(x, self.dense())
         bias = self.bias if biased else None
         positions, shape = x.shape[0], shape or self.shape
@@ -224,6 +249,8 @@ class CudaLinear(PackedLinear):
 
 
 class CudaInt4Linear(CudaLinear):
+    """A linear in 4 bits; the levels of a group of GROUP are evenly apart."""
+
     bits = 4
 
     @staticmethod
@@ -242,24 +269,23 @@ class CudaInt4Linear(CudaLinear):
         linear: nn.Linear,
         shared: bool = False,
         device: torch.device | str | None = None,
-    ) -> CudaInt4Linear:
-        """The levels as they are; steps and middles are rounded to bfloat16. The linear gives its
-        shape and its bias alone."""
-        device = linear.weight.device if device is None else torch.device(device)
-        rows, columns = linear.weight.shape
-        tiles, width = -(-rows // TILE), -(-columns // COLUMNS) * COLUMNS
-        weight = torch.empty((tiles, width // COLUMNS, 512), dtype=torch.uint8, device=device)
-        scale = cls._scale(tiles, width // COLUMNS, device)
-        below, beside = tiles * TILE - rows, width - columns
-        levels = F.pad(held.levels, (0, beside, 0, below), value=8).to(device)
-        by = torch.stack((held.step.t(), held.middle.t()), dim=-1).to(torch.bfloat16).to(device)
-        cls._lay(levels, F.pad(by, (0, 0, 0, beside // GROUP, 0, below)), weight, scale)
-        bias = None if linear.bias is None else linear.bias.to(device)
-        return cls(weight, scale, bias, rows, columns, shared)
+    ) -> CudaLinear:
+        """Keep levels as they are; steps and middles are rounded to bfloat16.
+
+        The linear gives its shape and its bias alone.
+        """
+        weight, scale = cls._room(linear, device)
+        below = weight.shape[0] * TILE - linear.out_features
+        beside = weight.shape[1] * COLUMNS - linear.in_features
+        levels = F.pad(held.levels, (0, beside, 0, below), value=8).to(weight.device)
+        by = torch.stack((held.step.t(), held.middle.t()), dim=-1).to(torch.bfloat16)
+        by = F.pad(by.to(weight.device), (0, 0, 0, beside // GROUP, 0, below))
+        cls._lay(levels, by, weight, scale)
+        return cls._with_bias(weight, scale, linear, shared)
 
     @staticmethod
     def _lay(levels: Tensor, scales: Tensor, weight: Tensor, scale: Tensor) -> None:
-        """Levels [rows, columns] and scales [rows, groups, 2] into the kernel's order."""
+        """Put levels [rows, columns] and scales [rows, groups, 2] into the kernel's order."""
         # tile, half of its rows, row, step, half of its columns, lane of a row, column
         levels = levels.view(-1, 2, 8, weight.shape[1], 2, 4, 8)[..., ORDER[4]]
         pairs = levels[..., 0::2] | levels[..., 1::2] << 4
@@ -282,6 +308,8 @@ class CudaInt4Linear(CudaLinear):
 
 
 class CudaInt8Linear(CudaLinear):
+    """A linear in 8 bits; each row's largest weight is at 127."""
+
     bits = 8
 
     @staticmethod
@@ -291,7 +319,8 @@ class CudaInt8Linear(CudaLinear):
     @staticmethod
     def _pack(rows: Tensor, weight: Tensor, scale: Tensor, part: slice) -> None:
         values, scale[part.start * TILE : part.stop * TILE] = eight_bits(rows, torch.bfloat16)
-        values = values.view(torch.uint8) ^ 128  # 0 to 255
+        # 0 to 255
+        values = values.view(torch.uint8) ^ 128
         values = values.view(-1, 2, 8, weight.shape[1], 4, 8)[..., ORDER[8]]
         weight.view(-1, weight.shape[1], 8, 4, 2, 8).copy_(values.permute(0, 3, 2, 4, 1, 5))
 
@@ -305,63 +334,67 @@ class CudaInt8Linear(CudaLinear):
 
 @torch.no_grad()
 def joined(*linears: CudaLinear, gated: bool = False) -> CudaLinear | None:
-    """One linear for all of them, of which their own tensors become views; None where they cannot
-    be. gated: a gate and its up, row by row beside each other; each computes from the whole."""
+    """Return one linear for all, which are of one kind; their own tensors become views of its.
+
+    gated: a gate and its up, row by row beside each other; each computes from the whole. None where
+    they cannot be joined.
+    """
     kind, first = type(linears[0]), linears[0]
     if any(linear.out_features % TILE for linear in linears[:-1]):
         return None
     if gated:
         if first.weight.shape != linears[1].weight.shape or first.bias is not None:
             return None
-        both = torch.stack([linear.weight for linear in linears])
-        # …, half of the rows, bytes
-        unit = (4, 2, 2, 4) if kind is CudaInt4Linear else (4, 1, 2, 8)
-        # linear, tile, step, row, lane, chunk, half, byte
-        both = both.view(*both.shape[:3], 8, *unit)
-        weight = both.permute(1, 6, 2, 3, 4, 5, 0, 7).reshape(-1, *first.weight.shape[1:])
-        scales = torch.stack([linear.scale for linear in linears])
-        if kind is CudaInt4Linear:
-            tiles, steps = first.weight.shape[:2]
-            scales = scales.view(2, tiles, steps, 8, 2, 2, 2).permute(1, 4, 2, 3, 0, 5, 6)
-            scale = scales.reshape(2 * tiles, steps, 32, 2)
-        else:
-            scale = scales.view(2, -1, 2, 8).permute(1, 2, 0, 3).reshape(-1)
+        weight, scale = _interleaved(linears)
     else:
         weight = torch.cat([linear.weight for linear in linears])
         scale = torch.cat([linear.scale for linear in linears])
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     bias = torch.cat(biases) if biases else None
-    whole = kind(
-        weight,
-        scale,
-        bias,
-        sum(linear.out_features for linear in linears),
-        first.in_features,
-        gated=gated,
-    )
+    rows = sum(linear.out_features for linear in linears)
+    whole = kind(Packed(weight, scale, bias, rows, first.in_features), gated)
     row = start = 0
     for linear in linears:
-        rows = slice(row, row := row + linear.out_features)
+        own_rows = slice(row, row := row + linear.out_features)
         stop = start + linear.weight.shape[0]
         own, start = slice(start, stop), stop
         if gated:
-            linear.whole, linear.rows = [whole], rows
+            linear.whole, linear.rows = [whole], own_rows
             linear.weight, linear.scale = whole.weight, whole.scale
             continue
         each = slice(own.start * TILE, own.stop * TILE) if kind is CudaInt8Linear else own
         linear.weight.data, linear.scale = whole.weight.data[own], whole.scale[each]
         if bias is not None and linear.bias is not None:
-            linear.bias.data = bias[rows]
+            linear.bias.data = bias[own_rows]
     return whole
+
+
+def _interleaved(linears: Sequence[CudaLinear]) -> tuple[Tensor, Tensor]:
+    """Return weight and scale of a gate and its up, their rows in turn."""
+    shape, four_bit = linears[0].weight.shape, isinstance(linears[0], CudaInt4Linear)
+    both = torch.stack([linear.weight for linear in linears])
+    # …, half of the rows, bytes
+    unit = (4, 2, 2, 4) if four_bit else (4, 1, 2, 8)
+    # linear, tile, step, row, lane, chunk, half, byte
+    both = both.view(*both.shape[:3], 8, *unit)
+    weight = both.permute(1, 6, 2, 3, 4, 5, 0, 7).reshape(-1, *shape[1:])
+    scales = torch.stack([linear.scale for linear in linears])
+    if not four_bit:
+        return weight, scales.view(2, -1, 2, 8).permute(1, 2, 0, 3).reshape(-1)
+    tiles, steps = shape[:2]
+    scales = scales.view(2, tiles, steps, 8, 2, 2, 2).permute(1, 4, 2, 3, 0, 5, 6)
+    return weight, scales.reshape(2 * tiles, steps, 32, 2)
 
 
 @torch.no_grad()
 def pack(
     module: PreTrainedModel, quantization: str, device: torch.device | str, held: Held | None = None
 ) -> None:
-    """Replace every dense linear by a packed one on the device, one after another, so that no more
-    than one dense matrix lies there; then all else goes there. A tied LM head gets a packed copy.
-    held: asked for each parameter in 4 bits."""
+    """Replace every dense linear by a packed one on the device, and take all else there.
+
+    One goes after another, so that no more than one dense matrix lies there. A tied LM head gets a
+    packed copy. held: asked for each parameter in 4 bits.
+    """
     table = module.get_input_embeddings().weight
     for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):

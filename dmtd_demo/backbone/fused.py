@@ -19,7 +19,7 @@ from dmtd_demo.backbone.norms import FusedNorm
 LONG = 512
 # up to so many, the query heads of a group stand in line as positions: the mask is as many times as
 # large
-POSITIONS = 16
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class GroupedAttention:
         `FusedLayer`.
         """
         positions = queries.shape[0]
-        if positions > POSITIONS:
+        if positions > FEW:
             keys, values = (
                 keys.repeat_interleave(self.group, dim=1),
                 values.repeat_interleave(self.group, dim=1),
@@ -175,7 +175,7 @@ class FusedLayer(GroupedAttention):
         """Run the layer over h [q, hidden], and append keys and values to the cache.
 
         cos, sin: [q, 1, head size], sin with its first half negated. mask, -inf where not seen:
-        [group x q, past + q] up to POSITIONS, then [q, past + q]; [q, 1, 1, past + q] where
+        [group x q, past + q] up to FEW, then [q, past + q]; [q, 1, 1, past + q] where
         positions attend apart (`can_attend_apart`); None for one position, or where nothing came
         before them.
         """

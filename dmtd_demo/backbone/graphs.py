@@ -114,7 +114,7 @@ class StaticPasses:
         cache: StaticCache,
         adapted: Sequence[FusedLayer] | None = None,
     ) -> Tensor | None:
-        """Run h [q, hidden] through the layers [start, stop), q up to fused.POSITIONS.
+        """Run h [q, hidden] through the layers [start, stop), q up to fused.FEW.
 
         adapted: all layers, in place of the model's own. Returns None where there are no graphs to
         be had.

@@ -1,8 +1,9 @@
-"""Triton kernels for what lies between the matrix products of a layer: on a GPU each small
-operation costs 1.3 to 3 µs of a pass, whatever it computes, and four launches of these take the
-place of thirteen (docs/performance.md). They compute what `fused.FusedLayer` does without them,
-with the same roundings. Only CUDA graphs use them (`graphs.py`), and only where Triton is there
-and can compile.
+"""Triton kernels for what lies between the matrix products of a layer.
+
+On a GPU each small operation costs 1.3 to 3 µs of a pass, whatever it computes, and four launches
+of these take the place of thirteen (docs/performance.md). They compute what `fused.FusedLayer` does
+without them, with the same roundings. Only CUDA graphs use them (`graphs.py`), and only where
+Triton is there and can compile.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024
+# outputs of one program of `gated`
+OUTPUTS = 1024
 # A kernel may start before the one in front of it has ended, and waits for that by itself; what
 # comes after it does the same, so that launches cost less and `cuda_packed.py` reads weights
 # meanwhile: fast-int4 made 536 tokens a second with it, 490 without (docs/performance.md).
 OVERLAP = True
-OVERLAPS = (9, 0)  # the first architecture that can
+# the first compute capability of a GPU that can
+OVERLAPS = (9, 0)
 
 
 def _overlapped(x: Tensor) -> dict[str, bool]:
-    """Options of a launch."""
+    """Return the options of a launch."""
     if not (OVERLAP and x.is_cuda and _can_overlap(x.device)):
         return {"PDL": False}
     return {"PDL": True, "launch_pdl": True}
@@ -45,7 +48,7 @@ def rotate(
     entries: Tensor,
     at: Tensor,
 ) -> Tensor:
-    """QK norm, RoPE and the write into the cache.
+    """Apply QK norm and RoPE, and write keys and values into the cache.
 
     heads [q, query heads + 2 x kv heads, head size], contiguous, the size a power of two; cos, sin
     [q, 1, head size], sin with its first half negated; weight of the norms, [query heads + kv
@@ -75,7 +78,7 @@ def rotate(
 
 
 def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of x [q, hidden]."""
+    """Return the RMSNorm of x [q, hidden]."""
     out = torch.empty_like(x)
     _normed[(x.shape[0],)](
         x,
@@ -91,17 +94,17 @@ def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def gated(gate_up: Tensor) -> Tensor:
-    """SiLU of the last dimension's first half, times its second: [q, 2 x size] to [q, size]."""
+    """Return silu(gate) up of both side by side: [q, 2 x size] to [q, size]."""
     positions, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty((positions, size))
-    _gated[(positions, triton.cdiv(size, BLOCK))](
-        gate_up, out, size, BLOCK=BLOCK, **_overlapped(out)
+    _gated[(positions, triton.cdiv(size, OUTPUTS))](
+        gate_up, out, size, BLOCK=OUTPUTS, **_overlapped(out)
     )
     return out
 
 
 def try_out(device: torch.device) -> None:
-    """Raises whatever is in the way."""
+    """Run every kernel once. Raises whatever is in the way."""
     heads, table = torch.ones((1, 3, 16), device=device), torch.ones((1, 1, 16), device=device)
     rotate(
         heads,

@@ -26,7 +26,7 @@ LARGE = 2**24
 SAMPLE = 2**26
 # positions that the layout is made for; for one alone oneDNN would take another, slower here for
 # one too (docs/performance.md)
-POSITIONS = 4
+LAID_OUT_FOR = 4
 # the share of the plain matrices' time that the layout may take
 WORTH = 0.9
 # timed turns of either
@@ -46,7 +46,7 @@ class BlockedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None, shared: bool = False) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), POSITIONS)
+        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), LAID_OUT_FOR)
         if shared:
             self.register_buffer("weight", laid_out)
         else:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.fused import POSITIONS, FusedLayer, LayerParts, can_fuse
+from dmtd_demo.backbone.fused import FEW, FusedLayer, LayerParts, can_fuse
 from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
 from dmtd_demo.backbone.hybrid import HybridCache, HybridLayer, is_recurrent, layers_of
 from dmtd_demo.backbone.linears import Linear
@@ -220,7 +220,7 @@ class Backbone:
         """Return the embeddings of token ids, a list or [batch, positions]."""
         if not isinstance(ids, Tensor):
             # no ids that a device would have to wait for
-            if len(ids) <= POSITIONS and self._fused_norm is not None:
+            if len(ids) <= FEW and self._fused_norm is not None:
                 rows = [self._embed.weight.narrow(0, i, 1) for i in ids]
                 return (rows[0] if len(rows) == 1 else torch.cat(rows))[None]
             ids = torch.tensor([ids], dtype=torch.long, device=self.device)
@@ -284,7 +284,7 @@ class Backbone:
     ) -> Tensor:
         q = h.shape[1]
         fused = self._fused_adapted if adapted else self._fused
-        if isinstance(cache, StaticCache) and q <= POSITIONS:
+        if isinstance(cache, StaticCache) and q <= FEW:
             out = self._passes.run(h[0], start, stop, cache, fused if adapted else None)
             if out is not None:
                 return out[None]
@@ -310,11 +310,11 @@ class Backbone:
         """
         cos, sin = self._signed_rope(h, past, past + q)
         mask = None
-        if 1 < q and (past or q <= POSITIONS):
+        if 1 < q and (past or q <= FEW):
             mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(
                 past + 1
             )
-            if q <= POSITIONS:
+            if q <= FEW:
                 group = self.config.num_attention_heads // self.config.num_key_value_heads
                 mask = mask.repeat(group, 1)
         return cos, sin, mask
@@ -413,7 +413,7 @@ class Backbone:
         return self._head(normed.to(self.dtype)).to(self.device)
 
     def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of [start, stop) as `FusedLayer` reads them, each [q, 1, head size]."""
+        """Return cos and sin of [start, stop) for `FusedLayer`, each [q, 1, head size]."""
         key = (h.device, h.dtype)
         pair = self._signed.get(key)
         if pair is None or pair[0].shape[0] < stop:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 # positions that are solved at once
-BLOCK = 64
+SOLVED_AT_ONCE = 64
 # up to so many positions, a GPU solves them by products
 SHORT = 16
 
@@ -68,8 +68,8 @@ def chunk(state: Tensor, queries: Tensor | None, write: Write) -> tuple[Tensor |
     """
     n = write.keys.shape[1]
     outs: list[Tensor] = []
-    for start in range(0, n, BLOCK):
-        stop = min(start + BLOCK, n)
+    for start in range(0, n, SOLVED_AT_ONCE):
+        stop = min(start + SOLVED_AT_ONCE, n)
         asked = None if queries is None else queries[:, start:stop]
         out, state = _solve_block(state, asked, write.part(start, stop))
         if out is not None:
@@ -82,7 +82,7 @@ def chunk(state: Tensor, queries: Tensor | None, write: Write) -> tuple[Tensor |
 def _solve_block(
     state: Tensor, queries: Tensor | None, write: Write
 ) -> tuple[Tensor | None, Tensor]:
-    """Take in up to BLOCK positions at once.
+    """Take in up to SOLVED_AT_ONCE positions at once.
 
     The changes d_i of all positions are the solution of a triangular system, because each reads
     what those before it have written: d_i = beta_i (v_i - e^(G_i) k_i S - sum_(j<i) e^(G_i - G_j)
@@ -149,7 +149,7 @@ class RecurrentState:
         self.log: list[LoggedPass] = []
 
     def keep(self, length: int | None) -> None:
-        """Log passes, so that a rewind to `length` or a later position is possible; None: no more."""
+        """Log passes, so that a rewind to `length` or further on is possible; None: no more."""
         self.floor = length
         if length is None:
             self.log.clear()

@@ -44,8 +44,8 @@ def describe_model(entry: CatalogEntry, device: str) -> dict[str, Any]:
     bytes: of the checkpoint's download. memory: bytes to run it, by quantization; `fits`: the
     quantizations for which they are free on the device now. decoders: those that run now. missing:
     for each that add-ons would bring, the add-ons that it lacks. never: those that need an MTP
-    head that reads its own drafts, which it has not. published: the hub id of add-ons that will be fetched with
-    the model.
+    head that reads its own drafts, which it has not. published: the hub id of add-ons that will be
+    fetched with the model.
     """
     sizes = entry.sizes
     context = int(entry.shape["max_position_embeddings"])

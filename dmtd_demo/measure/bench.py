@@ -35,7 +35,7 @@ from dmtd_demo.race.settings import RaceSettings
 # tokens, by transformers' prompt lookup
 DRAFTED = 4
 # the ways of `generate` that draft tokens
-AHEAD = ("prompt_lookup", "early_exit", "assistant")
+DRAFTING = ("prompt_lookup", "early_exit", "assistant")
 QUESTION = "What is a language model?"
 
 
@@ -113,7 +113,7 @@ def bench(
                 "over_generate": round(medians[name] / medians[best], 3) if best else None,
                 **{
                     f"over_{way}": round(medians[name] / medians[f"generate {way}"], 3)
-                    for way in AHEAD
+                    for way in DRAFTING
                     if way in ways
                 },
                 "over_ar": round(over_ar, 3),

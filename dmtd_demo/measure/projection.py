@@ -68,7 +68,7 @@ class Kept:
 # one kind of multiprocessor; the figures are the H200's
 _HOPPER = ("h100", "h200")
 # bitsandbytes' INT8 is not among them: it was never measured on a GPU
-KEPT = {
+FORMATS = {
     "none": Kept(2.0, True, {name: (1.0, 1.0) for name in DEVICES}),
     "nf4": Kept(
         0.5 + 4 / 64, False, {"laptop": (0.45, 0.45), **dict.fromkeys(_HOPPER, (0.195, 0.075))}
@@ -181,7 +181,7 @@ class Setting:
         runs: (layers, positions) in order. logit_rows: positions that the LM head reads.
         extra_parameters: of MTP heads and predictors, bfloat16.
         """
-        kept, total = KEPT[self.quantization], 0.0
+        kept, total = FORMATS[self.quantization], 0.0
         for layers, positions in runs:
             # keys and values, 2 bytes each
             cache = 2 * 2 * self.shape.kv_size * self.context * self.batch
@@ -242,14 +242,14 @@ class Projection:
             raise UserError(
                 f"project needs one of the devices {', '.join(DEVICES)}; got {self.device!r}"
             )
-        if self.quantization not in KEPT:
+        if self.quantization not in FORMATS:
             raise UserError(
-                f"quantization needs one of {', '.join(KEPT)}; got {self.quantization!r}"
+                f"quantization needs one of {', '.join(FORMATS)}; got {self.quantization!r}"
             )
-        if self.device not in KEPT[self.quantization].read:
+        if self.device not in FORMATS[self.quantization].read:
             raise UserError(
                 f"project needs a device on which {self.quantization} was measured, or one like "
-                f"it: {', '.join(KEPT[self.quantization].read)}; got {self.device!r}"
+                f"it: {', '.join(FORMATS[self.quantization].read)}; got {self.device!r}"
             )
         for what, low, high in (
             ("batch", 1, 4096),
@@ -274,7 +274,7 @@ def project(asked: Projection) -> dict[str, Any]:
         asked.batch,
         asked.context,
         asked.reached,
-        KEPT[asked.quantization].read[asked.device],
+        FORMATS[asked.quantization].read[asked.device],
     )
     parts = (
         Split.parse(asked.split, shape.layers, "replace")
@@ -413,7 +413,7 @@ def implied() -> list[dict[str, Any]]:
 
 
 # tokens per second of `ar` and C4, Qwen3-4B's shape after 1,024 tokens, one H200
-MEASURED = {
+REACHED_ON_H200 = {
     "none": (275.3, 545.2),
     "nf4": (238.5, 366.1),
     "fast-int8": (393.6, 778.5),
@@ -424,8 +424,8 @@ MEASURED = {
 def measured() -> list[dict[str, Any]]:
     """Estimate the speeds that this code reached on a GPU, beside them (docs/performance.md)."""
     rows = []
-    for quantization, figures in MEASURED.items():
-        read = KEPT[quantization].read["h200"]
+    for quantization, figures in REACHED_ON_H200.items():
+        read = FORMATS[quantization].read["h200"]
         setting = Setting(
             ModelShape.of("Qwen3-4B"), DEVICES["h200"], quantization, context=1104, read=read
         )

@@ -162,10 +162,12 @@ costs the reading of its weights.
 
 | who | model | accepted, or times as fast |
 | --- | --- | --- |
-| llama.cpp, pull request 22673 | Qwen3.6-27B, Q6_K, k = 2 | 22.7 to 40.6 tokens/s; 55 to 93 % of the drafts, by task |
+| llama.cpp, pull request 22673 | Qwen3.6-27B, Q6_K, k = 2 | 22.7 to 40.6 tokens/s; \
+55 to 93 % of the drafts, by task |
 | mlx-vlm, pull request 1167 | Qwen3.5-4B | 1.18× in bfloat16, 1.32× in 4 bits |
 | mlx-vlm, pull request 1167 | Qwen3.6-27B | 1.74× in 4 bits |
-| LightLLM, issue 1402 | Qwen3.5-0.8B | 2.74 tokens a pass, fed with the state after the final norm |
+| LightLLM, issue 1402 | Qwen3.5-0.8B | 2.74 tokens a pass, \
+fed with the state after the final norm |
 
 ## What was not shown
 

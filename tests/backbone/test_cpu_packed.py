@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from dmtd_demo.backbone import cuda_packed
 from dmtd_demo.backbone.cpu_packed import (
-    BLOCK,
     DENSE,
     GROUP,
     KINDS,
+    ROWS_TOGETHER,
     Int4Linear,
     Int8Linear,
     dense_kept,
@@ -115,7 +115,7 @@ def test_a_row_of_zeros_stays_zero(kind):
 
 
 @pytest.mark.parametrize(
-    "kind,rows", [(Int8Linear, (8, 5, 5)), (Int4Linear, (BLOCK, 2 * BLOCK, 16))]
+    "kind,rows", [(Int8Linear, (8, 5, 5)), (Int4Linear, (ROWS_TOGETHER, 2 * ROWS_TOGETHER, 16))]
 )
 @pytest.mark.parametrize("bias", [False, True])
 def test_joined_linears_hold_nothing_twice(kind, rows, bias):
@@ -133,7 +133,12 @@ def test_joined_linears_hold_nothing_twice(kind, rows, bias):
 
 
 def test_what_the_4_bit_layout_would_mix_up_is_not_joined():
-    assert joined(*(Int4Linear.of(torch.nn.Linear(32, n)) for n in (BLOCK - 16, BLOCK))) is None
+    assert (
+        joined(
+            *(Int4Linear.of(torch.nn.Linear(32, n)) for n in (ROWS_TOGETHER - 16, ROWS_TOGETHER))
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize("family", MODEL_TYPES)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive
-from dmtd_demo.backbone.recurrent import BLOCK, Write, chunk, step
+from dmtd_demo.backbone.recurrent import SOLVED_AT_ONCE, Write, chunk, step
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.race.panels import PanelSpec
 from tiny import VOCABULARY, tiny_model
@@ -25,7 +25,10 @@ def test_ar_equals_generate(layers, tied):
         assert ids_of(steps_of(model, PanelSpec("ar"), prompt, 64)) == generated(model, prompt, 64)
 
 
-@pytest.mark.parametrize("positions", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK - 5])
+@pytest.mark.parametrize(
+    "positions",
+    [1, 2, SOLVED_AT_ONCE - 1, SOLVED_AT_ONCE, SOLVED_AT_ONCE + 1, 3 * SOLVED_AT_ONCE - 5],
+)
 def test_the_block_form_is_the_rule(positions):
     """Against the rule as it is written, position by position, in float64."""
     torch.manual_seed(positions)

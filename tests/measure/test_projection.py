@@ -10,7 +10,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.measure.projection import (
     DEVICES,
     EAGER,
-    KEPT,
+    FORMATS,
     MODELS,
     REACHED,
     AddonTraining,
@@ -106,13 +106,13 @@ def test_published_figures_stand_beside_their_estimates():
 def test_no_estimate_is_far_from_what_was_measured():
     """Of bfloat16, which nothing was set by, and of the quantizations, whose reading was."""
     rows = project(Projection("Qwen3-4B", "h200"))["measured"]
-    for quantization in KEPT:
+    for quantization in FORMATS:
         assert sum(f", {quantization}, one H200" in row["what"] for row in rows) == 2
     assert all(abs(row["error"]) <= 0.25 for row in rows)
 
 
 def test_what_was_never_measured_is_not_estimated():
-    assert set(KEPT["none"].read) == set(DEVICES)
+    assert set(FORMATS["none"].read) == set(DEVICES)
     for quantization, device, word in (
         ("int8", "h200", "needs one of none, nf4, fast-int8, fast-int4"),
         ("nf4", "rtx4090", "nf4 was measured, or one like it: laptop, h100, h200"),
@@ -120,7 +120,7 @@ def test_what_was_never_measured_is_not_estimated():
     ):
         with pytest.raises(UserError, match=word):
             Projection("Qwen3-4B", device, quantization=quantization)
-    for quantization, kept in KEPT.items():
+    for quantization, kept in FORMATS.items():
         for device in kept.read:
             assert project(Projection("Qwen3-4B", device, quantization=quantization))["rows"]
 

@@ -14,7 +14,6 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 # rows that are quantized at once, so that the float32 copy of an LM head is never whole
 ROWS_AT_ONCE = 4096

@@ -16,12 +16,16 @@ from urllib.parse import urlsplit
 from dmtd_demo.models.chat import Message
 from dmtd_demo.race import trace
 from dmtd_demo.race.protocol import Panel, ending
-from dmtd_demo.race.remote_server import Finish, Piece, Remote
+from dmtd_demo.race.remote_server import Remote
+from dmtd_demo.race.remote_stream import Finish, Piece
 from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.race.trace import Burst
 
+# seconds that an answer that is given up may take to let go of its connection
+CLOSE_SECONDS = 1.0
 # with the seconds since the question
 Event = tuple[float, Piece | Finish | Exception]
+Question = tuple[asyncio.AbstractEventLoop, asyncio.Task[None], threading.Thread]
 
 
 class RemotePanel:
@@ -49,7 +53,7 @@ class RemotePanel:
         self._messages = messages
         self._settings = settings
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._question: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+        self._question: Question | None = None
 
     @property
     def tokens(self) -> list[trace.Record]:
@@ -66,13 +70,14 @@ class RemotePanel:
         """Ask the server."""
         loop = asyncio.new_event_loop()
         task = loop.create_task(self._listen(time.perf_counter()))
-        self._question = loop, task
-        threading.Thread(
+        thread = threading.Thread(
             target=_complete,
             args=(loop, task),
             name=f"panel {self.index}: {self.remote.server}",
             daemon=True,
-        ).start()
+        )
+        self._question = loop, task, thread
+        thread.start()
 
     def take(self, should_stop: Callable[[], bool], seconds: float) -> Burst:
         """Return the records of all pieces that have come; wait so long for the first of them."""
@@ -100,10 +105,12 @@ class RemotePanel:
     def close(self) -> None:
         """Give up the connection; the server then ends its work."""
         if self._question:
-            loop, task = self._question
+            loop, task, thread = self._question
             # raised where the answer has ended by itself
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(task.cancel)
+            # else the end of the process would find it in the middle of that, and say so
+            thread.join(CLOSE_SECONDS)
 
     def statistics(self) -> trace.Record:
         """Return the figures of every panel.
@@ -163,5 +170,9 @@ def _complete(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None
     try:
         with contextlib.suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
+        # what an answer that was given up leaves behind closes by tasks of its own
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        if left := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.wait(left, timeout=CLOSE_SECONDS))
     finally:
         loop.close()

@@ -6,13 +6,11 @@ origin of their own, and their times are those of their arrival here (race/remot
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,6 +20,7 @@ from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models.chat import Message
 from dmtd_demo.models.model import Model
 from dmtd_demo.proxies import is_loopback_url, proxy_errors
+from dmtd_demo.race.remote_stream import MOST_LINE, Finish, Piece, answer_parts
 from dmtd_demo.race.settings import RaceSettings
 
 # the environment variable with the server's key, which is sent to it and nowhere written
@@ -29,34 +28,6 @@ KEY = "DMTD_REMOTE_KEY"
 CONNECT_SECONDS = 10.0
 # seconds; the longest that a server may say nothing: it may have to load the model first
 SILENCE_SECONDS = 120.0
-# bytes of one line of its stream
-MOST_LINE = 1_000_000
-# as many pieces per new token that was asked for: beyond it the server does not keep to the limit
-MOST_PIECES = 4
-THINKS = ("<think>\n", "\n</think>\n\n")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of text that came at once.
-
-    logprob, and top as (text, probability), where the server says them.
-    """
-
-    text: str
-    logprob: float | None = None
-    top: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Finish:
-    """The end of an answer.
-
-    reason: eos or length. tokens: how many the server counted, None where it does not say.
-    """
-
-    reason: str
-    tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -171,8 +142,10 @@ class Remote:
                             continue
                         if response.status_code != 200:
                             raise ModelError(await _refusal(response))
-                        async for part in _answer_parts(response, settings.max_new_tokens):
-                            yield part
+                        parts = answer_parts(response, settings.max_new_tokens)
+                        async with contextlib.aclosing(parts):
+                            async for part in parts:
+                                yield part
                         return
         except UserError as error:
             # of the proxies
@@ -222,82 +195,3 @@ def _what_failed(error: Exception) -> str:
     if isinstance(error, httpx.HTTPError):
         return f"broke off: {error or type(error).__name__}"
     return f"answered something else than a chat completion: {' '.join(str(error).split())[:200]}"
-
-
-async def _answer_parts(
-    response: httpx.Response, max_new_tokens: int
-) -> AsyncIterator[Piece | Finish]:
-    """Yield the pieces of a stream of server-sent events, and its end."""
-    count, tokens, reason, thinks = 0, None, None, False
-    async for data in _events(response):
-        chunk = json.loads(data)
-        if "error" in chunk:
-            error = chunk["error"]
-            words = error.get("message", error) if isinstance(error, dict) else error
-            raise ModelError(f"failed: {' '.join(str(words).split())[:200]}")
-        usage = chunk.get("usage") or {}
-        tokens = usage.get("completion_tokens", tokens)
-        for choice in chunk.get("choices") or []:
-            delta = choice.get("delta") or {}
-            thought, text = (
-                delta.get("reasoning_content") or delta.get("reasoning") or "",
-                delta.get("content") or "",
-            )
-            # some servers take the model's thoughts apart from its answer
-            if bool(thought) != thinks and (thought or text):
-                thought, text = (
-                    (THINKS[0] + thought, text) if thought else (thought, THINKS[1] + text)
-                )
-                thinks = not thinks
-            for piece in _pieces(thought + text, choice.get("logprobs")):
-                count += 1
-                if count > max_new_tokens * MOST_PIECES + MOST_PIECES:
-                    raise ModelError(
-                        f"sent more than the {max_new_tokens} new tokens that it was asked for"
-                    )
-                yield piece
-            reason = choice.get("finish_reason") or reason
-    if reason is None:
-        raise ModelError("broke off in the middle of its answer")
-    yield Finish(
-        "length" if reason == "length" else "eos",
-        tokens if isinstance(tokens, int) and tokens >= 0 else None,
-    )
-
-
-def _pieces(text: str, logprobs: Any) -> list[Piece]:
-    """Split a chunk into its tokens where the server says which they are."""
-    said = (logprobs or {}).get("content") or []
-    if said and "".join(each["token"] for each in said) == text:
-        return [
-            Piece(
-                each["token"],
-                _finite(each["logprob"]),
-                tuple(
-                    (str(other["token"]), math.exp(_finite(other["logprob"])))
-                    for other in each.get("top_logprobs") or []
-                ),
-            )
-            for each in said
-        ]
-    return [Piece(text)] if text else []
-
-
-def _finite(logprob: Any) -> float:
-    """Bound a log-probability: some servers write -inf, or one over 0, where they rounded."""
-    return max(-100.0, min(0.0, float(logprob)))
-
-
-async def _events(response: httpx.Response) -> AsyncIterator[str]:
-    """Yield the data of each event up to [DONE]."""
-    waiting = b""
-    async for chunk in response.aiter_bytes():
-        *lines, waiting = (waiting + chunk).split(b"\n")
-        if len(waiting) > MOST_LINE or any(len(line) > MOST_LINE for line in lines):
-            raise ModelError(f"sent a line of over {MOST_LINE:,} bytes")
-        for line in lines:
-            text = line.decode("utf-8", "replace").strip()
-            if text == "data: [DONE]":
-                return
-            if text.startswith("data:") and text[5:].strip():
-                yield text[5:].strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 from app_process import ROOT, START_SECONDS, Visitor, free_port, running_app
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.loading import load
+from dmtd_demo.models.model import Model
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.race.race import race, race_ids
 from dmtd_demo.race.remote_server import KEY
@@ -28,6 +31,11 @@ from dmtd_demo.ui.links import comparison
 
 PROMPT = "What is 47 + 38?"
 SECRET = "sk-never-shown"
+
+
+@cache
+def classroom() -> Model:
+    return load("classroom", threads=1)
 
 
 def records(
@@ -40,7 +48,7 @@ def records(
     return [
         record
         for batch in race(
-            load("classroom", threads=1),
+            classroom(),
             [parse_panel(panel) for panel in panels],
             [asked] * len(panels),
             RaceSettings(**{"max_new_tokens": 60, **more}),
@@ -263,12 +271,134 @@ def test_a_setting_that_changes_the_text_is_never_left_out(fake):
     assert summary["stop"] == "error" and "unknown field top_k" in summary["message"]
 
 
-def test_thoughts_that_come_apart_are_folded_as_others(fake):
+def delta(**parts: Any) -> dict:
+    return {"choices": [{"delta": parts}]}
+
+
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+THINKING = ["<think>\n", "hm", "\n</think>\n\n", "Yes"]
+
+
+@pytest.mark.parametrize(
+    "said,pieces",
+    [
+        ([delta(reasoning_content="hm"), delta(content="Yes")], THINKING),
+        ([delta(reasoning="hm", reasoning_content="hm"), delta(content="Yes")], THINKING),
+        ([delta(reasoning_content="hm", content="Yes")], THINKING),
+        ([delta(reasoning_content="hm", content=None), delta(content="Yes")], THINKING),
+        ([delta(content=[THOUGHT, {"type": "text", "text": "Yes"}])], THINKING),
+        # all of it is a thought
+        ([delta(reasoning_content="hm")], THINKING[:3]),
+    ],
+)
+def test_thoughts_that_come_apart_are_folded_as_others(fake, said, pieces):
     url, server = fake
-    server.say = lambda self, body: self.stream(
-        {"choices": [{"delta": {"reasoning_content": "hm"}}]}, *text("Yes", finish="stop"), "[DONE]"
+    server.say = lambda self, body: self.stream(*said, *text(finish="stop"), "[DONE]")
+    found = records([f"remote:url={url}"])
+    steps = [record for record in found if record["type"] == "step"]
+    # each mark by itself, as the page looks for it
+    assert [step["tokens"][0]["text"] for step in steps] == pieces
+    [summary] = summaries(found)
+    # the marks are none of the server's
+    assert (summary["tokens"], summary["stop"]) == (len(said) if len(pieces) < 4 else 2, "eos")
+
+
+FINE = {"error": None, "usage": None, "object": "chat.completion.chunk"}
+WHOLE = {"choices": [{"message": {"content": "Yes"}, "finish_reason": "stop"}], "error": None}
+
+
+def raw(content: str, kind: str = "text/event-stream") -> Callable[[Fake, dict], None]:
+    return lambda self, body: self.reply(200, content.encode(), **{"Content-Type": kind})
+
+
+@pytest.mark.parametrize(
+    "say,words,stop",
+    [
+        (lambda self, body: self.stream(*text("Yes", finish="stop"), "[DONE]"), "Yes", "eos"),
+        (
+            lambda self, body: self.stream(
+                *({**each, **FINE} for each in text("Yes", finish="stop")), "[DONE]"
+            ),
+            "Yes",
+            "eos",
+        ),
+        (
+            lambda self, body: self.stream(
+                *({**each, "error": {"code": None, "message": ""}} for each in text("Yes")),
+                "[DONE]",
+            ),
+            "Yes",
+            "eos",
+        ),
+        (lambda self, body: self.stream(*text("Yes"), "[DONE]"), "Yes", "eos"),
+        (lambda self, body: self.stream("[DONE]"), "", "eos"),
+        (lambda self, body: self.stream(*text(*"abcd"), "[DONE]"), "abcd", "length"),
+        (lambda self, body: self.stream(*text("Yes", finish="length")), "Yes", "length"),
+        (
+            lambda self, body: (self.stream(*text("Yes", finish="stop")), time.sleep(4)),
+            "Yes",
+            "eos",
+        ),
+        (raw('data:{"choices":[{"delta":{"content":"Yes"}}]}\r\n\r\ndata:[DONE]'), "Yes", "eos"),
+        (raw(': hello\n\nevent: x\nid: 1\ndata: {"choices": []}\n\ndata: [DONE]\n\n'), "", "eos"),
+        (raw(json.dumps(WHOLE), "application/json"), "Yes", "eos"),
+        (raw(json.dumps(WHOLE, indent=1), "application/json; charset=utf-8"), "Yes", "eos"),
+        (
+            lambda self, body: self.stream(*text("a\ud83d", "\ude00b\udc00", "c\ud800"), "[DONE]"),
+            "a😀b\ufffdc",
+            "eos",
+        ),
+        (
+            lambda self, body: self.stream(
+                {"choices": [{"index": 1, "delta": {"content": "No"}}]}, *text("Yes"), "[DONE]"
+            ),
+            "Yes",
+            "eos",
+        ),
+        (
+            lambda self, body: self.stream(*text("a\x00\x0c\u2028b"), "[DONE]"),
+            "a\x00\x0c\u2028b",
+            "eos",
+        ),
+    ],
+)
+def test_servers_differ_in_what_they_send_beside_the_text(fake, caplog, say, words, stop):
+    url, server = fake
+    server.say = say
+    [summary] = summaries(records([f"remote:url={url}"], max_new_tokens=4))
+    assert (summary["text"], summary["stop"]) == (words, stop), summary
+    gc.collect()
+    assert not caplog.records
+
+
+def test_nothing_is_said_of_what_an_answer_leaves_behind(fake):
+    """In a process of its own, which ends at once: not by asyncio, nor by the interpreter."""
+    url, server = fake
+
+    def say(self: Fake, body: dict) -> None:
+        if body["model"] == "fails":
+            return self.stream(*text("a"), {"error": "no"}, *text("b"), "[DONE]")
+        self.stream(*text("a"))
+        time.sleep(2)
+
+    server.say = say
+    code = f"""
+import logging
+logging.basicConfig()
+from test_remote import after, records, summaries
+for name in ("fails", "hangs"):
+    found = records(["remote:url={url},name=" + name], should_stop=after(1))
+    print(summaries(found)[0]["stop"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert summaries(records([f"remote:url={url}"]))[0]["text"] == "<think>\nhm\n</think>\n\nYes"
+    assert (done.stdout.split(), done.stderr) == (["error", "stopped"], "")
 
 
 @pytest.mark.parametrize(
@@ -302,6 +432,18 @@ def test_thoughts_that_come_apart_are_folded_as_others(fake):
         (lambda self, body: self.stream(*text(*["a "] * 1000)), "more than the 60 new tokens"),
         (lambda self, body: self.stream("x" * 2_000_000), "a line of over"),
         (lambda self, body: self.stream(*text("half")), "broke off in the middle"),
+        (lambda self, body: self.stream(*text("half", finish="abort")), "broke off in the middle"),
+        (lambda self, body: self.stream(*text("a"), {"error": "no \ud800"}), "failed: no \ufffd"),
+        (
+            lambda self, body: self.stream({"object": "error", "message": "too busy"}),
+            "failed: too busy",
+        ),
+        (
+            lambda self, body: self.reply(
+                200, b'{"error": {"message": "late"}}', **{"Content-Type": "application/json"}
+            ),
+            "failed: late",
+        ),
     ],
 )
 def test_what_goes_wrong_is_said_in_that_panel(fake, monkeypatch, say, words):
@@ -323,6 +465,17 @@ def test_nobody_there(monkeypatch):
     )
 
 
+def after(seconds: float) -> Callable[[], bool]:
+    """Stops so long after it was asked first."""
+    asked: list[float] = []
+
+    def stop() -> bool:
+        asked.append(time.monotonic())
+        return asked[-1] > asked[0] + seconds
+
+    return stop
+
+
 def test_stop_ends_the_connection(fake):
     url, server = fake
 
@@ -333,8 +486,7 @@ def test_stop_ends_the_connection(fake):
             time.sleep(0.02)
 
     server.say = say
-    began = time.monotonic()
-    found = records([f"remote:url={url}"], should_stop=lambda: time.monotonic() > began + 1)
+    found = records([f"remote:url={url}"], should_stop=after(1))
     assert summaries(found)[0]["stop"] == "stopped" and summaries(found)[0]["text"] == "a"
     ends = time.monotonic() + 10
     while ({"gone": True}, None) not in server.asked:

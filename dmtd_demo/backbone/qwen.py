@@ -16,7 +16,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from dmtd_demo.backbone import batched
 from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
+from dmtd_demo.backbone.batched import BatchCache
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import FEW, FusedLayer, LayerParts, can_fuse
 from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
@@ -302,6 +304,27 @@ class Backbone:
         for layer in self._hybrid_layers[start:stop]:
             h = layer(h, cos, sin, mask, cache)
         return h[None].to(self.device)
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether `begin_texts` and `step_texts` have layers to run."""
+        return not self.hybrid and bool(self._fused)
+
+    def begin_texts(self, ids: Tensor, cache: BatchCache, rows: Sequence[int]) -> Tensor:
+        """Read texts from their first position on, ids [n, q], each into its row of the cache.
+
+        Returns hidden states before the final norm, [n, q, hidden].
+        """
+        h = self.embed(ids)
+        where = torch.tensor(list(rows), device=h.device)
+        layers = cast(list[FusedLayer], self._fused)
+        return batched.begin(layers, h, self._signed_rope(h, 0, h.shape[1]), cache, where)
+
+    def step_texts(self, ids: Sequence[int], cache: BatchCache) -> Tensor:
+        """Read one more position of every text of the cache: its hidden state, [B, hidden]."""
+        h = self._embed(torch.tensor(ids, device=self.device))
+        angles = self._signed_rope(h, 0, max(cache.lengths) + 1)
+        return batched.step(cast(list[FusedLayer], self._fused), h, angles, cache)
 
     def attending(self, h: Tensor, past: int, q: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return cos, sin and mask as `FusedLayer` reads them beside h.

@@ -1,0 +1,132 @@
+"""Several texts at once through the fused layers: a static cache of B texts, padded at their ends.
+
+A text's position i lies at index i of its row, whatever the others' lengths: so rotary angles and
+results are those of the text alone, up to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dmtd_demo.backbone.fused import FusedLayer
+
+# keys that a step reads come in multiples of this: few shapes, which kernels are built for
+WINDOW = 64
+
+
+class BatchCache:
+    """Keys and values of B texts for every layer, [B, 2 x kv heads, room, head size], and how many
+    positions each text holds.
+
+    room: positions of a row; it is doubled where a text needs more.
+    """
+
+    def __init__(self, layers: int, texts: int, room: int = 2 * WINDOW) -> None:
+        self._entries: list[Tensor | None] = [None] * layers
+        self._room = -(-room // WINDOW) * WINDOW
+        self.lengths = [0] * texts
+
+    def _held(self, layer: int, new: Tensor, needed: int) -> Tensor:
+        """This layer's entries with room for `needed` positions; `new` shows their shape."""
+        old = self._entries[layer]
+        while self._room < needed:
+            self._room *= 2
+        if old is None or old.shape[2] < self._room:
+            heads, size = new.shape[-2:]
+            # zeros: what no text wrote yet is masked, and must not be NaN
+            entries = new.new_zeros(len(self.lengths), heads, self._room, size)
+            if old is not None:
+                entries[:, :, : old.shape[2]] = old
+            self._entries[layer] = old = entries
+        return old
+
+    def begin(self, layer: int, new: Tensor, rows: Tensor) -> None:
+        """Write the first positions of texts, new [n, q, 2 x kv heads, head size], to `rows`."""
+        self._held(layer, new, new.shape[1])[rows, :, : new.shape[1]] = new.transpose(1, 2)
+
+    def append(self, layer: int, new: Tensor, at: Tensor, window: int) -> tuple[Tensor, Tensor]:
+        """Write one position of every text, new [B, 2 x kv heads, head size], to its place `at`.
+
+        Returns keys and values of the first `window` places, each [B, kv heads, window, head size].
+        """
+        entries = self._held(layer, new, window)
+        entries[torch.arange(len(at), device=at.device), :, at] = new
+        half = new.shape[1] // 2
+        return entries[:, :half, :window], entries[:, half:, :window]
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep these rows alone, in this order."""
+        self._entries = [None if e is None else e[rows] for e in self._entries]
+        self.lengths = [self.lengths[row] for row in rows]
+
+
+def begin(
+    layers: list[FusedLayer],
+    h: Tensor,
+    angles: tuple[Tensor, Tensor],
+    cache: BatchCache,
+    rows: Tensor,
+) -> Tensor:
+    """Read n texts from their first position on, h [n, q, hidden], each into its row of the cache.
+
+    angles: cos and sin as FusedLayer reads them, of positions from 0 on. The caller sets
+    `cache.lengths`; what stands behind a text's end is overwritten as it goes on.
+    """
+    n, q, hidden = h.shape
+    cos, sin = (table[:q].repeat(n, 1, 1) for table in angles)
+    h = h.reshape(n * q, hidden)
+    for layer in layers:
+        heads = _heads(layer, h, cos, sin).view(n, q, -1, layer.head_size)
+        queries, new = heads[:, :, : layer.query_heads], heads[:, :, layer.query_heads :]
+        cache.begin(layer.index, new, rows)
+        keys, values = (
+            part.transpose(1, 2).repeat_interleave(layer.group, dim=1)
+            for part in new.chunk(2, dim=2)
+        )
+        seen = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, is_causal=True)
+        h = _rest(layer, h, seen.transpose(1, 2).reshape(n * q, -1))
+    return h.view(n, q, hidden)
+
+
+def step(
+    layers: list[FusedLayer], h: Tensor, angles: tuple[Tensor, Tensor], cache: BatchCache
+) -> Tensor:
+    """Read one further position of every text, h [B, hidden], and count it."""
+    at = torch.tensor(cache.lengths, device=h.device)
+    window = -(-(max(cache.lengths) + 1) // WINDOW) * WINDOW
+    cos, sin = (table[at] for table in angles)
+    mask = torch.zeros((len(at), 1, 1, window), dtype=h.dtype, device=h.device)
+    places = torch.arange(window, device=h.device)
+    mask.masked_fill_(places > at[:, None, None, None], -torch.inf)
+    for layer in layers:
+        heads = _heads(layer, h, cos, sin)
+        keys, values = cache.append(layer.index, heads[:, layer.query_heads :], at, window)
+        # the query heads of a group stand in line as positions, over the keys that they share
+        queries = heads[:, : layer.query_heads]
+        queries = queries.unflatten(1, (layer.kv_heads, layer.group))
+        seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        h = _rest(layer, h, seen.reshape(len(at), -1))
+    cache.lengths = [length + 1 for length in cache.lengths]
+    return h
+
+
+def _heads(layer: FusedLayer, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries and keys, rotated, and values of positions h [n, hidden]: [n, heads, head size]."""
+    heads = layer.qkv(layer.before_attention(h)).view(len(h), -1, layer.head_size)
+    rotated = heads[:, : layer.rotated_heads]
+    qk = rotated if layer.qk_norm is None else layer.qk_norm(rotated)
+    turned = qk.roll(layer.head_size // 2, -1).mul_(sin)
+    torch.addcmul(turned, qk, cos, out=rotated)
+    return heads
+
+
+def _rest(layer: FusedLayer, h: Tensor, seen: Tensor) -> Tensor:
+    """What a layer does after its attention."""
+    h = layer.o.add_to(h, seen)
+    inner = layer.gate_up(layer.before_mlp(h))
+    if not layer.gate_up.gated:
+        gate, up = inner.chunk(2, dim=-1)
+        inner = F.silu(gate).mul_(up)
+    return layer.down.add_to(h, inner)

@@ -1,0 +1,188 @@
+"""`ar` for many texts at once, for data and evaluation: nobody watches, so only the whole counts.
+
+A batch of rows is decoded together; a text that ends makes room for the next one, and when none is
+left the batch is halved as it empties. Lengths and batch sizes come in few fixed steps, since new
+shapes cost time on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.backbone.batched import BatchCache
+from dmtd_demo.decoders.ar import Autoregressive
+from dmtd_demo.models.model import Model
+from dmtd_demo.sampling import Sampler
+
+# prompts are read in these lengths, and in multiples of the last one
+LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)
+READ = 8  # prompts that are read together
+LOOK = 16  # tokens between two looks at whether a text goes on
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text. index: of its prompt; ids: with the end mark where it has one; ended: whether it has;
+    stopped: whether `go_on` said no."""
+
+    index: int
+    ids: list[int]
+    ended: bool
+    stopped: bool = False
+
+
+def batched_ar(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    longest: int,
+    *,
+    batch: int = 64,
+    sampler: Sampler | None = None,
+    ends: frozenset[int] | None = None,
+    go_on: Callable[[list[int]], bool] = lambda ids: True,
+    tell: Callable[[int], None] = lambda tokens: None,
+) -> Iterator[Written]:
+    """Yield each prompt's text as it ends, in any order: its end mark, `longest` tokens, or
+    `go_on`, asked every LOOK tokens.
+
+    sampler: greedy without one; texts are drawn from its one generator, so the same prompts and
+    seed give the same texts again. ends: the model's own marks where not given. tell: hears how
+    many tokens a step made, and may raise Cancelled. Greedy, a text is what `ar` writes, up to
+    near-ties where long sums round otherwise. Models that cannot be batched (recurrent layers,
+    several devices) write one text after another.
+    """
+    sampler = sampler or Sampler(device=model.backbone.device)
+    ends = model.eos_ids if ends is None else ends
+    run = _Batch if model.backbone.can_batch else _one_by_one
+    yield from run(model, prompts, longest, batch, sampler, ends, go_on, tell)
+
+
+def _one_by_one(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    longest: int,
+    batch: int,
+    sampler: Sampler,
+    ends: frozenset[int],
+    go_on: Callable[[list[int]], bool],
+    tell: Callable[[int], None],
+) -> Iterator[Written]:
+    for index, prompt in enumerate(prompts):
+        ids: list[int] = []
+        room = min(longest, model.context - len(prompt))
+        for step in Autoregressive().steps(model, prompt, sampler):
+            ids += [token.id for token in step.tokens]
+            tell(len(step.tokens))
+            if ids and (ids[-1] in ends or len(ids) >= room):
+                break
+            if ids and len(ids) % LOOK == 0 and not go_on(ids):
+                yield Written(index, ids, False, True)
+                break
+        else:
+            continue
+        if ids and (ids[-1] in ends or len(ids) >= room):
+            yield Written(index, ids, ids[-1] in ends)
+
+
+class _Batch:
+    """The rows of one batch, as an iterator of what they wrote."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Sequence[int]],
+        longest: int,
+        batch: int,
+        sampler: Sampler,
+        ends: frozenset[int],
+        go_on: Callable[[list[int]], bool],
+        tell: Callable[[int], None],
+    ) -> None:
+        self.model, self.backbone, self.prompts = model, model.backbone, prompts
+        self.longest, self.sampler, self.ends = longest, sampler, ends
+        self.go_on, self.tell = go_on, tell
+        rows = 1
+        while rows < min(batch, len(prompts)):
+            rows *= 2
+        self.cache = BatchCache(self.backbone.layers, min(rows, batch))
+        # the longest first: what is left at the end is short
+        self.waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
+        self.texts: list[tuple[int, list[int]] | None] = [None] * len(self.cache.lengths)
+        self.done: list[Written] = []
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[Written]:
+        while self.waiting or any(self.texts):
+            empty = [row for row, text in enumerate(self.texts) if text is None]
+            if self.waiting and len(empty) >= min(READ, len(self.waiting), len(self.texts)):
+                self._read(empty[:READ])
+            elif not self.waiting and len(empty) * 2 >= len(self.texts) > 1:
+                self._halve()
+            else:
+                self._step()
+            yield from self.done
+            self.done = []
+
+    def _read(self, rows: list[int]) -> None:
+        """Begin a text in each of these rows, as long as there are any."""
+        new = [self.waiting.popleft() for _ in rows[: len(self.waiting)]]
+        rows = rows[: len(new)]
+        most = max(len(self.prompts[index]) for index in new)
+        q = next((n for n in LENGTHS if n >= most), -(-most // LENGTHS[-1]) * LENGTHS[-1])
+        q = min(q, self.model.context)
+        ids = torch.zeros((len(new), q), dtype=torch.long)
+        for row, index in zip(ids, new):
+            row[: len(self.prompts[index])] = torch.tensor(self.prompts[index])
+        out = self.backbone.begin_texts(ids.to(self.backbone.device), self.cache, rows)
+        last = torch.tensor([len(self.prompts[index]) - 1 for index in new], device=out.device)
+        drawn = self._drawn(out[torch.arange(len(new), device=out.device), last])
+        for row, index, token in zip(rows, new, drawn):
+            self.cache.lengths[row] = len(self.prompts[index])
+            self.texts[row] = (index, [])
+            self._take(row, token)
+        self.tell(len(new))
+
+    def _step(self) -> None:
+        """One token for every text; empty rows compute along."""
+        ids = [text[1][-1] if text else 0 for text in self.texts]
+        for row, text in enumerate(self.texts):
+            if text is None:
+                self.cache.lengths[row] = 0
+        drawn = self._drawn(self.backbone.step_texts(ids, self.cache))
+        made = 0
+        for row, token in enumerate(drawn):
+            if self.texts[row] is not None:
+                self._take(row, token)
+                made += 1
+        self.tell(made)
+
+    def _drawn(self, out: Tensor) -> list[int]:
+        return self.sampler.draw(self.backbone.logits(self.backbone.final_norm(out))).tolist()
+
+    def _take(self, row: int, token: int) -> None:
+        """Append a token to a row's text, and end the text where it ends."""
+        text = self.texts[row]
+        assert text is not None
+        index, ids = text
+        ids.append(token)
+        full = len(ids) >= min(self.longest, self.model.context - len(self.prompts[index]))
+        stopped = len(ids) % LOOK == 0 and not self.go_on(ids)
+        if token in self.ends or full or stopped:
+            ended = token in self.ends
+            self.done.append(Written(index, ids, ended, stopped and not ended))
+            self.texts[row] = None
+
+    def _halve(self) -> None:
+        """Go on with half as many rows, or fewer."""
+        kept = [row for row, text in enumerate(self.texts) if text is not None]
+        size = 1
+        while size < len(kept):
+            size *= 2
+        rows = (kept + [row for row, text in enumerate(self.texts) if text is None])[:size]
+        self.cache.keep(rows)
+        self.texts = [self.texts[row] for row in rows]

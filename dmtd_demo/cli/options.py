@@ -293,16 +293,19 @@ def add_train(commands: Commands) -> None:
             "adaptive",
             "mixed",
             "dmtd",
+            "data",
             "classroom-hybrid",
         ),
         help="classroom: the model; then, on it, heads, and with them clp and gate; head0; "
-        "adaptive, and with it mixed. dmtd: the layers of another model. classroom-hybrid: a small "
-        "Qwen3.5 with its own MTP head",
+        "adaptive, and with it mixed. dmtd: the layers of another model. data: conversations that "
+        "--model writes itself, for --data. classroom-hybrid: a small Qwen3.5 with its own MTP "
+        "head",
     )
     train.add_argument(
         "--output",
         metavar="FOLDER",
-        help="checkpoints, log and the model (default: runs/classroom, or runs/classroom-hybrid)",
+        help="checkpoints, log and the model (default: runs/classroom, runs/data or "
+        "runs/classroom-hybrid)",
     )
     train.add_argument(
         "--tokens", type=float, help="how many tokens to see (default: the recipe's own)"
@@ -348,8 +351,35 @@ def add_train(commands: Commands) -> None:
     train.add_argument(
         "--learning-rate", type=float, help="with --model: the highest (default: the recipe's own)"
     )
+    _add_own_data(train)
     _add_layer_training(train)
     _add_run_of_training(train)
+
+
+def _add_own_data(train: CommandParser) -> None:
+    """Add the options of `train data`."""
+    train.add_argument(
+        "--conversations",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="data only: how many to keep; run again, it goes on where it was (default: 2,000)",
+    )
+    train.add_argument(
+        "--turns", type=int, default=1, help="data only: answers of a conversation (default: 1)"
+    )
+    train.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="data only: of the user's messages, which are drawn (default: 1)",
+    )
+    train.add_argument(
+        "--answer-temperature",
+        type=float,
+        default=0.0,
+        help="data only: of the answers (default: 0, greedy: what heads have to predict)",
+    )
 
 
 def _add_layer_training(train: CommandParser) -> None:
@@ -375,8 +405,8 @@ def _add_layer_training(train: CommandParser) -> None:
     train.add_argument(
         "--batch",
         type=int,
-        default=16,
-        help="dmtd only: rows of an update, over all processes (default: 16)",
+        help="dmtd: rows of an update, over all processes (default: 16); data: texts that are "
+        "written at once (default: 64)",
     )
     train.add_argument(
         "--gradient-accumulation",

@@ -12,6 +12,9 @@ def run_train(options: argparse.Namespace) -> None:
     if options.recipe == "classroom-hybrid":
         train_hybrid(options)
         return
+    if options.recipe == "data":
+        write_data(options)
+        return
     options.output = options.output or "runs/classroom"
     if options.model:
         from dmtd_demo.models.loading import load
@@ -45,7 +48,7 @@ def run_train(options: argparse.Namespace) -> None:
                 split=options.split,
                 tau=options.tau,
                 lora=options.lora,
-                batch=options.batch,
+                batch=16 if options.batch is None else options.batch,
                 pieces=options.gradient_accumulation,
                 checkpointing=options.gradient_checkpointing,
             )
@@ -78,6 +81,35 @@ def run_train(options: argparse.Namespace) -> None:
         options.vanilla,
     )
     run.train_recipe(options.recipe, training)
+
+
+def write_data(options: argparse.Namespace) -> None:
+    """Let a chat model write conversations, and say what came of them."""
+    from dmtd_demo.errors import UserError
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.models.threads import THREADS
+    from dmtd_demo.training.magpie import CARD, DataSettings, write_conversations
+
+    if not options.model:
+        raise UserError("train data needs --model: a chat model, which writes the conversations")
+    settings = DataSettings(
+        options.conversations,
+        64 if options.batch is None else options.batch,
+        options.turns,
+        options.temperature,
+        options.answer_temperature,
+        options.seed,
+    )
+    model = load(
+        options.model,
+        quantization=options.quantization,
+        dtype=options.dtype,
+        device=options.device,
+        threads=options.threads or THREADS,
+    )
+    folder = Path(options.output or "runs/data")
+    write_conversations(model, folder, settings)
+    print((folder / CARD).read_text(encoding="utf-8"))
 
 
 def train_hybrid(options: argparse.Namespace) -> None:

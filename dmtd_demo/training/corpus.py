@@ -17,12 +17,11 @@ from typing import Any, Iterable, Iterator, Sequence
 import torch
 from tqdm import tqdm
 
-from dmtd_demo.decoders import DECODERS
+from dmtd_demo.decoders.batched import batched_ar
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.chat import Message, RefusedByTemplate, encode_chat
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
-from dmtd_demo.sampling import Sampler
 from dmtd_demo.text_files import lines_of, parsed, read_text
 from dmtd_demo.training.conversations import LeftOut, Reasons, messages_in
 from dmtd_demo.training.data import Row, encode
@@ -231,7 +230,7 @@ def answered(
     tell: Progress = no_progress,
     reasons: Reasons | None = None,
 ) -> list[Row]:
-    """Return the conversations with the model's greedy answers by `ar`.
+    """Return the conversations with the model's greedy answers by `ar`, many at once.
 
     They are written to the file `own` as they come: an interrupted run goes on where it was.
     reasons counts those that are too long to be answered.
@@ -247,26 +246,23 @@ def answered(
             known[tuple(entry["prompt"])] = entry["answer"]
         if whole != text:
             own.write_text(whole, encoding="utf-8")
-    rows = []
-    with own.open("a", encoding="utf-8") as file:
-        for number, prompt in enumerate(
-            tqdm(prompts, desc="answers", unit="prompt", dynamic_ncols=True)
+    fit = [prompt for prompt in prompts if len(prompt) + ANSWER < model.context]
+    if reasons:
+        for _ in range(len(prompts) - len(fit)):
+            reasons.add("too long to be answered within the context")
+    open_ = [prompt for prompt in fit if tuple(prompt) not in known]
+    done = len(fit) - len(open_)
+    bar = tqdm(total=len(fit), initial=done, desc="answers", unit="prompt", dynamic_ncols=True)
+    with bar, own.open("a", encoding="utf-8") as file:
+        for written in batched_ar(
+            model,
+            open_,
+            ANSWER,
+            tell=lambda tokens: tell("The model's own answers", bar.n, len(fit)),
         ):
-            tell("The model's own answers", number, len(prompts))
-            if len(prompt) + ANSWER >= model.context:
-                if reasons:
-                    reasons.add("too long to be answered within the context")
-                continue
-            if tuple(prompt) not in known:
-                answer: list[int] = []
-                for step in DECODERS["ar"]().steps(
-                    model, prompt, Sampler(device=model.backbone.device)
-                ):
-                    answer += [token.id for token in step.tokens]
-                    if len(answer) >= ANSWER or answer and answer[-1] in model.eos_ids:
-                        break
-                known[tuple(prompt)] = answer
-                file.write(json.dumps({"prompt": prompt, "answer": answer}) + "\n")
-                file.flush()
-            rows.append(_row(prompt, known[tuple(prompt)], _longest(model) + ANSWER))
-    return rows
+            prompt = open_[written.index]
+            known[tuple(prompt)] = written.ids
+            file.write(json.dumps({"prompt": prompt, "answer": written.ids}) + "\n")
+            file.flush()
+            bar.update()
+    return [_row(prompt, known[tuple(prompt)], _longest(model) + ANSWER) for prompt in fit]

@@ -31,10 +31,11 @@ def rows(held: bool, path: Path = CONVERSATIONS) -> list[Row]:
     """Token ids of whole conversations, and where the last answer lies; the held-out tenth, or the
     others."""
     kept = np.load(path)
-    lengths = kept["lengths"].astype(np.int64)
+    # once: the archive is decompressed at every look
+    tokens, lengths = kept["tokens"], kept["lengths"].astype(np.int64)
     starts = np.cumsum(lengths) - lengths
     return [
-        Row(kept["tokens"][start : start + n].tolist(), [(int(prompt), int(n))])
+        Row(tokens[start : start + n].tolist(), [(int(prompt), int(n))])
         for start, n, prompt, out in zip(starts, lengths, kept["prompts"], kept["held"])
         if out == held
     ]

@@ -317,14 +317,13 @@ class Backbone:
         """
         h = self.embed(ids)
         where = torch.tensor(list(rows), device=h.device)
-        layers = cast(list[FusedLayer], self._fused)
-        return batched.begin(layers, h, self._signed_rope(h, 0, h.shape[1]), cache, where)
+        return batched.begin(self._fused, h, self._signed_rope(h, 0, h.shape[1]), cache, where)
 
     def step_texts(self, ids: Sequence[int], cache: BatchCache) -> Tensor:
         """Read one more position of every text of the cache: its hidden state, [B, hidden]."""
         h = self._embed(torch.tensor(ids, device=self.device))
         angles = self._signed_rope(h, 0, max(cache.lengths) + 1)
-        return batched.step(cast(list[FusedLayer], self._fused), h, angles, cache)
+        return batched.step(self._fused, h, angles, cache)
 
     def attending(self, h: Tensor, past: int, q: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return cos, sin and mask as `FusedLayer` reads them beside h.

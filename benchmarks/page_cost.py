@@ -155,7 +155,7 @@ def serve_page(port: int, rate: float, report: Connection) -> None:
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import serve
 
-    def timed(*args: Any) -> list[bool]:
+    def timed(*args: Any) -> list[Any]:
         started = time.time()
         agrees = audit(*args)
         report.send(time.time() - started)

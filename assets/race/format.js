@@ -152,6 +152,34 @@ function modelName(entry) {
 }
 
 /**
+ * What tells the weights of one panel from those of another, in words; "" where they are the same.
+ * @param {PanelEntry} own
+ * @param {PanelEntry} base
+ */
+function unlike(own, base) {
+  if (!own || !base || own === base) return "";
+  const differ = ["model", "dtype", "quantization"].filter((fact) => (own[fact] ?? "") !== (base[fact] ?? ""));
+  const said = (entry) => differ.map((fact) => (fact === "quantization" && entry[fact] === "none" ? t("model.not_quantized") : entry[fact])).filter(Boolean).join(" ") || NONE;
+  return differ.length ? t("panel.unlike", { own: said(own), base: said(base) }) : "";
+}
+
+/**
+ * The layers that a pass ran and those that it left out, in words.
+ * @param {Pass} pass
+ * @param {number} layers  of the model
+ */
+function layersOf(pass, layers) {
+  const ran = Array.from({ length: layers }, (_, layer) => pass.runs.some(([start, stop]) => start <= layer && layer < stop));
+  const ranges = (wanted) => ran.flatMap((is, first) => {
+    if (is !== wanted || (first && ran[first - 1] === wanted)) return [];
+    const end = ran.findIndex((other, layer) => layer > first && other !== wanted), last = (end < 0 ? layers : end);
+    return [first + 1 === last ? String(last) : `${first + 1}–${last}`];
+  }).join(t("list.comma"));
+  const pass_ = PASS_NAMES[pass.kind] || pass.kind;
+  return ran.every(Boolean) ? t("token.all_layers", { pass: pass_, layers }) : t("token.layers", { pass: pass_, ran: ranges(true), out: ranges(false) });
+}
+
+/**
  * Once what was drawn is on screen.
  * @param {() => void} then
  */

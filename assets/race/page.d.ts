@@ -54,6 +54,7 @@ interface PanelEntry {
   quantization?: string;
   dtype?: string;
   layers?: number;
+  lossless?: boolean;
   options?: Record<string, any>;
 }
 interface Turn { role: string; content: string }
@@ -84,7 +85,11 @@ interface Summary {
   extra_parameters?: number | null;
   spans?: Record<string, number>;
 }
-interface Audit { type: "audit"; panel: number; agrees: boolean[] }
+// ar's own choice at each token: id, text, and the probabilities of it and of the token
+type Judged = [number, string, number, number];
+interface Audit { type: "audit"; panel: number; agrees: boolean[]; choices?: Judged[] }
+// Where a lossless panel's text parts from ar's: the token's index, and both texts with the probabilities that ar gives them.
+interface Parting { index: number; ars: string; own: string; arsChance: number; ownChance: number }
 // Where a race begins on the page (dmtd_demo/web/wire.py); a file has none.
 interface PageLine { type: "page"; turns: Turn[][]; notes: { text: string; values: object }[] }
 type TraceLine = Header | Step | Audit | Summary;

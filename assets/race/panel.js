@@ -1,5 +1,6 @@
 // One panel of the race: its earlier turns, its text token by token, its big number, its line of facts.
 
+const NEAR = 0.25;        // of two probabilities' logarithms: what rounding in bfloat16 can turn round
 const RATE_WINDOW = 16;   // tokens, at least, that one point of the tokens/s chart looks back over: a few spans of any decoder
 
 /**
@@ -19,6 +20,9 @@ class Panel {
     this.spec = el("span", { class: "spec" }, "");
     this.history = el("div", { class: "history" });
     this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": t("panel.text", { panel: index + 1 }) });
+    this.unlike = el("small", { class: "unlike" });
+    this.warning = el("span", { class: "meaningless", "data-hint": t("panel.meaningless.hint"), hidden: true }, t("panel.meaningless"));
+    this.parting = el("p", { class: "parting", hidden: true });
     this.facts = el("p", { class: "facts" });
     this.copy = el("button", { type: "button", class: "copy", "data-hint": t("panel.copy.hint"), "aria-label": t("panel.copy_of", { panel: index + 1 }) }, t("panel.copy"));
     this.fill = el("button", { type: "button", class: "fill", "aria-pressed": "false", "data-hint": t("panel.fill.hint"), "aria-label": t("panel.fill", { panel: index + 1 }) }, icon(PATHS.fill));
@@ -32,22 +36,26 @@ class Panel {
       el("header", { class: "panel-head" },
         el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
         el("span", { class: "speed", "data-hint": t("panel.speed.hint") },
-          this.tps, el("span", { class: "unit" }, t("unit.speed"))), this.ratio), this.how,
-      el("div", { class: "panel-body" }, this.scroll, this.cycle.node), this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
+          this.tps, el("span", { class: "unit" }, t("unit.speed"))), this.ratio, this.unlike, this.warning), this.how,
+      el("div", { class: "panel-body" }, this.scroll, this.cycle.node), this.parting, this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
     this.clear();
   }
 
   clear() {
     this.agrees = null;
+    this.choices = null;
+    this.sampled = false;
     this.thought.chosen = null;
     this.decoder = "";
     this.rewind();
     this.history.replaceChildren();
     this.tps.textContent = NONE;
     this.ratio.textContent = "";
+    this.unlike.textContent = "";
     this.spec.textContent = "";
     this.how.textContent = "";
     this.place = 0;          // in which it came to its end, of the panels; 0: it has not, or it did not finish
+    delete this.spec.dataset.hint;
     this.facts.textContent = "";
   }
 
@@ -69,9 +77,12 @@ class Panel {
     this.rate = { x: [], y: [] };   // points of the charts; a new object tells them to begin again
     this.curve = { x: [], y: [] };
     this.times = {};         // ms by the kind of pass, keys of TIMES (figures.js)
+    this.pinned = null;      // the token whose pass the picture shows
     this.text.replaceChildren();
     this.thought.rewind();
     this.node.classList.remove("failed");
+    this.weigh();
+    this.part(null);
   }
 
   // The conversation so far, ending with the user's prompt: plain text, no origins.
@@ -79,10 +90,13 @@ class Panel {
     this.history.replaceChildren(...messages.map(turnNode));
   }
 
-  // named: whether to say which model this is; the panels of the race have several.
-  begin(record, named) {
+  // named: whether to say which model this is; the panels of the race have several. base: panel 1. sampled: not greedy.
+  begin(record, named, base = record, sampled = false) {
     this.decoder = record.decoder;
     this.how.textContent = howOf(record.decoder);
+    this.sampled = sampled;
+    this.unlike.textContent = unlike(record, base);
+    if (record.lossless) this.spec.dataset.hint = t(record.dtype === "float32" && record.quantization === "none" ? "panel.lossless" : "panel.lossless_nearly");
     this.layers = isNumber(record.layers) ? record.layers : 0;
     this.cycle.recurrent = new Set(Array.isArray(record.recurrent) ? record.recurrent : []);
     this.cycle.native = record.decoder.startsWith("mtp-native");
@@ -133,8 +147,7 @@ class Panel {
     if (token.span !== this.openSpan) this.closeSpan();
     this.openSpan = token.span;
     if (token.span > 0) this.spans.set(token.span, (this.spans.get(token.span) || 0) + 1);
-    const agrees = this.agrees?.[index] ?? null;
-    this.tokens.push({ ...token, ms: step.ms, step: step.step, agrees });
+    this.tokens.push({ ...token, ms: step.ms, step: step.step, made: step, agrees: this.agrees?.[index] ?? null, choice: this.choices?.[index] ?? null });
     this.origins[token.origin] = (this.origins[token.origin] || 0) + 1;
     // One token of a panel is a tab stop, the arrow keys walk on from it (tooltip.js).
     const node = el("span", { "data-origin": token.origin, "data-index": index, tabindex: index ? -1 : 0 });
@@ -142,7 +155,7 @@ class Panel {
     this.thought.add(token, node);
     if (token.text === "") node.classList.add("empty");
     if (/^\s*\n\s*$/.test(token.text)) node.classList.add("newline");
-    if (agrees === false) node.classList.add("differs");
+    if (this.differs(index)) node.classList.add("differs");
     if (index === 0 || this.tokens[index - 1].span !== token.span) node.classList.add("opens");
     this.lastNode = node;
     return node;
@@ -214,25 +227,55 @@ class Panel {
     this.closeSpan();
     if (summary.stop === "eos") this.lastNode?.classList.add("end");
     this.node.classList.toggle("failed", summary.stop === "error");
+    this.weigh();
   }
 
-  audit(agrees) {
+  // Fast and wrong is no result: said on the figure itself. A drawn token need not be the most probable one, so nothing is said of it.
+  weigh() {
+    this.warning.hidden = !(isNumber(this.summary?.audit_agreement) && this.summary.audit_agreement < 0.9 && !this.sampled);
+    this.node.classList.toggle("weightless", !this.warning.hidden);
+  }
+
+  audit(agrees, choices = null) {
     this.agrees = agrees;
-    agrees.forEach((agree, index) => {
-      if (this.tokens[index]) this.tokens[index].agrees = agree;
-      if (!agree) this.text.children[index]?.classList.add("differs");
+    this.choices = choices;
+    this.tokens.forEach((token, index) => {
+      token.agrees = agrees[index] ?? null;
+      token.choice = choices?.[index] ?? null;
+      this.text.children[index].classList.toggle("differs", this.differs(index));
     });
   }
 
+  // Whether a token is marked: it is not ar's choice. Where tokens are drawn, one that a full pass drew is as ar draws.
+  differs(index) {
+    const { agrees, origin } = this.tokens[index];
+    return agrees === false && !(this.sampled && (origin === "full" || origin === "draft"));
+  }
+
   get disagreements() {
-    return this.tokens.filter((token) => token.agrees === false).length;
+    return this.tokens.filter((_, index) => this.differs(index)).length;
+  }
+
+  // Where a lossless text parts from ar's; null: it does not.
+  part(parting) {
+    this.parting.hidden = !parting;
+    if (!parting) return;
+    const { index, ars, own, arsChance, ownChance } = parting;
+    const close = Math.abs(Math.log(arsChance / ownChance)) < NEAR;
+    this.parting.textContent = t(close ? "panel.parts_nearly" : "panel.parts", { number: index + 1, ars: visible(ars), own: visible(own), ars_share: percent(arsChance, 2), own_share: percent(ownChance, 2) });
+  }
+
+  // The picture of the pass that made a token, while it is pinned; null: of the last pass.
+  showPass(index) {
+    this.pinned = index === null ? null : this.tokens[index]?.made || null;
+    if (this.layers) this.cycle.draw(this.pinned || this.step, this.layers);
   }
 
   // scale: of the small charts, which all panels share (live.js).
   drawNumbers(baseline, scale) {
     this.thought.draw();
     this.live.draw(this, scale);
-    if (this.layers) this.cycle.draw(this.step, this.layers);
+    if (this.layers) this.cycle.draw(this.pinned || this.step, this.layers);
     const own = this.tokensPerSecond;
     this.tps.textContent = speed(own);
     const base = baseline.tokensPerSecond;

@@ -32,7 +32,10 @@ class RaceView {
     this.reply = new Reply(this.tape, () => this.racing, (text) => { this.status.textContent = text; });
     this.bar = el("div", { class: "bar" }, this.status, this.legend.node);
     root.replaceChildren(this.grid, this.bar, this.player.node, this.reply.node, this.notes, this.charts.node, this.table.node);
-    this.tooltip = new Tooltip(root, () => this.panels, given.hints || {}, (span) => this.charts.mark(span));
+    this.tooltip = new Tooltip(root, () => this.panels, given.hints || {}, (span, index) => {
+      this.charts.mark(span);
+      this.panels.forEach((panel) => panel.showPass(panel.index === span?.panel ? index : null));
+    });
     this.presenter = new Presenter(this.grid, () => this.panels);
     this.status.after(this.presenter.leave);
     this.keys = new Keys({ presenter: () => this.presenter.toggle(), focus: (node) => this.presenter.next(node), run: () => this.runOrReplay(), pause: () => this.player.playOrPause(), step: (direction) => this.player.step(direction), escape: () => this.escape() });
@@ -83,7 +86,7 @@ class RaceView {
   paced() {
     if (this.ending && !this.player.first) {
       this.setStatus("done", this.ending);
-      return this.table.draw(this.panels, this.tape.summaries);
+      return this.table.draw(this.panels, this.tape);
     }
     this.root.dataset.playing = this.playing;
     if (!this.player.first || this.stopping) return;
@@ -108,6 +111,25 @@ class RaceView {
       this.grid.append(panel.node);
     }
     this.presenter.focus(this.presenter.focused);
+    this.nameModels();
+  }
+
+  // The lines under the title (ui/model_line.py): each model with its panels, of those that there are.
+  nameModels() {
+    const lines = [...document.querySelectorAll("#model-lines [data-panels]")];
+    const shown = lines.map((line) => line.dataset.panels.split(",").filter((number) => Number(number) <= this.panels.length));
+    const several = shown.filter((numbers) => numbers.length).length > 1;
+    lines.forEach((line, index) => {
+      const numbers = shown[index];
+      line.hidden = !numbers.length;
+      line.querySelector(".whose")?.remove();
+      const whose = t(numbers.length > 1 ? "model.panels" : "model.panel", { panels: numbers.join(t("list.comma")) });
+      if (several && numbers.length) line.prepend(el("span", { class: "whose" }, `${whose}: `));
+    });
+    const weights = document.querySelector("#weights-note > [data-t]");
+    if (!weights || !lines.length) return;
+    weights.dataset.t = several ? "baseline.own_models" : "baseline.same_weights";
+    translate(weights);
   }
 
   // charts: whether they are emptied at once; a race that begins names its panels first.
@@ -121,7 +143,7 @@ class RaceView {
     this.panels.forEach((panel) => panel.clear());
     this.notes.replaceChildren();
     if (charts) this.charts.reset();
-    this.table.draw(this.panels, this.tape.summaries);
+    this.table.draw(this.panels, this.tape);
     this.drawAll();
   }
 
@@ -183,8 +205,8 @@ class RaceView {
         break;
       case "header":
         this.tape.add(record);
-        record.panels.forEach((entry) => this.panels[entry.panel].begin(entry, record.panels.some((other) => other.decoder !== "remote" && modelName(other) !== modelName(entry))));
-        this.table.draw(this.panels, this.tape.summaries);
+        record.panels.forEach((entry) => this.panels[entry.panel].begin(entry, record.panels.some((other) => other.decoder !== "remote" && modelName(other) !== modelName(entry)), record.panels[0], this.tape.sampled));
+        this.table.draw(this.panels, this.tape);
         this.describeSampling(record.sampling);
         this.charts.reset();
         if (this.racing && !this.joining) this.player.begin();
@@ -197,14 +219,14 @@ class RaceView {
         break;
       case "audit":
         this.tape.add(record);
-        panel.audit(record.agrees);
+        panel.audit(record.agrees, record.choices);
         break;
       case "end":      // a panel has come to its end; its summary follows with the audit, after the race
       case "summary":
         this.tape.add(record);
         if (panel.shown === this.tape.panels[record.panel].length) this.finish(panel);
         if (record.type === "end" && this.panels.every((each) => this.tape.summaries[each.index])) this.setStage("audit", t("race.audit"));
-        if (!this.player.first) this.table.draw(this.panels, this.tape.summaries);
+        if (!this.player.first) this.table.draw(this.panels, this.tape);
         break;
       case "waiting":  // other races come first (server/turns.py)
         if (!this.stopping) this.setStatus("running", t("race.ahead", { count: record.ahead }));
@@ -246,8 +268,8 @@ class RaceView {
 
   // What is on screen, to be brought back later: by restore.
   snapshot() {
-    const { header, turns, steps, audits, summaries } = this.tape, { following, at } = this.player;
-    const records = header ? [header, ...steps, ...audits.flatMap((agrees, panel) => (agrees ? [{ type: "audit", panel, agrees }] : [])), ...summaries.filter(Boolean)] : [];
+    const { header, turns, steps, summaries } = this.tape, { following, at } = this.player;
+    const records = header ? [header, ...steps, ...this.tape.auditRecords, ...summaries.filter(Boolean)] : [];
     return { records, turns, following, at, count: this.panels.length, notes: [...this.notes.children], status: this.root.dataset.status, sentence: this.status.textContent,
       source: document.documentElement.dataset.source };
   }
@@ -282,7 +304,11 @@ class RaceView {
   verdict(status) {
     if (status === "stopped") return t("race.stopped");
     const { header, summaries, panels } = this.tape;
-    const names = header ? header.panels.map(({ decoder, spec }) => (header.panels.filter((other) => other.decoder === decoder).length > 1 ? spec : decoder)) : [];
+    const names = header ? header.panels.map((entry) => {
+      const { decoder, spec } = entry, what = unlike(entry, header.panels[0]);   // between other weights no ratio stands alone
+      const name = header.panels.filter((other) => other.decoder === decoder).length > 1 ? spec : decoder;
+      return what ? t("finish.unlike", { name, what }) : name;
+    }) : [];
     const [base, ...others] = names.map((name, index) => ({ name, ms: panels[index].at(-1)?.ms, text: textOfSteps(panels[index]), ended: ["eos", "length"].includes(summaries[index]?.stop) }));
     const verdicts = others.filter((own) => own.ended && base.ended && own.ms && base.ms).map((own) => finishOf(own, base, !(header.sampling?.temperature > 0)));
     return verdicts.length ? t("finish.done", { verdicts: verdicts.join(t("finish.join")) }) : t("race.done");
@@ -293,6 +319,7 @@ class RaceView {
     const ends = this.tape.panels.map((own, index) => (["eos", "length"].includes(this.tape.summaries[index]?.stop) ? own.at(-1)?.ms ?? Infinity : Infinity));
     panel.place = ends[panel.index] < Infinity && ends.length > 1 ? 1 + ends.filter((ms) => ms < ends[panel.index]).length : 0;
     panel.finish(this.tape.summaries[panel.index]);
+    for (const each of this.panels) each.part(each.summary ? this.tape.parting(each.index) : null);
   }
 
   describeSampling(sampling) {
@@ -325,7 +352,7 @@ class RaceView {
       panel.markNewest(index === moved && !this.player.playing);
     });
     for (const panel of follow) panel.scroll.scrollTop = panel.scroll.scrollHeight;
-    if (arrived && this.player.first) this.table.draw(this.panels, this.panels.map((panel) => panel.summary));
+    if (arrived && this.player.first) this.table.draw(this.panels, this.tape, this.panels.map((panel) => panel.summary));
     this.drawAll();
   }
 
@@ -344,6 +371,14 @@ class RaceView {
     else this.presenter.escape();
   }
 }
+
+// The panels' controls may come after this script; a file, and the page of a lecture, have none.
+function findControls() {
+  const row = document.querySelector("#panel-row");
+  if (row) new Cautions(row);
+  else setTimeout(findControls, 100);
+}
+if (given.template) findControls();
 
 document.title = t(given.record ? "replay.title" : "page.title");
 const view = new RaceView(element.querySelector(".race"));
@@ -412,6 +447,7 @@ window.dmtdRace = {
     view.forgotten = clicked;
     return clicked;
   },
+  nameModels: () => view.nameModels(),
   taken: () => [view.run, view.taken],
   tour: view.tour,
   presenter: () => view.presenter.toggle(),

@@ -14,8 +14,7 @@ const MOST_DEPTH = 20;
  */
 function recordLines(tape) {
   const header = { ...tape.header, conversations: tape.turns };
-  const audits = tape.audits.flatMap((agrees, panel) => (agrees ? [{ type: "audit", panel, agrees }] : []));
-  return [header, ...tape.steps, ...audits, ...tape.summaries.filter(Boolean)].map((record) => JSON.stringify(record)).join("\n") + "\n";
+  return [header, ...tape.steps, ...tape.auditRecords, ...tape.summaries.filter(Boolean)].map((record) => JSON.stringify(record)).join("\n") + "\n";
 }
 
 /**
@@ -51,6 +50,7 @@ function parseRecord(text) {
     need(RECORD_TYPES.slice(1).includes(record?.type), t("record.types", { types: RECORD_TYPES.slice(1).join(", ") }), record?.type, line);
     need(Number.isInteger(record.panel) && record.panel in header.panels, t("record.panel_number"), record.panel, line);
     if (record.type === "audit") need(Array.isArray(record.agrees) && record.agrees.every((agree) => typeof agree === "boolean"), t("record.agrees"), record.agrees, line);
+    if (record.type === "audit") need((record.choices ?? []).every?.((each) => Array.isArray(each) && isText(each[1]) && isNumber(each[2]) && isNumber(each[3])), t("record.choices"), record.choices, line);
     if (record.type === "summary" || record.type === "end") need(isText(record.stop) && isNumber(record.tokens) && isNumber(record.full_passes), t("record.summary"), record, line);
     if (record.type !== "step") continue;
     need(isNumber(record.ms) && record.ms >= clocks[record.panel], t("record.clock"), record.ms, line);

@@ -27,6 +27,8 @@ class Tape {
     this.panels = [];
     /** @type {boolean[][]} of each panel that was audited */
     this.audits = [];
+    /** @type {Judged[][]} likewise, where the record has them */
+    this.choices = [];
     /** @type {Summary[]} of each panel that has ended */
     this.summaries = [];
     /** @type {Moment[]} */
@@ -48,6 +50,7 @@ class Tape {
         break;
       case "audit":
         this.audits[record.panel] = record.agrees;
+        if (record.choices) this.choices[record.panel] = record.choices;
         break;
       case "end":
       case "summary":
@@ -83,6 +86,31 @@ class Tape {
     const counts = this.panels.map(() => 0);
     for (const moment of this.moments.slice(0, count)) counts[moment.panel] += 1;
     return counts;
+  }
+
+  // The audits as records again.
+  get auditRecords() {
+    return this.audits.flatMap((agrees, panel) => (agrees ? [{ type: "audit", panel, agrees, ...(this.choices[panel] ? { choices: this.choices[panel] } : {}) }] : []));
+  }
+
+  get sampled() {
+    return (this.header?.sampling?.temperature || 0) > 0;
+  }
+
+  /**
+   * Where the text of a lossless panel parts from that of ar on the same weights; null: nowhere, or nobody can say.
+   * @param {number} panel
+   * @returns {Parting | null}
+   */
+  parting(panel) {
+    const entries = this.header?.panels || [], own = entries[panel];
+    const ar = entries.findIndex((entry) => entry.decoder === "ar" && !unlike(entry, own));
+    if (!own?.lossless || this.sampled || ar < 0 || !this.choices[panel] || !this.choices[ar]) return null;
+    const [theirs, ours] = [ar, panel].map((each) => this.panels[each].flatMap(({ step, from, to }) => step.tokens.slice(from, to)));
+    const index = ours.findIndex((token, at) => at < theirs.length && token.id !== theirs[at].id);
+    if (index < 0 || !this.choices[panel][index] || !this.choices[ar][index]) return null;
+    const end = { text: t("token.end") };
+    return { index, ars: (theirs[index].text ? theirs[index] : end).text, own: (ours[index].text ? ours[index] : end).text, arsChance: this.choices[ar][index][3], ownChance: this.choices[panel][index][3] };
   }
 
   // In ms: the clock of the slowest panel, as far as it has come.

@@ -1,3 +1,10 @@
+// What made a token, and what was left out of it.
+function passThatMade(token, layers) {
+  const { passes } = token.made;
+  if (token.origin === "mtp") return t("token.by_head");
+  return layersOf(token.origin === "late" ? passes.findLast((pass) => pass.kind === "late") || passes.at(-1) : passes.at(-1), layers);
+}
+
 // One tooltip for the whole page: on a token its record, on anything with data-hint (or a named control) a sentence.
 // Shown on hover and on keyboard focus; in a panel's text the arrow keys walk from token to token. A click, or Enter, pins a token: its tooltip stays, and
 // its whole span stands out in the text and in the charts. Escape closes it.
@@ -55,7 +62,12 @@ class Tooltip {
     const rows = [[t("token.made_by"), origin.name, token.origin], [t("token.probability"), isNumber(token.logprob) ? probability(token.logprob) : NONE],
       [t("token.token"), t("token.number", { number: index + 1, id: token.id ?? NONE })], [t("token.span"), token.span ? this.within(panel, index) : token.origin === "remote" ? NONE : t("token.of_prefill")],
       [t("token.time"), t("token.at", { ms: token.ms.toFixed(1), step: token.step })]];
-    if (token.agrees !== null) rows.push([t("token.audit"), token.agrees ? t("token.agrees") : t("token.differs")]);
+    if (panel.layers && token.made.passes.length) rows.push([t("token.pass"), passThatMade(token, panel.layers)]);
+    if (token.agrees !== null) rows.push([t("token.audit"), panel.sampled ? t(token.agrees ? "token.most_probable" : panel.differs(index) ? "token.improbable" : "token.drawn") : token.agrees ? t("token.agrees") : t("token.differs")]);
+    if (token.agrees === false && token.choice) {
+      const [, text, chance, own] = token.choice;
+      rows.push([t("token.choice"), t("token.choice.is", { text: visible(text), chance: percent(chance), own: percent(own) })]);
+    }
     lines.push(el("dl", {}, ...rows.flatMap(([name, value, key]) => [el("dt", {}, name), el("dd", key ? { class: "origin-name", "data-key": key } : {}, value)])));
     if (token.top?.length) {
       lines.push(el("ol", { class: "top", "aria-label": t("token.top") }, ...token.top.map(([id, text, p]) =>
@@ -84,14 +96,20 @@ class Tooltip {
     this.place();
   }
 
-  // Above what it speaks of, or below; within the window.
+  // Above what it speaks of, below it or beside it: within the window, over no line of its own, and not over Run.
   place() {
-    const at = this.target.getClientRects()[0] || this.target.getBoundingClientRect();   // the first line of a token that wraps
+    const lines = [...this.target.getClientRects()], whole = this.target.getBoundingClientRect();   // a token that wraps has several
+    const at = lines[0] || whole, end = lines.at(-1) || whole;
     const { offsetWidth: width, offsetHeight: height } = this.box;
-    const left = Math.max(8, Math.min(at.left, window.innerWidth - width - 8));
-    const above = at.top - height - 8;
+    const across = Math.max(8, Math.min(at.left, window.innerWidth - width - 8)), down = Math.max(8, Math.min(at.top, window.innerHeight - height - 8));
+    const run = document.querySelector("#run")?.getBoundingClientRect();
+    const covers = ([left, top], { left: l, top: u, right: r, bottom: b }) => left < r && left + width > l && top < b && top + height > u;
+    const spots = [[across, at.top - height - 8], [across, end.bottom + 8], [whole.right + 8, down], [whole.left - width - 8, down]];
+    const fits = (spot) => spot[0] >= 0 && spot[0] + width <= window.innerWidth && spot[1] >= 0 && spot[1] + height <= window.innerHeight;
+    const free = (spot) => ![...lines, ...(run?.width ? [run] : [])].some((box) => covers(spot, box));
+    const [left, top] = spots.find((spot) => fits(spot) && free(spot)) || spots.find(free) || spots[1];
     this.box.style.left = `${left}px`;
-    this.box.style.top = `${above >= 8 ? above : at.bottom + 8}px`;
+    this.box.style.top = `${top}px`;
   }
 
   hide() {
@@ -115,7 +133,7 @@ class Tooltip {
     node.classList.add("pinned");
     this.show(node, [...this.describe(node), el("p", { class: "pin-note" }, t("token.pinned"))]);
     this.pinned = node;
-    this.onPin(span);
+    this.onPin(span, Number(node.dataset.index));
   }
 
   // Esc lets go of a pinned token and does nothing else then; but a running race always hears it.

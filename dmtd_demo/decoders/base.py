@@ -143,6 +143,8 @@ class Decoder(Generic[OptionsT]):
     name: ClassVar[str]
     label: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    # whether it writes what `ar` writes, rounding aside (docs/methods.md, section 4)
+    lossless: ClassVar[bool] = False
     # a class attribute cannot be of the type OptionsT
     Options: ClassVar[type[Any]] = Options
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class SelfSpeculative(DirectMultiToken):
     name = "dmtd-spec"
     label = "Self-speculative DMTD (lossless)"
+    lossless = True
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:

@@ -27,6 +27,7 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
 
     name = "mtp-native-verified"
     label = "An MTP head that reads its own drafts, verified (lossless)"
+    lossless = True
     needs = frozenset({"native_mtp"})
     Options = VerifiedNativeOptions
 

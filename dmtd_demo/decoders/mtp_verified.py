@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class VerifiedHeads(HeadsDecoder):
     name = "mtp-verified"
     label = "Verified MTP heads (lossless)"
+    lossless = True
     needs = frozenset({"mtp_heads"})
 
     @torch.inference_mode()

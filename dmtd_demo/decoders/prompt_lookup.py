@@ -69,6 +69,7 @@ class Lookup:
 class PromptLookup(Decoder[LookupOptions]):
     name = "prompt-lookup"
     label = "Prompt lookup (lossless)"
+    lossless = True
     Options = LookupOptions
 
     @torch.inference_mode()

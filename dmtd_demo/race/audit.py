@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Sequence
 
 import torch
+from torch import Tensor
 
 from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
 from dmtd_demo.models.model import Model
 
+# rows of logits that are turned into probabilities at once: in float32 a row takes 600 KB
+ROWS = 32
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What `ar` says of one token, given the text before it.
+
+    agrees: whether it would have chosen it. choice: the id of its own choice, the most probable
+    token. probability, own: those that it gives to its choice and to the token.
+    """
+
+    agrees: bool
+    choice: int
+    probability: float
+    own: float
+
 
 @torch.inference_mode()
-def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[bool]:
-    """Say for each generated id whether it is the argmax of `ar` given the text before it.
+def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[Judged]:
+    """Judge each generated id by `ar` given the text before it.
 
     One pass over the whole text, in chunks, outside every clock. Below float32 the long pass and
     single steps round differently, so there an id within one unit in the last place of the top
@@ -20,7 +39,7 @@ def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> li
     """
     stack = Stack(model.backbone, model.split)
     text = [*prompt_ids, *ids[:-1]]
-    agrees: list[bool] = []
+    judged: list[Judged] = []
     for start in range(0, len(text), PREFILL_CHUNK):
         chunk = text[start : start + PREFILL_CHUNK]
         out, _ = stack.full(chunk)
@@ -30,16 +49,23 @@ def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> li
             continue
         logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:]))
         wanted = torch.tensor(
-            ids[len(agrees) : len(agrees) + logits.shape[0]], device=logits.device
+            ids[len(judged) : len(judged) + logits.shape[0]], device=logits.device
         )
-        best = logits.max(-1)
-        agree = best.indices == wanted
-        if logits.dtype != torch.float32:
-            own = logits.gather(-1, wanted[:, None])[:, 0].float()
-            top = best.values.float()
-            ulp = torch.finfo(logits.dtype).eps * 2 ** torch.floor(
-                torch.log2(top.abs().clamp_min(1e-30))
-            )
-            agree |= top - own <= ulp
-        agrees += agree.tolist()
-    return agrees
+        judged += _judge(logits, wanted)
+    return judged
+
+
+def _judge(logits: Tensor, wanted: Tensor) -> list[Judged]:
+    """Judge the ids `wanted` [n] by logits [n, vocabulary]."""
+    best = logits.max(-1)
+    own = logits.gather(-1, wanted[:, None])[:, 0].float()
+    top = best.values.float()
+    agree = best.indices == wanted
+    if logits.dtype != torch.float32:
+        ulp = torch.finfo(logits.dtype).eps * 2 ** torch.floor(
+            torch.log2(top.abs().clamp_min(1e-30))
+        )
+        agree |= top - own <= ulp
+    mass = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(ROWS)])
+    chances = ((value - mass).exp().tolist() for value in (top, own))
+    return [Judged(*row) for row in zip(agree.tolist(), best.indices.tolist(), *chances)]

@@ -13,7 +13,7 @@ from dmtd_demo.errors import is_out_of_memory
 from dmtd_demo.models.model import Model, use_threads
 from dmtd_demo.models.token_text import TokenText
 from dmtd_demo.race import trace
-from dmtd_demo.race.audit import audit_ids
+from dmtd_demo.race.audit import Judged, audit_ids
 from dmtd_demo.race.protocol import Panel, ending
 from dmtd_demo.race.request import Entry
 from dmtd_demo.race.settings import RaceSettings
@@ -68,6 +68,7 @@ class LocalPanel:
             "quantization": self.model.quantization,
             "layers": self.model.layers,
             "prompt_tokens": len(self.prompt),
+            **({"lossless": True} if self.decoder.lossless else {}),
             **({"recurrent": states} if states else {}),
         }
 
@@ -106,7 +107,8 @@ class LocalPanel:
         """
         tokens = self.tokens
         ids = [token["id"] for token in tokens]
-        agrees = self._audit(ids) if audit and tokens and self.stop != "error" else None
+        judged = self._audit(ids) if audit and tokens and self.stop != "error" else None
+        agrees = None if judged is None else [each.agrees for each in judged]
         comparable = first.model is not None and _same_tokenizer(self.model, first.model)
         reference = [token["id"] for token in first.tokens]
         summary = {
@@ -116,11 +118,23 @@ class LocalPanel:
             "audit_agreement": None if agrees is None else trace.audit_agreement(tokens, agrees),
             "extra_parameters": self.decoder.extra_parameters(self.model),
         }
-        if agrees is None:
+        if judged is None:
             return [summary]
-        return [{"type": "audit", "panel": self.index, "agrees": agrees}, summary]
+        choices = [
+            [
+                each.choice,
+                self._texts.piece(each.choice),
+                round(each.probability, 5),
+                round(each.own, 5),
+            ]
+            for each in judged
+        ]
+        return [
+            {"type": "audit", "panel": self.index, "agrees": agrees, "choices": choices},
+            summary,
+        ]
 
-    def _audit(self, ids: Sequence[int]) -> list[bool] | None:
+    def _audit(self, ids: Sequence[int]) -> list[Judged] | None:
         use_threads(self.model)
         try:
             return audit_ids(self.model, self.prompt, ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 
 import torch
@@ -55,32 +54,24 @@ TOUR_MODEL = "classroom"  # what the texts of the tour say was seen with these w
 
 
 def model_lines(models: list[Model]) -> str:
-    """Return the lines of the models that the panels have, as JSON for the page's script."""
-    used = list(dict.fromkeys(models))
-    lines = [
-        model_line(model).replace("<p>", f"<p>{_panels(models, model)}: ", 1)
-        if len(used) > 1
-        else model_line(model)
-        for model in used
-    ]
-    return json.dumps(
-        {
-            "lines": "".join(lines),
-            "weights": span("baseline.same_weights" if len(used) == 1 else "baseline.own_models"),
-        }
+    """Return the lines of the models that the panels have, as HTML.
+
+    Each says whose it is; the page's script names those of the panels that are shown.
+    """
+    return "".join(
+        model_line(model).replace("<p>", f'<p data-panels="{_panels(models, model)}">', 1)
+        for model in dict.fromkeys(models)
     )
 
 
 def _panels(models: list[Model], model: Model) -> str:
-    numbers = [str(index + 1) for index, own in enumerate(models) if own is model]
-    return span("model.panels" if len(numbers) > 1 else "model.panel", panels=", ".join(numbers))
+    return ",".join(str(index + 1) for index, own in enumerate(models) if own is model)
 
 
-SHOW_LINES = """(text) => {
-  if (!text) return;
-  const { lines, weights } = JSON.parse(text);
+SHOW_LINES = """(lines) => {
+  if (!lines) return;
   document.querySelector("#model-lines").innerHTML = lines;
-  document.querySelector("#weights-note").innerHTML = weights;
+  window.dmtdRace.nameModels();
 }"""
 
 

@@ -30,6 +30,7 @@ SCRIPTS = (
     "keep",
     "reply",
     "room",
+    "caution",
     "tour_steps",
     "tour",
     "race",

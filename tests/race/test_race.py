@@ -68,6 +68,8 @@ def test_the_record_has_the_schema():
         (audit,) = of(records, "audit", panel)
         assert len(audit["agrees"]) == 20
     assert of(records, "summary", 0)[0]["agreement"] == 1.0
+    (verified,) = run(model_with(), [PanelSpec("mtp-verified")], max_new_tokens=2)[0]["panels"]
+    assert verified["lossless"] and "lossless" not in header["panels"][0]
 
 
 @pytest.mark.parametrize("limit", range(1, 9))
@@ -108,9 +110,15 @@ def test_the_audit_is_ars_argmax_after_each_prefix(head_input):
         logits = model.backbone.module.lm_head(
             naive.hidden(model.backbone.module, text, [True] * len(text), 1, 1, head_input)
         )
-        assert of(records, "audit", panel)[0]["agrees"] == [
+        (audit,) = of(records, "audit", panel)
+        assert audit["agrees"] == [
             int(logits[1 + i].argmax()) == token for i, token in enumerate(ids)
         ]
+        chances = logits.float().softmax(-1)
+        for i, (token, (choice, text, chance, own)) in enumerate(zip(ids, audit["choices"])):
+            assert choice == int(logits[1 + i].argmax()) and isinstance(text, str)
+            assert chance == pytest.approx(float(chances[1 + i, choice]), abs=2e-5)
+            assert own == pytest.approx(float(chances[1 + i, token]), abs=2e-5)
     assert all(of(records, "audit", 0)[0]["agrees"])
     # a random model's late layers do not know
     assert not all(of(records, "audit", 1)[0]["agrees"])

@@ -110,13 +110,23 @@ def test_its_first_draft_is_that_of_transformers_module():
     assert torch.allclose(module.lm_head(m[0, -1:]), logits, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def generated_texts():
+    """Two models and, for each of 20 prompts, the 64 tokens that `generate` writes."""
+    models = [
+        tiny_model(KIND, tied=tied, layers=4 + 4 * seed, seed=seed)
+        for seed, tied in ((0, True), (1, False))
+    ]
+    asked = prompts(20, 40)
+    return [(model, [(ids, generated(model, ids, 64)) for ids in asked]) for model in models]
+
+
 @pytest.mark.parametrize("k", [1, 2, 4, 6])
-def test_verified_is_generate(k):
-    for seed, tied in ((0, True), (1, False)):
-        model = tiny_model(KIND, tied=tied, layers=4 + 4 * seed, seed=seed)
-        panel = PanelSpec("mtp-native-verified", {"k": k})
-        for prompt in prompts(20, 40):
-            assert ids_of(steps_of(model, panel, prompt, 64))[:64] == generated(model, prompt, 64)
+def test_verified_is_generate(generated_texts, k):
+    panel = PanelSpec("mtp-native-verified", {"k": k})
+    for model, texts in generated_texts:
+        for prompt, wanted in texts:
+            assert ids_of(steps_of(model, panel, prompt, 64))[:64] == wanted
 
 
 @pytest.mark.parametrize("head_input", ["replace", "sum"])

@@ -1,7 +1,10 @@
-"""What grows with the text, and with the panels: python benchmarks/flat_cost.py [--model classroom --rounds 5 --json]
+"""What grows with the text, and with the panels: python benchmarks/flat_cost.py [--model classroom
+--rounds 5 --json]
 
-A token's cost by `ar` after 64, 1,024 and 4,096 tokens, with and without attention's own part, which is timed inside the same steps; without it the last should be within 1.3 times the first.
-And the memory of a process that races one panel and of one that races four on the same model: should be under 1.1 times, and what it grows by is their KV caches.
+A token's cost by `ar` after 64, 1,024 and 4,096 tokens, with and without attention's own part,
+which is timed inside the same steps; without it the last should be within 1.3 times the first. And
+the memory of a process that races one panel and of one that races four on the same model: should be
+under 1.1 times, and what it grows by is their KV caches.
 """
 
 from __future__ import annotations
@@ -152,11 +155,13 @@ def main() -> None:
         return
     for step, ms in zip(steps, rest):
         print(
-            f"after {step['context']:5} tokens: {step['step_ms']:.2f} ms a step, {step['attention_ms']:.2f} of them attention, {ms:.2f} without"
+            f"after {step['context']:5} tokens: {step['step_ms']:.2f} ms a step, "
+            f"{step['attention_ms']:.2f} of them attention, {ms:.2f} without"
         )
     print(f"without attention, the last over the first: {result['without_attention']} (bar: 1.3)")
     print(
-        f"memory of the process, four panels over one: {result['four_over_one']} (bar: 1.1); {grown / 2**20:.1f} MiB more, their KV caches {caches / 2**20:.1f} MiB"
+        f"memory of the process, four panels over one: {result['four_over_one']} (bar: 1.1); "
+        f"{grown / 2**20:.1f} MiB more, their KV caches {caches / 2**20:.1f} MiB"
     )
 
 

@@ -1,11 +1,15 @@
-"""What the page costs while tokens come fast: python benchmarks/page_cost.py [--panels 4 --tokens 4000 --rate 800 --json]
+"""What the page costs while tokens come fast: python benchmarks/page_cost.py [--panels 4 --tokens
+4000 --rate 800 --json]
 
-A scripted decoder writes known tokens by the clock, so that only the page's own work is measured: the race, the stream, the drawing. The app runs
-in a process of its own, headless Chromium opens it and runs one race; both may use the cores that this script may (taskset -c 0,1 …).
+A scripted decoder writes known tokens by the clock, so that only the page's own work is measured:
+the race, the stream, the drawing. The app runs in a process of its own, headless Chromium opens it
+and runs one race; both may use the cores that this script may (taskset -c 0,1 …).
 
-Generation is what the server saw: from the start of the first step to the end of the last, all panels. Times on the page are counted from that same start.
-The audit (one pass of the real model per panel, after the race) is not part of it: "done" comes after the audit, and its time is taken off. A page that
-lags draws during the audit: it is finished when both the last token is drawn and that is over.
+Generation is what the server saw: from the start of the first step to the end of the last, all
+panels. Times on the page are counted from that same start. The audit (one pass of the real model
+per panel, after the race) is not part of it: "done" comes after the audit, and its time is taken
+off. A page that lags draws during the audit: it is finished when both the last token is drawn and
+that is over.
 """
 
 from __future__ import annotations
@@ -151,7 +155,10 @@ class Scripted(Decoder[Makes]):
 
 
 def serve_page(port: int, rate: float, report: Connection) -> None:
-    """The app with the scripted decoder. Sends one (began, ended) per race, and the seconds of each panel's audit."""
+    """The app with the scripted decoder.
+
+    Sends one (began, ended) per race, and the seconds of each panel's audit.
+    """
     from dmtd_demo.ui.page import build
     from dmtd_demo.ui.serve import serve
 
@@ -167,7 +174,8 @@ def serve_page(port: int, rate: float, report: Connection) -> None:
     serve(build(Residents(load("classroom"))), port=port, browser=False)
 
 
-# Tells the console when the last token is drawn, and when the race is over; both after the page has painted them.
+# Tells the console when the last token is drawn, and when the race is over; both after the page has
+# painted them.
 WATCH = """total => {
   const told = (name) => requestAnimationFrame(() => setTimeout(() => console.log("cost", name, performance.timeOrigin + performance.now())));
   let drawn = 0;
@@ -183,7 +191,9 @@ WATCH = """total => {
 
 
 class Traffic:
-    """What the stream of events brought: for each, the tokens of the record that were new in it, and its bytes."""
+    """What the stream of events brought: for each, the tokens of the record that were new in it,
+    and its bytes.
+    """
 
     def __init__(self, session: Any) -> None:
         self.session = session  # a CDP session of the page
@@ -241,7 +251,9 @@ class Traffic:
         )
 
     def per_token(self, start: float, stop: float) -> float:
-        """Bytes per token of the events that brought this part of all tokens; those that brought none, as the last, are not among them."""
+        """Bytes per token of the events that brought this part of all tokens; those that brought
+        none, as the last, are not among them.
+        """
         total = sum(tokens for tokens, _ in self.events)
         seen = 0
         part = []
@@ -315,7 +327,8 @@ def _measure(
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         sys.exit(
-            f"page_cost: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH"
+            f"page_cost: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is "
+            "on the PATH"
         )
     each = tokens // panels
     query = urlencode(
@@ -333,7 +346,8 @@ def _measure(
         page.goto(f"{url}?{query}")
         page.wait_for_selector("#chart-span .main-svg", state="attached")
         page.wait_for_function(
-            "count => document.querySelectorAll('[data-panel]').length === count && document.querySelector('#max-tokens input').value === arguments[0]".replace(
+            "count => document.querySelectorAll('[data-panel]').length === count && "
+            "document.querySelector('#max-tokens input').value === arguments[0]".replace(
                 "arguments[0]", f"'{each}'"
             ),
             arg=panels,
@@ -448,7 +462,10 @@ def table(result: dict[str, Any]) -> str:
                 MOST_TIME,
                 f"{result['finished_over_generation']:.3f} (≤ {MOST_TIME})",
             )
-            + f"; done after {result['done_seconds']:.2f} s, of which the audit {result['audit_seconds']:.2f} s",
+            + (
+                f"; done after {result['done_seconds']:.2f} s, of which the audit "
+                f"{result['audit_seconds']:.2f} s"
+            ),
         ),
         (
             "main thread busy",
@@ -469,13 +486,14 @@ def table(result: dict[str, Any]) -> str:
         (
             "CPU, of a core",
             f"server {result['server_cpu']:.2f}",
-            f"browser {result['browser_cpu']:.2f}, others on the same cores {result['others_cpu']:.2f}; allowed: {result['cores']} cores",
+            f"browser {result['browser_cpu']:.2f}, others on the same cores "
+            f"{result['others_cpu']:.2f}; allowed: {result['cores']} cores",
         ),
     ]
     machine = result["machine"]
-    return (
-        "\n".join(f"{name:<34} {value:<24} {rest}" for name, value, rest in rows)
-        + f"\n{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
+    return "\n".join(f"{name:<34} {value:<24} {rest}" for name, value, rest in rows) + (
+        f"\n{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python "
+        f"{machine['python']}"
     )
 
 
@@ -497,7 +515,10 @@ def main() -> None:
     parser.add_argument(
         "--profile",
         type=Path,
-        help="write what the main thread did here, for Chromium's DevTools (.cpuprofile); it costs time itself",
+        help=(
+            "write what the main thread did here, for Chromium's DevTools (.cpuprofile); it costs "
+            "time itself"
+        ),
     )
     args = parser.parse_args()
     result = measure(args.panels, args.tokens, args.rate, args.profile)

@@ -1,9 +1,13 @@
-"""The page against no page: python benchmarks/page_share.py [--starts 5 --rounds 4 --tokens 256 --temperature 0 --json]
+"""The page against no page: python benchmarks/page_share.py [--starts 5 --rounds 4 --tokens 256
+--temperature 0 --json]
 
-The same race, by turns, (a) in the app with a browser attached, which draws it, (b) in the app with a client that only reads, (c) by `compare` in a process without a page, and (d) each decoder
-by itself in that process. Tokens/s are the race's own (virtual clock). Medians over all rounds; page ÷ compare should be at least 0.95, and compare ÷ alone within 5 % of 1. Everything may use the
-cores that this script may. App and model are started anew for every few rounds: where a process happens to lie in memory makes it up to a twentieth faster or slower, for as long as it lives.
-A temperature of 50 makes texts that hardly ever end by themselves: a race as long as --tokens says.
+The same race, by turns, (a) in the app with a browser attached, which draws it, (b) in the app with
+a client that only reads, (c) by `compare` in a process without a page, and (d) each decoder by
+itself in that process. Tokens/s are the race's own (virtual clock). Medians over all rounds; page ÷
+compare should be at least 0.95, and compare ÷ alone within 5 % of 1. Everything may use the cores
+that this script may. App and model are started anew for every few rounds: where a process happens
+to lie in memory makes it up to a twentieth faster or slower, for as long as it lives. A temperature
+of 50 makes texts that hardly ever end by themselves: a race as long as --tokens says.
 """
 
 from __future__ import annotations
@@ -70,7 +74,9 @@ def read_only(url: str, tokens: int, temperature: float) -> list[float]:
 
 
 def on_page(visit: RacePage) -> tuple[list[float], float]:
-    """The same, and how long the first token took from the press on Run to the screen, in milliseconds."""
+    """The same, and how long the first token took from the press on Run to the screen, in
+    milliseconds.
+    """
     visit.page.evaluate("""() => {
       window.pressed = performance.now(); window.drawn = null;
       const seen = new MutationObserver(() => { if (document.querySelector("[data-panel] [data-origin]")) requestAnimationFrame(() => { window.drawn ??= performance.now(); }); });
@@ -175,7 +181,8 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
     print(
-        f"first token on screen after the press on Run: {result['first_token_ms']} ms (median of {len(firsts)})"
+        f"first token on screen after the press on Run: {result['first_token_ms']} ms (median of "
+        f"{len(firsts)})"
     )
 
 

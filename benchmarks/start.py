@@ -1,7 +1,9 @@
 """How long a visitor waits for the page: python benchmarks/start.py [--starts 5 --json]
 
-From `python app.py`, files warm, in a browser that is open already: until something is on the screen, and until the page can run. And, with `--no-browser`, where nothing is shown before
-it, until the page itself is served (bar: 8 s). The app as a newcomer starts it: every package imported, the model loaded, its threads measured. The first start, which warms the files, does not count.
+From `python app.py`, files warm, in a browser that is open already: until something is on the
+screen, and until the page can run. And, with `--no-browser`, where nothing is shown before it,
+until the page itself is served (bar: 8 s). The app as a newcomer starts it: every package imported,
+the model loaded, its threads measured. The first start, which warms the files, does not count.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The README's pictures, from a real race of the three default panels: python scripts/pictures.py [--prompt "…" --max-tokens 96]
+"""The README's pictures, from a real race of the three default panels: python scripts/pictures.py
+[--prompt "…" --max-tokens 96]
 
-assets/screenshot.png is the whole page after the race. assets/race.webp is the same race in the presenter's view, slowed: each frame is the page's own replay at
-the next moment of the clock that the panels share, so it shows every token, whatever a screenshot takes.
+assets/screenshot.png is the whole page after the race. assets/race.webp is the same race in the
+presenter's view, slowed: each frame is the page's own replay at the next moment of the clock that
+the panels share, so it shows every token, whatever a screenshot takes.
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ def main() -> None:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         sys.exit(
-            f"pictures: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH"
+            f"pictures: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is "
+            "on the PATH"
         )
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -101,7 +104,8 @@ def main() -> None:
         made = set().union(*(visit.origins(panel) for panel in range(3)))
         if not {"full", "late", "mtp"} <= made:
             sys.exit(
-                f"pictures: the race needs tokens of all three origins; got {', '.join(sorted(made))}"
+                "pictures: the race needs tokens of all three origins; got "
+                f"{', '.join(sorted(made))}"
             )
         screenshot(visit, args.output / "screenshot.png")
         animation(visit, args.output / "race.webp")

@@ -1,10 +1,12 @@
-"""Publish the app as a Hugging Face Space, by upload_folder: the hub takes no binary files from git pushes.
+"""Publish the app as a Hugging Face Space, by upload_folder: the hub takes no binary files from git
+pushes.
 
     python scripts/publish_space.py you/dmtd-demo                                         # a CPU Space: 2 vCPU, 16 GB
     python scripts/publish_space.py you/dmtd-demo --zero --models classroom,Qwen3-4B      # ZeroGPU, with these models
     python scripts/publish_space.py --folder out                                          # only writes what would be uploaded
 
-It needs the token of `hf auth login`. What goes there is the app alone, with requirements of its own: on a CPU PyTorch's small build, on ZeroGPU a version that ZeroGPU has.
+It needs the token of `hf auth login`. What goes there is the app alone, with requirements of its
+own: on a CPU PyTorch's small build, on ZeroGPU a version that ZeroGPU has.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ MOST_BYTES = 10 * 2**20
 
 
 def write(folder: Path, zero: bool, models: list[str]) -> None:
-    """The Space's files. models: in memory from the start, by catalog name or hub id. Raises ValueError where one is larger than the hub's git would take."""
+    """The Space's files.
+
+    models: in memory from the start, by catalog name or hub id. Raises ValueError where one is
+    larger than the hub's git would take.
+    """
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
@@ -48,7 +54,8 @@ def write(folder: Path, zero: bool, models: list[str]) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise ValueError(
-                f"a file of a Space needs to be under {MOST_BYTES >> 20} MB; {path.relative_to(folder)} has {path.stat().st_size:,} bytes"
+                f"a file of a Space needs to be under {MOST_BYTES >> 20} MB; "
+                f"{path.relative_to(folder)} has {path.stat().st_size:,} bytes"
             )
 
 

@@ -80,9 +80,15 @@ def running_app(
 
 @contextmanager
 def opening_app(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """As a newcomer starts it: the process, and the address that it opens in the browser, as soon as it does so."""
+    """As a newcomer starts it: the process, and the address that it opens in the browser, as soon
+    as it does so.
+    """
     opened, log = folder / "opened", folder / "app.log"
-    browser = f"{shlex.quote(sys.executable)} -c {shlex.quote('import sys; open(sys.argv[1], chr(119)).write(sys.argv[2])')} {shlex.quote(str(opened))} %s"
+    browser = (
+        f"{shlex.quote(sys.executable)} -c "
+        f"{shlex.quote('import sys; open(sys.argv[1], chr(119)).write(sys.argv[2])')} "
+        f"{shlex.quote(str(opened))} %s"
+    )
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "app.py", "--port", str(free_port()), *options],
@@ -116,7 +122,10 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 class Visitor:
-    """One open page, without a browser: its own session, the controls as they stand at first. headers: of all its requests, such as those of a front."""
+    """One open page, without a browser: its own session, the controls as they stand at first.
+
+    headers: of all its requests, such as those of a front.
+    """
 
     def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
         self.url = url.rstrip("/")
@@ -139,7 +148,11 @@ class Visitor:
         }
 
     def ask(self, prompt: str, **settings: Any) -> str:
-        """Run. settings: by element id, with _ for -. Returns the id of the race; `lines` has what comes. Raises httpx.HTTPStatusError where the queue is full."""
+        """Run.
+
+        settings: by element id, with _ for -. Returns the id of the race; `lines` has what comes.
+        Raises httpx.HTTPStatusError where the queue is full.
+        """
         run = uuid.uuid4().hex
         values = list(self.values)
         for name, value in {"prompt": prompt, **settings}.items():
@@ -148,7 +161,9 @@ class Visitor:
         return run
 
     def call(self, name: str, values: list[Any]) -> list[Any]:
-        """What another function of the page answers; Gradio's own complaint where it does not let the values pass."""
+        """What another function of the page answers; Gradio's own complaint where it does not let
+        the values pass.
+        """
         self._send(self.functions[name], values)
         output = list(self.messages())[-1]["output"]
         return output["data"] if "data" in output else [output["error"]]
@@ -169,7 +184,10 @@ class Visitor:
         ).raise_for_status()
 
     def messages(self, ends: int = 1) -> Iterator[dict[str, Any]]:
-        """What the queue sends, until the race is over. ends: of how many events; whoever leaves earlier ends the race."""
+        """What the queue sends, until the race is over.
+
+        ends: of how many events; whoever leaves earlier ends the race.
+        """
         with self.http.stream(
             "GET", f"{self.url}/gradio_api/queue/data", params={"session_hash": self.session}
         ) as events:

@@ -40,7 +40,9 @@ def family(request) -> tuple[str, bool]:
 
 @pytest.fixture(scope="session")
 def small_tokenizer():
-    """A byte-level BPE with Qwen's special tokens and chat template, trained on a little of the small world."""
+    """A byte-level BPE with Qwen's special tokens and chat template, trained on a little of the
+    small world.
+    """
     from dmtd_demo.training.tokenizer import train_tokenizer
     from dmtd_demo.training.world.mix import training_examples
 

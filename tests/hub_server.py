@@ -11,7 +11,9 @@ ANSWERS = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "broke
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers for the models `me/gated`, `me/missing`, `me/broken`, and `me/tiny`, whose files are those of `folder`."""
+    """Answers for the models `me/gated`, `me/missing`, `me/broken`, and `me/tiny`, whose files are
+    those of `folder`.
+    """
 
     folder: Path
     claimed: dict[str, int] = {}  # sizes to claim instead of the real ones

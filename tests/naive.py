@@ -1,6 +1,8 @@
-"""Slow, obvious decoders: each token recomputes its method's formula over the whole text, without a cache.
+"""Slow, obvious decoders: each token recomputes its method's formula over the whole text, without a
+cache.
 
-They call transformers' layers with masks of their own and share nothing with the package but the modules' weights.
+They call transformers' layers with masks of their own and share nothing with the package but the
+modules' weights.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def layers(module, h: Tensor, start: int, stop: int) -> Tensor:
 def hidden(
     module, ids: list[int], heads: list[bool], early: int, late: int, head_input: str
 ) -> Tensor:
-    """Last hidden states [n, hidden] by the formula of docs/methods.md, section 2; heads says which positions have m = 1."""
+    """Last hidden states [n, hidden] by the formula of docs/methods.md, section 2; heads says which
+    positions have m = 1.
+    """
     n = module.config.num_hidden_layers
     c = layers(module, module.model.embed_tokens(torch.tensor([ids])), 0, early)
     thought = layers(module, c, early, n - late)
@@ -54,7 +58,9 @@ def dmtd(
 def dmtd_would_go_on(
     module, prompt: list[int], written: list[int], tau: int, early: int, late: int, head_input: str
 ) -> list[int]:
-    """What `dmtd` writes after each beginning of `written`, in one pass: a position's state depends on none after it. Equal to `written` where `dmtd` is."""
+    """What `dmtd` writes after each beginning of `written`, in one pass: a position's state depends
+    on none after it. Equal to `written` where `dmtd` is.
+    """
     ids = [*prompt, *written[:-1]]
     heads = [i < len(prompt) or (i - len(prompt)) % tau == 0 for i in range(len(ids))]
     return (
@@ -65,7 +71,9 @@ def dmtd_would_go_on(
 
 
 def clp(module, addons, prompt: list[int], k: int, threshold: float, new: int) -> list[list[int]]:
-    """Greedy CLP, one list per step: P(length >= s) >= threshold by a sum over the classes, largest such s."""
+    """Greedy CLP, one list per step: P(length >= s) >= threshold by a sum over the classes, largest
+    such s.
+    """
     heads, predictor = addons["mtp_heads"], addons["clp"]
     ids = list(prompt)
     steps: list[list[int]] = []

@@ -1,4 +1,6 @@
-"""The worked example of CONTRIBUTING.md: a decoder in one file, taken from the text as it stands there."""
+"""The worked example of CONTRIBUTING.md: a decoder in one file, taken from the text as it stands
+there.
+"""
 
 from __future__ import annotations
 

@@ -98,8 +98,10 @@ def test_every_document_and_section_that_is_cited_exists():
 def test_a_citation_of_what_is_not_there_is_found(tmp_path: Path):
     path = tmp_path / "code.py"
     path.write_text(
-        "# docs/methods.md,\n# section 2; docs/methods.md, section 9; docs/none.md; docs/design.md,\n"
-        '# "The trace"; docs/design.md, "The track"; docs/methods.md#2-dmtd; docs/methods.md#dmtd\n',
+        "# docs/methods.md,\n# section 2; docs/methods.md, section 9; docs/none.md; "
+        "docs/design.md,\n"
+        '# "The trace"; docs/design.md, "The track"; docs/methods.md#2-dmtd; '
+        "docs/methods.md#dmtd\n",
         encoding="utf-8",
     )
     assert lost(path) == [

@@ -1,4 +1,6 @@
-"""Proxies that the environment names: loopback is never asked by them, and what httpx cannot use is one sentence."""
+"""Proxies that the environment names: loopback is never asked by them, and what httpx cannot use is
+one sentence.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dmtd_demo"
-# Each floor may import from those below it, and every room from itself. Rooms of one floor do not know each other.
+# Each floor may import from those below it, and every room from itself. Rooms of one floor do not
+# know each other.
 FLOORS = [
     {"__main__"},
     {"cli"},
@@ -59,7 +60,9 @@ def modules() -> Iterator[Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, also inside functions: in full, and with each name that is taken from it."""
+    """Every module that a file imports, also inside functions: in full, and with each name that is
+    taken from it.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -103,7 +106,8 @@ def test_no_module_imports_itself_by_way_of_others():
     while waiting:
         free = {name for name, targets in waiting.items() if not targets & waiting.keys()}
         assert free, (
-            f"in a circle, or above one: {sorted(str(name.relative_to(PACKAGE)) for name in waiting)}"
+            "in a circle, or above one: "
+            f"{sorted(str(name.relative_to(PACKAGE)) for name in waiting)}"
         )
         waiting = {name: targets for name, targets in waiting.items() if name not in free}
 

@@ -1,4 +1,6 @@
-"""`app.py` as a ZeroGPU Space runs it, on a machine without a GPU: the real package `spaces` with its fork and its queues, and the CPU in the place of the GPU that is lent."""
+"""`app.py` as a ZeroGPU Space runs it, on a machine without a GPU: the real package `spaces` with
+its fork and its queues, and the CPU in the place of the GPU that is lent.
+"""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
 
 
 def pack(
-    module: PreTrainedModel,
+    module: nn.Module,
     quantization: str,
     held: Held | None = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command's own output: characters that the console lacks, and libraries that write there too."""
+"""The command's own output: characters that the console lacks, and libraries that write there."""
 
 from __future__ import annotations
 

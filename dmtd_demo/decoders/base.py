@@ -210,8 +210,8 @@ class Decoder(Generic[OptionsT]):
 _MISSING = {
     "split": "{decoder} needs a split into early, middle and late layers, so at least two layers; "
     "{model} has one.",
-    "native_mtp": "{decoder} needs an MTP head that reads its own drafts: the model's own (Qwen3.5 and "
-    "later), or one trained beside it; {model} has none.",
+    "native_mtp": "{decoder} needs an MTP head that reads its own drafts: the model's own "
+    "(Qwen3.5 and later), or one trained beside it; {model} has none.",
     "mtp_heads": "{decoder} needs MTP heads trained for {model}; none are there.",
     "clp": "{decoder} needs a collocation-length predictor (CLP) trained for {model}; "
     "none is there.",

@@ -1,4 +1,4 @@
-"""`mtp-native`: Backbone-as-Architect on an MTP head that reads its drafts (CLP, arXiv 2606.10935)."""
+"""`mtp-native`: Backbone-as-Architect on a head that reads its drafts (CLP, arXiv 2606.10935)."""
 
 from __future__ import annotations
 

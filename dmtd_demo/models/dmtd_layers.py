@@ -1,4 +1,4 @@
-"""The add-on `dmtd_layers`: differences that late-layer-only passes add to the late layers' weights *(ours)*.
+"""The add-on `dmtd_layers`: what late-layer-only passes add to the late layers' weights *(ours)*.
 
 `addons.json` says the split, tau, bits and the number of files `dmtd_layers-0.safetensors` ….
 They hold, for every late layer i and each of PARTS, W' - W in groups of GROUP of a row:

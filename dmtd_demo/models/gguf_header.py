@@ -26,7 +26,7 @@ FLOAT32, BOOL, STRING, ARRAY = 6, 7, 8, 9
 
 @dataclass(frozen=True)
 class Tensor:
-    """The place of a tensor. shape: as PyTorch has it, rows first; offset, size: bytes of the file."""
+    """A tensor's place. shape: as PyTorch has it, rows first; offset, size: bytes of the file."""
 
     name: str
     shape: tuple[int, ...]

@@ -98,8 +98,8 @@ def levels(file: File, stored: Stored, name: str) -> Levels | None:
 
 
 def held_by_name(file: File) -> Held:
-    """Look up what 4-bit packing keeps of a parameter by its transformers name: levels, or 8 bits of
-    what the file has in more than 4; None where it is to be rounded as any other."""
+    """Look up what 4-bit packing keeps of a parameter by its transformers name: levels, or 8
+    bits of what the file has in more than 4; None where it is to be rounded as any other."""
     stored = {name: held for name, held, _ in parameters(file, config_of(file))}
     stored.setdefault("lm_head.weight", stored["model.embed_tokens.weight"])
 
@@ -119,7 +119,7 @@ def in_four_bits(file: File) -> bool:
 
 
 def in_words(file: File, kept: bool) -> str:
-    """Say what the file holds, and what became of it. kept: whether 4-bit levels stay as they are."""
+    """Say what the file holds and what became of it. kept: whether 4-bit levels stay as they are."""
     counts = Counter(tensor.kind for tensor in file.tensors.values())
     held = ", ".join(f"{kind.name} ({number})" for kind, number in counts.most_common())
     how = "its weights are dequantized as they are loaded"

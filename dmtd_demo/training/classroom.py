@@ -119,7 +119,7 @@ class Joint(nn.Module):
     def lookahead(
         self, backbone: Backbone, hidden: Tensor, targets: Tensor, at_head: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of heads and predictors, on full and on late passes, and their accuracies.
+        """Return the loss of heads and predictors, full and late passes, and their accuracies.
 
         hidden [rows, n, hidden]; targets, at_head [rows, n].
         """

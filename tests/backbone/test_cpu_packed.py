@@ -1,4 +1,6 @@
-"""Packed linears against the matrix product with their own dequantized weights, and packed models against dense ones."""
+"""Packed linears against the matrix product with their own dequantized weights, and packed models
+against dense ones.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def test_8_bits_are_the_product_with_the_dequantized_weights(dtype, tolerance, r
 @pytest.mark.parametrize("rows,columns", [(96, 64), (128, 96), (5008, 32), (16, 256)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_4_bits_are_the_product_with_the_dequantized_weights(dtype, tolerance, rows, columns, bias):
-    """Dequantized by the formula, from the levels that it holds; of the sixteen none is nearer to its weight."""
+    """Dequantized by the formula, from the levels that it holds; of the sixteen none is nearer to
+    its weight.
+    """
     torch.manual_seed(rows)
     linear = torch.nn.Linear(columns, rows, bias=bias, dtype=dtype)
     packed = Int4Linear.of(linear)

@@ -1,4 +1,6 @@
-"""The static passes, which are CUDA graphs where there is CUDA, against the ordinary ones and `generate`. Here they run on the CPU, without graphs."""
+"""The static passes, which are CUDA graphs where there is CUDA, against the ordinary ones and
+`generate`. Here they run on the CPU, without graphs.
+"""
 
 from __future__ import annotations
 

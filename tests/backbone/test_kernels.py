@@ -1,4 +1,6 @@
-"""Triton's kernels against the operations whose place they take: on a GPU, or by Triton's interpreter (TRITON_INTERPRET=1) where there is none."""
+"""Triton's kernels against the operations whose place they take: on a GPU, or by Triton's
+interpreter (TRITON_INTERPRET=1) where there is none.
+"""
 
 from __future__ import annotations
 

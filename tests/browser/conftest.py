@@ -1,6 +1,8 @@
-"""The page in a real browser: `python app.py` as a process of its own, driven by Playwright with an installed Chromium or Chrome.
+"""The page in a real browser: `python app.py` as a process of its own, driven by Playwright with an
+installed Chromium or Chrome.
 
-DMTD_SCREENSHOTS: a folder that keeps the screenshots. DMTD_BROWSER_MODEL: another model than `classroom`, for development.
+DMTD_SCREENSHOTS: a folder that keeps the screenshots. DMTD_BROWSER_MODEL: another model than
+`classroom`, for development.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from race_page import RacePage
 
 NO_NETWORK = Path(__file__).resolve().parents[1] / "no_network"  # a sitecustomize
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# No sandbox: CI runs as root. The rest cuts the browser off from everything but this machine, and keeps it from calling home, so that any outside request is the page's own.
+# No sandbox: CI runs as root. The rest cuts the browser off from everything but this machine, and
+# keeps it from calling home, so that any outside request is the page's own.
 ARGUMENTS = (
     "--no-sandbox",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
@@ -38,7 +41,8 @@ def chromium() -> Iterator[object]:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip(
-            f"browser tests need an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is on the PATH"
+            f"browser tests need an installed Chromium or Chrome; none of {', '.join(BROWSERS)} "
+            "is on the PATH"
         )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
@@ -48,7 +52,9 @@ def chromium() -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def app_url(chromium: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An app without a network: no outside address can be reached, and none may be asked for, whatever the tests do on its page."""
+    """An app without a network: no outside address can be reached, and none may be asked for,
+    whatever the tests do on its page.
+    """
     folder = tmp_path_factory.mktemp("app")
     with running_app(
         folder,

@@ -1,4 +1,6 @@
-"""Text that tries to be more than text: HTML, script and addresses, as they come in prompts, answers, names and files."""
+"""Text that tries to be more than text: HTML, script and addresses, as they come in prompts,
+answers, names and files.
+"""
 
 from __future__ import annotations
 

@@ -53,13 +53,18 @@ class RacePage:
             self.wait_for_charts()
 
     def wait_for_charts(self) -> None:
-        """They come when the page has come to rest, two seconds after everything else; only tests that look at them wait for them."""
+        """They come when the page has come to rest, two seconds after everything else; only tests
+        that look at them wait for them.
+        """
         self.page.wait_for_selector(
             "#chart-span .main-svg", state="attached", timeout=1000 * END_SECONDS
         )
 
     def close(self) -> None:
-        """The visitor leaves. A page that complained, or asked anybody but the app for anything, has failed."""
+        """The visitor leaves.
+
+        A page that complained, or asked anybody but the app for anything, has failed.
+        """
         self.page.close()
         own = urlsplit(self.url).netloc
         outside = [
@@ -81,7 +86,9 @@ class RacePage:
         self.press("#reply")
 
     def press(self, button: str) -> None:
-        """One that begins a race, until it has begun: before, the status is still that of the race before, and on a fast machine it may be over at once."""
+        """One that begins a race, until it has begun: before, the status is still that of the race
+        before, and on a fast machine it may be over at once.
+        """
         begun = self.page.evaluate("window.begun")
         self.page.click(button)
         self.page.wait_for_function("begun => window.begun > begun", arg=begun)
@@ -96,7 +103,9 @@ class RacePage:
         self.page.fill(f"{control} input[type='number']", str(value))
 
     def write_into(self, popover: str, box: str, text: object) -> None:
-        """Gradio builds what a popover holds when it is first opened, and sets its own value a tenth of a second later, over a text that is there already: written until it stays."""
+        """Gradio builds what a popover holds when it is first opened, and sets its own value a
+        tenth of a second later, over a text that is there already: written until it stays.
+        """
         if not self.page.locator(box).is_visible():
             self.page.click(f"{popover} > button")
         self.page.wait_for_selector(box)
@@ -139,7 +148,8 @@ class RacePage:
     def chart(self, name: str) -> list[dict[str, list[float]]]:
         self.wait_for_charts()
         return self.page.evaluate(
-            "id => document.getElementById(id).data.map(trace => ({x: [...trace.x], y: [...trace.y]}))",
+            "id => document.getElementById(id).data.map(trace => ({x: [...trace.x], y: "
+            "[...trace.y]}))",
             name,
         )
 

@@ -53,7 +53,8 @@ def test_the_charts_are_live(visit: RacePage) -> None:
     visit.set("#max-tokens", 6000)
     visit.ask(LONG)
     visit.page.wait_for_function(
-        "document.getElementById('chart-race').data?.[0]?.x?.length > 20 && document.getElementById('chart-time').data?.[1]?.x?.[0] > 0",
+        "document.getElementById('chart-race').data?.[0]?.x?.length > 20 && "
+        "document.getElementById('chart-time').data?.[1]?.x?.[0] > 0",
         timeout=60_000,
     )
     assert visit.status == "running"

@@ -1,4 +1,6 @@
-"""The page for everyone: axe-core finds nothing serious, the keyboard alone is enough, little screens stack, and only the summary sentence is read aloud."""
+"""The page for everyone: axe-core finds nothing serious, the keyboard alone is enough, little
+screens stack, and only the summary sentence is read aloud.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,16 @@ sync_playwright = pytest.importorskip(
 )
 
 
-AT_REST = "() => document.getAnimations().every(each => each.playState !== 'running' || each.effect.getComputedTiming().endTime === Infinity)"
+AT_REST = (
+    "() => document.getAnimations().every(each => each.playState !== 'running' || "
+    "each.effect.getComputedTiming().endTime === Infinity)"
+)
 
 
 def violations(visit: RacePage, state: str) -> list[str]:
-    """Serious and critical ones, of the page at rest: what is just fading in has too little contrast for a moment."""
+    """Serious and critical ones, of the page at rest: what is just fading in has too little
+    contrast for a moment.
+    """
     visit.page.wait_for_function(AT_REST)
     found = (
         sync_playwright.Axe()

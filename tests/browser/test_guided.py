@@ -1,4 +1,6 @@
-"""The guided tour: it runs real races through the page's own controls, and leaves the page as it was."""
+"""The guided tour: it runs real races through the page's own controls, and leaves the page as it
+was.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
 
 
 def test_the_whole_tour_needs_no_network(visit: RacePage) -> None:
-    """The app and the browser of these tests are cut off from every outside address, and asking for one fails the test."""
+    """The app and the browser of these tests are cut off from every outside address, and asking for
+    one fails the test.
+    """
     visit.page.click("#tour-switch")
     for step in range(1, 11):
         visit.page.wait_for_function(

@@ -1,4 +1,6 @@
-"""Text stays text, wherever it enters: the prompt, a link, a file of a race, and the replay that is saved from it."""
+"""Text stays text, wherever it enters: the prompt, a link, a file of a race, and the replay that is
+saved from it.
+"""
 
 from __future__ import annotations
 

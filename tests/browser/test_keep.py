@@ -1,4 +1,6 @@
-"""Keeping and sharing: a race as a file that replays itself, as JSON and as a table; a file that opens again; a link that opens the same comparison."""
+"""Keeping and sharing: a race as a file that replays itself, as JSON and as a table; a file that
+opens again; a link that opens the same comparison.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ def test_a_chinese_browser_sees_chinese(
     page.screenshot(path=screenshots / "chinese-race.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     left = page.evaluate(
-        "(words) => [...document.querySelectorAll('h1, .baseline, #buttons, #settings, .bar, .player, .charts figcaption, .summary')].map(node => node.innerText).filter(text => new RegExp(words).test(text))",
+        "(words) => [...document.querySelectorAll('h1, .baseline, #buttons, #settings, .bar, "
+        ".player, .charts figcaption, .summary')].map(node => node.innerText).filter(text => new "
+        "RegExp(words).test(text))",
         ENGLISH_WORDS,
     )
     assert not left

@@ -1,4 +1,5 @@
-"""The model picker: what it says, loading with progress and cancel, panels on several models, and every way in which it can go wrong.
+"""The model picker: what it says, loading with progress and cancel, panels on several models, and
+every way in which it can go wrong.
 
 The hub is a server of the test's own, and the app asks it through huggingface_hub itself.
 """
@@ -86,7 +87,8 @@ def half_way(visit: RacePage, seconds: int = 60) -> bool:
     """Whether a bar stands between its ends, within so long."""
     for _ in range(5 * seconds):
         if visit.page.evaluate(
-            "(() => { const bar = document.querySelector('#model-progress progress[max]'); return bar && bar.value > 0 && bar.value < bar.max; })()"
+            "(() => { const bar = document.querySelector('#model-progress progress[max]'); return "
+            "bar && bar.value > 0 && bar.value < bar.max; })()"
         ):
             return True
         visit.page.wait_for_timeout(200)
@@ -132,7 +134,9 @@ def test_a_model_of_the_hub_with_progress_and_cancel(
 
 
 def test_a_press_on_load_counts_though_the_button_moves(chromium: object, models_url: str) -> None:
-    """What is said of the model as its field is left pushes the button down before the mouse is let go."""
+    """What is said of the model as its field is left pushes the button down before the mouse is let
+    go.
+    """
     visit = RacePage(chromium, models_url)
     pick(visit, "Another")
     visit.page.fill("#model-other textarea, #model-other input", str(ROOT / "assets" / "classroom"))

@@ -191,7 +191,8 @@ def test_it_fits_the_screen(
     # none is cut off
     assert (
         visit.page.evaluate(
-            "[...document.querySelectorAll('input[type=number]')].filter(box => box.scrollWidth > box.clientWidth).map(box => box.value)"
+            "[...document.querySelectorAll('input[type=number]')].filter(box => box.scrollWidth > "
+            "box.clientWidth).map(box => box.value)"
         )
         == []
     )

@@ -24,7 +24,8 @@ def test_presenter_mode_is_big_and_bare(visit: RacePage, screenshots: Path) -> N
     for control in ("#prompt", "#run", "#panel-0-decoder", ".charts", ".summary table"):
         assert visit.page.locator(control).is_hidden()
     assert visit.page.evaluate(
-        "[document.documentElement.scrollWidth <= innerWidth, document.documentElement.scrollHeight <= innerHeight]"
+        "[document.documentElement.scrollWidth <= innerWidth, "
+        "document.documentElement.scrollHeight <= innerHeight]"
     ) == [True, True]
     assert "dmtd finished " in visit.sentence
     visit.page.screenshot(path=screenshots / "presenter.png")

@@ -1,4 +1,6 @@
-"""Reading a text token by token: what hovering, the keyboard, a click and the buttons beside the text show."""
+"""Reading a text token by token: what hovering, the keyboard, a click and the buttons beside the
+text show.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ def test_a_short_record_only_grows() -> None:
     st.integers(10, 3000),
 )
 def test_a_page_that_lags_misses_nothing(events: list[tuple[int, bool, bool]], size: int) -> None:
-    """Of each event: how many lines it brought, whether the page saw it, and whether it then said what it has."""
+    """Of each event: how many lines it brought, whether the page saw it, and whether it then said
+    what it has.
+    """
     record = WireRecord("r")
     taken: list[str] = []  # as assets/race/race.js keeps it
     said = 0

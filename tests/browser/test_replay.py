@@ -1,4 +1,6 @@
-"""Replay: a race on screen is paused, stepped through, scrubbed and played again; its keys stay out of the way of typing."""
+"""Replay: a race on screen is paused, stepped through, scrubbed and played again; its keys stay out
+of the way of typing.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
     began = clock(visit)
     visit.page.keyboard.press("Space")
     visit.page.wait_for_function(
-        "began => Number(document.querySelector('.player .time').textContent.split(' / ')[0]) > began",
+        "began => Number(document.querySelector('.player .time').textContent.split(' / ')[0]) > "
+        "began",
         arg=began,
     )
     visit.page.keyboard.press("Space")

@@ -1,5 +1,6 @@
-"""The page's scripts that draw nothing themselves (format, tape, record, figures), each by itself in a
-blank page: what they answer, without an app behind them."""
+"""The page's scripts that draw nothing themselves (format, tape, record, figures), each by itself
+in a blank page: what they answer, without an app behind them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`python app.py` as a newcomer types it: a browser opens at once, shows what is being waited for, and then the page, without being asked to."""
+"""`python app.py` as a newcomer types it: a browser opens at once, shows what is being waited for,
+and then the page, without being asked to.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ def test_clp_is_trained_watched_and_raced(visit: RacePage, screenshots: Path) ->
     assert visit.page.locator("#train-figures polyline").count() == 2
     assert visit.page.locator("#train-figures tbody tr").count() == 5  # lengths 0 to 4
     visit.page.wait_for_function(
-        "shipped => document.querySelector(\"#panel-2-controls .decoder-options input[type='number']\").value !== shipped",
+        'shipped => document.querySelector("#panel-2-controls .decoder-options '
+        "input[type='number']\").value !== shipped",
         arg=shipped,
     )
 
@@ -53,6 +54,7 @@ def test_clp_is_trained_watched_and_raced(visit: RacePage, screenshots: Path) ->
     visit.page.click("#train-back")
     told(visit, "came with")
     visit.page.wait_for_function(
-        "shipped => document.querySelector(\"#panel-2-controls .decoder-options input[type='number']\").value === shipped",
+        'shipped => document.querySelector("#panel-2-controls .decoder-options '
+        "input[type='number']\").value === shipped",
         arg=shipped,
     )

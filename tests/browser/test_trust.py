@@ -1,4 +1,6 @@
-"""What the page claims, and what it does not: sampling, other weights, low audits, near-ties, and what `ar` would have chosen."""
+"""What the page claims, and what it does not: sampling, other weights, low audits, near-ties, and
+what `ar` would have chosen.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The conversation: the last turn asked again or edited, the system prompt, and what a model thinks, folded."""
+"""The conversation: the last turn asked again or edited, the system prompt, and what a model
+thinks, folded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`python app.py --window` under a virtual display: a window of its own, whose closing ends the server; and the page as an app that a browser can install."""
+"""`python app.py --window` under a virtual display: a window of its own, whose closing ends the
+server; and the page as an app that a browser can install.
+"""
 
 from __future__ import annotations
 

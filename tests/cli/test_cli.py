@@ -100,7 +100,9 @@ def test_compare_races_its_panels(run, model_folder):
 
 
 def test_no_panel_pays_for_a_full_collection(run, model_folder, monkeypatch):
-    """Whole collections, of which the garbage collector itself makes none here, before the race begins."""
+    """Whole collections, of which the garbage collector itself makes none here, before the race
+    begins.
+    """
     collections: list[int] = []
 
     def counted(*entered):

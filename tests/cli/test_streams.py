@@ -1,4 +1,6 @@
-"""Consoles that lack characters, libraries that write on standard error too, and files of other systems."""
+"""Consoles that lack characters, libraries that write on standard error too, and files of other
+systems.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every decoder against its oracle: transformers' generate, or the formula recomputed without a cache."""
+"""Every decoder against its oracle: transformers' generate, or the formula recomputed without a
+cache.
+"""
 
 from __future__ import annotations
 
@@ -203,7 +205,9 @@ def test_top_k_1_is_greedy(name):
 @pytest.mark.parametrize("name", [name for name in DECODERS if name != "mtp-heads"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_below_float32_a_token_is_within_one_unit_of_the_top_logit(name, dtype):
-    """Teacher-forced by the formula in the same dtype: a token may differ from its argmax only where the logits round together."""
+    """Teacher-forced by the formula in the same dtype: a token may differ from its argmax only
+    where the logits round together.
+    """
     split = Split(4, 1, 1)
     # at the larger one of the other tests rounding grows from layer to layer
     model = tiny_model(kind_for(name), dtype=dtype, split=split, addons=True, initializer_range=0.1)

@@ -1,4 +1,6 @@
-"""Decoders that verify their drafts: greedy they are the oracle's text, token for token; sampled they have its distribution."""
+"""Decoders that verify their drafts: greedy they are the oracle's text, token for token; sampled
+they have its distribution.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ def test_greedy_is_the_checkpoints_own_text(panel, head_input):
 
 
 def easy_model(**changes):
-    """Late layers alone say what all layers say: every draft of dmtd-spec is accepted. Repeats itself, so n-grams come again."""
+    """Late layers alone say what all layers say: every draft of dmtd-spec is accepted.
+
+    Repeats itself, so n-grams come again.
+    """
     model = tiny_model("qwen3", addons=True, split=Split(4, 0, 1, "replace"), **changes)
     with torch.no_grad():
         for layer in model.backbone.module.model.layers:
@@ -63,7 +68,9 @@ def test_what_always_agrees_is_always_accepted():
 
 
 def test_the_cache_is_rolled_back_exactly(monkeypatch):
-    """After each verified step the KV cache holds what a fresh reading of the same text puts there, and nothing more."""
+    """After each verified step the KV cache holds what a fresh reading of the same text puts there,
+    and nothing more.
+    """
     from dmtd_demo.decoders import stack as module
 
     model = tiny_model("qwen3", addons=True, split=Split(4, 1, 1, "sum"))
@@ -115,7 +122,9 @@ CRITICAL = 29.88  # chi-square, 7 degrees of freedom, p = 0.0001
 
 
 def draw_next(rule, sampled_drafts: bool) -> torch.Tensor:
-    """Counts of the token after a fixed text, over DRAWS drafts of one token, by an acceptance rule."""
+    """Counts of the token after a fixed text, over DRAWS drafts of one token, by an acceptance
+    rule.
+    """
     torch.manual_seed(3)
     logits, draft_logits = torch.randn(2, 8), torch.randn(1, 8)
     sampler = Sampler(Sampling(temperature=1.0, seed=11))

@@ -1,4 +1,6 @@
-"""Decoders that accept without verifying, against their formulas recomputed over the whole text with no cache."""
+"""Decoders that accept without verifying, against their formulas recomputed over the whole text
+with no cache.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ def test_a_pass_takes_the_time_of_its_bytes_or_of_its_operations():
 
 
 def test_the_parameters_are_those_of_the_model():
-    """classroom's norms, 2 x 256 and 2 x 32 in a layer and 256 at the end, are all that is left out."""
+    """classroom's norms, 2 x 256 and 2 x 32 in a layer and 256 at the end, are all that is left
+    out.
+    """
     shape = ModelShape.of("classroom")
     assert (
         parameters(load("classroom").backbone.module)
@@ -75,7 +77,9 @@ def test_every_model_has_an_estimate(model):
 
 
 def test_training_takes_answers_passes_and_the_updates_of_heads():
-    """64 answers of 256 tokens, each a read of every weight; then 3 x 64 passes of 256 positions; the updates of heads alone, three times their forward operations."""
+    """64 answers of 256 tokens, each a read of every weight; then 3 x 64 passes of 256 positions;
+    the updates of heads alone, three times their forward operations.
+    """
     shape = ModelShape.of("Qwen3-4B")
     weights = 36 * shape.layer + shape.head
     updates, positions = (
@@ -141,7 +145,9 @@ def test_quantized_weights_are_read_at_their_own_speed():
 
 
 def test_what_was_published_without_a_span_gives_the_span_it_needs():
-    """Turned round again: a step of that span, which `clp` predicts for two positions, has the published ratio."""
+    """Turned round again: a step of that span, which `clp` predicts for two positions, has the
+    published ratio.
+    """
     rows = project(Projection("Qwen2.5-1.5B-Instruct", "a100-40gb", span=2.0))
     # per token of a span
     predicted = next(row["over_ar"] for row in rows["rows"] if row["panel"] == "clp") / 2

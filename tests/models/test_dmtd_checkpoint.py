@@ -1,4 +1,6 @@
-"""A released DMTD checkpoint (docs/methods.md, section 2): a folder as its authors' code would save it loads unmodified, and decodes by the formula."""
+"""A released DMTD checkpoint (docs/methods.md, section 2): a folder as its authors' code would save
+it loads unmodified, and decodes by the formula.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from dmtd_demo.race.race import race, race_ids
 from dmtd_demo.race.settings import RaceSettings
 from tiny import tiny_module
 
-# As transformers 4 wrote a Qwen3's config.json: the RoPE base beside the sizes, the dtype under its old name.
+# As transformers 4 wrote a Qwen3's config.json: the RoPE base beside the sizes, the dtype under its
+# old name.
 PUBLISHED = {
     "attention_bias": False,
     "attention_dropout": 0.0,

@@ -1,4 +1,6 @@
-"""The hub, as far as a machine without network can try it: its answers come from a server of the test's own, through huggingface_hub itself."""
+"""The hub, as far as a machine without network can try it: its answers come from a server of the
+test's own, through huggingface_hub itself.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +134,9 @@ def test_what_the_disk_has_no_room_for_is_not_fetched(server):
 
 
 def test_a_file_that_has_begun_counts_before_its_first_bytes(server, monkeypatch, tmp_path):
-    """The weights begin when all else is there, and nothing comes of them yet: the bar has to stand in between, not at its end."""
+    """The weights begin when all else is there, and nothing comes of them yet: the bar has to stand
+    in between, not at its end.
+    """
     files = [
         path
         for path in server.folder.rglob("*")

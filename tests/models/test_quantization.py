@@ -1,4 +1,6 @@
-"""Quantized models on a CPU: every decoder, at every quantization, against plain float32 models of the same (dequantized) weights."""
+"""Quantized models on a CPU: every decoder, at every quantization, against plain float32 models of
+the same (dequantized) weights.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from dmtd_demo.race.settings import RaceSettings
 from tiny import ATTENTION, tiny_model, tiny_module
 from written import ANYWHERE, KIND
 
-# bitsandbytes quantizes blocks of 64; calmer than other tests' weights, so that rounding does not decide what follows
+# bitsandbytes quantizes blocks of 64; calmer than other tests' weights, so that rounding does not
+# decide what follows
 SHAPE = dict(hidden_size=64, intermediate_size=128, initializer_range=0.15)
 PROMPT = [5, 17, 60, 42, 9, 5, 17, 60]
 NEW = 12
@@ -132,7 +135,9 @@ def tokens(model: Model, panel: str, top: int = 0) -> list[dict]:
     ],
 )
 def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantization, dtype, margin):
-    """In float32 token for token; below, up to a token that the plain model holds as likely as its own, within `margin` of its log-probability."""
+    """In float32 token for token; below, up to a token that the plain model holds as likely as its
+    own, within `margin` of its log-probability.
+    """
     model = load(str(folder), quantization=quantization, dtype=dtype)
     assert model.quantization == quantization
     # a recurrent state carries rounding on
@@ -168,7 +173,9 @@ def test_every_decoder_decodes_as_with_the_dequantized_weights(folder, quantizat
 
 
 def test_only_bfloat16_matrices_that_fit_are_laid_out_anew(folder, model_folder):
-    """On CPUs with instructions for bfloat16 bitsandbytes would do so with all others too, and compute in bfloat16 where float32 was asked for, or fail."""
+    """On CPUs with instructions for bfloat16 bitsandbytes would do so with all others too, and
+    compute in bfloat16 where float32 was asked for, or fail.
+    """
     if folder.name == KIND:
         pytest.skip("its matrices are of many shapes")
     # of model_folder some are 32 wide, half a block
@@ -247,7 +254,8 @@ def test_the_arithmetic_is_what_the_weights_take(folder, quantization):
     tables = sum(
         b.numel() * b.element_size() for b in model.backbone.module.model.rotary_emb.buffers()
     )
-    # bitsandbytes rounds its scales of scales up to a whole block for each of these 28 small matrices
+    # bitsandbytes rounds its scales of scales up to a whole block for each of these 28 small
+    # matrices
     if model.backbone.hybrid:  # which this folder lacks
         expected -= sizes.mtp * model.backbone.dtype.itemsize
     assert 0 <= model.memory - expected - tables <= 28 * 4 * (quantization == "nf4")

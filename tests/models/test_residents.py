@@ -1,4 +1,6 @@
-"""The models in memory: held once, leaving when the next would not fit, never under a race; loading that can be cancelled."""
+"""The models in memory: held once, leaving when the next would not fit, never under a race; loading
+that can be cancelled.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def models(folders):
 
 
 def room_for(monkeypatch, models: Residents, spare: int) -> None:
-    """A machine where, beside what the models hold now, `spare` bytes are free; what leaves is free again."""
+    """A machine where, beside what the models hold now, `spare` bytes are free; what leaves is free
+    again.
+    """
     limit = sum(models.get(key).memory for key in models.keys) + spare
     for place in ("dmtd_demo.models.residents", "dmtd_demo.models.placement"):
         monkeypatch.setattr(

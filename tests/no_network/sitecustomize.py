@@ -1,4 +1,6 @@
-"""On the PYTHONPATH of a process, this cuts it off from every address but this machine's own, and says on standard error what it asked for."""
+"""On the PYTHONPATH of a process, this cuts it off from every address but this machine's own, and
+says on standard error what it asked for.
+"""
 
 import errno
 import ipaddress

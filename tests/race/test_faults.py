@@ -1,6 +1,9 @@
-"""What breaks under a running app: memory, files, the process itself. Each fault is a named error with what to do; everything else goes on.
+"""What breaks under a running app: memory, files, the process itself.
 
-Memory is limited for a process of the test's own (RLIMIT_AS), so that PyTorch's allocator itself says no.
+Each fault is a named error with what to do; everything else goes on.
+
+Memory is limited for a process of the test's own (RLIMIT_AS), so that PyTorch's allocator itself
+says no.
 """
 
 from __future__ import annotations
@@ -173,8 +176,10 @@ def test_a_folder_that_is_removed_under_a_running_app(model_folder, tmp_path):
 def test_what_was_imported_is_never_collected_in_a_race():
     """A full collection over it took a quarter of a second of some panel's clock."""
     script = (
-        "import gc, sys, dmtd_demo.cli.page as page, dmtd_demo.ui.serve as serving; sys.argv = ['app.py', '--no-browser', '--threads', '1']; "
-        "serving.serve = lambda *args, **settings: print(gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())); page.main()"
+        "import gc, sys, dmtd_demo.cli.page as page, dmtd_demo.ui.serve as serving; sys.argv = "
+        "['app.py', '--no-browser', '--threads', '1']; "
+        "serving.serve = lambda *args, **settings: print(gc.isenabled(), gc.get_freeze_count(), "
+        "len(gc.get_objects())); page.main()"
     )
     enabled, frozen, left = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True

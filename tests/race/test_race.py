@@ -154,7 +154,9 @@ def paced(monkeypatch):
 
 
 def test_the_panel_furthest_behind_moves_next(paced):
-    """By the records alone, whatever the machine does meanwhile: a turn goes to the panel with the lowest clock, ties to the lower index."""
+    """By the records alone, whatever the machine does meanwhile: a turn goes to the panel with the
+    lowest clock, ties to the lower index.
+    """
     clocks = [0.0, 0.0]
     turns = 0
     done = [False, False]

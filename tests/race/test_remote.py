@@ -1,4 +1,6 @@
-"""Remote panels: against a real `transformers serve` with `classroom`, and against a server that misbehaves."""
+"""Remote panels: against a real `transformers serve` with `classroom`, and against a server that
+misbehaves.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every form in which an address to listen on can be given, and whose pages may show this one in a frame."""
+"""Every form in which an address to listen on can be given, and whose pages may show this one in a
+frame.
+"""
 
 from __future__ import annotations
 

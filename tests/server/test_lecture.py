@@ -35,7 +35,10 @@ STUDENT = "127.0.0.2"  # another address of this machine, and so not the lecture
     )
 )
 def test_turns_are_one_at_a_time_and_fair(asked):
-    """All ask at once, while one race runs; some give up. Each knows how many are ahead, the lecturer goes first, nobody twice before everybody once."""
+    """All ask at once, while one race runs; some give up.
+
+    Each knows how many are ahead, the lecturer goes first, nobody twice before everybody once.
+    """
     turns, order, running = Turns(), [], []
     come = threading.Barrier(len(asked) + 1)
     lock = threading.Lock()
@@ -142,7 +145,8 @@ def test_everybody_sees_the_lecturers_race_as_it_runs(lecture):
     late = max(each[-1][0] for each in heard) - over
     spread = {round(at, 1) for at, line in heard[0] if line["type"] == "step"}
     print(
-        f"\n{LISTENERS} listeners: the end of the race came to the last of them {1000 * late:+.0f} ms after the lecturer's own page"
+        f"\n{LISTENERS} listeners: the end of the race came to the last of them "
+        f"{1000 * late:+.0f} ms after the lecturer's own page"
     )
     assert len(spread) > 1  # as it ran, not at its end
 

@@ -147,7 +147,9 @@ def test_the_start_says_what_is_open(public: tuple[str, Path]) -> None:
 
 
 def escapes(folder: Path) -> list[str]:
-    """Ways to ask for a file that is not served: as it is, climbing out, encoded once and twice, with other separators, by other schemes."""
+    """Ways to ask for a file that is not served: as it is, climbing out, encoded once and twice,
+    with other separators, by other schemes.
+    """
     targets = [
         str(folder / "secret.txt"),
         str(ROOT / "app.py"),

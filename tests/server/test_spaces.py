@@ -1,4 +1,6 @@
-"""The app as Hugging Face Spaces run it: what is published, a CPU Space, ZeroGPU by the real package `spaces`, and the steps of the Dockerfile."""
+"""The app as Hugging Face Spaces run it: what is published, a CPU Space, ZeroGPU by the real
+package `spaces`, and the steps of the Dockerfile.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def test_the_dockerfile_names_what_is_there_and_runs_as_nobody_special() -> None
 
 @pytest.mark.slow
 def test_the_steps_of_the_dockerfile_make_an_app_that_answers(tmp_path: Path) -> None:
-    """There is no engine to build it: its steps, in an empty directory that stands for /home/user, and a fresh environment."""
+    """There is no engine to build it: its steps, in an empty directory that stands for /home/user,
+    and a fresh environment.
+    """
     home, app = tmp_path / "user", tmp_path / "user" / "app"
     app.mkdir(parents=True)
     index = (
@@ -232,7 +236,8 @@ def zero(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, type[D
         yield url, device
     server.shutdown()
     said = (folder / "app.log").read_text()
-    # What a fork's end says of the event loop that it does not own, and nothing else; two forks write among each other's words, never within one of these.
+    # What a fork's end says of the event loop that it does not own, and nothing else; two forks
+    # write among each other's words, never within one of these.
     assert (
         said.count("Traceback")
         == said.count("Exception ignored in: ")

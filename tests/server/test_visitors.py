@@ -1,4 +1,6 @@
-"""Many visitors, and many races. A tenth of the numbers here, with what was measured shown by -s; all of them by
+"""Many visitors, and many races.
+
+A tenth of the numbers here, with what was measured shown by -s; all of them by
 
 DMTD_STRESS=full python -m pytest -s tests/server/test_visitors.py
 """
@@ -79,7 +81,8 @@ def test_many_at_once_each_get_their_own_answer_or_are_told(app: tuple) -> None:
     }
     told = [outcome for outcome in outcomes if isinstance(outcome, str)]
     print(
-        f"\n{count} at once: {len(served)} served, {len(told)} told; GET / took {max(waits):.2f} s at most"
+        f"\n{count} at once: {len(served)} served, {len(told)} told; GET / took {max(waits):.2f} "
+        "s at most"
     )
     assert len(served) >= 16 and all("full" in message for message in told)
     assert served.get(0, alone) == alone, (
@@ -124,7 +127,8 @@ def test_a_visitor_who_leaves_frees_the_device(app: tuple) -> None:
     lines = race(url, "Repeat these words: fox, hill")
     waited, after = time.monotonic() - started, process.memory_info().rss
     print(
-        f"\n{count} aborted races: memory {before / 2**20:.0f} to {after / 2**20:.0f} MiB; the next race took {waited:.1f} s"
+        f"\n{count} aborted races: memory {before / 2**20:.0f} to {after / 2**20:.0f} MiB; the "
+        f"next race took {waited:.1f} s"
     )
     assert lines[-1]["status"] == "done" and after <= SHARE * before
 
@@ -149,7 +153,9 @@ def test_races_leave_nothing_behind(app: tuple) -> None:
         assert visitor.lines()[-1] == {"type": "over", "status": "done", "message": ""}
     after = state()
     print(
-        f"\n{count} races: memory {before[0] / 2**20:.0f} to {after[0] / 2**20:.0f} MiB, threads {before[1]} to {after[1]}, open files {before[2]} to {after[2]}, files {before[3]} to {after[3]}"
+        f"\n{count} races: memory {before[0] / 2**20:.0f} to {after[0] / 2**20:.0f} MiB, threads "
+        f"{before[1]} to {after[1]}, open files {before[2]} to {after[2]}, files {before[3]} to "
+        f"{after[3]}"
     )
     assert after[0] <= SHARE * before[0]
     assert after[1] <= before[1] + 1 and after[2] <= before[2] + 2 and after[3] == before[3]

@@ -1,4 +1,6 @@
-"""What the browser shows until the page is there, without a browser; tests/browser/test_start.py sees it with one."""
+"""What the browser shows until the page is there, without a browser; tests/browser/test_start.py
+sees it with one.
+"""
 
 from __future__ import annotations
 
@@ -85,5 +87,8 @@ def test_a_second_app_takes_the_next_port(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_it_waits_for_no_package():
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import dmtd_demo.server.waiting; assert not {{'torch', 'gradio', 'transformers', 'httpx', 'numpy'}} & set(sys.modules)"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import dmtd_demo.server.waiting; assert "
+        f"not {{'torch', 'gradio', 'transformers', 'httpx', 'numpy'}} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

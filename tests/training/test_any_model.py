@@ -1,4 +1,6 @@
-"""Add-ons for any Qwen: texts, hidden states computed once, training on frozen backbones, and resuming after the process was killed."""
+"""Add-ons for any Qwen: texts, hidden states computed once, training on frozen backbones, and
+resuming after the process was killed.
+"""
 
 from __future__ import annotations
 
@@ -169,8 +171,8 @@ def test_conversations_of_the_wild_are_each_a_decided_case(model_folder, tmp_pat
     ):
         read_rows(model, write(tmp_path / "bad.jsonl", bad), own)
     model.tokenizer.chat_template = (
-        "{% if messages[0].role != 'user' %}{{ raise_exception('roles must alternate') }}{% endif %}"
-        + model.tokenizer.chat_template
+        "{% if messages[0].role != 'user' %}{{ raise_exception('roles must alternate') }}{% endif "
+        "%}" + model.tokenizer.chat_template
     )
     with pytest.raises(UserError, match="1 with an order of turns that the model's chat template"):
         read_rows(model, write(tmp_path / "one.jsonl", [{"messages": [BLUE, ASKED, BLUE]}]), own)

@@ -132,7 +132,9 @@ def plain_races(classroom: Model) -> dict[tuple[str, int], list[dict]]:
 def test_verified_drafts_leave_the_text_as_it_is(
     classroom: Model, plain_races: dict[tuple[str, int], list[dict]], panel: str
 ):
-    """Greedy, token for token, where most drafts stand: up to an end mark inside a draft, and up to limits that cut one."""
+    """Greedy, token for token, where most drafts stand: up to an end mark inside a draft, and up to
+    limits that cut one.
+    """
     drafted = full = 0
     for question in QUESTIONS:
         for limit in LIMITS:
@@ -159,7 +161,9 @@ def test_verified_drafts_leave_the_text_as_it_is(
 
 
 def test_held_out_prompts_are_answered_at_every_cycle_length(classroom: Model):
-    """A sample of what `eval` measures in full (the card has the figures); the bars here only tell a working model from a broken one."""
+    """A sample of what `eval` measures in full (the card has the figures); the bars here only tell
+    a working model from a broken one.
+    """
     panels = [parse_panel(text) for text in ("ar", "dmtd:tau=2", "dmtd:tau=4", "clp")]
     rows = evaluate(classroom, panels, held_out_tasks(7, 20), RaceSettings())["rows"]
     for row in rows:

@@ -1,4 +1,6 @@
-"""`train dmtd` for any Qwen: what it learns, where its result runs, and that neither processes, pieces nor interruptions change it."""
+"""`train dmtd` for any Qwen: what it learns, where its result runs, and that neither processes,
+pieces nor interruptions change it.
+"""
 
 from __future__ import annotations
 
@@ -205,7 +207,9 @@ def of_two(rank: int, port: int, work: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("name", ["dmtd", "heads"])
 def test_two_processes_make_the_update_of_one(model_folder, tmp_path, data, name, monkeypatch):
-    """Two processes, and with them rows in pieces, and activations computed twice: the losses and the weights of one process that passes the whole batch."""
+    """Two processes, and with them rows in pieces, and activations computed twice: the losses and
+    the weights of one process that passes the whole batch.
+    """
     # in float32 on every machine: in bfloat16 each piece rounds for itself
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
 
@@ -267,7 +271,9 @@ def test_accelerates_mixed_precision_is_taken(model_folder, tmp_path, data, monk
 
 
 def test_no_interruption_changes_the_result(model_folder, tmp_path, data):
-    """Killed, out of disk, with a rate that makes NaN, asked to stop: each a clear end with a whole checkpoint; then it ends as the run that nothing befell."""
+    """Killed, out of disk, with a rate that makes NaN, asked to stop: each a clear end with a whole
+    checkpoint; then it ends as the run that nothing befell.
+    """
     whole, cut, errors = tmp_path / "whole", tmp_path / "cut", tmp_path / "errors"
     checkpoint = cut / "checkpoint" / "dmtd.safetensors"
 
@@ -431,7 +437,10 @@ def test_packages_that_are_not_there_are_named(model_folder, tmp_path, data, mon
         train_dmtd(model, tmp_path, DMTDSettings(data=data, steps=1, lora=4, **SETTINGS))
     with pytest.raises(
         UserError,
-        match="hf:someone/texts needs the package datasets, which is not installed: pip install datasets",
+        match=(
+            "hf:someone/texts needs the package datasets, which is not installed: pip install "
+            "datasets"
+        ),
     ):
         train_dmtd(model, tmp_path, DMTDSettings(data="hf:someone/texts", steps=1, **SETTINGS))
 
@@ -462,7 +471,9 @@ def test_it_needs_a_model(capsys):
 
 
 def test_a_data_set_of_the_hub_is_read_by_datasets(model_folder, tmp_path, data, monkeypatch):
-    """A folder in that library's format, which reads it as it reads a repository: chats in both common forms, plain texts, and what is neither."""
+    """A folder in that library's format, which reads it as it reads a repository: chats in both
+    common forms, plain texts, and what is neither.
+    """
     datasets = pytest.importorskip("datasets")
     import pyarrow.parquet
 
@@ -549,7 +560,8 @@ def test_the_script_goes_from_a_model_to_addons(model_folder, tmp_path, data):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
-        "About 12 minutes by assumption: 10 to install and download, 1 for 12 answers at 40 tokens/s, 1 to train."
+        "About 12 minutes by assumption: 10 to install and download, 1 for 12 answers at 40 "
+        "tokens/s, 1 to train."
     )
     assert "there is no token" in done.stdout and "--- clp: " in done.stdout
     model = load(str(model_folder), addons=str(tmp_path / "out" / "addons"))

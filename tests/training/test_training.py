@@ -89,7 +89,9 @@ def test_there_are_enough_families():
 
 
 def test_labels_of_clp_are_the_correct_prefix():
-    """By hand on one row: how many head predictions in a row equal the backbone's own greedy tokens."""
+    """By hand on one row: how many head predictions in a row equal the backbone's own greedy
+    tokens.
+    """
     model = tiny_model("qwen3", addons=True)
     heads: MTPHeads = model.addons["mtp_heads"]
     ids = torch.randint(0, 97, (1, 12))
@@ -185,7 +187,9 @@ def test_head_accuracy_is_the_plain_count():
 
 
 def test_head_0_learns_the_next_token():
-    """Its loss is that of the token after the position it reads: at weights of zero, the LM head's own."""
+    """Its loss is that of the token after the position it reads: at weights of zero, the LM head's
+    own.
+    """
     model = tiny_model("qwen3")
     ids = torch.randint(0, 97, (2, 12))
     targets = torch.cat([ids[:, 1:], torch.full((2, 1), IGNORED)], 1)

@@ -1,4 +1,6 @@
-"""The families of the small world: valid, repeatable, and right where an answer can be worked out again from the prompt alone."""
+"""The families of the small world: valid, repeatable, and right where an answer can be worked out
+again from the prompt alone.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def numbers(text: str) -> list[int]:
 
 
 def listed(prompt: str) -> list[str]:
-    """The words of the prompt that are words of the lists: the questions themselves use none of them."""
+    """The words of the prompt that are words of the lists: the questions themselves use none of
+    them.
+    """
     return [word for word in re.findall(r"[A-Za-z]+", prompt) if word in VOCABULARY]
 
 
@@ -121,7 +125,8 @@ def check_steps(answer: str) -> None:
 def test_compare():
     for prompt, answer in drawn(arithmetic.compare):
         if has := re.fullmatch(
-            r"Numbers: (\d+) (\w+), (\d+) (\w+)\. The (larger|smaller) is (\d+) (\w+)\. So (\w+) has (more|fewer)\.",
+            r"Numbers: (\d+) (\w+), (\d+) (\w+)\. The (larger|smaller) is (\d+) (\w+)\. So (\w+) "
+            r"has (more|fewer)\.",
             answer,
         ):
             first, one, second, other, which, wanted, who, again, how = has.groups()
@@ -297,7 +302,8 @@ def test_where():
             r"\b([A-Z]\w+) (?:went|walked|ran|moved) to the (\w+)\.", example.messages[0][1]
         )
         order, steps, wanted, person, place, first = re.fullmatch(
-            r"From the (start|end): (.*)\. Wanted: (.*)\. So (\w+) (?:is|went) \w+ the (\w+)( first)?\.",
+            r"From the (start|end): (.*)\. Wanted: (.*)\. So (\w+) (?:is|went) \w+ the (\w+)( "
+            r"first)?\.",
             example.answer,
         ).groups()
         gone_through = [tuple(move.split()) for move in steps.split(", ")]

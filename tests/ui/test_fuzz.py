@@ -1,4 +1,6 @@
-"""Whatever comes in, a UserError or an answer comes out: never another exception, never a hang. A tenth of the inputs here; all 20,000 by
+"""Whatever comes in, a UserError or an answer comes out: never another exception, never a hang.
+
+A tenth of the inputs here; all 20,000 by
 
 DMTD_STRESS=full python -m pytest tests/ui/test_fuzz.py
 """

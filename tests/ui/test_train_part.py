@@ -105,7 +105,9 @@ def test_heads_show_the_accuracy_of_each(part: TrainingPart, classroom: Model):
 def test_clp_learns_from_the_heads_in_memory(
     part: TrainingPart, classroom: Model, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whatever was trained before: other heads, put back since; or for the model of this name before it was loaded again."""
+    """Whatever was trained before: other heads, put back since; or for the model of this name
+    before it was loaded again.
+    """
     read = []
     collect = features.collect
     monkeypatch.setattr(

@@ -1,4 +1,6 @@
-"""The HTML file that replays a race lets nothing run but its own script, and asks nobody for anything."""
+"""The HTML file that replays a race lets nothing run but its own script, and asks nobody for
+anything.
+"""
 
 import base64
 import hashlib

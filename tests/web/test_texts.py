@@ -1,4 +1,6 @@
-"""The page's texts: every language has every key and its places, and sources and files name the same keys."""
+"""The page's texts: every language has every key and its places, and sources and files name the
+same keys.
+"""
 
 from __future__ import annotations
 

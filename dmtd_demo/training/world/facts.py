@@ -24,7 +24,7 @@ POLITE = (
 
 
 def vary(rng: random.Random, question: str, prefixes: bool = True) -> str:
-    """The question as different people would type it: polite, or without its capital or its mark."""
+    """The question as different people would type it: polite, without its capital or its mark."""
     if prefixes and question.endswith("?") and rng.random() < POLITE_SHARE:
         question = rng.choice(POLITE).format(question[0].lower() + question[1:])
     if rng.random() < LOWER_CASE_SHARE:

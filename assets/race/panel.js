@@ -22,6 +22,7 @@ class Panel {
     this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": t("panel.text", { panel: index + 1 }) });
     this.unlike = el("small", { class: "unlike" });
     this.warning = el("span", { class: "meaningless", "data-hint": t("panel.meaningless.hint"), hidden: true }, t("panel.meaningless"));
+    this.branch = el("aside", { class: "branch", hidden: true });   // branch.js
     this.parting = el("p", { class: "parting", hidden: true });
     this.facts = el("p", { class: "facts" });
     this.copy = el("button", { type: "button", class: "copy", "data-hint": t("panel.copy.hint"), "aria-label": t("panel.copy_of", { panel: index + 1 }) }, t("panel.copy"));
@@ -37,7 +38,7 @@ class Panel {
         el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
         el("span", { class: "speed", "data-hint": t("panel.speed.hint") },
           this.tps, el("span", { class: "unit" }, t("unit.speed"))), this.ratio, this.unlike, this.warning), this.how,
-      el("div", { class: "panel-body" }, this.scroll, this.cycle.node), this.parting, this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
+      el("div", { class: "panel-body" }, this.scroll, this.cycle.node, this.branch), this.parting, this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
     this.clear();
   }
 
@@ -83,6 +84,7 @@ class Panel {
     this.node.classList.remove("failed");
     this.weigh();
     this.part(null);
+    this.branch.hidden = true;
   }
 
   // The conversation so far, ending with the user's prompt: plain text, no origins.

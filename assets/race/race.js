@@ -35,6 +35,7 @@ class RaceView {
     this.tooltip = new Tooltip(root, () => this.panels, given.hints || {}, (span, index) => {
       this.charts.mark(span);
       this.panels.forEach((panel) => panel.showPass(panel.index === span?.panel ? index : null));
+      this.branch.pinned(span, index);
     });
     this.presenter = new Presenter(this.grid, () => this.panels);
     this.status.after(this.presenter.leave);
@@ -43,6 +44,7 @@ class RaceView {
     this.how = "";           // what the race was asked for (ui/question.py)
     this.tour = new Tour(this);
     this.room = new Room(this);
+    this.branch = new Branch(this.tape, () => this.panels);
     this.setStatus("idle", t("race.ready"));
   }
 
@@ -448,6 +450,8 @@ window.dmtdRace = {
     return clicked;
   },
   nameModels: () => view.nameModels(),
+  branch: () => JSON.stringify(view.branch.asked),
+  branched: (text) => view.branch.came(text),
   taken: () => [view.run, view.taken],
   tour: view.tour,
   presenter: () => view.presenter.toggle(),

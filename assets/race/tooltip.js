@@ -122,7 +122,7 @@ class Tooltip {
   click(node) {
     const token = node.closest?.("[data-panel] [data-origin]");
     if (token && token !== this.pinned) this.pin(token);
-    else if (token || !node.closest?.("button, input, [role='slider'], .charts")) this.unpin();   // the page can be used on with a token pinned
+    else if (token || !node.closest?.("button, input, [role='slider'], .charts, .branch")) this.unpin();   // the page can be used on with a token pinned
   }
 
   pin(node) {

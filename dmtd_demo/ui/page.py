@@ -35,7 +35,7 @@ from dmtd_demo.server.lecture import Lecture
 from dmtd_demo.server.stops import Stops
 from dmtd_demo.server.trust import standing_of
 from dmtd_demo.server.turns import Turns
-from dmtd_demo.ui import controls, links, stream
+from dmtd_demo.ui import branches, controls, links, stream
 from dmtd_demo.ui.chat import Chat, answered
 from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
 from dmtd_demo.ui.i18n import control
@@ -129,10 +129,10 @@ class Page:
         self.built_for = rules.owner if own else rules.stranger
         self.lecture = lecture
         self.turns = Turns() if lecture else None
-        lent = on_zero_gpu()
-        self.racing = zero.Lent(models, gr.Error).race if lent else race
+        self.lent = on_zero_gpu()
+        self.racing = zero.Lent(models, gr.Error).race if self.lent else race
         # loading takes the device from everybody
-        fixed = lent or lecture is not None
+        fixed = self.lent or lecture is not None
         self.picker = ModelPicker(self.models, rules, fixed, shown=self.built_for.anything)
         train = (rules.owner.train or rules.stranger.train) and not fixed
         self.training = TrainingPart(self.models, rules) if train else None
@@ -192,6 +192,7 @@ class Page:
             if self.training:
                 self.training.build(visible=self.built_for.train)
             self.chat = gr.State(Chat(), time_to_live=CHAT_SECONDS)
+            self.raced = gr.State(None, time_to_live=CHAT_SECONDS)
             # filled by the page's script as Run is pressed (question.py)
             self.question = gr.Textbox(visible=False)
             self.run_id = gr.Textbox(visible=False)
@@ -199,6 +200,11 @@ class Page:
             self.take = gr.Button("", elem_id="take")  # the page's script presses it
             # likewise, for what is asked under the texts
             self.go_on = gr.Button("", elem_id="go-on")
+            if not self.lent:
+                # as a token is asked about, that ar would not have chosen
+                self.branch_ask = gr.Button("", elem_id="branch-ask")
+                self.branch_asked = gr.Textbox(visible=False)
+                self.branch_said = gr.Textbox(visible=False)
             self._wire(page)
             # Gradio's page else goes through the outputs of all events so far at each event of a
             # race, to mark them as waiting: 14 ms on a laptop
@@ -336,13 +342,31 @@ class Page:
         racing = pressed.success(
             self.race,
             [self.question, self.chat],
-            [self.view, self.chat],
+            [self.view, self.chat, self.raced],
             concurrency_id="device",
             concurrency_limit=None if self.turns else 1,
             trigger_mode="once",
             show_progress="hidden",
             api_visibility="private",
         )
+        if not self.lent:
+            self.branch_ask.click(
+                self.branch,
+                [self.branch_asked, self.raced],
+                self.branch_said,
+                js="(asked, raced) => [window.dmtdRace.branch(), raced]",
+                concurrency_id="device",
+                concurrency_limit=None if self.turns else 1,
+                trigger_mode="always_last",
+                show_progress="hidden",
+                api_visibility="private",
+            ).success(
+                None,
+                self.branch_said,
+                None,
+                js="(text) => { window.dmtdRace.branched(text); }",
+                **now,
+            )
         racing.success(None, None, None, js="() => { window.dmtdRace.settled(); }")
         racing.failure(
             None, None, None, js="() => { window.dmtdRace.failed(); window.dmtdRace.settled(); }"
@@ -431,7 +455,7 @@ class Page:
         )
         page.unload(self.leave)
 
-    def race(self, request: gr.Request, asked: str, chat: Chat) -> Iterator[tuple[Any, Any]]:
+    def race(self, request: gr.Request, asked: str, chat: Chat) -> Iterator[tuple[Any, Any, Any]]:
         with contextlib.ExitStack() as held:
             run = ""
             try:
@@ -464,7 +488,7 @@ class Page:
                     question.thinking and any(can_think(model.tokenizer) for model in models),
                 )
             except UserError as error:
-                yield wire.refusal(run, str(error)), gr.skip()
+                yield wire.refusal(run, str(error)), gr.skip(), gr.skip()
                 return
             if self.turns:
                 ahead = held.enter_context(
@@ -474,9 +498,9 @@ class Page:
                 while (count := ahead()) and not flag.stop.is_set():
                     if count != shown:
                         shown = count
-                        yield wire.waiting(count), gr.skip()
+                        yield wire.waiting(count), gr.skip(), gr.skip()
                 if count:
-                    yield wire.refusal(run, "", "stopped"), gr.skip()
+                    yield wire.refusal(run, "", "stopped"), gr.skip(), gr.skip()
                     return
             running = stream.Stream(
                 models, wanted, flag.stop.is_set, lambda: flag.taken, self.racing
@@ -484,7 +508,7 @@ class Page:
             for text in running.events():
                 if self.lecture and self._lectures(request):
                     self.lecture.publish(running.record)
-                yield text, gr.skip()
+                yield text, gr.skip(), gr.skip()
             # the whole record, a megabyte for 4,000 tokens, would hold up the few bytes of the end
             time.sleep(LAST_EVENT_SECONDS)
             kept: Any = chat
@@ -492,7 +516,36 @@ class Page:
                 kept = gr.skip()
             elif running.answers:
                 kept = answered(conversations, running.answers)
-            yield running.record.whole(), kept
+            raced = branches.Raced(
+                running.header_run,
+                keys,
+                wanted.conversations,
+                wanted.thinking,
+                [None if None in ids else [i for i in ids if i is not None] for ids in running.ids],
+            )
+            yield running.record.whole(), kept, raced
+
+    def branch(self, request: gr.Request, asked: str, raced: branches.Raced | None) -> str:
+        """Return as JSON what `ar` writes from a token of the last race on, or why it does not."""
+        said: dict[str, Any] = {}
+        try:
+            wanted = branches.Branching.of(asked, raced)
+            assert raced is not None
+            said["asked"] = [wanted.run, wanted.panel, wanted.index]
+            self.turnstiles[self.rules.of(request)].enter(address_of(request))
+            with contextlib.ExitStack() as held:
+                if self.turns:
+                    ahead = held.enter_context(
+                        self.turns.waiting(address_of(request), self._lectures(request))
+                    )
+                    while ahead():
+                        pass
+                (model,) = held.enter_context(self.models.using([raced.keys[wanted.panel]]))
+                said["text"] = branches.go_on(model, raced, wanted)
+        except UserError as error:
+            said.setdefault("asked", None)
+            said["message"] = str(error)
+        return json.dumps(said, ensure_ascii=False)
 
     def _lectures(self, request: gr.Request) -> bool:
         """Say whether a request is the lecturer's, whose races everybody sees."""

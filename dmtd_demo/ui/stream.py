@@ -64,6 +64,9 @@ class Stream:
         self.taken = taken
         self.record = WireRecord(wanted.run)
         self.summaries: dict[int, dict] = {}
+        # the id in the race's header, and each panel's tokens
+        self.header_run = ""
+        self.ids: list[list[int | None]] = [[] for _ in wanted.panels]
 
     def events(self) -> Iterator[str]:
         try:
@@ -126,7 +129,11 @@ class Stream:
         yield self._end(self.status)
 
     def _take(self, record: dict) -> None:
-        if record["type"] == "summary":
+        if record["type"] == "header":
+            self.header_run = record["run"]
+        elif record["type"] == "step":
+            self.ids[record["panel"]] += [token["id"] for token in record["tokens"]]
+        elif record["type"] == "summary":
             self.summaries[record["panel"]] = record
         self.record.add(trace.dumps(record).rstrip("\n"))
 

@@ -29,6 +29,7 @@ SCRIPTS = (
     "record",
     "keep",
     "reply",
+    "branch",
     "room",
     "caution",
     "tour_steps",

@@ -141,3 +141,25 @@ def test_caution_has_a_scale_of_nines(visit: RacePage) -> None:
     visit.ask(LONG)
     assert visit.wait_until(*OVER) == "done"
     assert re.search(r"threshold=0\.9698", page.locator(".spec >> nth=2").inner_text())
+
+
+def test_ar_goes_on_where_it_would_have_chosen_otherwise(visit: RacePage) -> None:
+    page = visit.page
+    visit.set("#panels", 2)
+    page.wait_for_selector("[data-panel='2']", state="detached")
+    visit.set("#panel-1-opt-tau", 6)
+    visit.race("Tell me a story about Iris, a fox and a red lantern in the harbour.", 100)
+    page.locator("[data-panel='1'] .differs").first.click()
+    tooltip = page.locator("#race-tooltip").inner_text()
+    choice = re.search(r"ar’s own\s+(\S+) at", tooltip)[1].replace("␣", " ")
+    branch = page.locator(".panel >> nth=1 >> .branch")
+    page.wait_for_function(
+        "document.querySelector('.branch:not([hidden]) .ar').lastChild.data.length > 5"
+    )
+    here, own = (
+        branch.locator(f"dd.{name}").evaluate("node => node.lastChild.data")
+        for name in ("here", "ar")
+    )
+    assert own.startswith(choice) and not here.startswith(choice)
+    page.keyboard.press("Escape")
+    assert branch.is_hidden()

@@ -170,3 +170,9 @@ def test_no_remote_code_no_pickle():
         text = path.read_text(encoding="utf-8")
         for word in ("trust_remote_code", "torch.load(", "pickle"):
             assert word not in text, f"{path}: {word}"
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -119,7 +119,7 @@ def in_four_bits(file: File) -> bool:
 
 
 def in_words(file: File, kept: bool) -> str:
-    """Say what the file holds and what became of it. kept: whether 4-bit levels stay as they are."""
+    """Say what the file holds and what became of it. kept: whether 4-bit levels stay."""
     counts = Counter(tensor.kind for tensor in file.tensors.values())
     held = ", ".join(f"{kind.name} ({number})" for kind, number in counts.most_common())
     how = "its weights are dequantized as they are loaded"

@@ -14,6 +14,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 # rows that are quantized at once, so that the float32 copy of an LM head is never whole
 ROWS_AT_ONCE = 4096
@@ -266,7 +267,7 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
 
 
 def pack(
-    module: nn.Module,
+    module: PreTrainedModel,
     quantization: str,
     held: Held | None = None,
 ) -> None:

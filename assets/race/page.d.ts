@@ -32,6 +32,8 @@ interface Token {
   origin: string;
   span: number;
   logprob?: number | null;
+  // how much of the text is of the thought before the answer
+  thought?: number;
   // [id, text, probability]
   top?: [number | null, string, number][];
 }

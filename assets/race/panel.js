@@ -153,8 +153,9 @@ class Panel {
     this.origins[token.origin] = (this.origins[token.origin] || 0) + 1;
     // One token of a panel is a tab stop, the arrow keys walk on from it (tooltip.js).
     const node = el("span", { "data-origin": token.origin, "data-index": index, tabindex: index ? -1 : 0 });
-    this.write(node, token);
-    this.thought.add(token, node);
+    const entry = this.tokens[index];
+    entry.thought = this.thought.add(token, node);
+    this.write(node, entry);
     if (token.text === "") node.classList.add("empty");
     if (/^\s*\n\s*$/.test(token.text)) node.classList.add("newline");
     if (this.differs(index)) node.classList.add("differs");
@@ -170,8 +171,10 @@ class Panel {
   }
 
   write(node, token) {
-    if (this.spaced) node.replaceChildren(el("wbr"), spaced(token.text));   // a sign for a space would not let the line break
-    else node.textContent = readable(token.text);
+    const shown = (text) => this.spaced ? [el("wbr"), spaced(text)] : [readable(text)];   // a sign for a space would not let the line break
+    const rest = token.text.slice(token.thought);
+    if (!token.thought || !rest.trim()) node.replaceChildren(...shown(token.text));
+    else node.replaceChildren(el("span", { class: "thought" }, ...shown(token.text.slice(0, token.thought))), ...shown(rest));
   }
 
   get plainText() {

@@ -16,6 +16,7 @@ function turnNode({ role, content }) {
 }
 
 // What the model thinks before its answer, between <think> and </think>, where the answer begins with it. All of it stays among the tokens; folded, each token is a tick in its colour.
+// A server whose template opens the thought sends the closing mark alone: all before it is the thought.
 class Thought {
   constructor(text) {
     this.text = text;        // the node that holds the tokens
@@ -37,15 +38,24 @@ class Thought {
     return this.chosen ?? this.over;   // open while it is written
   }
 
+  // The length of the token's text that belongs to the thought.
   add(token, node) {
     const mark = token.text.trim();
-    if (mark === "<think>" && !this.begun) this.open = true;
+    if (mark.startsWith("<think>") && !this.begun) this.open = true;
     if (mark) this.begun = true;
-    if (!this.open) return;
-    node.classList.add("thought");
+    const end = token.text.indexOf("</think>");
+    if (!this.open && !this.over && end >= 0) {
+      for (const earlier of this.text.children) earlier.classList.add("thought");
+      this.count = this.text.children.length;
+      this.open = true;
+    }
+    if (!this.open) return 0;
     this.count += 1;
-    this.over = mark === "</think>";
+    this.over = end >= 0;
     this.open = !this.over;
+    const length = this.over ? end + "</think>".length : token.text.length;
+    if (!token.text.slice(length).trim()) node.classList.add("thought");
+    return length;
   }
 
   draw() {

@@ -74,13 +74,14 @@ class Split:
         """
         if "num_decoding_layers" not in config and "num_thinking_layers" not in config:
             return None
+        for name in ("num_encoding_layers", "num_thinking_layers", "num_decoding_layers"):
+            value = config.get(name, 0)
+            if type(value) is not int:
+                raise UserError(f"config.json: {name} needs to be a whole number; got {value!r}")
         early = config.get("num_encoding_layers", 0)
         late = config.get(
             "num_decoding_layers", layers - early - config.get("num_thinking_layers", 0)
         )
-        for name, value in (("num_encoding_layers", early), ("num_decoding_layers", late)):
-            if not isinstance(value, int):
-                raise UserError(f"config.json: {name} needs to be a whole number; got {value!r}")
         split = cls(layers, early, late, config.get("dmtd_head_input", "sum"))
         if config.get("num_thinking_layers", split.middle) != split.middle:
             raise UserError(

@@ -9,9 +9,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.models import checkpoint, fetch, gguf, gguf_weights, hub
+from dmtd_demo.models import fetch, gguf, gguf_weights, hub, recognition
 from dmtd_demo.models.catalog import CATALOG, Archive, CatalogEntry
+from dmtd_demo.models.config import config_of, text_of
 from dmtd_demo.models.gguf_header import File
+from dmtd_demo.models.json_file import read_json
 from dmtd_demo.models.memory import Sizes
 from dmtd_demo.progress import Progress
 
@@ -57,17 +59,24 @@ def find(name: str) -> Found:
     entry = CATALOG.get(name)
     where = entry.source if entry else name
     parts = hub.split(where)
-    if (parts and parts[1] and not Path(where).exists()) or (
-        where.lower().endswith(".gguf") and Path(where).is_file()
-    ):
-        return _find_file(where, entry)
     source = None
-    folder = Path(entry.source) if entry and entry.is_local else Path(name)
+    folder = Path(where)
+    try:
+        there = folder.exists()
+    except (OSError, ValueError):
+        # a name that no file can have
+        there = False
+    if (parts and parts[1] and not there) or (there and recognition.is_gguf(folder)):
+        return _find_file(where, entry)
     if entry and not entry.is_local:
         source = entry.source
-    elif not folder.is_dir():
-        if folder.is_file() or not hub.is_id(name):
-            what = "is a file" if folder.is_file() else "is none of them"
+    elif there and folder.is_dir():
+        folder = recognition.model_in(folder)
+        if folder.is_file():
+            return _find_file(str(folder), entry)
+    else:
+        if there or not hub.is_id(name):
+            what = f"is {recognition.kind_of_file(folder)}" if there else "is none of them"
             raise UserError(
                 "the model needs to be a folder in Hugging Face format, a GGUF file, a hub id "
                 f"such as Qwen/Qwen3-0.6B, or one of {', '.join(CATALOG)}; {name!r} {what}"
@@ -75,12 +84,13 @@ def find(name: str) -> Found:
         source = name
     if source:
         folder = hub.fetch(source, ["config.json"])
-    raw = checkpoint.read_json(folder / "config.json", f"the folder {folder} is no model: it")
-    raw = checkpoint.text_of(raw, folder)
-    config, module = checkpoint.config_of(raw, folder)
+    raw = read_json(folder / "config.json", f"the folder {folder} is no model: it")
+    raw = text_of(raw, folder)
+    config, module = config_of(raw, folder)
+    own = source or recognition.repository_of(folder) or folder.name
     return Found(
-        name=entry.name if entry else source or folder.name,
-        label=entry.label if entry else source or folder.name,
+        name=entry.name if entry else own,
+        label=entry.label if entry else own,
         folder=folder,
         source=source,
         note=entry.note if entry else "",
@@ -109,7 +119,7 @@ def _find_file(where: str, entry: CatalogEntry | None) -> Found:
             raise _with_other_way(error, entry) from None
     folder = path or Path(where)
     raw = gguf.config_of(file)
-    config, module = checkpoint.config_of(raw, folder)
+    config, module = config_of(raw, folder)
     return Found(
         name=entry.name if entry else source or folder.stem,
         label=entry.label if entry else where,
@@ -130,7 +140,7 @@ def fetched(found: Found, progress: Progress) -> Found:
     path = fetch.from_hub(found.name, str(found.source), found.archive, progress)
     file = gguf.read(path)
     raw = gguf.config_of(file)
-    config, _ = checkpoint.config_of(raw, path)
+    config, _ = config_of(raw, path)
     return replace(found, folder=path, file=file, raw=raw, config=config)
 
 

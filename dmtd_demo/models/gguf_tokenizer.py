@@ -9,10 +9,10 @@ from tokenizers import pre_tokenizers as pre
 from transformers import PreTrainedTokenizerFast
 
 from dmtd_demo.errors import UserError
+from dmtd_demo.models.ends import MARKS
 from dmtd_demo.models.gguf_header import File
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>")  # which end a text wherever they are control
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -82,8 +82,8 @@ def tokenizer_of(file: File) -> PreTrainedTokenizerFast | None:
 def eos_ids(file: File) -> frozenset[int]:
     """Every id that ends a text: the file names one or two, and chat models know more."""
     tokens, types = _tokens(file)
-    ends = {i for i, (t, kind) in enumerate(zip(tokens, types)) if kind == CONTROL and t in ENDS}
-    named = (_id(file, key, tokens) for key in ("eos", "eot"))
+    ends = {i for i, (t, kind) in enumerate(zip(tokens, types)) if kind == CONTROL and t in MARKS}
+    named = (_id(file, key, tokens) for key in ("eos", "eot", "eom"))
     return frozenset(ends | {id_ for id_ in named if id_ is not None})
 
 

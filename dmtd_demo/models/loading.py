@@ -18,10 +18,13 @@ from dmtd_demo.models import (
     gguf_tokenizer,
     gguf_weights,
     hub,
+    shapes,
     weights,
 )
 from dmtd_demo.models.addons import Base
 from dmtd_demo.models.catalog import CATALOG
+from dmtd_demo.models.config import CLASSES
+from dmtd_demo.models.ends import of_folder as ends_of_folder
 from dmtd_demo.models.finding import Found, fetched, find
 from dmtd_demo.models.memory import Sizes
 from dmtd_demo.models.model import Model
@@ -99,8 +102,7 @@ def load(name: str = "classroom", **given: Unpack[LoadNames]) -> Model:
         ) from None
     model = _model(parts, module, placement, settings.trainable)
     model.folder = found.folder
-    if found.note:
-        model.reasons.append(found.note)
+    model.reasons.extend(parts.reasons)
     choose_threads(model, settings.threads)
     attaching.take_all(model, found.folder, settings.addons, found.addons)
     if model.backbone.hybrid:
@@ -124,7 +126,7 @@ def load_random(
     if name not in CATALOG:
         raise UserError(f"--random-weights needs one of {', '.join(CATALOG)}; got {name!r}")
     entry = CATALOG[name]
-    config_cls, cls = checkpoint.CLASSES[entry.family]
+    config_cls, cls = CLASSES[entry.family]
     ends = dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"))
     config: Any = config_cls.from_dict({**entry.shape, **ends})
     placement = place(
@@ -145,7 +147,10 @@ def load_random(
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts of a Model beside its weights. raw: the fields of its config.json."""
+    """The parts of a Model beside its weights.
+
+    raw: the fields of its config.json. reasons: what else there is to say of it.
+    """
 
     name: str
     label: str
@@ -153,6 +158,7 @@ class _Parts:
     base: Base
     tokenizer: PreTrainedTokenizerBase | None = None
     eos_ids: frozenset[int] = frozenset()
+    reasons: tuple[str, ...] = ()
 
 
 def _on_this_machine(found: Found, progress: Progress) -> Found:
@@ -166,18 +172,22 @@ def _on_this_machine(found: Found, progress: Progress) -> Found:
 
 def _parts(found: Found, settings: LoadSettings) -> _Parts:
     """Check the files, and read all but the weights. Raises UserError."""
-    file, folder = found.file, found.folder
+    file, folder, disagree = found.file, found.folder, None
     tokenizer: PreTrainedTokenizerBase | None
     if file is not None:
         fingerprint = gguf_weights.fingerprint(file)
         tokenizer, ends = gguf_tokenizer.tokenizer_of(file), gguf_tokenizer.eos_ids(file)
     else:
+        shapes.check(folder, found.config, found.module)
         fingerprint = checkpoint.check_weights(folder, settings.progress)
         tokenizer = checkpoint.tokenizer(folder, found.config)
-        ends = checkpoint.eos_ids(folder, found.raw)
+        rows = found.config.vocab_size
+        ends, disagree = ends_of_folder(folder, found.raw, tokenizer, rows)
     name = found.source.partition(":")[0] if found.source else found.name
     base = Base(name, hub.revision(folder), fingerprint)
-    return _Parts(found.name, found.label, found.raw, base, tokenizer, ends)
+    reasons = [found.note] if found.note else []
+    reasons += [disagree] if disagree else []
+    return _Parts(found.name, found.label, found.raw, base, tokenizer, ends, tuple(reasons))
 
 
 def _model(

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from dmtd_demo.backbone import cpu_packed, cuda_packed
 from dmtd_demo.backbone.bitsandbytes_4bit import choose_layout
-from dmtd_demo.errors import UserError, is_out_of_memory
+from dmtd_demo.errors import Cancelled, UserError, is_out_of_memory
 from dmtd_demo.models import checkpoint, gguf_weights
+from dmtd_demo.models.config import WRAPPER, in_one_line
 from dmtd_demo.models.gguf_header import File
 from dmtd_demo.models.placement import FAST, Placement
 from dmtd_demo.progress import Progress, no_progress
@@ -38,7 +38,7 @@ class Source:
 
     @property
     def hybrid(self) -> bool:
-        return self.config.model_type == f"{checkpoint.WRAPPER}_text"
+        return self.config.model_type == f"{WRAPPER}_text"
 
 
 def read(source: Source, placement: Placement, progress: Progress = no_progress) -> PreTrainedModel:
@@ -85,12 +85,12 @@ def _module_of(
             quantization_config=_bitsandbytes(placement, dense),
             state_dict=state,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error) or isinstance(error, UserError):
+    except Exception as error:
+        # of the many kinds that transformers raises for files that do not fit
+        if is_out_of_memory(error) or isinstance(error, (UserError, Cancelled)):
             raise
         raise UserError(
-            f"the weights in {source.folder} do not fit its config.json: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"the weights in {source.folder} do not fit its config.json: {in_one_line(error)}"
         ) from None
     finally:
         transformers_logging.set_tqdm_hook(previous)

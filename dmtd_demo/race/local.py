@@ -10,7 +10,9 @@ import torch
 
 from dmtd_demo.decoders import Decoder, Step
 from dmtd_demo.errors import is_out_of_memory
+from dmtd_demo.models.ends import named
 from dmtd_demo.models.model import Model, use_threads
+from dmtd_demo.models.thoughts import balanced
 from dmtd_demo.models.token_text import TokenText
 from dmtd_demo.race import trace
 from dmtd_demo.race.audit import Judged, audit_ids
@@ -52,6 +54,7 @@ class LocalPanel:
         self._eos_ids = frozenset() if settings.ignore_eos else entry.model.eos_ids
         self._texts = texts
         self._stream = texts.stream()
+        self._thoughts = balanced(entry.model.tokenizer, entry.prompt)
         sampler = Sampler(settings.sampling, settings.top, entry.model.backbone.device)
         self._steps = decoder.steps(entry.model, entry.prompt, sampler)
 
@@ -70,6 +73,7 @@ class LocalPanel:
             "prompt_tokens": len(self.prompt),
             **({"lossless": True} if self.decoder.lossless else {}),
             **({"recurrent": states} if states else {}),
+            **({"ends": named(self._eos_ids, self.model.tokenizer)} if self._eos_ids else {}),
         }
 
     def prepare(self) -> None:
@@ -171,7 +175,7 @@ class LocalPanel:
             tokens.append(
                 {
                     "id": token.id,
-                    "text": "" if end else self._stream.push(token.id),
+                    "text": "" if end else self._thoughts.push(self._stream.push(token.id)),
                     "origin": token.origin,
                     "span": self._span,
                     "logprob": round(token.logprob, 5),
@@ -186,6 +190,8 @@ class LocalPanel:
             # tokens of a step after EOS or over the limit are dropped
             if self.stop:
                 break
+        if self.stop and tokens:
+            tokens[-1]["text"] = f"{tokens[-1]['text']}{self._thoughts.finish()}"
         single = len(step.passes) == 1
         record = {
             "type": "step",

@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from urllib.parse import urlsplit
 
 from dmtd_demo.models.chat import Message
+from dmtd_demo.models.thoughts import OPEN, Balanced
 from dmtd_demo.race import trace
 from dmtd_demo.race.protocol import Panel, ending
 from dmtd_demo.race.remote_server import Remote
@@ -50,6 +51,8 @@ class RemotePanel:
         self.stop: str | None = None
         self.message: str | None = None
         self.counted: int | None = None
+        # a server whose template opens the thought sends the closing mark alone
+        self._thoughts = Balanced(late=True)
         self._messages = messages
         self._settings = settings
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -95,6 +98,7 @@ class RemotePanel:
                 taken.append(self._step(at, event))
             elif isinstance(event, Finish):
                 self.stop, self.counted = event.reason, event.tokens
+                taken += self._rest(at)
             else:
                 self.stop, self.message = (
                     "error",
@@ -119,6 +123,8 @@ class RemotePanel:
         `pieces` says how many came.
         """
         figures = trace.statistics(self.records, 0)
+        if self._thoughts.unopened:
+            figures["text"] = f"{OPEN}\n{figures['text']}"
         if self.counted is not None and self.counted != figures["tokens"]:
             seconds = figures["decode_seconds"]
             figures |= {
@@ -138,7 +144,7 @@ class RemotePanel:
     def _step(self, at: float, piece: Piece) -> trace.Record:
         token = {
             "id": None,
-            "text": piece.text,
+            "text": self._thoughts.push(piece.text),
             "origin": "remote",
             "span": 0,
             "logprob": None if piece.logprob is None else round(piece.logprob, 5),
@@ -154,6 +160,11 @@ class RemotePanel:
         }
         self.records.append(record)
         return record
+
+    def _rest(self, at: float) -> Burst:
+        """Return what was held back, as one more piece."""
+        held = self._thoughts.finish()
+        return [self._step(at, Piece(held))] if held else []
 
     async def _listen(self, began: float) -> None:
         try:

@@ -110,7 +110,7 @@ def test_it_loads_unmodified_and_decodes_by_the_formula(
     assert (
         model.split == Split(4, 0, late, "sum")
         and model.tau == 3
-        and model.eos_ids == {3}
+        and 3 in model.eos_ids
         and model.parameters == parameters(module)
     )
     assert model.tokenizer.encode("What is 47 + 38?") == small_tokenizer.encode("What is 47 + 38?")
@@ -148,5 +148,5 @@ def test_it_loads_unmodified_and_decodes_by_the_formula(
 def test_pickled_weights_are_not_read(tmp_path, small_tokenizer):
     published(tmp_path, small_tokenizer, "dmtd", False, False, True, 1)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="needs its weights in safetensors files; none are there"):
+    with pytest.raises(ValueError, match="needs its weights in safetensors files; they are in pytorch_model.bin"):
         load(str(tmp_path))

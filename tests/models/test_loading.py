@@ -38,7 +38,7 @@ def test_a_folder_is_a_model(model_folder):
         and model.device == "cpu"
         and model.split is None
     )
-    assert model.tokenizer is not None and model.eos_ids == {model.tokenizer.eos_token_id}
+    assert model.tokenizer is not None and model.tokenizer.eos_token_id in model.eos_ids
     # of the device and the dtype: with one thread there is nothing to choose
     assert len(model.reasons) == 2
 
@@ -119,7 +119,7 @@ def infinite(folder):
         (lambda f: edit_config(f, model_type="qwen3_next"), "qwen3_5.*a mixture of experts"),
         (
             lambda f: edit_config(f, quantization_config={"quant_method": "awq"}),
-            r"quantized already \(awq\): take the plain",
+            r"quantized already \(AWQ\): take the plain",
         ),
         (not_finite, "norm.weight.* holds NaN or infinity"),
         (infinite, "q_proj.* holds NaN"),

@@ -19,7 +19,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models import placement
 from dmtd_demo.models.catalog import CATALOG
-from dmtd_demo.models.checkpoint import CLASSES
+from dmtd_demo.models.config import CLASSES
 from dmtd_demo.models.loading import load, load_random
 from dmtd_demo.models.memory import Need, Sizes, gib, taken, weight_bytes
 from dmtd_demo.models.model import Model

@@ -157,7 +157,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_the_catalog_counts_what_the_modules_hold(size):
     from dmtd_demo.backbone.qwen import Backbone
-    from dmtd_demo.models.checkpoint import CLASSES
+    from dmtd_demo.models.config import CLASSES
 
     entry = CATALOG[f"Qwen3.5-{size}"]
     sizes = Sizes.of(entry.family, entry.shape)

@@ -79,15 +79,8 @@ def test_run_asks_anew_and_reply_goes_on(visit: RacePage) -> None:
     )
 
 
-def test_a_thought_is_folded_and_every_token_stays(visit: RacePage) -> None:
-    pieces = [
-        ("<think>", "full"),
-        ("\n", "late"),
-        ("Two and two", "late"),
-        ("</think>", "full"),
-        ("\n\n", "late"),
-        ("Four.", "mtp"),
-    ]
+def thinking_record(pieces: list[tuple[str, str]]) -> tuple[str, str]:
+    """A race of one panel that wrote these pieces, as JSON lines; and its text."""
     header = {
         "type": "header",
         "schema": 1,
@@ -120,14 +113,32 @@ def test_a_thought_is_folded_and_every_token_stays(visit: RacePage) -> None:
         "full_passes": 5,
         "text": "".join(text for text, _ in pieces),
     }
-    record = "\n".join(json.dumps(line) for line in [header, *steps, over])
+    return "\n".join(json.dumps(line) for line in [header, *steps, over]), over["text"]
+
+
+def opened(visit: RacePage, pieces: list[tuple[str, str]]) -> str:
+    """Open such a race on the page; return its text."""
+    record, text = thinking_record(pieces)
     visit.page.set_input_files(
         ".keep input", files=[{"name": "thought.jsonl", "mimeType": "", "buffer": record.encode()}]
     )
     assert visit.wait_until(*OVER) == "done"
+    return text
+
+
+def test_a_thought_is_folded_and_every_token_stays(visit: RacePage) -> None:
+    pieces = [
+        ("<think>", "full"),
+        ("\n", "late"),
+        ("Two and two", "late"),
+        ("</think>", "full"),
+        ("\n\n", "late"),
+        ("Four.", "mtp"),
+    ]
+    whole = opened(visit, pieces)
     text = visit.page.locator("[data-panel='0']")
     tokens = text.locator("[data-origin]")
-    assert tokens.count() == 6 and text.evaluate("node => node.textContent") == over["text"]
+    assert tokens.count() == 6 and text.evaluate("node => node.textContent") == whole
     toggle = visit.page.get_by_role("button", name="Thought: 4 tokens")
     assert toggle.get_attribute("aria-expanded") == "false"
     widths = [box["width"] for box in (token.bounding_box() for token in tokens.all())]
@@ -150,3 +161,14 @@ def test_a_thought_is_folded_and_every_token_stays(visit: RacePage) -> None:
     assert earlier.inner_text().split() == ["Thought", "4"]
     earlier.locator("summary").click()
     assert "hm <b>" in earlier.inner_text()
+
+    # by a template that opened it, and by a server whose template did: in pieces of its own
+    for parts in (
+        ["<think>\nTwo", " and two", "</think>\n\n", "Four."],
+        ["Two and ", "two</think>\n\nFo", "ur."],
+    ):
+        opened(visit, [(part, "full") for part in parts])
+        count = len(parts) - 1
+        assert visit.page.get_by_role("button", name=f"Thought: {count} token").is_visible()
+        assert text.evaluate("node => node.textContent").endswith("Four.")
+        assert tokens.nth(0).bounding_box()["width"] < 8 < tokens.last.bounding_box()["width"]

@@ -148,5 +148,7 @@ def test_it_loads_unmodified_and_decodes_by_the_formula(
 def test_pickled_weights_are_not_read(tmp_path, small_tokenizer):
     published(tmp_path, small_tokenizer, "dmtd", False, False, True, 1)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="needs its weights in safetensors files; they are in pytorch_model.bin"):
+    with pytest.raises(
+        ValueError, match="needs its weights in safetensors files; they are in pytorch_model.bin"
+    ):
         load(str(tmp_path))

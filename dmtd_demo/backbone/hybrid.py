@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import GroupedAttention
-from dmtd_demo.backbone.linears import together
+from dmtd_demo.backbone.linears import Several, together
 from dmtd_demo.backbone.norms import CentredNorm, FusedNorm
 from dmtd_demo.backbone.recurrent import RecurrentState, Write, chunk, step
 
@@ -185,7 +185,8 @@ class GatedAttention(_HybridLayer, GroupedAttention):
         self.query_heads = mixer.q_proj.out_features // (2 * self.head_size)
         self.kv_heads = mixer.k_proj.out_features // self.head_size
         self.qkv = together(mixer.q_proj, mixer.k_proj, mixer.v_proj)
-        self.o = together(mixer.o_proj)
+        # a joined product takes the residual in the bias's place
+        self.o = together(mixer.o_proj) if mixer.o_proj.bias is None else Several(mixer.o_proj)
         weights = (
             mixer.q_norm.weight.expand(self.query_heads, -1),
             mixer.k_norm.weight.expand(self.kv_heads, -1),

@@ -26,13 +26,12 @@ from dmtd_demo.backbone.hybrid import HybridCache, HybridLayer, is_recurrent, la
 from dmtd_demo.backbone.linears import Linear
 from dmtd_demo.backbone.norms import CentredNorm, FusedNorm
 from dmtd_demo.backbone.split import Split
+from dmtd_demo.backbone.supported import HYBRID, SILU, check_config
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.machine import on_zero_gpu
 
 # versions of transformers that were tried
 TRIED = "5.13 to 5.24"
-MODEL_TYPES = ("qwen2", "qwen3", "qwen3_5_text")
-STATIC_ROPE = ("default", "linear", "yarn", "llama3")
 
 
 class Norm(Protocol):
@@ -78,17 +77,7 @@ class Backbone:
 
     def __init__(self, module: transformers.PreTrainedModel) -> None:
         config = module.config
-        if config.model_type not in MODEL_TYPES:
-            raise UserError(
-                f"a backbone needs one of the model types {', '.join(MODEL_TYPES)}; got "
-                f"{config.model_type}"
-            )
-        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        if rope not in STATIC_ROPE:
-            raise UserError(
-                f"a backbone needs a RoPE that does not depend on the text's length "
-                f"({', '.join(STATIC_ROPE)}); got {rope}"
-            )
+        check_config(config)
         try:
             inner = module.model
             self._embed, self._layers, self._norm, self._rotary = (
@@ -128,7 +117,7 @@ class Backbone:
         self._fused_norm: FusedNorm | None = None
         # by layer, whether it has a recurrent state in place of keys and values
         self.recurrent = [is_recurrent(layer) for layer in self._layers]
-        self.hybrid = config.model_type == "qwen3_5_text"
+        self.hybrid = config.model_type == HYBRID
         # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains
         # nothing
         self.static = self.device.type == "cuda" and not on_zero_gpu() and not self.hybrid
@@ -355,8 +344,11 @@ class Backbone:
     def _fused(self) -> list[FusedLayer]:
         """The layers of a Qwen2 or Qwen3 in few operations.
 
-        None of them where the linears are of no known kind, or lie on several devices.
+        None of them where the linears are of no known kind or lie on several devices, or where the
+        MLP's activation is another than SiLU: those run as transformers' own modules.
         """
+        if self.config.hidden_act not in SILU:
+            return []
         parts = self._parts(0, self._layers)
         # as the parameters are, so that they stay trainable
         with torch.inference_mode(self._embed.weight.is_inference()):

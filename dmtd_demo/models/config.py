@@ -22,7 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from dmtd_demo.backbone.qwen import MODEL_TYPES
+from dmtd_demo.backbone.supported import MODEL_TYPES, check_config
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.ends import ids_of
 from dmtd_demo.models.recognition import check_unquantized
@@ -115,6 +115,7 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
         # transformers' strict configs raise several kinds for a wrong field
         raise _refused(path, kind, in_one_line(error)) from None
     _check_whole(config, path, kind)
+    check_config(config)
     return config, cls
 
 

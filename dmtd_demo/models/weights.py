@@ -116,6 +116,12 @@ def _check_all_read(source: Source, info: dict[str, Any], placement: Placement) 
     unexpected = sorted(
         name for name in info["unexpected_keys"] if not checkpoint.UNREAD.search(name)
     )
+    biases = [name for name in unexpected if name.endswith(".bias")]
+    if biases:
+        raise UserError(
+            f"the weights in {source.folder} hold biases that its layers do not add: {biases[0]} "
+            f"({len(biases)} such in all)"
+        )
     if unexpected and source.hybrid:
         raise UserError(
             f"the weights in {source.folder} do not fit its config.json: {unexpected[0]} is of no "

@@ -20,7 +20,8 @@ from dmtd_demo.backbone.cpu_packed import (
     joined,
     pack,
 )
-from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone, parameters
+from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.supported import MODEL_TYPES
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load, load_random

@@ -26,7 +26,8 @@ from dmtd_demo.backbone.cuda_packed import (
     pack,
     shape_of,
 )
-from dmtd_demo.backbone.qwen import MODEL_TYPES, Backbone, parameters
+from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.supported import MODEL_TYPES
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load_random
 from dmtd_demo.models.memory import Sizes, taken, weight_bytes

@@ -77,6 +77,13 @@ def misshape(folder):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def biased(folder):
+    tensors = load_file(folder / "model.safetensors")
+    rows = tensors["model.layers.1.mlp.up_proj.weight"].shape[0]
+    tensors["model.layers.1.mlp.up_proj.bias"] = torch.ones(rows)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def not_finite(folder, name="model.norm.weight", value=float("nan")):
     tensors = load_file(folder / "model.safetensors")
     tensors[name].view(-1)[5] = value
@@ -99,6 +106,8 @@ def infinite(folder):
         (cut, "whole safetensors file"),
         (drop, "up_proj.weight is missing"),
         (misshape, "do not fit"),
+        (biased, "biases that its layers do not add: model.layers.1.mlp.up_proj.bias"),
+        (lambda f: edit_config(f, mlp_bias=True), "needs mlp_bias to be False"),
         (lambda f: edit_config(f, num_thinking_layers=3, num_decoding_layers=3), "add up to 4"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer in"),
         (

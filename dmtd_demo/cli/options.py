@@ -294,18 +294,19 @@ def add_train(commands: Commands) -> None:
             "mixed",
             "dmtd",
             "data",
+            "all",
             "classroom-hybrid",
         ),
         help="classroom: the model; then, on it, heads, and with them clp and gate; head0; "
         "adaptive, and with it mixed. dmtd: the layers of another model. data: conversations that "
-        "--model writes itself, for --data. classroom-hybrid: a small Qwen3.5 with its own MTP "
-        "head",
+        "--model writes itself, for --data. all: data, heads, clp, gate, adaptive and their "
+        "figures for --model. classroom-hybrid: a small Qwen3.5 with its own MTP head",
     )
     train.add_argument(
         "--output",
         metavar="FOLDER",
-        help="checkpoints, log and the model (default: runs/classroom, runs/data or "
-        "runs/classroom-hybrid)",
+        help="checkpoints, log and the model (default: runs/classroom, runs/data, "
+        "runs/NAME of a model for all, or runs/classroom-hybrid)",
     )
     train.add_argument(
         "--tokens", type=float, help="how many tokens to see (default: the recipe's own)"
@@ -363,7 +364,13 @@ def _add_own_data(train: CommandParser) -> None:
         type=int,
         default=2000,
         metavar="N",
-        help="data only: how many to keep; run again, it goes on where it was (default: 2,000)",
+        help="data and all: how many to keep; run again, both go on where they were "
+        "(default: 2,000)",
+    )
+    train.add_argument(
+        "--minutes",
+        type=float,
+        help="all only: how long it may take by an estimate, which cuts the data to fit",
     )
     train.add_argument(
         "--turns", type=int, default=1, help="data only: answers of a conversation (default: 1)"
@@ -405,8 +412,8 @@ def _add_layer_training(train: CommandParser) -> None:
     train.add_argument(
         "--batch",
         type=int,
-        help="dmtd: rows of an update, over all processes (default: 16); data: texts that are "
-        "written at once (default: 64)",
+        help="dmtd: rows of an update, over all processes (default: 16); data and all: texts "
+        "that are written at once (default: 64)",
     )
     train.add_argument(
         "--gradient-accumulation",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmtd_demo.models.model import Model
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -12,8 +16,8 @@ def run_train(options: argparse.Namespace) -> None:
     if options.recipe == "classroom-hybrid":
         train_hybrid(options)
         return
-    if options.recipe == "data":
-        write_data(options)
+    if options.recipe in ("data", "all"):
+        (write_data if options.recipe == "data" else train_everything)(options)
         return
     options.output = options.output or "runs/classroom"
     if options.model:
@@ -110,6 +114,82 @@ def write_data(options: argparse.Namespace) -> None:
     folder = Path(options.output or "runs/data")
     write_conversations(model, folder, settings)
     print((folder / CARD).read_text(encoding="utf-8"))
+
+
+def train_everything(options: argparse.Namespace) -> None:
+    """Train every add-on of a model under one bar, and say what came of it."""
+    from tqdm import tqdm
+
+    from dmtd_demo.errors import UserError
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.models.threads import THREADS
+    from dmtd_demo.training.all_addons import FIGURES, AllSettings, Plan, train_all
+
+    if not options.model:
+        raise UserError("train all needs --model: a chat model")
+    settings = AllSettings(
+        options.conversations,
+        options.minutes,
+        options.data,
+        64 if options.batch is None else options.batch,
+        options.seed,
+        options.checkpoint_seconds,
+    )
+    model = load(
+        options.model,
+        quantization=options.quantization,
+        dtype=options.dtype,
+        device=options.device,
+        fast=False,
+        threads=options.threads or THREADS,
+    )
+    output = Path(options.output or f"runs/{model.name.rpartition('/')[2]}")
+    # a thousandth of the estimate each
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=1000, bar_format=form, dynamic_ncols=True) as bar:
+
+        def tell(stage: str, done: int, total: int) -> None:
+            bar.set_description_str(stage, refresh=False)
+            bar.update(max(done - bar.n, 0))
+
+        def announce(plan: Plan) -> None:
+            bar.write(f"{model.name}: {plan}; {output} goes on where it was if it is run again")
+
+        def judge(folder: Path, held: Path, seconds: float) -> dict[str, Any]:
+            return judged(model, folder, held, seconds)
+
+        found = train_all(model, output, settings, tell=tell, judge=judge, planned=announce)
+    for stage, facts in found.items():
+        print(f"{stage}: {facts}")
+    print(f"The add-ons lie in {output / 'addons'}, their figures in {output / FIGURES}.")
+
+
+def judged(model: Model, folder: Path, held: Path, seconds: float) -> dict[str, Any]:
+    """Race new add-ons on as many held-out conversations as fit into the seconds, one at least."""
+    from dmtd_demo.decoders import DECODERS
+    from dmtd_demo.measure.evaluation import evaluate, read_tasks
+    from dmtd_demo.models.addons import load_addons
+    from dmtd_demo.race.panels import parse_panel
+    from dmtd_demo.race.settings import RaceSettings
+
+    backbone = model.backbone
+    modules, facts = load_addons(
+        folder, backbone.hidden_size, backbone.dtype, backbone.device, model.base
+    )
+    model.addons.update(modules)
+    model.addon_facts.update(facts)
+    names = ("ar", "mtp-verified", "clp", "mtp-gate", "dmtd-adaptive")
+    panels = [parse_panel(name) for name in names if not DECODERS[name].missing(model)]
+    tasks = read_tasks(str(held), 100)
+    settings = RaceSettings.of(max_new_tokens=64)
+    began = time.monotonic()
+    result = evaluate(model, panels, tasks[:1], settings)
+    fit = int(seconds / (time.monotonic() - began)) - 1
+    if fit > 1:
+        result = evaluate(model, panels, tasks[:fit], settings)
+    shown = ("audit_agreement", "tokens_per_full_pass", "over_ar", "repetition_ratio")
+    rows = {row["panel"]: {name: row[name] for name in shown} for row in result["rows"]}
+    return {"prompts": result["prompts"], "panels": rows}
 
 
 def train_hybrid(options: argparse.Namespace) -> None:

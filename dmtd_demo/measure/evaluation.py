@@ -46,7 +46,7 @@ def held_out_tasks(seed: int, count: int) -> list[Task]:
 def read_tasks(path: str, count: int) -> list[Task]:
     """Read JSON lines with `answer`, and `prompt` or `messages`; `family` is optional.
 
-    Raises UserError.
+    Without `answer` it is the conversation's last one. Raises UserError.
     """
     try:
         lines = list(lines_of(read_text(path)))
@@ -63,9 +63,12 @@ def read_tasks(path: str, count: int) -> list[Task]:
                 if "messages" in row
                 else [{"role": "user", "content": row["prompt"]}]
             )
+            messages = messages_in(turns)
+            if "answer" not in row and messages[-1]["role"] == "assistant":
+                row["answer"] = messages.pop()["content"]
             if isinstance(row["answer"], bool) or not isinstance(row["answer"], (str, int, float)):
                 raise TypeError
-            tasks.append((str(row.get("family", "all")), messages_in(turns), str(row["answer"])))
+            tasks.append((str(row.get("family", "all")), messages, str(row["answer"])))
         except LeftOut as reason:
             # nothing of an evaluation is left out unseen
             raise UserError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
+from torch import nn
 
 from dmtd_demo.backbone.bitsandbytes_4bit import keep_layout
 from dmtd_demo.backbone.cpu_packed import dense_kept
@@ -206,9 +207,41 @@ def train_addon(
         "steps": steps,
         "seed": settings.seed,
     }
-    recipe = features.recipe(
-        name, backbone, model.base, settings.seed, heads.k if heads else 0, facts
+    module = learn(
+        name, model, output, settings, seen, heads.k if heads else 0, facts, held, tell, watch
     )
+    if not heads or not processes(backbone.device).is_main_process:
+        return
+    try:
+        acceptance = calibrate.Acceptance.of(name, module)
+        found = calibrate.spans(backbone, split, heads, kept, acceptance, tell)
+    except RuntimeError as error:  # texts that the model would not have written itself
+        print(f"{name}: {error}")
+        return
+    folder, method = output / "addons", features.METHODS[name]
+    save_addon(folder, method, module, model.base, backbone.hidden_size, **{**facts, **found})
+    print(f"{name}: default threshold {found['threshold']}, {found['validation']}")
+
+
+def learn(
+    name: str,
+    model: Model,
+    output: Path,
+    settings: Settings,
+    seen: features.Features,
+    k: int,
+    facts: dict[str, Any],
+    held: features.Features | None = None,
+    tell: Told = no_progress,
+    watch: Callable[[Moment], None] | None = None,
+) -> nn.Module:
+    """Train one add-on on hidden states that are there, and return it; it lies in `output`/addons.
+
+    k: of the MTP heads that clp and gate choose from. facts: for the card. held: what the confusion
+    matrix is drawn from. Raises UserError.
+    """
+    backbone, steps = model.backbone, settings.updates(name)
+    recipe = features.recipe(name, backbone, model.base, settings.seed, k, facts, seen.labels)
     recipe = replace(recipe, learning_rate=settings.rate or recipe.learning_rate)
     module = recipe.trainable
     looked = 0.0
@@ -236,20 +269,11 @@ def train_addon(
                 device=backbone.device,
                 checkpoint_seconds=settings.checkpoint_seconds,
                 log=output / "log.jsonl",
+                bar=tell is no_progress,
             ),
             watch=after,
         )
-    if not heads or not processes(backbone.device).is_main_process:
-        return
-    try:
-        acceptance = calibrate.Acceptance.of(name, module)
-        found = calibrate.spans(backbone, split, heads, kept, acceptance, tell)
-    except RuntimeError as error:  # texts that the model would not have written itself
-        print(f"{name}: {error}")
-        return
-    folder, method = output / "addons", features.METHODS[name]
-    save_addon(folder, method, module, model.base, backbone.hidden_size, **{**facts, **found})
-    print(f"{name}: default threshold {found['threshold']}, {found['validation']}")
+    return module
 
 
 def _rows(model: Model, output: Path, settings: Settings, tell: Told = no_progress) -> list[Row]:

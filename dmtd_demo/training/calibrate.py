@@ -158,6 +158,39 @@ def spans(
     }
 
 
+def by_share(
+    probabilities: Sequence[Sequence[float]],
+    right: Sequence[int],
+    k: int,
+    accept: Callable[[Sequence[float], int, float], int],
+    wanted: float,
+) -> dict[str, Any]:
+    """Find the most generous threshold at which the wanted share of the taken tokens is right.
+
+    For language models, whose long answers no unverified decoder keeps whole. probabilities: at
+    positions of held-out texts; right: how many of the tokens after each are `ar`'s own. Returns
+    facts for the add-on's card; by_threshold: [tokens per full pass, share right].
+    """
+    table = {}
+    for threshold in (0.3, 0.4, *THRESHOLDS):
+        taken = [accept(p, k, threshold) for p in probabilities]
+        good = sum(map(min, taken, right))
+        share = good / sum(taken) if sum(taken) else 1.0
+        table[threshold] = [round(1 + sum(taken) / max(len(taken), 1), 4), round(share, 4)]
+    best = min((t for t, (_, share) in table.items() if share >= wanted), default=max(table))
+    shown = {str(t): table[t] for t in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)}
+    return {
+        "threshold": best,
+        "validation": {
+            "positions": len(right),
+            "wanted": wanted,
+            "tokens_per_full_pass": table[best][0],
+            "agreement": table[best][1],
+            "by_threshold": shown,
+        },
+    }
+
+
 def follow(
     text: list[int], guesses: list[list[int]], accepted: list[int], span: list[int]
 ) -> tuple[int, int]:

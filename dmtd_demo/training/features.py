@@ -101,7 +101,9 @@ def collect(
     rng = random.Random(f"cycles:{source.seed}")
     kept: list[tuple[Tensor, Tensor]] = []
     size = 0
-    for number, row in enumerate(tqdm(rows, desc="hidden states", unit="row", dynamic_ncols=True)):
+    quiet = tell is not no_progress
+    bar = tqdm(rows, desc="hidden states", unit="row", dynamic_ncols=True, disable=quiet)
+    for number, row in enumerate(bar):
         tell("Hidden states", number, len(rows))
         batch = collate([row], len(row.ids), 0).to(backbone.device)
         everywhere = torch.ones_like(batch.ids, dtype=torch.bool)
@@ -155,16 +157,23 @@ def confusion(predictor: CollocationLengthPredictor, seen: Features) -> list[lis
 
 
 def recipe(
-    name: str, backbone: Backbone, base: Base, seed: int, k: int, facts: dict[str, object]
+    name: str,
+    backbone: Backbone,
+    base: Base,
+    seed: int,
+    k: int,
+    facts: dict[str, object],
+    labels: Tensor | None = None,
 ) -> Recipe[Features]:
     """Return the recipe of an add-on. name: as on the command line.
 
     facts: what the card says of the data. k: of the MTP heads that clp and gate choose from.
+    labels: all that will be learned, whose tokens alone heads then choose from.
     """
     torch.manual_seed(seed)
     module, loss, rate = {
-        "heads": lambda: _heads(backbone, K, 1),
-        "head0": lambda: _heads(backbone, 1, 0),
+        "heads": lambda: _heads(backbone, K, 1, labels),
+        "head0": lambda: _heads(backbone, 1, 0, labels),
         "clp": lambda: _lengths(backbone, k),
         "native_clp": lambda: _lengths(backbone, k),
         "gate": lambda: _gate(backbone, k),
@@ -196,12 +205,15 @@ def recipe(
 Loss = Callable[[Features, Progress], Lost]
 
 
-def _heads(backbone: Backbone, k: int, first: int) -> tuple[nn.Module, Loss, float]:
+def _heads(
+    backbone: Backbone, k: int, first: int, labels: Tensor | None
+) -> tuple[nn.Module, Loss, float]:
     """Return k heads, their loss and its rate.
 
-    first: the number of the first one: 1 beside the LM head, 0 in its place.
+    first: the number of the first one: 1 beside the LM head, 0 in its place. labels: see `recipe`.
     """
     module = MTPHeads(backbone.hidden_size, k).to(backbone.device)
+    weight, number = _restricted(backbone, labels)
 
     def loss(batch: Features, progress: Progress) -> Lost:
         states = module(batch.h.float())
@@ -211,14 +223,36 @@ def _heads(backbone: Backbone, k: int, first: int) -> tuple[nn.Module, Loss, flo
             known = wanted != IGNORED
             parts.append(states.new_zeros(()))
             if known.any():
-                logits = backbone.logits(states[known, i]).float()
-                parts[-1] = FALL**i * F.cross_entropy(logits, wanted[known])
-                figures[f"acc{first + i}"] = (
-                    (logits.argmax(-1) == wanted[known]).float().mean().item()
-                )
+                state, of_it = states[known, i], wanted[known]
+                if weight is None:
+                    logits = backbone.logits(state).float()
+                else:
+                    logits, of_it = F.linear(state.to(weight.dtype), weight).float(), number[of_it]
+                parts[-1] = FALL**i * F.cross_entropy(logits, of_it)
+                figures[f"acc{first + i}"] = (logits.argmax(-1) == of_it).float().mean().item()
         return torch.stack(parts), figures
 
     return module, loss, 1e-3
+
+
+def _restricted(backbone: Backbone, labels: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    """Return the LM head's rows of the tokens in the labels, and each token's number among them.
+
+    A softmax over these alone costs an update a fraction where the vocabulary is large, and the
+    tokens that never come have nothing to teach. None where it would spare little, or the LM head
+    is not a plain matrix.
+    """
+    head = backbone.module.get_output_embeddings()
+    dense = getattr(head, "dense", None)
+    weight = head.weight if type(head) is nn.Linear else dense() if dense else None
+    if labels is None or weight is None or head.bias is not None:
+        return None, torch.empty(0)
+    tokens = labels[labels != IGNORED].unique().to(weight.device)
+    if len(tokens) > len(weight) // 2:
+        return None, torch.empty(0)
+    number = torch.zeros(len(weight), dtype=torch.long, device=weight.device)
+    number[tokens] = torch.arange(len(tokens), device=weight.device)
+    return weight.detach()[tokens].to(backbone.dtype), number
 
 
 def _lengths(backbone: Backbone, k: int) -> tuple[nn.Module, Loss, float]:

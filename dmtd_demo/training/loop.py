@@ -115,7 +115,7 @@ class Run:
     Checkpoints lie in `output`/checkpoint, one every `checkpoint_seconds`. keep: the result at
     every checkpoint stays, in `output`/kept/TOKENS, for curves over the run. log: a file that gets
     a JSON line at each. pieces: into how many each process cuts its share of a batch, whose
-    gradients are added up before the update (gradient accumulation).
+    gradients are added up before the update (gradient accumulation). bar: on standard error.
     """
 
     output: Path
@@ -127,6 +127,7 @@ class Run:
     keep: bool = False
     log: Path | None = None
     pieces: int = 1
+    bar: bool = True
 
     @property
     def total(self) -> int:
@@ -252,7 +253,7 @@ def train(
         unit_scale=run.steps is None,
         desc=recipe.name,
         dynamic_ncols=True,
-        disable=not workers.is_main_process,
+        disable=not (workers.is_main_process and run.bar),
     )
     last_save = time.monotonic()
     smooth = math.nan

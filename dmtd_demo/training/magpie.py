@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ STAGE = "Conversations of its own"
 @dataclass(frozen=True)
 class DataSettings:
     """What is written. conversations: to keep, the held-out ones among them; batch: texts at once;
-    turns: answers of a conversation at most. seconds: stop before a batch that would begin later;
-    None: no such end. Raises UserError for values that cannot be.
+    turns: answers of a conversation at most. seconds: an end by the clock, with as many as there
+    are then. Raises UserError for values that cannot be.
     """
 
     conversations: int
@@ -80,10 +81,6 @@ def repetition(ids: Sequence[int]) -> float:
     """Share of 4-grams that occurred before in the same text; 0 for fewer than 4 tokens."""
     grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _goes_on(ids: list[int]) -> bool:
-    return len(ids) < LAST or repetition(ids[-LAST:]) < REPEATED
 
 
 def users_turn(model: Model, messages: Sequence[Message]) -> tuple[list[int], frozenset[int]]:
@@ -131,6 +128,7 @@ class Writer:
         self.seen: set[str] = set()
         self.kept = 0
         self._special: list[str] = []
+        self._until = math.inf
         users_turn(model, [])
         assert model.tokenizer is not None
         self._special = [token for token in model.tokenizer.get_added_vocab() if token.strip()]
@@ -169,9 +167,13 @@ class Writer:
         """The sum of one of the draws' figures."""
         return sum(draw[name] for draw in self.draws)
 
-    def draw(self, tell: Progress, bar: tqdm[Any]) -> None:
-        """Draw twice a batch of conversations, and keep those that are whole."""
+    def draw(self, tell: Progress, bar: tqdm[Any], until: float = math.inf) -> None:
+        """Draw twice a batch of conversations, and keep those that are whole.
+
+        until: a time on the monotonic clock, after which texts end as they are.
+        """
         number, settings = len(self.draws), self.settings
+        self._until = until
         began, tokens = time.monotonic(), 0
 
         def told(made: int) -> None:
@@ -234,7 +236,7 @@ class Writer:
             batch=self.settings.batch,
             sampler=sampler,
             ends=ends,
-            go_on=_goes_on,
+            go_on=self._goes_on,
             tell=told,
         )
 
@@ -277,6 +279,11 @@ class Writer:
             if not draft.gone:
                 draft.messages.append({"role": "assistant", "content": text})
 
+    def _goes_on(self, ids: list[int]) -> bool:
+        if time.monotonic() > self._until:
+            return False
+        return len(ids) < LAST or repetition(ids[-LAST:]) < REPEATED
+
     def _keep_short(self, drafts: list[_Draft], prompts: list[list[int]]) -> None:
         for draft, prompt in zip(drafts, prompts):
             if len(prompt) + LAST > self.model.context:
@@ -288,7 +295,8 @@ class Writer:
         ids = w.ids[:-1] if w.ended else w.ids
         text = str(self.model.tokenizer.decode(ids)).strip()
         if w.stopped:
-            draft.gone = f"{what} in a loop"
+            looped = time.monotonic() <= self._until
+            draft.gone = f"{what} in a loop" if looped else f"{what} out of time"
         elif not w.ended:
             draft.gone = f"{what} cut off"
         elif not text:
@@ -321,12 +329,14 @@ def write_conversations(
         desc="data",
         unit="conversation",
         dynamic_ncols=True,
+        disable=tell is not no_progress,
     ) as bar:
         while writer.kept < settings.conversations:
             spent = time.monotonic() - began
             if settings.seconds is not None and spent > settings.seconds and writer.draws:
                 break
-            writer.draw(tell, bar)
+            until = math.inf if settings.seconds is None else began + settings.seconds
+            writer.draw(tell, bar, until)
             if not writer.kept and len(writer.draws) * 2 * settings.batch >= HOPELESS:
                 raise UserError(
                     f"{model.name} wrote {len(writer.draws) * 2 * settings.batch} conversations "

@@ -14,7 +14,7 @@ import json
 import random
 import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from dmtd_demo.decoders.mtp_gate import open_gates
 from dmtd_demo.models.addons import CollocationLengthPredictor, save_addon
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
-from dmtd_demo.training.calibrate import THRESHOLDS
+from dmtd_demo.training.calibrate import by_share
 from dmtd_demo.training.clp import length_loss, prefix_length, right_guesses
 from dmtd_demo.training.cycles import LONGEST
 from dmtd_demo.training.data import IGNORED, Row, collate
@@ -57,36 +57,6 @@ def guesses(model: Model, texts: list[Row]) -> tuple[Tensor, Tensor]:
         found.append((h[read], right[read]))
     h, right = (torch.cat(parts) for parts in zip(*found))
     return h, right
-
-
-def chosen(
-    probabilities: list[list[float]],
-    right: list[int],
-    k: int,
-    accept: Callable[[Any, int, float], int],
-    wanted: float,
-) -> dict[str, Any]:
-    """right: how many of the tokens after each position are the model's own. What a few thresholds
-    give, [tokens per full pass, share right], and the most generous one with the wanted share."""
-    table = {}
-    for threshold in (0.3, 0.4, *THRESHOLDS):
-        taken = [accept(p, k, threshold) for p in probabilities]
-        good = sum(map(min, taken, right))
-        share = good / sum(taken) if sum(taken) else 1.0
-        table[threshold] = [round(1 + sum(taken) / len(taken), 4), round(share, 4)]
-    fit = [t for t, (_, share) in table.items() if share >= wanted]
-    best = min(fit, default=max(table))
-    shown = {str(t): table[t] for t in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)}
-    return {
-        "threshold": best,
-        "validation": {
-            "positions": len(right),
-            "wanted": wanted,
-            "tokens_per_full_pass": table[best][0],
-            "agreement": table[best][1],
-            "by_threshold": shown,
-        },
-    }
 
 
 def learn(h: Tensor, labels: Tensor) -> CollocationLengthPredictor:
@@ -134,7 +104,7 @@ def main() -> None:
         module = model.addons[name]
         out = module(h).float()
         chance = (out.softmax(-1) if name == "clp" else out.sigmoid()).tolist()
-        keep(name, module, chosen(chance, labels.tolist(), module.k, accept, WANTED[name]))
+        keep(name, module, by_share(chance, labels.tolist(), module.k, accept, WANTED[name]))
     if not options.learned:
         return
     learned = draw.sample(rows(False), options.learned)
@@ -142,7 +112,7 @@ def main() -> None:
     held = collect("adaptive", Source(model.backbone, model.split, seed=1), texts, 2**30)
     predictor = learn(seen.h, seen.labels)
     chance = predictor(held.h.float()).softmax(-1).tolist()
-    found = chosen(
+    found = by_share(
         chance,
         held.labels.tolist(),
         LONGEST - 1,

@@ -536,9 +536,7 @@ def test_the_script_goes_from_a_model_to_addons(model_folder, tmp_path, data):
     given = {
         "MODEL": model_folder,
         "DATA": data,
-        "ROWS": 12,
-        "HEADS_STEPS": 4,
-        "CLP_STEPS": 3,
+        "MINUTES": 0.02,
         "OUT": tmp_path / "out",
         "INSTALL": "no",
         "TO": "someone/addons",
@@ -559,19 +557,11 @@ def test_the_script_goes_from_a_model_to_addons(model_folder, tmp_path, data):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(
-        "About 12 minutes by assumption: 10 to install and download, 1 for 12 answers at 40 "
-        "tokens/s, 1 to train."
-    )
+    assert "minutes by a measurement" in done.stderr + done.stdout
     assert "there is no token" in done.stdout and "--- clp: " in done.stdout
     model = load(str(model_folder), addons=str(tmp_path / "out" / "addons"))
-    assert (
-        model.has("mtp_heads")
-        and model.has("clp")
-        and model.addon_facts["mtp_heads"]["data"]
-        == "self-distillation on the prompts of data.jsonl"
-    )
-    assert (
-        model.addon_facts["clp"]["steps"] == 3
-        and len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 12
-    )
+    assert all(model.has(name) for name in ("mtp_heads", "clp", "gate", "adaptive"))
+    learned_from = model.addon_facts["mtp_heads"]["data"]
+    assert learned_from == "self-distillation on the prompts of data.jsonl"
+    # as many as fit into the minutes
+    assert 8 <= len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) <= 24

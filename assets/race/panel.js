@@ -29,7 +29,8 @@ class Panel {
     this.fill = el("button", { type: "button", class: "fill", "aria-pressed": "false", "data-hint": t("panel.fill.hint"), "aria-label": t("panel.fill", { panel: index + 1 }) }, icon(PATHS.fill));
     this.copy.addEventListener("click", () => copyText(this.plainText, this.copy));
     this.thought = new Thought(this.text);
-    this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("panel", { panel: index + 1 }) }, this.history, this.thought.button, this.text);
+    this.lacking = el("div", { class: "lacking", hidden: true });   // lacking.js
+    this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("panel", { panel: index + 1 }) }, this.lacking, this.history, this.thought.button, this.text);
     this.cycle = new Cycle();
     this.live = new Live();
     this.how = el("p", { class: "how" });
@@ -38,7 +39,7 @@ class Panel {
         el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
         el("span", { class: "speed", "data-hint": t("panel.speed.hint") },
           this.tps, el("span", { class: "unit" }, t("unit.speed"))), this.ratio, this.unlike, this.warning), this.how,
-      el("div", { class: "panel-body" }, this.scroll, this.cycle.node, this.branch), this.parting, this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill));
+      el("div", { class: "panel-body" }, this.scroll, this.cycle.node), this.parting, this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill), this.branch);
     this.clear();
   }
 

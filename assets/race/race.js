@@ -41,6 +41,7 @@ class RaceView {
     this.status.after(this.presenter.leave);
     this.keys = new Keys({ presenter: () => this.presenter.toggle(), focus: (node) => this.presenter.next(node), run: () => this.runOrReplay(), pause: () => this.player.playOrPause(), step: (direction) => this.player.step(direction), escape: () => this.escape() });
     this.starts = 0;         // how often Run was heard
+    this.lacking = null;     // lacking.js, where there are controls
     this.how = "";           // what the race was asked for (ui/question.py)
     this.tour = new Tour(this);
     this.room = new Room(this);
@@ -114,6 +115,7 @@ class RaceView {
     }
     this.presenter.focus(this.presenter.focused);
     this.nameModels();
+    this.lacking?.find();
   }
 
   // The lines under the title (ui/model_line.py): each model with its panels, of those that there are.
@@ -377,13 +379,14 @@ class RaceView {
 // The panels' controls may come after this script; a file, and the page of a lecture, have none.
 function findControls() {
   const row = document.querySelector("#panel-row");
-  if (row) new Cautions(row);
-  else setTimeout(findControls, 100);
+  if (!row) return setTimeout(findControls, 100);
+  new Cautions(row);
+  view.lacking = new Lacking(row, () => view.panels);
 }
-if (given.template) findControls();
 
 document.title = t(given.record ? "replay.title" : "page.title");
 const view = new RaceView(element.querySelector(".race"));
+if (given.template) findControls();
 watch("value", () => view.update(props.value));
 view.update(props.value);
 if (given.record) view.open(t("race.this_file"), parseRecord(given.record));

@@ -16,6 +16,8 @@ import gradio as gr
 
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
+from dmtd_demo.measure.availability import TRAINED
+from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.race.panels import PanelSpec
@@ -234,7 +236,8 @@ class PanelControls:
                 "visible": True,
             }
         missing = DECODERS[name].missing(model)
-        return {"value": escape(" ".join(missing)), "visible": bool(missing)}
+        value = f"<span>{escape(' '.join(missing))}</span>{help_for(name, model)}"
+        return {"value": value, "visible": bool(missing)}
 
     def choose(self, name: str, shown_for: str, key: Any) -> list[Any]:
         """Show the options of another decoder.
@@ -342,6 +345,33 @@ class PanelControls:
             for option, value in chosen.items()
             if option in first or value != getattr(defaults, option)
         }
+
+
+def help_for(name: str, model: Model) -> str:
+    """Return the acts that help a decoder that the model cannot run yet, as HTML.
+
+    The page's script (assets/race/lacking.js) puts them into the panel's body and hears them.
+    """
+    lacks = [need for need in TRAINED if need in DECODERS[name].needs and not model.has(need)]
+    if not lacks or len(lacks) < sum(not model.has(need) for need in DECODERS[name].needs):
+        return ""
+    short = model.name.rpartition("/")[2]
+    commands = "\n".join(
+        f"python -m dmtd_demo train {TRAINED[need]} --model {model.name} --output runs/{short}"
+        for need in lacks
+    )
+    entry = next((entry for entry in CATALOG.values() if entry.name == model.name), None)
+    get = (
+        f'<button type="button" data-act="models">{span("lacking.get")}</button>'
+        if entry and entry.addons
+        else ""
+    )
+    return (
+        f'<div class="acts" hidden>{get}<button type="button" data-act="train" '
+        f'data-addon="{TRAINED[lacks[0]]}">{span("lacking.train")}</button>'
+        f'<button type="button" data-act="copy">{span("lacking.copy")}</button>'
+        f"<pre>{escape(commands)}</pre></div>"
+    )
 
 
 def _choice(spec: PanelSpec) -> str:

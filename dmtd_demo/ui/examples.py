@@ -7,8 +7,9 @@ The prompts are in the language of the models.
 
 from __future__ import annotations
 
-# (the key of what the button says, the prompt). They fit the world that `classroom` was trained on;
-# any chat model can answer them.
+from dmtd_demo.models.model import Model
+
+# (the key of what the button says, the prompt). They fit the world that `classroom` was trained on.
 EXAMPLES: tuple[tuple[str, str], ...] = (
     ("example.story", "Tell me a story about Iris, a fox and a red lantern in the forest."),
     ("example.sum", "What is 47 + 38?"),
@@ -18,17 +19,46 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
     ("example.dmtd", "What is DMTD?"),
 )
 
-# (the key of what the button says, the panels, the prompt): comparisons for a class. One that the
-# model cannot run is not offered.
-PRESETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("preset.cycle", ("ar", "dmtd:tau=2", "dmtd:tau=4", "dmtd:tau=6"), "What is DMTD?"),
-    ("preset.heads", ("ar", "mtp-heads", "mtp-gate", "clp"), EXAMPLES[0][1]),
+# Open questions, for language models that were trained on everything and on none of these.
+OPEN_EXAMPLES: tuple[tuple[str, str], ...] = (
+    ("example.sky", "Why is the sky blue? Answer in three sentences."),
+    ("example.lighthouse", "Write a short story about a lighthouse keeper and a storm."),
+    ("example.child", "Explain to a child how a computer works."),
+    ("example.recipe", "How do I make pancakes? List the steps."),
+    ("example.letter", "Write a short letter that asks a friend to come for dinner."),
+    (
+        "example.copy",
+        "Repeat this text word for word: The quick brown fox jumps over the lazy dog. The lazy dog "
+        "sleeps in the sun, and the quick brown fox runs home.",
+    ),
+)
+SKY, LIGHTHOUSE, CHILD = (prompt for _, prompt in OPEN_EXAMPLES[:3])
+
+# (the key of what the button says, the panels, the prompt for `classroom`, the one for other
+# models): comparisons for a class. One that the model cannot run is not offered.
+PRESETS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
+    ("preset.cycle", ("ar", "dmtd:tau=2", "dmtd:tau=4", "dmtd:tau=6"), "What is DMTD?", CHILD),
+    ("preset.heads", ("ar", "mtp-heads", "mtp-gate", "clp"), EXAMPLES[0][1], LIGHTHOUSE),
     (
         "preset.checked",
         ("ar", "dmtd-spec", "mtp-verified", "prompt-lookup"),
         "Why is decoding slow?",
+        OPEN_EXAMPLES[-1][1],
     ),
-    ("preset.native", ("ar", "mtp-native-verified", "mtp-native"), "Why is decoding slow?"),
-    ("preset.predicted", ("ar", "dmtd:tau=4", "dmtd-adaptive", "mixed"), "What is a KV cache?"),
+    ("preset.native", ("ar", "mtp-native-verified", "mtp-native"), "Why is decoding slow?", SKY),
+    (
+        "preset.predicted",
+        ("ar", "dmtd:tau=4", "dmtd-adaptive", "mixed"),
+        "What is a KV cache?",
+        CHILD,
+    ),
 )
-FIRST_PROMPT = EXAMPLES[0][1]
+
+
+def of_the_world(model: Model) -> bool:
+    """Whether a model knows the small world of `classroom`, and little else."""
+    return model.base.name.startswith("classroom")
+
+
+def first_prompt(model: Model) -> str:
+    return (EXAMPLES if of_the_world(model) else OPEN_EXAMPLES)[0][1]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,13 @@ from dmtd_demo.server.trust import standing_of
 from dmtd_demo.server.turns import Turns
 from dmtd_demo.ui import branches, controls, links, stream
 from dmtd_demo.ui.chat import Chat, answered
-from dmtd_demo.ui.examples import EXAMPLES, FIRST_PROMPT, PRESETS
+from dmtd_demo.ui.examples import (
+    EXAMPLES,
+    OPEN_EXAMPLES,
+    PRESETS,
+    first_prompt,
+    of_the_world,
+)
 from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.model_line import HEADER_SCRIPT, SHOW_LINES, header, model_lines
 from dmtd_demo.ui.models import ModelPicker
@@ -61,6 +68,18 @@ DEFAULT_PANELS = (
 )
 # where all of it was trained for a language model as it is, SmolLM2: what checks comes first
 TRAINED_PANELS = ("ar", "mtp-verified", "clp", "dmtd:tau=2")
+# for a language model as it is: add-ons where there are any, else what needs none and writes what
+# `ar` writes
+PLAIN_PANELS = (
+    "ar",
+    "mtp-native-verified",
+    "mtp-verified",
+    "clp",
+    "mtp-native",
+    "prompt-lookup",
+    "dmtd-spec",
+    "dmtd:tau=2",
+)
 WAITING_VISITORS = 16
 CLASS = 100  # that many may wait where a class shares the page
 LAST_EVENT_SECONDS = 0.1  # between the end of a race and its whole record
@@ -93,14 +112,12 @@ def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpe
         PANELS[spec.decoder].resolve(make_writer(spec).options, model)
     # a head that was trained beside a model is not the model's own
     trained = isinstance(model.addons.get("native_mtp"), FedBackHead)
+    names = DEFAULT_PANELS if model.split else PLAIN_PANELS
     specs = [*given] + [
         spec
-        for spec in map(parse_panel, TRAINED_PANELS if trained else DEFAULT_PANELS)
+        for spec in map(parse_panel, TRAINED_PANELS if trained else names)
         if not DECODERS[spec.decoder].missing(model) and spec not in given
     ]
-    # a model that was not trained for DMTD has better to show, where it has a head of its own
-    if model.has("native_mtp") and model.split is None:
-        specs = [spec for spec in specs if spec in given or spec.decoder != "dmtd"]
     return [*specs, *[parse_panel("ar")] * MOST_PANELS][:MOST_PANELS]
 
 
@@ -159,7 +176,7 @@ class Page:
             self.picker.build()
             with gr.Row(elem_id="ask"):
                 self.prompt = gr.Textbox(
-                    FIRST_PROMPT,
+                    first_prompt(self.first),
                     lines=1,
                     max_lines=6,
                     show_label=False,
@@ -216,11 +233,21 @@ class Page:
         return page
 
     def _examples(self) -> None:
+        # of the one kind of model and of the other: the row of the first panel's is shown
+        world = of_the_world(self.first)
+        self.examples = []
         with gr.Row(elem_id="examples"):
-            for name, text in EXAMPLES:
-                gr.Button(control(name), size="sm").click(
-                    None, None, self.prompt, js=f"() => {json.dumps(text)}", show_progress="hidden"
-                )
+            for examples, shown in ((EXAMPLES, world), (OPEN_EXAMPLES, not world)):
+                for name, text in examples:
+                    self.examples.append(button := gr.Button(control(name), "secondary", "sm"))
+                    button.visible = shown
+                    button.click(
+                        None,
+                        None,
+                        self.prompt,
+                        js=f"() => {json.dumps(text)}",
+                        show_progress="hidden",
+                    )
 
     def _settings(self) -> None:
         with gr.Row(elem_id="settings"):
@@ -304,14 +331,16 @@ class Page:
                     )
 
     def _preset(
-        self, name: str, panels: tuple[str, ...], prompt: str
-    ) -> tuple[gr.Button, links.LinkedComparison]:
+        self, name: str, panels: tuple[str, ...], prompt: str, open_prompt: str
+    ) -> tuple[gr.Button, links.LinkedComparison, str]:
         comparison = links.LinkedComparison(
             prompt, tuple(map(parse_panel, panels)), None, Sampling()
         )
-        return gr.Button(
-            control(name), size="sm", visible=_can_run(self.first, comparison.panels)
-        ), comparison
+        return (
+            gr.Button(control(name), size="sm", visible=_can_run(self.first, comparison.panels)),
+            comparison,
+            open_prompt,
+        )
 
     def _wire(self, page: gr.Blocks) -> None:
         now: dict[str, Any] = {
@@ -399,14 +428,15 @@ class Page:
             self.view,
         ]
         keys = [panel.model for panel in self.panels]
-        for button, comparison in self.presets:
-            button.click(partial(self.show_comparison, comparison), keys, compared, **now)
+        for button, comparison, open_prompt in self.presets:
+            button.click(partial(self.show_preset, comparison, open_prompt), keys, compared, **now)
         self.tour.wire(
             self.models, [self.prompt, *settings], self.panels, compared, self.show_comparison, now
         )
         line = gr.Textbox(visible=False)
         controls_of = [part for panel in self.panels for part in (*panel.inputs, panel.sentence)]
-        adopted = [*controls_of, *(button for button, _ in self.presets), self.thinking, line]
+        shown_by_model = [*(button for button, *_ in self.presets), *self.examples]
+        adopted = [*controls_of, *shown_by_model, self.thinking, line]
         show_lines: dict[str, Any] = {
             "fn": None,
             "inputs": line,
@@ -422,7 +452,7 @@ class Page:
                 trained.success(
                     self.learned,
                     [self.training.arrived, *panel_inputs],
-                    [*controls_of, *(button for button, _ in self.presets)],
+                    [*controls_of, *(button for button, *_ in self.presets)],
                     **now,
                 )
         for index, panel in enumerate(self.panels):
@@ -580,7 +610,10 @@ class Page:
         """Put all panels of this visitor on a model that has come."""
         if not key:
             return [gr.skip()] * (
-                sum(len(panel.inputs) + 1 for panel in self.panels) + len(self.presets) + 2
+                sum(len(panel.inputs) + 1 for panel in self.panels)
+                + len(self.presets)
+                + len(self.examples)
+                + 2
             )
         model = self.models.peek(key)
         parts = [
@@ -592,7 +625,11 @@ class Page:
             *parts,
             *(
                 gr.update(visible=_can_run(model, comparison.panels))
-                for _, comparison in self.presets
+                for _, comparison, _ in self.presets
+            ),
+            *(
+                gr.update(visible=(index < len(EXAMPLES)) == of_the_world(model))
+                for index in range(len(self.examples))
             ),
             gr.update(visible=can_think(model.tokenizer)),
             model_lines([model] * len(self.panels)),
@@ -623,7 +660,7 @@ class Page:
                 gr.skip()
                 if key is None
                 else gr.update(visible=_can_run(self.models.peek(key), comparison.panels))
-                for _, comparison in self.presets
+                for _, comparison, _ in self.presets
             ),
         ]
 
@@ -656,6 +693,14 @@ class Page:
             *self.panels[index].show_model(self.panels[index].key(rows[index]), rows[index]),
             model_lines(models),
         ]
+
+    def show_preset(
+        self, comparison: links.LinkedComparison, open_prompt: str, *keys: Any
+    ) -> list[Any]:
+        """Show a preset, with a prompt that suits the model of the first panel."""
+        if not of_the_world(self.models.peek(keys[0])):
+            comparison = replace(comparison, prompt=open_prompt)
+        return self.show_comparison(comparison, *keys)
 
     def show_comparison(self, comparison: links.LinkedComparison, *keys: Any) -> list[Any]:
         """Return the updates that put a comparison on the page.

@@ -32,6 +32,7 @@ SCRIPTS = (
     "branch",
     "room",
     "caution",
+    "lacking",
     "tour_steps",
     "tour",
     "race",

@@ -125,7 +125,15 @@ def test_a_model_of_the_hub_with_progress_and_cancel(
     visit.page.locator("#model-lines", has_text="me/tiny").wait_for()
     # it came without add-ons
     assert "CLP" in visit.page.locator(".panel-controls >> nth=2 >> .cannot >> nth=0").inner_text()
+    # its own body says so, with what helps
+    body = visit.page.locator(".panel >> nth=2 >> .lacking")
+    assert "CLP" in body.inner_text() and "train heads --model me/tiny" in body.inner_text()
+    assert visit.page.get_by_role("button", name="Why is the sky blue?").is_visible()
+    assert visit.page.get_by_role("button", name="What is DMTD?").is_hidden()
+    visit.page.screenshot(path=screenshots / "model-lacking.png")
     visit.page.click("#models > button")
+    body.get_by_role("button", name="Train them here").click()
+    visit.page.wait_for_selector("#train-addon input[value='heads']:checked")
     visit.set("#panels", 2)
     visit.page.wait_for_selector("[data-panel='2']", state="detached")
     assert race(visit) == "done"

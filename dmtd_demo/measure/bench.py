@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import torch
 from tqdm import tqdm
@@ -32,7 +32,7 @@ from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.request import check_prompt
 from dmtd_demo.race.settings import RaceSettings
 
-# tokens, by transformers' prompt lookup
+# tokens that transformers' prompt lookup drafts
 DRAFTED = 4
 # the ways of `generate` that draft tokens
 DRAFTING = ("prompt_lookup", "early_exit", "assistant")
@@ -61,83 +61,9 @@ def bench(
     check_prompt(model, prompt, new)
     # generate would run a `sum` checkpoint as another function
     can_generate = model.split is None or model.split.head_input == "replace"
-    # without our fast paths
-    as_loaded = _without_end(plain(model.backbone.module))
-    ways = _ways(model, assistant) if can_generate else {}
-    runs: dict[str, Callable[[], _Timed]] = {
-        f"generate {way}": partial(_generate, as_loaded, prompt, new, **settings)
-        for way, settings in ways.items()
-    }
-    names = [f"panel {i}" for i in range(len(panels))]
-    if not any(panel.decoder == "ar" for panel in panels):
-        names.append("ar")
-    decoders = {name: make_decoder(panel) for name, panel in zip(names, [*panels, PanelSpec("ar")])}
-    options = {name: decoder.resolve(decoder.options, model) for name, decoder in decoders.items()}
-    for name, panel in zip(names, [*panels, PanelSpec("ar")]):
-        runs[name] = partial(_timed_panel, model, panel, prompt, new)
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    last: dict[str, _Timed] = {}
-    costs = PassCosts(model, prompt, new)
-    for round_ in tqdm(
-        range(rounds + 1), desc="bench", unit="round", file=sys.stderr, disable=None
-    ):
-        for name, run in runs.items():
-            gc.collect()
-            last[name] = run()
-            # the first round warms up
-            if round_:
-                speeds[name].append(last[name].tokens_per_second)
-                if name in decoders:
-                    costs.walk(decoders[name].name, options[name], last[name].spans)
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    best = max(
-        (name for name in medians if name in ("generate dynamic", "generate static")),
-        key=medians.__getitem__,
-        default=None,
-    )
-    ar_name = next(
-        name for name, panel in zip(names, [*panels, PanelSpec("ar")]) if panel.decoder == "ar"
-    )
+    runs = _Runs(model, panels, prompt, new, _ways(model, assistant) if can_generate else {})
+    runs.measure(rounds)
     bandwidth = memory_bandwidth(model.backbone.device)
-    rows = []
-    for name, panel in zip(names, panels):
-        over_ar = medians[name] / medians[ar_name]
-        limit = costs.limit(panel.decoder, options[name], last[name].spans)
-        rows.append(
-            {
-                "panel": str(panel),
-                "decoder": panel.decoder,
-                "options": asdict(options[name]),
-                "tokens_per_second": round(medians[name], 2),
-                "spread": [round(min(speeds[name]), 2), round(max(speeds[name]), 2)],
-                "over_generate": round(medians[name] / medians[best], 3) if best else None,
-                **{
-                    f"over_{way}": round(medians[name] / medians[f"generate {way}"], 3)
-                    for way in DRAFTING
-                    if way in ways
-                },
-                "over_ar": round(over_ar, 3),
-                "limit": round(limit, 3) if limit else None,
-                "share_of_limit": round(over_ar / limit, 3) if limit else None,
-                "bytes_per_token": round(last[name].bytes_per_token),
-                "share_of_memory": round(medians[name] * last[name].bytes_per_token / bandwidth, 3),
-                "same_tokens_as_generate": last[name].ids == last[best].ids if best else None,
-            }
-        )
-    generate = (
-        {
-            "cache": best.split()[1],
-            "tokens_per_second": round(medians[best], 2),
-            "spread": [round(min(speeds[best]), 2), round(max(speeds[best]), 2)],
-            "all": {
-                name.split()[1]: round(medians[name], 2)
-                for name in medians
-                if name.startswith("generate")
-            },
-        }
-        if best
-        else None
-    )
     return {
         "model": model.name,
         "machine": describe(model.device),
@@ -146,11 +72,120 @@ def bench(
         "context": context,
         "new": new,
         "rounds": rounds,
-        "generate": generate,
+        "generate": runs.generate(),
         "memory_bandwidth": round(bandwidth),
-        "pass_ms": costs.measured(),
-        "rows": rows,
+        "pass_ms": runs.costs.measured(),
+        "rows": runs.rows(bandwidth),
     }
+
+
+class _Runs:
+    """The runs of one benchmark by name, and what they measured.
+
+    They are `generate` in its ways, and each panel; `ar` is run where no panel is one. ways: the
+    settings of `generate` by the name of each.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        panels: Sequence[PanelSpec],
+        prompt: list[int],
+        new: int,
+        ways: Mapping[str, dict[str, Any]],
+    ) -> None:
+        self.ways = ways
+        self.panels = {f"panel {i}": panel for i, panel in enumerate(panels)}
+        self.timed_panels = dict(self.panels)
+        if not any(panel.decoder == "ar" for panel in panels):
+            self.timed_panels["ar"] = PanelSpec("ar")
+        # without our fast paths
+        as_loaded = _without_end(plain(model.backbone.module))
+        self.runs: dict[str, Callable[[], _Timed]] = {
+            f"generate {way}": partial(_generate, as_loaded, prompt, new, **settings)
+            for way, settings in ways.items()
+        }
+        self.options: dict[str, Any] = {}
+        for name, panel in self.timed_panels.items():
+            decoder = make_decoder(panel)
+            self.options[name] = decoder.resolve(decoder.options, model)
+            self.runs[name] = partial(_timed_panel, model, panel, prompt, new)
+        self.speeds: dict[str, list[float]] = {name: [] for name in self.runs}
+        self.last: dict[str, _Timed] = {}
+        self.costs = PassCosts(model, prompt, new)
+
+    def measure(self, rounds: int) -> None:
+        """Run each once a round, in alternation, after a round that warms up."""
+        for round_ in tqdm(
+            range(rounds + 1), desc="bench", unit="round", file=sys.stderr, disable=None
+        ):
+            for name, run in self.runs.items():
+                gc.collect()
+                self.last[name] = run()
+                if round_:
+                    self.speeds[name].append(self.last[name].tokens_per_second)
+                    panel = self.timed_panels.get(name)
+                    if panel is not None:
+                        spans = self.last[name].spans
+                        self.costs.walk(panel.decoder, self.options[name], spans)
+
+    def median(self, name: str) -> float:
+        """Return the median tokens per second of a run."""
+        return statistics.median(self.speeds[name])
+
+    @property
+    def best(self) -> str | None:
+        """The faster of `generate`'s two caches; None where it cannot run."""
+        caches = [name for name in ("generate dynamic", "generate static") if name in self.runs]
+        return max(caches, key=self.median, default=None)
+
+    def rows(self, bandwidth: float) -> list[dict[str, Any]]:
+        """Return the figures of every panel that was asked for. bandwidth: bytes a second."""
+        best = self.best
+        ar = self.median(next(n for n, p in self.timed_panels.items() if p.decoder == "ar"))
+        rows = []
+        for name, panel in self.panels.items():
+            speed, last = self.median(name), self.last[name]
+            over_ar = speed / ar
+            limit = self.costs.limit(panel.decoder, self.options[name], last.spans)
+            over = {
+                f"over_{way}": round(speed / self.median(f"generate {way}"), 3)
+                for way in DRAFTING
+                if way in self.ways
+            }
+            rows.append(
+                {
+                    "panel": str(panel),
+                    "decoder": panel.decoder,
+                    "options": asdict(self.options[name]),
+                    "tokens_per_second": round(speed, 2),
+                    "spread": self._spread(name),
+                    "over_generate": round(speed / self.median(best), 3) if best else None,
+                    **over,
+                    "over_ar": round(over_ar, 3),
+                    "limit": round(limit, 3) if limit else None,
+                    "share_of_limit": round(over_ar / limit, 3) if limit else None,
+                    "bytes_per_token": round(last.bytes_per_token),
+                    "share_of_memory": round(speed * last.bytes_per_token / bandwidth, 3),
+                    "same_tokens_as_generate": last.ids == self.last[best].ids if best else None,
+                }
+            )
+        return rows
+
+    def generate(self) -> dict[str, Any] | None:
+        """Return the figures of `generate`; None where it cannot run."""
+        best = self.best
+        if best is None:
+            return None
+        return {
+            "cache": best.split()[1],
+            "tokens_per_second": round(self.median(best), 2),
+            "spread": self._spread(best),
+            "all": {way: round(self.median(f"generate {way}"), 2) for way in self.ways},
+        }
+
+    def _spread(self, name: str) -> list[float]:
+        return [round(min(self.speeds[name]), 2), round(max(self.speeds[name]), 2)]
 
 
 def bench_prompt(model: Model, context: int) -> list[int]:

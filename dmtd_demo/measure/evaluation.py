@@ -109,7 +109,6 @@ def evaluate(
                 if record["type"] in ("step", "audit", "summary"):
                     results[record["panel"]].add(record, family, answer)
     base = results[-1 if reference is None else reference]
-    ar = base.table()
     samples = [
         np.arange(len(tasks)),
         *np.random.default_rng(0).integers(0, len(tasks), (RESAMPLES, len(tasks))),
@@ -117,18 +116,7 @@ def evaluate(
     rows = []
     for panel, result in zip(panels, results):
         decoder = make_decoder(panel)
-        table = result.table()
-        figures, *resampled = [
-            _figures(table[sample], ar[sample], model.layers) for sample in samples
-        ]
-        intervals = {}
-        for name, value in figures.items():
-            drawn = [x for f in resampled if (x := f[name]) is not None]
-            intervals[name] = (
-                [round(float(bound), 4) for bound in np.percentile(drawn, (2.5, 97.5))]
-                if value is not None and drawn
-                else None
-            )
+        figures, intervals = _with_intervals(result.table(), base.table(), samples, model.layers)
         rows.append(
             {
                 "panel": str(panel),
@@ -150,6 +138,25 @@ def evaluate(
         "prompts": len(tasks),
         "rows": rows,
     }
+
+
+def _with_intervals(
+    table: np.ndarray, ar: np.ndarray, samples: Sequence[np.ndarray], layers: int
+) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
+    """Compute the figures of a row, and the interval of each over the bootstrap samples.
+
+    table, ar: [prompts, COUNTED]. samples: indices of prompts, all of them first.
+    """
+    figures, *resampled = [_figures(table[sample], ar[sample], layers) for sample in samples]
+    intervals = {}
+    for name, value in figures.items():
+        drawn = [x for f in resampled if (x := f[name]) is not None]
+        intervals[name] = (
+            [round(float(bound), 4) for bound in np.percentile(drawn, (2.5, 97.5))]
+            if value is not None and drawn
+            else None
+        )
+    return figures, intervals
 
 
 COUNTED = (

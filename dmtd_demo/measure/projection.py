@@ -281,33 +281,8 @@ def project(asked: Projection) -> dict[str, Any]:
         if asked.split
         else Split.default(shape.layers)
     )
-    n, late = shape.layers, setting.seconds([(parts.early + parts.late, 1)])
-    # one MTP head
-    head = shape.hidden * (shape.hidden + 1)
-    predictor = (shape.hidden + 1) * (k + 1)
-    gate = (shape.hidden + 1) * 640 + 641 * k
-    # positions that the next pass takes along
-    width = max(1, round(span))
-    ar = setting.seconds([(n, 1)])
-
-    def spans(positions: int, rows: int, extra: int) -> float:
-        return setting.seconds([(n, positions)], rows, extra)
-
-    # seconds for so many tokens
-    costs: dict[str, tuple[float, float]] = {"ar": (ar, 1.0)}
-    for tau in (2, 3, 4, 6):
-        costs[f"dmtd:tau={tau}"] = (cycle_seconds(setting, parts, tau), tau)
-    costs["dmtd-spec:tau=4"] = (3 * late + spans(4, 4, 0), min(span, 4.0))
-    costs["dmtd-adaptive"] = (cycle_seconds(setting, parts, width), width)
-    costs["clp"] = (spans(width, width, (width - 1) * head + predictor), span)
-    costs["mtp-gate"] = (spans(width, width, (width - 1) * head + gate), span)
-    costs["mtp-heads"] = (spans(k + 1, k + 1, (k + 1) * head), k + 1)
-    costs["mtp-verified"] = (spans(k + 1, 2 * k + 1, k * head), span)
-    costs["mixed"] = (
-        cycle_seconds(setting, parts, width) + setting.seconds([], 2, 2 * head),
-        width + 1,
-    )
-    costs["prompt-lookup"] = (spans(k + 1, k + 1, 0), span)
+    costs = _costs(setting, parts, k, span)
+    ar = costs["ar"][0]
     rows = [
         {
             "panel": panel,
@@ -332,6 +307,41 @@ def project(asked: Projection) -> dict[str, Any]:
         "implied": implied(),
         "measured": measured(),
     }
+
+
+def _costs(setting: Setting, parts: Split, k: int, span: float) -> dict[str, tuple[float, float]]:
+    """Estimate the seconds of every decoder's cycle, and the tokens that it brings.
+
+    k: MTP heads. span: mean tokens of a cycle whose length the text decides.
+    """
+    n, late = setting.shape.layers, setting.seconds([(parts.early + parts.late, 1)])
+    shape = setting.shape
+    # one MTP head
+    head = shape.hidden * (shape.hidden + 1)
+    predictor = (shape.hidden + 1) * (k + 1)
+    gate = (shape.hidden + 1) * 640 + 641 * k
+    # positions that the next pass takes along
+    width = max(1, round(span))
+    ar = setting.seconds([(n, 1)])
+
+    def spans(positions: int, rows: int, extra: int) -> float:
+        return setting.seconds([(n, positions)], rows, extra)
+
+    costs: dict[str, tuple[float, float]] = {"ar": (ar, 1.0)}
+    for tau in (2, 3, 4, 6):
+        costs[f"dmtd:tau={tau}"] = (cycle_seconds(setting, parts, tau), tau)
+    costs["dmtd-spec:tau=4"] = (3 * late + spans(4, 4, 0), min(span, 4.0))
+    costs["dmtd-adaptive"] = (cycle_seconds(setting, parts, width), width)
+    costs["clp"] = (spans(width, width, (width - 1) * head + predictor), span)
+    costs["mtp-gate"] = (spans(width, width, (width - 1) * head + gate), span)
+    costs["mtp-heads"] = (spans(k + 1, k + 1, (k + 1) * head), k + 1)
+    costs["mtp-verified"] = (spans(k + 1, 2 * k + 1, k * head), span)
+    costs["mixed"] = (
+        cycle_seconds(setting, parts, width) + setting.seconds([], 2, 2 * head),
+        width + 1,
+    )
+    costs["prompt-lookup"] = (spans(k + 1, k + 1, 0), span)
+    return costs
 
 
 @dataclass(frozen=True)

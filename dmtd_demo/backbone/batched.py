@@ -17,10 +17,10 @@ WINDOW = 64
 
 
 class BatchCache:
-    """Keys and values of B texts for every layer, [B, 2 x kv heads, room, head size], and how many
-    positions each text holds.
+    """Keys and values of B texts for every layer, [B, 2 x kv heads, room, head size].
 
-    room: positions of a row; it is doubled where a text needs more.
+    lengths: how many positions each text holds. room: positions of a row; it is doubled where a
+    text needs more.
     """
 
     def __init__(self, layers: int, texts: int, room: int = 2 * WINDOW) -> None:
@@ -29,7 +29,7 @@ class BatchCache:
         self.lengths = [0] * texts
 
     def _held(self, layer: int, new: Tensor, needed: int) -> Tensor:
-        """This layer's entries with room for `needed` positions; `new` shows their shape."""
+        """Return a layer's entries with room for `needed` positions; `new` shows their shape."""
         old = self._entries[layer]
         while self._room < needed:
             self._room *= 2
@@ -113,7 +113,7 @@ def step(
 
 
 def _heads(layer: FusedLayer, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries and keys, rotated, and values of positions h [n, hidden]: [n, heads, head size]."""
+    """Return queries and keys, rotated, and values of h [n, hidden]: [n, heads, head size]."""
     heads = layer.qkv(layer.before_attention(h)).view(len(h), -1, layer.head_size)
     rotated = heads[:, : layer.rotated_heads]
     qk = rotated if layer.qk_norm is None else layer.qk_norm(rotated)
@@ -123,7 +123,7 @@ def _heads(layer: FusedLayer, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _rest(layer: FusedLayer, h: Tensor, seen: Tensor) -> Tensor:
-    """What a layer does after its attention."""
+    """Run a layer from what its attention saw, [n, heads x head size], to its output."""
     h = layer.o.add_to(h, seen)
     inner = layer.gate_up(layer.before_mlp(h))
     if not layer.gate_up.gated:

@@ -110,6 +110,21 @@ class GroupedAttention:
             return torch.ops.aten._scaled_dot_product_cudnn_attention(
                 queries[:, :, None], keys, values, mask, False
             )[0].reshape(positions, -1)
+        # in 16 bits on a CPU one after another: each has the result then, bit for bit, that it has
+        # in a pass of its own, so that verified drafts are `ar`'s own choices
+        if positions > 1 and queries.dtype != torch.float32 and not queries.is_cuda:
+            past = keys.shape[2] - positions
+            return torch.cat(
+                [
+                    self._attention(
+                        queries[at : at + 1],
+                        keys[:, :, : past + at + 1],
+                        values[:, :, : past + at + 1],
+                        None,
+                    )
+                    for at in range(positions)
+                ]
+            )
         # the query heads of a group share their keys: they stand in line as positions,
         # [1, kv heads, group x q, head size]
         queries = queries.view(positions, self.kv_heads, self.group, self.head_size)

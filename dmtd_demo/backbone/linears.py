@@ -119,6 +119,11 @@ class Dense:
         )
         # [in, out] to who multiplies by it
         self.weight = joined
+        self.alone = (
+            weight.dtype == torch.float32
+            or weight.device.type != "cpu"
+            or joined.shape[0] <= onednn.LONG_SUM
+        )
         self.bias = (
             torch.cat([linear.bias for linear in linears]) if linears[0].bias is not None else None
         )
@@ -132,6 +137,9 @@ class Dense:
             start = stop
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self._product(x) if self.alone else onednn.among_others(self._product, x)
+
+    def _product(self, x: Tensor) -> Tensor:
         return (
             torch.mm(x, self.weight)
             if self.bias is None
@@ -139,6 +147,8 @@ class Dense:
         )
 
     def add_to(self, h: Tensor, x: Tensor) -> Tensor:
+        if not self.alone:
+            return onednn.among_others(self._product, x).add_(h)
         # as a bias, which cuBLAS adds by the way; a matrix would be copied first
         if h.is_cuda and h.shape[0] == 1:
             h = h[0]

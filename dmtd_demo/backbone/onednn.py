@@ -27,6 +27,9 @@ SAMPLE = 2**26
 # positions that the layout is made for; for one alone oneDNN would take another, slower here for
 # one too (docs/performance.md)
 LAID_OUT_FOR = 4
+# inputs of a row from which on oneDNN sums the products of one position alone in another order than
+# those of several, which changes a bfloat16 result in its last bit now and then
+LONG_SUM = 1024
 # the share of the plain matrices' time that the layout may take
 WORTH = 0.9
 # timed turns of either
@@ -78,9 +81,10 @@ class BlockedLinear(nn.Module):
         # the kernel has no autocast, and no backward
         if x.dtype != self.weight.dtype or torch.is_grad_enabled() and x.requires_grad:
             return F.linear(x, self.dense(), self.bias)
+        y = self._product(None if self.rows is not None else self.bias)(x)
         if self.rows is None:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        y = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")[..., self.rows]
+            return y
+        y = y[..., self.rows]
         return y if self.bias is None else y + self.bias
 
     def kernel(self) -> Callable[[Tensor], Tensor]:
@@ -88,8 +92,29 @@ class BlockedLinear(nn.Module):
 
         It takes the dtype of the weights, and has no gradients.
         """
-        product, weight, bias = torch.ops.mkldnn._linear_pointwise.default, self.weight, self.bias
-        return lambda x: product(x, weight, bias, "none", [], "")
+        return self._product(self.bias)
+
+    def _product(self, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        pointwise, weight = torch.ops.mkldnn._linear_pointwise.default, self.weight
+
+        def product(x: Tensor) -> Tensor:
+            return cast(Tensor, pointwise(x, weight, bias, "none", [], ""))
+
+        if weight.dtype == torch.float32 or self.in_features <= LONG_SUM:
+            return product
+        return lambda x: among_others(product, x)
+
+
+def among_others(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Compute a product x [..., in] to [..., out] that does not depend on how many positions x has.
+
+    One position is computed as `LAID_OUT_FOR` equal ones, which takes no longer: so a position has
+    the same result in a pass of its own and beside others, bit for bit, and verified decoders write
+    what `ar` writes (docs/performance.md, "Lossless below float32").
+    """
+    if x.numel() != x.shape[-1]:
+        return product(x)
+    return product(x.reshape(1, -1).expand(LAID_OUT_FOR, -1))[:1].reshape(*x.shape[:-1], -1)
 
 
 @torch.no_grad()

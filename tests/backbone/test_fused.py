@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmtd_demo.backbone import fused
+from dmtd_demo.backbone.cpu_packed import pack
 from dmtd_demo.backbone.qwen import Backbone
 from tiny import tiny_module
 
@@ -83,3 +84,39 @@ def test_what_is_not_dense_is_not_fused():
     other = Other(layer.up_proj.in_features, layer.up_proj.out_features, bias=False)
     layer.up_proj = other
     assert Backbone(module)._fused == []
+
+
+def sums_alike() -> bool:
+    """Whether this CPU's bfloat16 products of a row are the same beside few and many others."""
+    weight, x = torch.randn(64, 1536).bfloat16(), torch.randn(16, 1536).bfloat16()
+    whole = torch.nn.functional.linear(x, weight)
+    return all(
+        torch.equal(torch.nn.functional.linear(x[:n], weight), whole[:n]) for n in range(2, 17)
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("quantization", ["none", "fast-int4", "fast-int8"])
+def test_in_16_bits_a_position_is_the_same_alone_and_beside_others(kind, quantization):
+    """Bit for bit: what verified decoders need in order to write what `ar` writes."""
+    if not sums_alike():
+        pytest.skip("this CPU's bfloat16 products depend on how many positions a pass has")
+    module = tiny_module(kind, intermediate_size=1536).bfloat16()
+    if quantization != "none":
+        pack(module, quantization)
+    backbone = Backbone(module)
+    generator = torch.Generator().manual_seed(7)
+    for past in (1, 20, 77):
+        ids = torch.randint(0, 97, (past + 8,), generator=generator).tolist()
+        for n in (2, 5, 8):
+            alone, together = backbone.new_cache(capacity=4), backbone.new_cache(capacity=4)
+            with torch.inference_mode():
+                for cache in (alone, together):
+                    backbone.run_layers(backbone.embed(ids[:past]), 0, 4, cache)
+                new = backbone.embed(ids[past : past + n])
+                one = [backbone.run_layers(new[:, i : i + 1], 0, 4, alone) for i in range(n)]
+                many = backbone.run_layers(new, 0, 4, together)
+                wanted, found = (
+                    backbone.logits(backbone.final_norm(h)) for h in (torch.cat(one, 1), many)
+                )
+            assert torch.equal(found, wanted)

@@ -15,11 +15,17 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from dmtd_demo.errors import UserError, is_out_of_memory
+from dmtd_demo.models.config import in_one_line
+from dmtd_demo.models.recognition import is_pointer
 from dmtd_demo.progress import Progress, no_progress
 
+# Qwen's end of a text, where a tokenizer names none
+END = "<|endoftext|>"
 SAMPLE = 64  # values of each tensor that the fingerprint is made from
 # tensors of a wrapping checkpoint that are no part of its text model
 UNREAD = re.compile(r"(^|\.)visual\.|^mtp\.")
@@ -84,14 +90,38 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
 def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
     """Read the folder's tokenizer; None where it has none. Raises UserError.
 
-    config: given, so that transformers never follows an `auto_map` in the folder, which it would
-    offer to run.
+    Its tokenizer.json holds for how text is cut and put together: transformers' class for the
+    model type would put its own rules in their place. config: given, so that transformers never
+    follows an `auto_map` in the folder, which it would offer to run.
     """
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+    path = folder / "tokenizer.json"
+    if not path.exists() and not (folder / "vocab.json").exists():
+        if (folder / "tokenizer.model").exists():
+            raise UserError(
+                f"the tokenizer in {folder} is SentencePiece's tokenizer.model alone: save it once "
+                "by transformers, which writes the tokenizer.json that is needed"
+            )
         return None
-    try:
-        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
-    except Exception as error:  # tokenizer files fail in many ways; all of them are the folder's
+    if is_pointer(path):
         raise UserError(
-            f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:200]}"
-        ) from None
+            f"{path} is Git LFS's pointer to the file, not the file: fetch it by `git lfs pull`"
+        )
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        if not path.exists():
+            return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+        found = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except BaseException as error:
+        # tokenizer files fail in many ways, all of them the folder's; those of the Rust code below
+        # are no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) or is_out_of_memory(error):
+            raise
+        raise UserError(f"the tokenizer in {folder} cannot be read: {in_one_line(error)}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    # it would take spaces before commas away, and warn of it at every text
+    found.clean_up_tokenization_spaces = False
+    if found.eos_token is None and END in found.get_vocab():
+        found.eos_token = END
+    return found

@@ -119,7 +119,7 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
     return config, cls
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """The cause that a library's error names, without the lines around it."""
     words = " ".join(str(error).split()) or type(error).__name__
     words = re.sub(r"^(Class v|V)alidation error for .*?: (\w+: )?", "", words)

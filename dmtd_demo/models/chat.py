@@ -58,8 +58,12 @@ def encode_chat(
     except TemplateError as error:
         # templates refuse roles and orders that they were not written for
         raise RefusedByTemplate(
-            f"this model's chat template refuses this order of turns: {error}"
+            f"this model's chat template refuses this order of turns: {' '.join(str(error).split())}"
         ) from None
+    except Exception as error:
+        # a template is a program, and fails as one
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"this model's chat template fails: {words}") from None
     ids: list[int] = []
     for index, part in enumerate(re.split(rf"{mark}(\d+){mark}", text) if hidden else [text]):
         # breaking each special token's text after its first character leaves nothing that the

@@ -26,6 +26,8 @@ from dmtd_demo.progress import Progress, no_progress
 
 # Qwen's end of a text, where a tokenizer names none
 END = "<|endoftext|>"
+# tokens of a text, for a tokenizer that would warn of more than its file says
+LONGEST = 10**30
 SAMPLE = 64  # values of each tensor that the fingerprint is made from
 # tensors of a wrapping checkpoint that are no part of its text model
 UNREAD = re.compile(r"(^|\.)visual\.|^mtp\.")
@@ -110,8 +112,10 @@ def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
     transformers_logging.set_verbosity_error()
     try:
         if not path.exists():
-            return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+            named = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+            return _ready(named)
         found = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return _ready(found)
     except BaseException as error:
         # tokenizer files fail in many ways, all of them the folder's; those of the Rust code below
         # are no Exception
@@ -120,8 +124,19 @@ def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
         raise UserError(f"the tokenizer in {folder} cannot be read: {in_one_line(error)}") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Settle what its file leaves open, and use it once: some faults come up in use alone."""
     # it would take spaces before commas away, and warn of it at every text
-    found.clean_up_tokenization_spaces = False
-    if found.eos_token is None and END in found.get_vocab():
-        found.eos_token = END
-    return found
+    tokenizer.clean_up_tokenization_spaces = False
+    # a race checks the context itself
+    tokenizer.model_max_length = LONGEST
+    if tokenizer.eos_token is None and END in tokenizer.get_vocab():
+        tokenizer.eos_token = END
+    ids = tokenizer("a <b>\n", add_special_tokens=False).input_ids
+    tokenizer.decode([*ids, 0], skip_special_tokens=False)
+    tokenizer.convert_ids_to_tokens([0])
+    if not all(type(i) is int for i in (*ids, *tokenizer.get_added_vocab().values())):
+        raise ValueError("its ids are no whole numbers")
+    return tokenizer

@@ -131,7 +131,7 @@ def _other(value: Any, rng: random.Random) -> Any:
         holder[at] = found + rng.choice((-1, 1, 2, found))
     elif kind < 0.4:
         nested: Any = found
-        for _ in range(rng.choice((1, 50, 900))):
+        for _ in range(rng.choice((1, 50, 400))):
             nested = [nested]
         holder[at] = nested
     else:

@@ -57,8 +57,9 @@ def encode_chat(
         )
     except TemplateError as error:
         # templates refuse roles and orders that they were not written for
+        words = " ".join(str(error).split())
         raise RefusedByTemplate(
-            f"this model's chat template refuses this order of turns: {' '.join(str(error).split())}"
+            f"this model's chat template refuses this order of turns: {words}"
         ) from None
     except Exception as error:
         # a template is a program, and fails as one

@@ -51,8 +51,10 @@ class LineFigure extends Figure {
   traces() {
     /** @type {{line: Line, count: number}[]} */
     this.drawn = [];
-    return this.names().map((name, i) => ({ type: "scatter", mode: "lines", name, x: [], y: [], line: { color: this.look.color(`--panel-${i}`), width: 2.5, dash: DASHES[i] },
-      hovertemplate: `${t("chart.at", { value: "%{y:.0f}", unit: this.unit, seconds: "%{x:.2f}" })}<extra>%{fullData.name}</extra>` }));
+    const before = this.panels().flatMap((panel, i) => (panel.before && this.plot.id === "chart-tps" ? [{ type: "scatter", mode: "lines", name: t("before.trace", { panel: i + 1 }), x: [...panel.before.rate.x], y: [...panel.before.rate.y],
+      opacity: 0.4, showlegend: i === 0, line: { color: this.look.color(`--panel-${i}`), width: 1.5, dash: DASHES[i] }, hoverinfo: "skip" }] : []));
+    return [...this.names().map((name, i) => ({ type: "scatter", mode: "lines", name, x: [], y: [], line: { color: this.look.color(`--panel-${i}`), width: 2.5, dash: DASHES[i] },
+      hovertemplate: `${t("chart.at", { value: "%{y:.0f}", unit: this.unit, seconds: "%{x:.2f}" })}<extra>%{fullData.name}</extra>` })), ...before];
   }
 
   layout() {
@@ -83,8 +85,10 @@ class SpanFigure extends Figure {
   }
 
   traces() {
-    return this.names().map((name, i) => ({ type: "bar", name, x: [], y: [], width: this.width, offset: i * this.width - 0.4,
-      marker: this.look.marker(`--panel-${i}`, PATTERNS[i]), hovertemplate: `${t("chart.spans_of", { count: "%{y}", length: "%{x}" })}<extra>%{fullData.name}</extra>` }));
+    const before = this.panels().flatMap(({ before }, i) => (before ? [{ type: "bar", name: t("before.trace", { panel: i + 1 }), x: Object.keys(before.spans).map(Number), y: Object.values(before.spans), width: this.width / 2, offset: i * this.width - 0.4 + this.width / 4,
+      opacity: 0.35, showlegend: false, marker: { color: this.look.color("--race-ink") }, hoverinfo: "skip" }] : []));
+    return [...this.names().map((name, i) => ({ type: "bar", name, x: [], y: [], width: this.width, offset: i * this.width - 0.4,
+      marker: this.look.marker(`--panel-${i}`, PATTERNS[i]), hovertemplate: `${t("chart.spans_of", { count: "%{y}", length: "%{x}" })}<extra>%{fullData.name}</extra>` })), ...before];
   }
 
   layout() {
@@ -95,7 +99,7 @@ class SpanFigure extends Figure {
     const counts = this.panels().map((panel) => panel.spanLengths);
     const lengths = counts.map((count) => Object.keys(count).map(Number).sort((a, b) => a - b));
     const longest = Math.max(6, ...lengths.flat());
-    window.Plotly.update(this.plot, { x: lengths, y: counts.map((count, i) => lengths[i].map((length) => count[length])) }, { "xaxis.range": [0.4, longest + 0.6] });
+    window.Plotly.update(this.plot, { x: lengths, y: counts.map((count, i) => lengths[i].map((length) => count[length])) }, { "xaxis.range": [0.4, longest + 0.6] }, lengths.map((_, i) => i));
   }
 
   mark(span) {

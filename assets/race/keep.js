@@ -22,7 +22,9 @@ class Keep {
       button(t("keep.json"), t("keep.json.hint"),
         () => this.save("jsonl", "application/jsonl", recordLines(this.tape))),
       button(t("keep.csv"), t("keep.csv.hint"), () => this.save("csv", "text/csv", recordTable(this.tape)))];
-    this.saves = template ? saves : saves.slice(1);
+    const link = el("button", { type: "button", "data-hint": t("link.hint") }, t("link"));
+    link.addEventListener("click", () => this.copyLink(link, say));
+    this.saves = template ? [...saves, link] : saves.slice(1);   // a saved file's own address is nobody else's
     const opener = button(t("keep.open"), t("keep.open.hint"), () => this.file.click());
     this.node = el("details", { class: "keep" }, el("summary", {}, t("keep")), el("div", { class: "menu" }, ...this.saves, opener), this.file);
     this.node.addEventListener("toggle", () => this.saves.forEach((save) => { save.disabled = !this.tape.summaries.length; }));
@@ -42,6 +44,13 @@ class Keep {
     link.click();
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+
+  async copyLink(button, say) {
+    const link = await linkOf(this.tape);
+    if (link) return copyText(link, button);
+    this.node.open = false;
+    say(t("link.too_long"));
   }
 
   async saveHtml() {

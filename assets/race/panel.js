@@ -20,6 +20,8 @@ class Panel {
     this.spec = el("span", { class: "spec" }, "");
     this.history = el("div", { class: "history" });
     this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": t("panel.text", { panel: index + 1 }) });
+    this.before = null;      // the figures of the race before (before.js)
+    this.was = el("span", { class: "was", hidden: true });
     this.unlike = el("small", { class: "unlike" });
     this.warning = el("span", { class: "meaningless", "data-hint": t("panel.meaningless.hint"), hidden: true }, t("panel.meaningless"));
     this.branch = el("aside", { class: "branch", hidden: true });   // branch.js
@@ -38,7 +40,7 @@ class Panel {
       el("header", { class: "panel-head" },
         el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
         el("span", { class: "speed", "data-hint": t("panel.speed.hint") },
-          this.tps, el("span", { class: "unit" }, t("unit.speed"))), this.ratio, this.unlike, this.warning), this.how,
+          this.tps, el("span", { class: "unit" }, t("unit.speed")), this.was), this.ratio, this.unlike, this.warning), this.how,
       el("div", { class: "panel-body" }, this.scroll, this.cycle.node), this.parting, this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill), this.branch);
     this.clear();
   }
@@ -260,6 +262,13 @@ class Panel {
 
   get disagreements() {
     return this.tokens.filter((_, index) => this.differs(index)).length;
+  }
+
+  // The figures of the race before, pale beside this one's; null: there was none.
+  showBefore(before) {
+    this.before = before;
+    this.was.hidden = !before || before.speed === null;
+    if (!this.was.hidden) this.was.textContent = t("before.was", { speed: speed(before.speed) });
   }
 
   // Where a lossless text parts from ar's; null: it does not.

@@ -29,6 +29,8 @@ class RaceView {
     this.charts = new Charts(given.plotly, given.pictures, () => this.panels);
     this.keep = new Keep(this.tape, given.template || "", () => this.pictures(), (name, records) => this.open(name, records), (text) => { this.status.textContent = text; });
     this.legend.node.append(this.keep.node);
+    this.before = new Before(this);
+    this.legend.node.append(this.before.button);
     this.reply = new Reply(this.tape, () => this.racing, (text) => { this.status.textContent = text; });
     this.bar = el("div", { class: "bar" }, this.status, this.legend.node);
     root.replaceChildren(this.grid, this.bar, this.player.node, this.reply.node, this.notes, this.charts.node, this.table.node);
@@ -199,9 +201,13 @@ class RaceView {
           this.clear();
           this.setStatus("idle", t("race.ready"));
         }
-        if (record.clear) this.reply.began(null);
+        if (record.clear) {
+          this.reply.began(null);
+          this.before.forget();
+        }
         break;
       case "page":     // a race begins: the conversation of each panel, and what there is to warn about
+        if (!this.tour.on && document.documentElement.dataset.source !== "file") this.before.keep();
         this.begin(record);
         if (!this.tour.on) this.reply.began(this.how);
         this.panels.forEach((each) => follow.add(each));
@@ -251,6 +257,7 @@ class RaceView {
     this.clear(false);
     this.tape.add(page);
     page.turns.forEach((messages, index) => this.panels[index].showTurns(messages));
+    this.panels.forEach((panel) => panel.showBefore(this.tour.on ? null : this.before.race?.figures[panel.index] || null));
     this.notes.replaceChildren(...page.notes.map(({ text, values }) => el("p", { class: "note" }, t(text, values))));
   }
 
@@ -390,6 +397,11 @@ if (given.template) findControls();
 watch("value", () => view.update(props.value));
 view.update(props.value);
 if (given.record) view.open(t("race.this_file"), parseRecord(given.record));
+const fromLink = () => openLink((name, records) => view.open(name, records), (text) => view.setStatus("error", text));
+if (given.template) {
+  fromLink();
+  window.addEventListener("hashchange", fromLink);
+}
 
 // New chat clears what is on screen: asked first, before Gradio hears of the click. The button may come after this script: the document listens for it.
 document.addEventListener("click", (event) => {

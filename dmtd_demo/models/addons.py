@@ -21,6 +21,7 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import dmtd_layers, fed_back
+from dmtd_demo.models.causes import in_one_line, not_whole
 from dmtd_demo.text_files import parsed, read_text
 
 CARD = "addons.json"
@@ -208,9 +209,7 @@ def load_addons(
                 f"the add-on folder {folder} needs {path.name} for {method}; the file is not there"
             ) from None
         except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} needs to be a whole safetensors file; reading it gave: {error}"
-            ) from None
+            raise not_whole(path, error) from None
         _check_tensors(path, tensors, module)
         module.load_state_dict(tensors)
         modules[method] = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -263,7 +262,9 @@ def _read_card(folder: Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"a folder of add-ons needs {CARD}; {folder} has none") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / CARD} needs to be JSON; reading it gave: {error}") from None
+        raise UserError(
+            f"{folder / CARD} needs to be JSON; reading it gave: {in_one_line(error)}"
+        ) from None
     if (
         not isinstance(card, dict)
         or not isinstance(card.get("addons"), dict)

@@ -17,11 +17,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging as transformers_logging
 
 from dmtd_demo.errors import UserError, is_out_of_memory
-from dmtd_demo.models.config import in_one_line
+from dmtd_demo.models.causes import in_one_line, not_whole
 from dmtd_demo.models.recognition import is_pointer
+from dmtd_demo.models.silence import silenced
 from dmtd_demo.progress import Progress, no_progress
 
 # Qwen's end of a text, where a tokenizer names none
@@ -81,9 +81,7 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
                     f"reading {path} ran out of memory: close what else runs here, or take a "
                     "smaller model"
                 ) from None
-            raise UserError(
-                f"{path} needs to be a whole safetensors file; reading it gave: {error}"
-            ) from None
+            raise not_whole(path, error) from None
     return hashlib.sha256(
         b"".join(name.encode() + samples[name] for name in sorted(samples))
     ).hexdigest()[:16]
@@ -108,22 +106,18 @@ def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
         raise UserError(
             f"{path} is Git LFS's pointer to the file, not the file: fetch it by `git lfs pull`"
         )
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     try:
-        if not path.exists():
-            named = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
-            return _ready(named)
-        found = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        return _ready(found)
+        with silenced():
+            if not path.exists():
+                named = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+                return _ready(named)
+            return _ready(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
     except BaseException as error:
         # tokenizer files fail in many ways, all of them the folder's; those of the Rust code below
         # are no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)) or is_out_of_memory(error):
             raise
         raise UserError(f"the tokenizer in {folder} cannot be read: {in_one_line(error)}") from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

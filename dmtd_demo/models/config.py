@@ -6,7 +6,6 @@ Whatever is wrong with it is a UserError that says what was needed and what was 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,10 @@ from transformers import (
 
 from dmtd_demo.backbone.supported import MODEL_TYPES, check_config
 from dmtd_demo.errors import UserError
+from dmtd_demo.models.causes import in_one_line
 from dmtd_demo.models.ends import ids_of
 from dmtd_demo.models.recognition import check_unquantized
+from dmtd_demo.models.silence import silenced
 
 CLASSES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
@@ -110,21 +111,14 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
     }
     _check_fields(fields, path, kind)
     try:
-        config = config_cls.from_dict(fields)
+        with silenced():
+            config = config_cls.from_dict(fields)
     except Exception as error:
         # transformers' strict configs raise several kinds for a wrong field
         raise _refused(path, kind, in_one_line(error)) from None
     _check_whole(config, path, kind)
     check_config(config)
     return config, cls
-
-
-def in_one_line(error: BaseException) -> str:
-    """The cause that a library's error names, without the lines around it."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    words = re.sub(r"^(Class v|V)alidation error for .*?: (\w+: )?", "", words)
-    words = words.partition(" Errors: ")[0]
-    return words if len(words) <= 300 else f"{words[:300].rpartition(' ')[0]} …"
 
 
 def _kind(raw: Mapping[str, Any], folder: Path) -> str:

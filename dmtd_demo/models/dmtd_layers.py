@@ -19,6 +19,7 @@ from torch import Tensor
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
+from dmtd_demo.models.causes import not_whole
 
 NAME = "dmtd_layers"
 GROUP = 32
@@ -92,9 +93,7 @@ def take(folder: Path, facts: dict[str, Any], backbone: Backbone) -> Split:
         except FileNotFoundError:
             raise UserError(f"the add-on folder {folder} needs {path.name} for {NAME}") from None
         except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} needs to be a whole safetensors file; reading it gave: {error}"
-            ) from None
+            raise not_whole(path, error) from None
     backbone.adapt(split, _differences(folder, split, facts["bits"], tensors, backbone))
     return split
 

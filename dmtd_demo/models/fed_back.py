@@ -25,6 +25,7 @@ from dmtd_demo.backbone.fused import FusedLayer, LayerParts
 from dmtd_demo.backbone.norms import FusedNorm
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.errors import UserError
+from dmtd_demo.models.causes import not_whole
 
 NAME = "fed_back"
 LINEARS = {
@@ -122,9 +123,7 @@ def load(folder: Path, width: int, backbone: Backbone) -> FedBackHead:
     except FileNotFoundError:
         raise UserError(f"the add-on folder {folder} needs {path.name} for {NAME}") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} needs to be a whole safetensors file; reading it gave: {error}"
-        ) from None
+        raise not_whole(path, error) from None
     head = FedBackHead(backbone, width)
     state = {}
     for name, wanted in head.state_dict().items():

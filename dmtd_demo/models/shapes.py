@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.models import recognition
-from dmtd_demo.models.config import in_one_line
+from dmtd_demo.models.causes import in_one_line, not_whole
 from dmtd_demo.models.json_file import read_json
+from dmtd_demo.models.silence import silenced
 
 INDEX = "model.safetensors.index.json"
 LAYER = re.compile(r"^layers\.(\d+)\.")
@@ -85,9 +86,7 @@ def _held(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
                     shapes[_inside(name)] = tuple(part.get_shape())
                     dtypes[name] = part.get_dtype()
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(
-                f"{path} needs to be a whole safetensors file; reading it gave: {error}"
-            ) from None
+            raise not_whole(path, error) from None
     return shapes, dtypes
 
 
@@ -101,7 +100,7 @@ def _inside(name: str) -> str:
 
 def _wanted(folder: Path, config: Any, cls: type[PreTrainedModel]) -> dict[str, tuple[int, ...]]:
     try:
-        with torch.device("meta"):
+        with silenced(), torch.device("meta"):
             module = cls._from_config(config, attn_implementation="sdpa")
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, UserError):

@@ -17,9 +17,11 @@ from dmtd_demo.backbone import cpu_packed, cuda_packed
 from dmtd_demo.backbone.bitsandbytes_4bit import choose_layout
 from dmtd_demo.errors import Cancelled, UserError, is_out_of_memory
 from dmtd_demo.models import checkpoint, gguf_weights
-from dmtd_demo.models.config import WRAPPER, in_one_line
+from dmtd_demo.models.causes import in_one_line
+from dmtd_demo.models.config import WRAPPER
 from dmtd_demo.models.gguf_header import File
 from dmtd_demo.models.placement import FAST, Placement
+from dmtd_demo.models.silence import silenced
 from dmtd_demo.progress import Progress, no_progress
 
 
@@ -65,26 +67,25 @@ def _module_of(
     state = source.state
     if source.file is not None:
         state = gguf_weights.state(source.file, placement.dtype)
-    verbosity = transformers_logging.get_verbosity()
-    # what it would warn of is checked afterwards
-    transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     previous = transformers_logging.set_tqdm_hook(partial(_told, progress))
     dense = ["lm_head", *cpu_packed.DENSE] if source.hybrid else None
     on_one = "cpu" if placement.quantization in FAST else placement.device
     try:
-        loaded = source.module.from_pretrained(
-            source.folder if state is None else None,
-            config=source.config,
-            dtype=placement.dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            device_map="auto" if placement.device == "auto" else {"": on_one},
-            quantization_config=_bitsandbytes(placement, dense),
-            state_dict=state,
-        )
+        # what it would warn of is checked afterwards
+        with silenced():
+            loaded = source.module.from_pretrained(
+                source.folder if state is None else None,
+                config=source.config,
+                dtype=placement.dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                device_map="auto" if placement.device == "auto" else {"": on_one},
+                quantization_config=_bitsandbytes(placement, dense),
+                state_dict=state,
+            )
     except Exception as error:
         # of the many kinds that transformers raises for files that do not fit
         if is_out_of_memory(error) or isinstance(error, (UserError, Cancelled)):
@@ -94,7 +95,6 @@ def _module_of(
         ) from None
     finally:
         transformers_logging.set_tqdm_hook(previous)
-        transformers_logging.set_verbosity(verbosity)
     # a pair, because of output_loading_info, which its annotations do not know
     return cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
 

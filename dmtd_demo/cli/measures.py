@@ -45,6 +45,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             "relative",
             "repetition_ratio",
             "audit_agreement",
+            "nats",
             "mean_span",
             "tokens_per_full_pass",
             "plt",

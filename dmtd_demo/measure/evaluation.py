@@ -11,8 +11,10 @@ from dataclasses import asdict
 from typing import Any, Sequence
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import describe
 from dmtd_demo.models.chat import Message, encode_chat
@@ -84,6 +86,25 @@ def read_tasks(path: str, count: int) -> list[Task]:
     return tasks[:count]
 
 
+@torch.inference_mode()
+def nats(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> float:
+    """Return the negative log-probability of a text under the model's own `ar`, all its tokens."""
+    stack = Stack(model.backbone, model.split)
+    text, total, done = [*prompt_ids, *ids[:-1]], 0.0, 0
+    for start in range(0, len(text), PREFILL_CHUNK):
+        chunk = text[start : start + PREFILL_CHUNK]
+        out, _ = stack.full(chunk)
+        # the last prompt position gives the first id
+        skip = max(len(prompt_ids) - 1 - start, 0)
+        if skip >= len(chunk):
+            continue
+        logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:])).float()
+        wanted = torch.tensor(ids[done : done + len(logits)], device=logits.device)
+        total -= logits.log_softmax(-1).gather(-1, wanted[:, None]).sum().item()
+        done += len(logits)
+    return total
+
+
 def evaluate(
     model: Model,
     panels: Sequence[PanelSpec],
@@ -94,7 +115,9 @@ def evaluate(
 
     `relative` and `over_ar` are against `ar` on the same checkpoint and prompts. `intervals`: for
     each figure the 2.5th and 97.5th percentile of RESAMPLES bootstrap samples of the prompts, those
-    of `ar` drawn along. `spans`: how many steps emitted so many tokens; `same_as_ar`: how many
+    of `ar` drawn along. `nats`: a token's negative log-probability under `ar` itself, in the mean.
+    `spans`: how many steps emitted so many tokens; `accepted`: in which share of the steps as many
+    or more followed the first; `by_family`: figures of each kind of request; `same_as_ar`: how many
     texts are those of `ar`.
     """
     reference = next((i for i, panel in enumerate(panels) if panel.decoder == "ar"), None)
@@ -104,10 +127,15 @@ def evaluate(
         tasks, desc="eval", unit="prompt", file=sys.stderr, disable=None
     ):
         ids = encode_chat(model.tokenizer, conversation, settings.thinking)
+        known: dict[tuple[int, ...], float] = {}
         for batch in race_ids(model, raced, [ids] * len(raced), settings):
             for record in batch:
                 if record["type"] in ("step", "audit", "summary"):
                     results[record["panel"]].add(record, family, answer)
+        for result in results:
+            if result.ids not in known:
+                known[result.ids] = nats(model, ids, result.ids) if result.ids else 0.0
+            result.close(known[result.ids])
     base = results[-1 if reference is None else reference]
     samples = [
         np.arange(len(tasks)),
@@ -127,6 +155,8 @@ def evaluate(
                 "exact_match_by_family": result.by_family(),
                 "stops": dict(result.stops),
                 "spans": {str(n): count for n, count in sorted(result.spans.items())},
+                "accepted": result.accepted(),
+                "by_family": result.figures_by_family(base.table(), model.layers),
                 "same_as_ar": sum(a == b for a, b in zip(result.texts, base.texts)),
             }
         )
@@ -170,7 +200,11 @@ COUNTED = (
     "decoded",
     "layer_runs",
     "seconds",
+    "tokens",
+    "nats",
 )
+# of what is told for each kind of request
+OF_FAMILY = ("audit_agreement", "tokens_per_full_pass", "nats", "over_ar")
 
 
 def _figures(table: np.ndarray, ar: np.ndarray, layers: int) -> dict[str, float | None]:
@@ -190,6 +224,7 @@ def _figures(table: np.ndarray, ar: np.ndarray, layers: int) -> dict[str, float 
         "relative": ratio(total["right"], base["right"]),
         "repetition_ratio": ratio(total["repetition"], len(table)),
         "audit_agreement": ratio(total["agreed"], total["judged"]),
+        "nats": ratio(total["nats"], total["tokens"]),
         "mean_span": ratio(total["spanned"], total["spans"]),
         "tokens_per_full_pass": ratio(total["decoded"], total["full_passes"]),
         "plt": ratio(total["layer_runs"], layers * total["decoded"]),
@@ -209,6 +244,33 @@ class _Results:
         self.texts: list[str] = []
         self._tokens: list[trace.Record] = []
         self._layer_runs = self._judged = self._agreed = 0
+        # the text that was added last, until it is closed
+        self.ids: tuple[int, ...] = ()
+        self._line: tuple[float, ...] = ()
+
+    def close(self, nats: float) -> None:
+        """Count the text that was added last, whose tokens have so many nats in all."""
+        self.lines.append((*self._line, len(self.ids), nats))
+
+    def accepted(self) -> list[float]:
+        """In which share of the steps 1, 2 … tokens or more followed the first; not the prefill."""
+        steps, deepest = self.spans.total() - len(self.families), max(self.spans, default=1)
+        return [
+            round(sum(n for length, n in self.spans.items() if length > depth) / steps, 4)
+            for depth in range(1, deepest)
+        ]
+
+    def figures_by_family(self, ar: np.ndarray, layers: int) -> dict[str, Any]:
+        """The figures of each kind of request by itself."""
+        found = {}
+        for family in sorted(set(self.families)):
+            own = [i for i, name in enumerate(self.families) if name == family]
+            figures = _figures(self.table()[own], ar[own], layers)
+            found[family] = {
+                "prompts": len(own),
+                **{name: figures[name] for name in OF_FAMILY},
+            }
+        return found
 
     def add(self, record: trace.Record, family: str, answer: str) -> None:
         if record["type"] == "step":
@@ -228,19 +290,18 @@ class _Results:
             if record["stop"] == "error":
                 raise RuntimeError(record["message"])
             spans = {int(length): count for length, count in record["spans"].items()}
-            self.lines.append(
-                (
-                    record["text"].strip() == answer.strip(),
-                    record["repetition_ratio"],
-                    self._judged,
-                    self._agreed,
-                    sum(length * count for length, count in spans.items()),
-                    sum(spans.values()),
-                    record["full_passes"],
-                    record["tokens"] - 1,
-                    self._layer_runs,
-                    record["decode_seconds"],
-                )
+            self.ids = tuple(token["id"] for token in self._tokens)
+            self._line = (
+                record["text"].strip() == answer.strip(),
+                record["repetition_ratio"],
+                self._judged,
+                self._agreed,
+                sum(length * count for length, count in spans.items()),
+                sum(spans.values()),
+                record["full_passes"],
+                record["tokens"] - 1,
+                self._layer_runs,
+                record["decode_seconds"],
             )
             self.families.append(family)
             self.stops[record["stop"]] += 1

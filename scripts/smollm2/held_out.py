@@ -41,6 +41,21 @@ def rows(held: bool, path: Path = CONVERSATIONS) -> list[Row]:
     ]
 
 
+# kinds of request, by what is asked; the first that fits
+KINDS = {
+    "code": r"\bcode\b|\bfunctions?\b|python|javascript|\bsql\b|\bprogram\b|\balgorithm\b",
+    "rewriting": r"rewrite|rephrase|paraphrase|summari[sz]e|translate|\bedit\b|shorten|\bcorrect\b",
+    "lists and plans": r"\blist\b|\bsteps\b|\bideas\b|\btips\b|\bplan\b|\bexamples\b|\brecipe\b",
+    "writing": r"\bwrite\b|\bstory\b|\bpoem\b|\bessay\b|\bemail\b|\bletter\b|\bdescribe\b",
+    "questions": r"\?|\bexplain\b|\bwhat\b|\bhow\b|\bwhy\b",
+}
+
+
+def kind(asked: str) -> str:
+    """The kind of a request, by its words."""
+    return next((k for k, words in KINDS.items() if re.search(words, asked.lower())), "other")
+
+
 def messages(text: str) -> list[dict[str, str]]:
     return [{"role": role, "content": said} for role, said in TURN.findall(text)]
 
@@ -63,7 +78,8 @@ def main() -> None:
         short = [row for row in rows(True) if row.answer <= 80]
         for row in random.Random(1).sample(short, options.tasks):
             *asked, answer = messages(tokenizer.decode(row.ids))
-            print(json.dumps({"messages": asked, "answer": answer["content"]}))
+            family = kind(asked[-1]["content"])
+            print(json.dumps({"messages": asked, "answer": answer["content"], "family": family}))
         return
     for held in (True, False) if options.all else (True,):
         for row in rows(held):

@@ -21,16 +21,17 @@ function wordsApart(text, other) {
 }
 
 /**
- * What is said of a panel that came to its end.
+ * What is said of a panel that came to its end; more shortly where it is not the first one.
  * @param {{name: string, ms: number, text: string}} own
  * @param {{name: string, ms: number, text: string}} base  panel 1
  * @param {boolean} compared  whether their words may be: not where tokens are drawn by chance
+ * @param {boolean} first
  */
-function finishOf(own, base, compared) {
-  const factor = base.ms / own.ms;
-  const key = factor >= 1.05 ? "finish.sooner" : factor <= 0.95 ? "finish.later" : "finish.tied";
-  const verdict = t(key, { name: own.name, ratio: `${Math.max(factor, 1 / factor).toFixed(1)}×` });
+function finishOf(own, base, compared, first) {
+  const factor = base.ms / own.ms, said = (key) => (first ? `finish.${key}` : `finish.more.${key}`);
+  const key = factor >= 1.05 ? "sooner" : factor <= 0.95 ? "later" : "tied";
+  const verdict = t(said(key), { name: own.name, ratio: `${Math.max(factor, 1 / factor).toFixed(1)}×` });
   const apart = compared ? wordsApart(own.text, base.text) : null;
   if (!apart) return verdict;
-  return t(apart.count || own.text.length < base.text.length ? "finish.differ" : "finish.same", { verdict, base: base.name, count: apart.count, all: apart.all });
+  return t(said(apart.count || own.text.length < base.text.length ? "differ" : "same"), { verdict, base: base.name, count: apart.count, all: apart.all });
 }

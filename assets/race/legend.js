@@ -23,7 +23,7 @@ class Legend {
     const differs = this.panels().reduce((sum, panel) => sum + panel.disagreements, 0);
     const items = [...new Set([...ALWAYS_LISTED, ...Object.keys(counts)])].map((key) => [key, ORIGINS[key]?.name || key, ORIGINS[key]?.hint || "", counts[key] || 0]);
     const drawn = this.panels()[0]?.sampled;
-    if (differs) items.push(["differs", t(drawn ? "origin.improbable.name" : "origin.differs.name"), t(drawn ? "origin.improbable.hint" : "origin.differs.hint"), differs]);
+    items.push(["differs", t(drawn ? "origin.improbable.name" : "origin.differs.name"), t(drawn ? "origin.improbable.hint" : "origin.differs.hint"), differs]);
     const wanted = items.map(([key, name]) => `${key} ${name}`).join();
     if (this.origins.dataset.keys !== wanted) {   // the buttons stay while only counts change, so that they can be pressed
       this.origins.dataset.keys = wanted;

@@ -13,6 +13,7 @@ declare const given: {
   hints: Record<string, string>;
   plotly: string;
   template: string;
+  recorded?: string;
   pictures?: Picture[];
   record?: string;
 };

@@ -38,7 +38,7 @@ class Panel {
     this.how = el("p", { class: "how" });
     this.node = el("article", { class: "panel", style: `--panel: var(--panel-${index})`, "aria-label": t("panel", { panel: index + 1 }) },
       el("header", { class: "panel-head" },
-        el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec,
+        el("span", { class: "badge", "aria-hidden": "true" }, String(index + 1)), this.spec, el("span", { class: "mark" }, t("race.recorded.mark")),
         el("span", { class: "speed", "data-hint": t("panel.speed.hint") },
           this.tps, el("span", { class: "unit" }, t("unit.speed")), this.was), this.ratio, this.unlike, this.warning), this.how,
       el("div", { class: "panel-body" }, this.scroll, this.cycle.node), this.parting, this.live.node, el("div", { class: "panel-foot" }, this.facts, this.copy, this.fill), this.branch);
@@ -160,6 +160,7 @@ class Panel {
     entry.thought = this.thought.add(token, node);
     this.write(node, entry);
     if (token.text === "") node.classList.add("empty");
+    if (/^ ?\S*$/.test(token.text) && !/\s$/.test(this.tokens[index - 1]?.text || " ")) node.classList.add("plain");
     if (/^\s*\n\s*$/.test(token.text)) node.classList.add("newline");
     if (this.differs(index)) node.classList.add("differs");
     if (index === 0 || this.tokens[index - 1].span !== token.span) node.classList.add("opens");

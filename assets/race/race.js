@@ -18,6 +18,7 @@ class RaceView {
     this.forgotten = "";     // the id of a race that a new chat has left behind
     this.racing = false;     // a race runs on the device
     this.ending = "";        // what is said at the end of a race that is over, but still being played
+    this.recorded = false;   // what plays is the race that was recorded for those who have just come
     this.joining = false;    // what comes is a race that others have seen: shown at once
     this.status = el("p", { class: "status", role: "status", "aria-live": "polite" });
     this.notes = el("div", { class: "notes" });
@@ -73,6 +74,7 @@ class RaceView {
 
   // How the race on screen is being played: data-playing.
   get playing() {
+    if (this.recorded) return "recorded";
     if (this.player.first) return "slowed";
     return this.root.dataset.status === "running" ? "live" : "no";
   }
@@ -94,6 +96,7 @@ class RaceView {
       return this.table.draw(this.panels, this.tape);
     }
     this.root.dataset.playing = this.playing;
+    if (this.recorded) this.sayRecorded();
     if (!this.player.first || this.stopping) return;
     const { rate } = this.player, seconds = (this.tape.duration / 1000).toFixed(2);
     const text = this.racing || rate === null ? t("race.measuring") : rate > 0.95 ? t("race.played", { seconds }) : t("race.slowed", { times: rate > 0.1 ? (1 / rate).toFixed(1) : Math.round(1 / rate).toLocaleString("en"), seconds });
@@ -142,6 +145,8 @@ class RaceView {
   clear(charts = true) {
     this.stage = "";
     this.ending = "";
+    this.recorded = false;
+    this.root.dataset.playing = this.playing;
     delete document.documentElement.dataset.source;
     this.tooltip.unpin();
     this.tape.clear();
@@ -277,15 +282,37 @@ class RaceView {
     this.notes.append(el("p", { class: "note" }, t("race.from_file", { name }), " ", close));
   }
 
+  // A race that was recorded plays before the first one, so that there is something to see before any click.
+  showRecorded(text) {
+    const records = parseRecord(text), [header] = records, count = this.panels.length;
+    const shown = records.filter((record) => record.type === "header" || record.panel < count);
+    header.panels = header.panels.slice(0, count);
+    this.begin({ type: "page", turns: this.panels.map((_, index) => header.conversations?.[index] || []), notes: [] });
+    this.player.following = false;
+    for (const record of shown) this.take(record);
+    this.recorded = true;
+    this.setStatus("idle", "");
+    this.player.seek(0);
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) this.player.toEnd();
+    else this.player.play();
+    this.sayRecorded();
+  }
+
+  sayRecorded() {
+    const { rate } = this.player, over = this.player.at >= this.tape.moments.length;
+    const said = over ? this.verdict("done", "race.recorded.done") : t("race.recorded", { model: modelName(this.tape.header.panels[0]), times: Math.round(1 / (rate || 1)), seconds: (this.tape.duration / 1000).toFixed(2) });
+    if (this.status.textContent !== said) this.status.textContent = said;
+  }
+
   // What is on screen, to be brought back later: by restore.
   snapshot() {
     const { header, turns, steps, summaries } = this.tape, { following, at } = this.player;
     const records = header ? [header, ...steps, ...this.tape.auditRecords, ...summaries.filter(Boolean)] : [];
-    return { records, turns, following, at, count: this.panels.length, notes: [...this.notes.children], status: this.root.dataset.status, sentence: this.status.textContent,
+    return { records, turns, following, at, count: this.panels.length, notes: [...this.notes.children], status: this.root.dataset.status, sentence: this.status.textContent, recorded: this.recorded,
       source: document.documentElement.dataset.source };
   }
 
-  restore({ records, turns, following, at, count, notes, status, sentence, source }) {
+  restore({ records, turns, following, at, count, notes, status, sentence, source, recorded }) {
     if (records.length) this.begin({ type: "page", turns, notes: [] });
     else {
       this.setPanelCount(count);
@@ -294,6 +321,7 @@ class RaceView {
     for (const record of records) this.take(record);
     if (source) document.documentElement.dataset.source = source;
     this.notes.replaceChildren(...notes);
+    this.recorded = recorded;
     this.setStatus(status, sentence);
     this.drawAll();
     if (!following) this.player.seek(at);
@@ -312,7 +340,8 @@ class RaceView {
     this.setStatus("idle", t("race.ready"));
   }
 
-  verdict(status) {
+  // key: of the sentence that has the verdicts of all panels.
+  verdict(status, key = "finish.done") {
     if (status === "stopped") return t("race.stopped");
     const { header, summaries, panels } = this.tape;
     const names = header ? header.panels.map((entry) => {
@@ -321,8 +350,8 @@ class RaceView {
       return what ? t("finish.unlike", { name, what }) : name;
     }) : [];
     const [base, ...others] = names.map((name, index) => ({ name, ms: panels[index].at(-1)?.ms, text: textOfSteps(panels[index]), ended: ["eos", "length"].includes(summaries[index]?.stop) }));
-    const verdicts = others.filter((own) => own.ended && base.ended && own.ms && base.ms).map((own) => finishOf(own, base, !(header.sampling?.temperature > 0)));
-    return verdicts.length ? t("finish.done", { verdicts: verdicts.join(t("finish.join")) }) : t("race.done");
+    const verdicts = others.filter((own) => own.ended && base.ended && own.ms && base.ms).map((own, index) => finishOf(own, base, !(header.sampling?.temperature > 0), index === 0));
+    return verdicts.length ? t(key, { verdicts: verdicts.join(t("finish.join")) }) : t("race.done");
   }
 
   // A panel has come to its end on screen.
@@ -396,6 +425,7 @@ const view = new RaceView(element.querySelector(".race"));
 if (given.template) findControls();
 watch("value", () => view.update(props.value));
 view.update(props.value);
+if (given.recorded && !new URLSearchParams(location.search).has("panel")) view.showRecorded(given.recorded);
 if (given.record) view.open(t("race.this_file"), parseRecord(given.record));
 const fromLink = () => openLink((name, records) => view.open(name, records), (text) => view.setStatus("error", text));
 if (given.template) {
@@ -405,7 +435,7 @@ if (given.template) {
 
 // New chat clears what is on screen: asked first, before Gradio hears of the click. The button may come after this script: the document listens for it.
 document.addEventListener("click", (event) => {
-  if (event.target.closest?.("#new-chat") && view.tape.header && !window.confirm(t("race.clear"))) event.stopImmediatePropagation();
+  if (event.target.closest?.("#new-chat") && view.tape.header && !view.recorded && !window.confirm(t("race.clear"))) event.stopImmediatePropagation();
 }, true);
 
 // The lists of presets and of sampling settings close when something else is clicked, and after a choice.
@@ -441,6 +471,7 @@ let asked = "";     // what was asked: run, how, and the values of the controls 
 window.dmtdRace = {
   start(values) {
     if (view.racing || unsettled) return asked;   // Gradio drops a second Run itself
+    if (view.recorded) view.clear(false);
     if (view.player.first) view.player.toEnd();   // what is still being played gives way
     clicked = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;   // randomUUID needs https or localhost
     unsettled = true;

@@ -19,6 +19,8 @@ class Room {
     const around = Math.max(...panels.filter((panel) => panel.node.offsetHeight).map((panel) => panel.node.offsetHeight - panel.scroll.offsetHeight), 0);
     const under = player.node.getBoundingClientRect().bottom - grid.getBoundingClientRect().bottom;
     const height = window.innerHeight - (grid.getBoundingClientRect().top + window.scrollY) - around - under - BELOW;
+    const atEnd = panels.filter((panel) => panel.atEnd);
     root.style.setProperty("--room", `${Math.round(Math.min(Math.max(height, LEAST_TEXT), MOST_TEXT * window.innerHeight))}px`);
+    for (const panel of atEnd) panel.scroll.scrollTop = panel.scroll.scrollHeight;
   }
 }

@@ -9,6 +9,14 @@ function passThatMade(token, layers) {
 // Shown on hover and on keyboard focus; in a panel's text the arrow keys walk from token to token. A click, or Enter, pins a token: its tooltip stays, and
 // its whole span stands out in the text and in the charts. Escape closes it.
 
+/**
+ * The decoder that an entry of a panel's list, or its field, names: what stands before the dot.
+ * @param {HTMLElement} node
+ */
+function decoderOf(node) {
+  return (node instanceof HTMLInputElement ? node.value : node.textContent).split("·")[0].replace("✓", "").trim();
+}
+
 class Tooltip {
   constructor(root, panels, hints, onPin) {
     this.root = root;
@@ -42,12 +50,15 @@ class Tooltip {
 
   // A Gradio control whose id is in the hints: only its label, so that the tooltip stays out of the way of typing.
   control(node) {
+    const decoder = node.closest("[id$='-decoder'] [role='option'], [id$='-decoder'] input");
+    if (decoder) return howOf(decoderOf(decoder)) ? decoder : null;
     const label = node.closest("[data-testid='block-info'], label > span");
     const block = label?.closest("[id]");
     return block && this.hintOf(block) ? block : null;
   }
 
   hintOf(block) {
+    if (block.matches("[role='option'], input")) return howOf(decoderOf(block));
     const key = this.hints[block.id] || this.hints[block.id.replace(/^panel-\d+-/, "")];
     return key && t(key);
   }
@@ -98,15 +109,16 @@ class Tooltip {
 
   // Above what it speaks of, below it or beside it: within the window, over no line of its own, and not over Run.
   place() {
-    const lines = [...this.target.getClientRects()], whole = this.target.getBoundingClientRect();   // a token that wraps has several
+    const lines = [...this.target.getClientRects()].filter(({ width }) => width > 1), whole = this.target.getBoundingClientRect();   // a token that wraps has several
     const at = lines[0] || whole, end = lines.at(-1) || whole;
     const { offsetWidth: width, offsetHeight: height } = this.box;
     const across = Math.max(8, Math.min(at.left, window.innerWidth - width - 8)), down = Math.max(8, Math.min(at.top, window.innerHeight - height - 8));
     const run = document.querySelector("#run")?.getBoundingClientRect();
     const covers = ([left, top], { left: l, top: u, right: r, bottom: b }) => left < r && left + width > l && top < b && top + height > u;
+    const list = this.target.closest("[role='listbox']")?.getBoundingClientRect();   // of decoders: its entries are to be read, too
     const spots = [[across, at.top - height - 8], [across, end.bottom + 8], [whole.right + 8, down], [whole.left - width - 8, down]];
     const fits = (spot) => spot[0] >= 0 && spot[0] + width <= window.innerWidth && spot[1] >= 0 && spot[1] + height <= window.innerHeight;
-    const free = (spot) => ![...lines, ...(run?.width ? [run] : [])].some((box) => covers(spot, box));
+    const free = (spot) => ![...lines, ...(run?.width ? [run] : []), ...(list ? [list] : [])].some((box) => covers(spot, box));
     const [left, top] = spots.find((spot) => fits(spot) && free(spot)) || spots.find(free) || spots[1];
     this.box.style.left = `${left}px`;
     this.box.style.top = `${top}px`;

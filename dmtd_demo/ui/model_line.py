@@ -7,6 +7,7 @@ from html import escape
 import torch
 
 from dmtd_demo.models.model import Model
+from dmtd_demo.ui.about import askable
 from dmtd_demo.web.texts import hint, label, slot, span
 
 
@@ -18,7 +19,13 @@ def model_line(model: Model) -> str:
     threads = model.threads or torch.get_num_threads()
     facts = {"parameters": count(model.parameters), "layers": model.layers}
     size = (
-        span("model.with_split", **facts, split=model.split)
+        span(
+            "model.with_split",
+            **facts,
+            split=slot(
+                "split", f"<span {hint('model.split.hint')}>{escape(str(model.split))}</span>"
+            ),
+        )
         if model.split
         else span("model.without_split", **facts)
     )
@@ -59,9 +66,15 @@ def model_lines(models: list[Model]) -> str:
     Each says whose it is; the page's script names those of the panels that are shown.
     """
     return "".join(
-        model_line(model).replace("<p>", f'<p data-panels="{_panels(models, model)}">', 1)
+        model_line(model).replace("<p>", _whose(models, model), 1)
         for model in dict.fromkeys(models)
     )
+
+
+def _whose(models: list[Model], model: Model) -> str:
+    """Return the line's tag: the panels on the model, and what it can be asked."""
+    asked = escape(askable([model]), quote=True)
+    return f'<p data-panels="{_panels(models, model)}" data-askable="{asked}">'
 
 
 def _panels(models: list[Model], model: Model) -> str:
@@ -70,6 +83,9 @@ def _panels(models: list[Model], model: Model) -> str:
 
 SHOW_LINES = """(lines) => {
   if (!lines) return;
+  // said beside the prompt: what the first of them can be asked
+  const first = new DOMParser().parseFromString(lines, "text/html").querySelector("p");
+  document.querySelector("#askable").innerHTML = first.dataset.askable;
   document.querySelector("#model-lines").innerHTML = lines;
   window.dmtdRace.nameModels();
 }"""
@@ -90,6 +106,7 @@ def header(model: Model, lecture: bool = False) -> str:
     )
     return (
         f'<header class="page-head"><h1>{span("page.title")}</h1>'
+        f'<p class="lead">{span("page.lead")}</p>'
         f'<div id="model-lines">{model_line(model)}</div>{baseline()}{links}'
         f'<div class="switches">{tour}<button id="presenter-switch" type="button" '
         f"{hint('presenter.switch.hint')} {label('presenter.switch')}>"

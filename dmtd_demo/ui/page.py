@@ -36,7 +36,9 @@ from dmtd_demo.server.lecture import Lecture
 from dmtd_demo.server.stops import Stops
 from dmtd_demo.server.trust import standing_of
 from dmtd_demo.server.turns import Turns
+from dmtd_demo.shipped import ASSETS
 from dmtd_demo.ui import branches, controls, links, stream
+from dmtd_demo.ui.about import OFFER_SCRIPT, about
 from dmtd_demo.ui.chat import Chat, answered
 from dmtd_demo.ui.examples import (
     EXAMPLES,
@@ -56,6 +58,8 @@ from dmtd_demo.web import replay_file, wire
 from dmtd_demo.web.texts import english
 
 PANELS_SHOWN = 3
+# the race that plays before the first one: scripts/first_race.py
+RECORDED = ASSETS / "first_race.jsonl"
 # the first four that the model can run; the fourth is hidden at first
 DEFAULT_PANELS = (
     "ar",
@@ -188,6 +192,12 @@ class Page:
                     self.run = gr.Button(control("control.run"), variant="primary", elem_id="run")
                     self.stop = gr.Button(control("control.stop"), elem_id="stop")
                     self.new_chat = gr.Button(control("control.new_chat"), elem_id="new-chat")
+            gr.HTML(
+                about(self.first, offered=not self.picker.fixed),
+                js_on_load=OFFER_SCRIPT,
+                apply_default_css=False,
+                elem_id="about",
+            )
             with gr.Row(elem_id="strip"):
                 self._examples()
                 self._settings()
@@ -204,6 +214,7 @@ class Page:
                 hints,
                 PLOTLY_PATH.lstrip("/"),
                 replay_file.template(),
+                RECORDED.read_text(encoding="utf-8"),
                 elem_id="race",
             )
             if self.training:

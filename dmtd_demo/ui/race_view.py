@@ -29,7 +29,7 @@ class RaceView(gr.HTML):
 
     hints: element id, or its end for the options of a panel -> key of what the control does.
     plotly: the address of Plotly's script. template: the HTML file that replays a race
-    (web/replay_file.py).
+    (web/replay_file.py). recorded: the JSON lines of the race that plays before the first one.
     """
 
     # Gradio builds the component anew, without a value, for an update of its properties.
@@ -39,10 +39,19 @@ class RaceView(gr.HTML):
         hints: dict[str, str] | None = None,
         plotly: str = "",
         template: str = "",
+        recorded: str = "",
         **kwargs: Any,
     ) -> None:
         # not properties: Gradio's page compares all of those at every event
-        given = json.dumps({"hints": hints or {}, "plotly": plotly, "template": template})
+        given = json.dumps(
+            {
+                "hints": hints or {},
+                "plotly": plotly,
+                "template": template,
+                "recorded": recorded,
+            },
+            ensure_ascii=False,
+        )
         super().__init__(
             value,
             html_template=TEMPLATE,

@@ -120,3 +120,32 @@ def test_at_its_own_speed_it_is_live(visit: RacePage) -> None:
     states = seen.json_value()
     assert "running live" in states and states[-1] == "done no"
     assert not any("slowed" in state for state in states)
+
+
+def test_a_recorded_race_plays_before_any_click(chromium: Any, app_url: str) -> None:
+    visit = RacePage(chromium, app_url, speed="")
+    page = visit.page
+    visit.wait_for_tokens()
+    assert visit.status == "idle" and playing(visit) == "recorded"
+    assert "Recorded race of classroom" in visit.sentence
+    assert page.locator(".mark:visible").count() == 3
+    assert all(page.locator(".how").all_inner_texts())
+    # what can be asked, and where a real language model is, beside the box
+    assert "small world" in page.locator("#askable").inner_text()
+    assert page.locator(".papers a").count() == 2
+    page.click("#offer")
+    page.wait_for_selector("#model-choice label.selected:has-text('SmolLM2')")
+    page.click("#models > button")
+    # terms where they stand, decoders in the list too
+    page.click("#panel-1-decoder input")
+    page.get_by_role("option", name="mtp-verified").hover()
+    page.locator("#race-tooltip", has_text="a full pass checks").wait_for()
+    page.keyboard.press("Escape")
+
+    visit.set("#max-tokens", 8)
+    visit.ask("Hello")
+    assert playing(visit) != "recorded" and not page.locator(".mark:visible").count()
+    page.wait_for_function("document.querySelector('.status').textContent.includes('measured ')")
+    page.click(".player [aria-label='To the end']")
+    assert visit.status == "done" and drawn(visit) <= 24
+    visit.close()

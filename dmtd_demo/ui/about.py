@@ -1,0 +1,59 @@
+"""The line under the prompt: what the model can be asked, where a real language model is, and the
+papers."""
+
+from __future__ import annotations
+
+from dmtd_demo.measure.availability import here
+from dmtd_demo.models.catalog import CATALOG
+from dmtd_demo.models.model import Model
+from dmtd_demo.web.texts import hint, span
+
+# what the small world of these has is said; any other is a language model
+SMALL_WORLD = ("classroom", "classroom-hybrid")
+REAL = "SmolLM2-135M-Instruct"
+PAPERS = (("DMTD", "https://arxiv.org/abs/2510.11958"), ("CLP", "https://arxiv.org/abs/2606.10935"))
+
+
+def askable(models: list[Model]) -> str:
+    """Return what the first of these models can be asked, as HTML."""
+    model = models[0]
+    if model.name in SMALL_WORLD:
+        return span("about.small_world", model=model.name)
+    return span("about.anything", model=model.name)
+
+
+def about(model: Model, offered: bool) -> str:
+    """Return the line. offered: whether visitors may load another model."""
+    entry = CATALOG[REAL]
+    button = ""
+    if offered and model.name != REAL and entry.stored:
+        size = f"{entry.stored / 1e6:.0f} MB"
+        said = span("about.at_hand") if here(entry) else span("about.to_get", size=size)
+        button = (
+            f'<button type="button" id="offer" data-model="{REAL}" {hint("about.offer.hint")}>'
+            f"{said}</button>"
+        )
+    papers = " · ".join(
+        f'<a href="{address}" target="_blank" rel="noreferrer">{name}</a>'
+        for name, address in PAPERS
+    )
+    return (
+        f'<p class="about"><span id="askable">{askable([model])}</span> {button}'
+        f'<span class="papers">{span("about.papers")} {papers}</span></p>'
+    )
+
+
+# Opens the list of models at the one that is offered.
+OFFER_SCRIPT = """
+element.querySelector("#offer")?.addEventListener("click", async ({ currentTarget }) => {
+  const wanted = `#model-choice input[value="${currentTarget.dataset.model}"]`;
+  // after the click has gone through: it would close the list as one beside it
+  await new Promise((resolve) => setTimeout(resolve));
+  const toggle = document.querySelector("#models > button");
+  if (!toggle.classList.contains("open")) toggle.click();
+  for (let waited = 0; waited < 40 && !document.querySelector(wanted); waited += 1)
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  document.querySelector(wanted)?.click();
+  document.querySelector("#model-load")?.focus();
+});
+"""

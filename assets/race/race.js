@@ -3,6 +3,7 @@
 
 const DRAW_SHARE = 5;       // after a drawing that took t, its layout and paint included, leave the page alone for so many times t
 const MOST_WAIT_MS = 300;
+const PHONE = matchMedia("(max-width: 520px)");   // as in assets/style/screens.css
 const RECEIPT_MS = 500;
 
 class RaceView {
@@ -34,19 +35,19 @@ class RaceView {
     this.legend.node.append(this.before.button);
     this.reply = new Reply(this.tape, () => this.racing, (text) => { this.status.textContent = text; });
     this.bar = el("div", { class: "bar" }, this.status, this.legend.node);
-    root.replaceChildren(this.grid, this.bar, this.player.node, this.reply.node, this.notes, this.charts.node, this.table.node);
+    root.replaceChildren(this.grid, this.player.node, this.bar, this.reply.node, this.notes, this.charts.node, this.table.node);
     this.tooltip = new Tooltip(root, () => this.panels, given.hints || {}, (span, index) => {
       this.charts.mark(span);
       this.panels.forEach((panel) => panel.showPass(panel.index === span?.panel ? index : null));
       this.branch.pinned(span, index);
     });
     this.presenter = new Presenter(this.grid, () => this.panels);
-    this.status.after(this.presenter.leave);
     this.keys = new Keys({ presenter: () => this.presenter.toggle(), focus: (node) => this.presenter.next(node), run: () => this.runOrReplay(), pause: () => this.player.playOrPause(), step: (direction) => this.player.step(direction), escape: () => this.escape() });
     this.starts = 0;         // how often Run was heard
     this.lacking = null;     // lacking.js, where there are controls
     this.how = "";           // what the race was asked for (ui/question.py)
     this.tour = new Tour(this);
+    this.root.prepend(this.presenter.stage);
     this.room = new Room(this);
     this.branch = new Branch(this.tape, () => this.panels);
     this.setStatus("idle", t("race.ready"));
@@ -420,6 +421,9 @@ function findControls() {
   view.lacking = new Lacking(row, () => view.panels);
 }
 
+const markPhone = () => document.documentElement.toggleAttribute("data-phone", PHONE.matches);
+PHONE.addEventListener("change", markPhone);
+markPhone();
 document.title = t(given.record ? "replay.title" : "page.title");
 const view = new RaceView(element.querySelector(".race"));
 if (given.template) findControls();
@@ -438,7 +442,17 @@ document.addEventListener("click", (event) => {
   if (event.target.closest?.("#new-chat") && view.tape.header && !view.recorded && !window.confirm(t("race.clear"))) event.stopImmediatePropagation();
 }, true);
 
-// The lists of presets and of sampling settings close when something else is clicked, and after a choice.
+// A reload would clear it, too. A file has its race anyway.
+window.addEventListener("beforeunload", (event) => {
+  if (document.querySelector("#new-chat") && view.tape.header && !view.recorded && !view.tour.on) event.preventDefault();
+});
+
+// The lists of presets, of sampling settings and so on close as the keyboard leaves them, when something else is clicked, and after a choice.
+document.addEventListener("focusin", (event) => {
+  for (const list of document.querySelectorAll(".popover")) {
+    if (!list.contains(event.target) && event.target !== document.body) list.querySelector(":scope > button.open")?.click();
+  }
+});
 document.addEventListener("click", (event) => {
   if (!event.isTrusted) return;   // the click that closes one list must not close the next, which has just been opened
   for (const list of document.querySelectorAll(".popover")) {
@@ -447,9 +461,9 @@ document.addEventListener("click", (event) => {
   }
 });
 
-// Esc closes such a list too, also from within a field of it, and the keyboard is back where it came from.
+// Esc closes such a list too, wherever the keyboard is, and it is back where it came from.
 document.addEventListener("keydown", (event) => {
-  const toggle = event.key === "Escape" && event.target.closest?.(".popover")?.querySelector(":scope > button.open");
+  const toggle = event.key === "Escape" && document.querySelector(".popover > button.open");
   if (!toggle || event.defaultPrevented) return;
   event.preventDefault();
   toggle.click();
@@ -477,6 +491,7 @@ window.dmtdRace = {
     unsettled = true;
     early = null;
     view.setStatus("running", t("race.waiting"));
+    if ("phone" in document.documentElement.dataset) view.root.scrollIntoView();   // to what comes of it
     view.starts += 1;
     const [how, given] = view.tour.on ? ["tour", values] : view.reply.take(values);
     view.how = how;

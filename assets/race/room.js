@@ -2,6 +2,7 @@
 
 const LEAST_TEXT = 104;      // px, some four lines
 const MOST_TEXT = 0.5;       // of the window
+const NARROW = 345;          // px of a panel: labels get smaller
 const BELOW = 10;            // px under the last of them
 
 class Room {
@@ -14,10 +15,11 @@ class Room {
   }
 
   fit() {
-    const { grid, panels, root, player } = this.view;
+    const { grid, panels, root, bar } = this.view;
     if (!panels.length || !grid.offsetHeight) return;
+    document.documentElement.toggleAttribute("data-narrow", panels.length > 1 && (grid.offsetWidth / panels.length) < NARROW && panels[1].node.offsetTop === panels[0].node.offsetTop);
     const around = Math.max(...panels.filter((panel) => panel.node.offsetHeight).map((panel) => panel.node.offsetHeight - panel.scroll.offsetHeight), 0);
-    const under = player.node.getBoundingClientRect().bottom - grid.getBoundingClientRect().bottom;
+    const under = bar.getBoundingClientRect().bottom - grid.getBoundingClientRect().bottom;
     const height = window.innerHeight - (grid.getBoundingClientRect().top + window.scrollY) - around - under - BELOW;
     const atEnd = panels.filter((panel) => panel.atEnd);
     root.style.setProperty("--room", `${Math.round(Math.min(Math.max(height, LEAST_TEXT), MOST_TEXT * window.innerHeight))}px`);

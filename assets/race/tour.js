@@ -1,4 +1,5 @@
-// The guided tour: a card above the page. Every step puts its panels and its prompt into the page's own controls and presses Run; closing puts everything back.
+// The guided tour: a card above the page. Every step puts its panels and its prompt into the page's own controls; the race starts as the reader asks for it.
+// Closing puts everything back.
 // What it needs of Python is in dmtd_demo/ui/tour.py; its comparisons are in tour_steps.js, its texts in assets/texts.
 
 const TOUR_VALUES = {   // what a step's text may quote of a race on screen: {name panel}
@@ -19,6 +20,7 @@ class Tour {
     this.view = view;
     this.at = null;          // the step on screen
     this.before = null;      // the race on screen before the tour
+    this.ready = false;      // the controls stand as the step wants them
     this.moves = 0;          // counts what was asked for: an older wish gives way
     document.addEventListener("click", (event) => { if (event.target.closest?.("#tour-switch")) this.start(); });
   }
@@ -44,10 +46,11 @@ class Tour {
     this.outcome = el("p", { class: "outcome", id: "tour-outcome" });
     this.back = button(t("tour.back"), t("tour.back.hint"), () => this.go(this.at - 1));
     this.next = button(t("tour.next"), t("tour.next.hint"), () => (this.at + 1 < TOUR.length ? this.go(this.at + 1) : this.close()));
+    this.race = button(t("tour.race"), t("tour.race.hint"), () => this.run());
+    this.race.id = "tour-race";
     this.next.setAttribute("aria-describedby", "tour-title tour-text tour-outcome");
-    this.next.classList.add("next");
     this.card = document.querySelector("#tour-card");
-    this.card.replaceChildren(el("div", { class: "tour-head" }, this.title, el("div", { class: "tour-buttons" }, this.back, this.next, button(t("tour.close"), t("tour.close.hint"), () => this.close()))),
+    this.card.replaceChildren(el("div", { class: "tour-head" }, this.title, el("div", { class: "tour-buttons" }, this.back, this.race, this.next, button(t("tour.close"), t("tour.close.hint"), () => this.close()))),
       el("div", { class: "tour-body" }, this.text, this.outcome));
   }
 
@@ -61,7 +64,7 @@ class Tour {
     document.documentElement.dataset.tour = "";
     this.card.hidden = false;
     this.draw();
-    this.next.focus();
+    this.race.focus();
     document.querySelector("#tour-begin").click();   // Python remembers the controls; then first() is called
   }
 
@@ -72,10 +75,21 @@ class Tour {
   async go(step) {
     if (!this.on || step < 0) return;
     this.at = step;
+    this.ready = false;
     this.draw();
     const move = ++this.moves;
     await this.settled();
-    if (move === this.moves && this.on) document.querySelector("#tour-show").click();   // Python sets the controls; then run() is called
+    if (move !== this.moves || !this.on) return;
+    this.view.clear();
+    this.view.setStatus("idle", t("race.ready"));
+    document.querySelector("#tour-show").click();   // Python sets the controls; then shown() is called
+  }
+
+  shown() {
+    if (!this.on) return;
+    this.ready = true;
+    this.draw();
+    this.race.focus();
   }
 
   // No race runs any more: one that did is stopped.
@@ -103,6 +117,9 @@ class Tour {
     const over = own && this.view.root.dataset.status === "done" && step.panels.every((_, panel) => summaries[panel]);
     this.outcome.textContent = over ? t(`tour.${this.at + 1}.then`).replace(/\{([\w-]+) (\d)\}/g, (_, name, panel) => TOUR_VALUES[name](summaries[panel - 1], summaries[0])) : "…";
     this.back.disabled = this.at === 0;
+    this.race.disabled = !this.ready;
+    this.race.classList.toggle("next", !over);
+    this.next.classList.toggle("next", Boolean(over));
     this.next.textContent = this.at + 1 < TOUR.length ? t("tour.next") : t("tour.finish");
   }
 

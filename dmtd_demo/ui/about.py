@@ -38,20 +38,25 @@ def about(model: Model, offered: bool) -> str:
         for name, address in PAPERS
     )
     return (
-        f'<p class="about"><span id="askable">{askable([model])}</span> {button}'
+        f'<p class="about"><button type="button" id="unfold" aria-expanded="false">'
+        f'{span("about.unfold")}</button><span id="askable">{askable([model])}</span> {button}'
         f'<span class="papers">{span("about.papers")} {papers}</span></p>'
     )
 
 
-# Opens the list of models at the one that is offered.
+# On a phone the settings are folded; the offer opens the list of models at the one that is offered.
 OFFER_SCRIPT = """
+element.querySelector("#unfold").addEventListener("click", ({ currentTarget }) => {
+  const open = document.documentElement.toggleAttribute("data-unfolded");
+  currentTarget.setAttribute("aria-expanded", open);
+});
 element.querySelector("#offer")?.addEventListener("click", async ({ currentTarget }) => {
   const wanted = `#model-choice input[value="${currentTarget.dataset.model}"]`;
   // after the click has gone through: it would close the list as one beside it
   await new Promise((resolve) => setTimeout(resolve));
   const toggle = document.querySelector("#models > button");
   if (!toggle.classList.contains("open")) toggle.click();
-  for (let waited = 0; waited < 40 && !document.querySelector(wanted); waited += 1)
+  for (let waited = 0; waited < 400 && !document.querySelector(wanted); waited += 1)
     await new Promise((resolve) => setTimeout(resolve, 50));
   document.querySelector(wanted)?.click();
   document.querySelector("#model-load")?.focus();

@@ -84,5 +84,5 @@ class Tour:
         )
         self.show.click(
             comparison, self.query, compared, js="() => window.dmtdRace.tour.query", **now
-        ).success(None, None, None, js="() => { window.dmtdRace.tour.run(); }")
+        ).success(None, None, None, js="() => { window.dmtdRace.tour.shown(); }")
         self.end.click(restore, self.before, compared, **now)

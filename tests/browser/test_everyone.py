@@ -54,7 +54,9 @@ def test_axe_finds_nothing_serious(chromium: object, app_url: str, scheme: str) 
     found += violations(visit, "after a race, filtered, with Keep")
     visit.page.keyboard.press("Escape")
     visit.page.click("#panel-1-decoder input")
-    visit.page.get_by_role("option").last.wait_for()  # it comes by itself, and then fades in
+    visit.page.locator(
+        "#panel-1-decoder [role='option']"
+    ).last.wait_for()  # it comes by itself, and then fades in
     found += violations(visit, "with the list of decoders")
     visit.page.keyboard.press("Escape")
     visit.page.locator("#panel-1-decoder input").blur()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from race_page import END_SECONDS, OVER, RacePage
 
+RACE = "#tour-race:not([disabled])"
 SAID = "document.querySelector('#tour-outcome').textContent.length > 20"
 
 
@@ -46,6 +47,13 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
     was, said, sentence = controls(visit), texts(visit), visit.sentence
 
     visit.page.click("#tour-switch")
+    # a race starts when the reader asks for it
+    visit.page.wait_for_selector(RACE)
+    visit.page.wait_for_timeout(300)
+    assert visit.status == "idle" and not visit.page.locator("[data-origin]").count()
+    assert visit.page.evaluate("document.activeElement.id") == "tour-race"
+    at = visit.page.locator("#tour-race").bounding_box()
+    visit.page.keyboard.press("Enter")
     visit.page.wait_for_function(SAID, timeout=1000 * END_SECONDS)
     assert "1 of 10" in visit.page.locator("#tour-title").inner_text() and visit.status == "done"
     passes = visit.page.locator(".facts").first.inner_text().split(" · ")[1]
@@ -56,12 +64,16 @@ def test_the_tour_leaves_the_page_as_it_was(visit: RacePage) -> None:
         visit.page.input_value("#prompt textarea") == "Why is decoding slow?"
         and visit.page.input_value("#panel-1-opt-tau input") == "6"
     )
-    assert visit.page.evaluate("document.activeElement.textContent") == "Next"
-    visit.page.keyboard.press("Enter")
+    visit.page.get_by_role("button", name="Next", exact=True).click()
+    visit.page.wait_for_selector(RACE)
+    assert visit.page.locator("#tour-race").bounding_box() == at
+    visit.page.click(RACE)
     # the second step has three panels
     visit.page.wait_for_selector("[data-panel='2'] [data-origin]", timeout=1000 * END_SECONDS)
     assert "2 of 10" in visit.page.locator("#tour-title").inner_text()
     visit.page.get_by_role("button", name="Back", exact=True).click()  # stops that race
+    visit.page.wait_for_function("document.querySelector('#tour-title').textContent[0] === '1'")
+    visit.page.click(RACE, timeout=1000 * END_SECONDS)
     visit.page.wait_for_function(SAID, timeout=1000 * END_SECONDS)
     assert visit.page.locator(".spec").all_inner_texts() == ["ar", "dmtd:tau=6"]
     visit.page.keyboard.press("Escape")
@@ -87,6 +99,10 @@ def test_the_whole_tour_needs_no_network(visit: RacePage) -> None:
     """
     visit.page.click("#tour-switch")
     for step in range(1, 11):
+        visit.page.wait_for_function(
+            f"document.querySelector('#tour-title').textContent.includes('{step} of 10')"
+        )
+        visit.page.click(RACE, timeout=1000 * END_SECONDS)
         visit.page.wait_for_function(
             f"document.querySelector('#tour-title').textContent.includes('{step} of 10') && {SAID}",
             timeout=1000 * END_SECONDS,

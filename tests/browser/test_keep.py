@@ -39,7 +39,7 @@ def test_a_race_is_saved_and_opens_again(
     assert records[0]["type"] == "header" and records[0]["prompt"] == NASTY
     assert {r["type"] for r in records} == {"header", "step", "audit", "summary"}
     spreadsheet = save(visit, "Save as CSV", tmp_path)
-    with spreadsheet.open(encoding="utf-8", newline="") as lines:
+    with spreadsheet.open(encoding="utf-8-sig", newline="") as lines:
         rows = list(csv.DictReader(lines))
     for panel, text in enumerate(shown):
         assert (

@@ -65,6 +65,7 @@ def test_a_chinese_browser_sees_chinese(
     assert not left
 
     page.click("#tour-switch")
+    page.click("#tour-race:not([disabled])", timeout=1000 * END_SECONDS)
     page.wait_for_function(
         "document.querySelector('#tour-outcome').textContent.length > 20",
         timeout=1000 * END_SECONDS,

@@ -253,7 +253,7 @@ class _Results:
         self.lines.append((*self._line, len(self.ids), nats))
 
     def accepted(self) -> list[float]:
-        """In which share of the steps 1, 2 … tokens or more followed the first; not the prefill."""
+        """Return the shares of steps, not the prefill, whose first token 1, 2 … others followed."""
         steps, deepest = self.spans.total() - len(self.families), max(self.spans, default=1)
         return [
             round(sum(n for length, n in self.spans.items() if length > depth) / steps, 4)
@@ -261,7 +261,7 @@ class _Results:
         ]
 
     def figures_by_family(self, ar: np.ndarray, layers: int) -> dict[str, Any]:
-        """The figures of each kind of request by itself."""
+        """Return the figures of each kind of request by itself."""
         found = {}
         for family in sorted(set(self.families)):
             own = [i for i, name in enumerate(self.families) if name == family]

@@ -51,8 +51,11 @@ STAGES = ("data", "heads", "clp", "gate", "adaptive", "evaluation")
 
 @dataclass(frozen=True)
 class AllSettings:
-    """conversations: to write, where no `minutes` say how many fit. data: JSON lines with messages
-    in their place, whose last answers are the model's own all the same. batch: texts at once. Raises UserError for values that cannot be.
+    """The settings of a run from a model to its add-ons.
+
+    conversations: to write, where no `minutes` say how many fit. data: JSON lines with messages in
+    their place, whose last answers are the model's own all the same. batch: texts at once. Raises
+    UserError for values that cannot be.
     """
 
     conversations: int = 2000

@@ -250,7 +250,8 @@ class Page:
         with gr.Row(elem_id="examples"):
             for examples, shown in ((EXAMPLES, world), (OPEN_EXAMPLES, not world)):
                 for name, text in examples:
-                    self.examples.append(button := gr.Button(control(name), "secondary", "sm"))
+                    button = gr.Button(control(name), variant="secondary", size="sm")
+                    self.examples.append(button)
                     button.visible = shown
                     button.click(
                         None,

@@ -5,19 +5,20 @@ The Backbone-as-Architect rule of Xie and Zhou (arXiv 2606.10935; docs/methods.m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Sequence, cast
 
 import torch
 
 from dmtd_demo.decoders.base import Decoder, Options, Steps, caution_option, option
 from dmtd_demo.decoders.mtp import check_heads, heads_option, unverified_steps
+from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
-RULES = ("cumulative", "argmax")
+RULES = ("cumulative", "argmax", "confidence")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class CLPOptions(Options):
         "cumulative",
         str,
         "rule",
-        "cumulative: the largest s with P(length ≥ s) ≥ caution; argmax: the likeliest length",
+        "cumulative: the largest s with P(length ≥ s) ≥ caution; argmax: the likeliest length; "
+        "confidence: cumulative, by how sure the heads are in place of the hidden state",
         choices=RULES,
     )
 
@@ -67,21 +69,46 @@ class CollocationLength(Decoder[CLPOptions]):
 
     @classmethod
     def resolve(cls, options: CLPOptions, model: Model) -> CLPOptions:
+        reader = model.addons.get("confidence" if options.rule == "confidence" else "clp")
+        if options.rule == "confidence":
+            if reader is None:
+                raise UserError(
+                    "the rule confidence needs a reader of confidences trained for "
+                    f"{model.name}; none is there: take cumulative"
+                )
+            threshold = model.addon_facts["confidence"]["threshold"]
+            options = replace(
+                options,
+                k=reader.k if options.k is None else options.k,
+                threshold=threshold if options.threshold is None else options.threshold,
+            )
         options = super().resolve(options, model)
-        check_heads(options.k, model, min(model.addons["clp"].k, model.addons["mtp_heads"].k))
+        check_heads(options.k, model, min(model.addons["mtp_heads"].k, cast(Any, reader).k))
         return options
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
-        heads, predictor = model.addons["mtp_heads"], model.addons["clp"]
+        heads, backbone = model.addons["mtp_heads"], model.backbone
+        sure = options.rule == "confidence"
+        predictor = model.addons["confidence" if sure else "clp"]
 
-        # the backbone's own state first, then one per accepted head
-        def states_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:
-            probabilities = predictor(h).float().softmax(-1)[0].tolist()
-            s = accepted_length(probabilities, options.k, options.threshold, options.rule)
-            return torch.cat([h, heads(h, s)[0]]) if s else h, folded_lengths(
-                probabilities, options.k
+        # the backbone's own token first, then one per accepted head
+        def logits_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:
+            guessed = None
+            if sure:
+                guessed = backbone.logits(torch.cat([h, heads(h, predictor.k)[0]]))
+                lengths = predictor(predictor.figures(guessed[None]))
+            else:
+                lengths = predictor(h)
+            probabilities = lengths.float().softmax(-1)[0].tolist()
+            s = accepted_length(
+                probabilities, options.k, options.threshold, "cumulative" if sure else options.rule
             )
+            if guessed is None:
+                logits = backbone.logits(torch.cat([h, heads(h, s)[0]]) if s else h)
+            else:
+                logits = guessed[: s + 1]
+            return logits, folded_lengths(probabilities, options.k)
 
-        yield from unverified_steps(model, prompt_ids, sampler, states_of, first="full")
+        yield from unverified_steps(model, prompt_ids, sampler, logits_of, first="full")

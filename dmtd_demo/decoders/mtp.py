@@ -57,22 +57,22 @@ def unverified_steps(
     model: Model,
     prompt_ids: Sequence[int],
     sampler: Sampler,
-    states_of: Callable[[Tensor], tuple[Tensor, tuple[float, ...]]],
+    logits_of: Callable[[Tensor], tuple[Tensor, tuple[float, ...]]],
     first: str,
 ) -> Steps:
     """Emit tokens as they are drawn; the next pass reads all of a step's tokens at once.
 
-    states_of: takes the last hidden state [1, hidden]; gives one state for each token of the step,
-    [1 + accepted, hidden], which the LM head reads, and Step.lengths. first: the origin of the
-    step's first token; the others are `mtp`.
+    logits_of: takes the last hidden state [1, hidden]; gives logits for each token of the step,
+    [1 + accepted, vocabulary], and Step.lengths. first: the origin of the step's first token; the
+    others are `mtp`.
     """
     stack = Stack(model.backbone, model.split)
     token = yield from prefill(stack, prompt_ids, sampler)
     emitted = [token.id]
     while True:
         out, runs = stack.full(emitted)
-        states, lengths = states_of(stack.last_hidden(out))
-        choices = sampler.choose(model.backbone.logits(states))
+        logits, lengths = logits_of(stack.last_hidden(out))
+        choices = sampler.choose(logits)
         tokens = tuple(Token.of(choice, "mtp" if i else first) for i, choice in enumerate(choices))
         yield Step(tokens, (Pass("full", runs),), lengths)
         emitted = [t.id for t in tokens]

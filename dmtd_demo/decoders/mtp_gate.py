@@ -52,8 +52,8 @@ class GatedHeads(Decoder[GateOptions]):
         options = self.resolve(self.options, model)
         heads, gate = model.addons["mtp_heads"], model.addons["gate"]
 
-        def states_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:
+        def logits_of(h: torch.Tensor) -> tuple[torch.Tensor, tuple[float, ...]]:
             s = open_gates(gate(h).float().sigmoid()[0].tolist(), options.k, options.threshold)
-            return torch.cat([h, heads(h, s)[0]]) if s else h, ()
+            return model.backbone.logits(torch.cat([h, heads(h, s)[0]]) if s else h), ()
 
-        yield from unverified_steps(model, prompt_ids, sampler, states_of, first="full")
+        yield from unverified_steps(model, prompt_ids, sampler, logits_of, first="full")

@@ -35,6 +35,9 @@ class HeadsOnly(HeadsDecoder):
             model,
             prompt_ids,
             sampler,
-            lambda h: (torch.cat([head0(h)[0], heads(h, options.k)[0]]), ()),
+            lambda h: (
+                model.backbone.logits(torch.cat([head0(h)[0], heads(h, options.k)[0]])),
+                (),
+            ),
             first="mtp",
         )

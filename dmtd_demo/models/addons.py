@@ -7,6 +7,7 @@ size, and for each method its k, defaults and results) and one safetensors file 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,36 @@ class SpanGate(nn.Module):
         return self.outer(F.silu(self.inner(h)))
 
 
+class ConfidenceReader(nn.Module):
+    """How many of k guesses to keep, from how sure the LM head is of each of them *(ours)*.
+
+    It reads three figures of the backbone's own token and of each guess. hidden_size: not read.
+    """
+
+    WIDTH = 24
+
+    def __init__(self, hidden_size: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.inner = nn.Linear(3 * (k + 1), self.WIDTH)
+        self.outer = nn.Linear(self.WIDTH, k + 1)
+
+    @staticmethod
+    def figures(logits: Tensor) -> Tensor:
+        """Of logits [..., k + 1, vocabulary] the best one's log odds, the second one's log
+        probability and the entropy, [..., 3 (k + 1)], kind by kind."""
+        logs = logits.float().log_softmax(-1)
+        best = logs.topk(2, dim=-1).values
+        first = best[..., 0].exp().clamp(1e-4, 1 - 1e-4)
+        entropy = -(logs.exp() * logs).sum(-1)
+        return torch.cat([torch.logit(first), best[..., 1].clamp_min(math.log(1e-4)), entropy], -1)
+
+    def forward(self, figures: Tensor) -> Tensor:
+        """Logits over the lengths 0..k, from `figures`."""
+        inner = F.linear(figures, self.inner.weight.float(), self.inner.bias.float())
+        return F.linear(F.silu(inner), self.outer.weight.float(), self.outer.bias.float())
+
+
 class LateHeads(nn.Module):
     """The parts of `mixed`: MTP heads on late hidden states, and how many of their tokens to accept
     *(ours; docs/methods.md, section 4)*."""
@@ -113,6 +144,7 @@ ADDONS: dict[str, type[nn.Module]] = {
     "clp": CollocationLengthPredictor,
     "native_clp": CollocationLengthPredictor,
     "gate": SpanGate,
+    "confidence": ConfidenceReader,
     "adaptive": CollocationLengthPredictor,
     "mixed": LateHeads,
 }

@@ -17,6 +17,7 @@ WHAT = {
     "`mtp-gate` and `mtp-verified`",
     "head0": "head 0, which `mtp-heads` has in the LM head's place",
     "clp": "Collocation-Length Predictor, for `clp`",
+    "confidence": "reader of the heads' confidences, for `clp:rule=confidence`",
     "gate": "span gate, for `mtp-gate`",
     "adaptive": "predictor of cycle lengths, for `dmtd-adaptive`",
     "mixed": "MTP heads on late hidden states, for `mixed`",

@@ -96,35 +96,15 @@ class GroupedAttention:
         """
         positions = queries.shape[0]
         if positions > FEW:
-            keys, values = (
-                keys.repeat_interleave(self.group, dim=1),
-                values.repeat_interleave(self.group, dim=1),
-            )
-            seen = F.scaled_dot_product_attention(
-                queries.transpose(0, 1)[None], keys, values, attn_mask=mask, is_causal=mask is None
-            )
-            return seen[0].transpose(0, 1).reshape(positions, -1)
+            return self._attend_many(queries, keys, values, mask)
         # a batch over the same keys: cuDNN then divides those among its blocks
         if mask is not None and mask.dim() == 4:
             keys, values = keys.expand(positions, -1, -1, -1), values.expand(positions, -1, -1, -1)
             return torch.ops.aten._scaled_dot_product_cudnn_attention(
                 queries[:, :, None], keys, values, mask, False
             )[0].reshape(positions, -1)
-        # in 16 bits on a CPU one after another: each has the result then, bit for bit, that it has
-        # in a pass of its own, so that verified drafts are `ar`'s own choices
         if positions > 1 and queries.dtype != torch.float32 and not queries.is_cuda:
-            past = keys.shape[2] - positions
-            return torch.cat(
-                [
-                    self._attention(
-                        queries[at : at + 1],
-                        keys[:, :, : past + at + 1],
-                        values[:, :, : past + at + 1],
-                        None,
-                    )
-                    for at in range(positions)
-                ]
-            )
+            return self._attend_in_turn(queries, keys, values)
         # the query heads of a group share their keys: they stand in line as positions,
         # [1, kv heads, group x q, head size]
         queries = queries.view(positions, self.kv_heads, self.group, self.head_size)
@@ -141,6 +121,39 @@ class GroupedAttention:
                 2, 0, 1, 3
             )
         return seen.reshape(positions, -1)
+
+    def _attend_many(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Attend for more than FEW positions, by keys and values repeated for their groups."""
+        keys, values = (
+            keys.repeat_interleave(self.group, dim=1),
+            values.repeat_interleave(self.group, dim=1),
+        )
+        seen = F.scaled_dot_product_attention(
+            queries.transpose(0, 1)[None], keys, values, attn_mask=mask, is_causal=mask is None
+        )
+        return seen[0].transpose(0, 1).reshape(queries.shape[0], -1)
+
+    def _attend_in_turn(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend for positions one after another, in 16 bits on a CPU.
+
+        Each has the result then, bit for bit, that it has in a pass of its own, so that verified
+        drafts are `ar`'s own choices.
+        """
+        positions = queries.shape[0]
+        past = keys.shape[2] - positions
+        return torch.cat(
+            [
+                self._attention(
+                    queries[at : at + 1],
+                    keys[:, :, : past + at + 1],
+                    values[:, :, : past + at + 1],
+                    None,
+                )
+                for at in range(positions)
+            ]
+        )
 
 
 class FusedLayer(GroupedAttention):

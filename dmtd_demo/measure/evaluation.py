@@ -122,20 +122,7 @@ def evaluate(
     """
     reference = next((i for i, panel in enumerate(panels) if panel.decoder == "ar"), None)
     raced = list(panels) if reference is not None else [*panels, PanelSpec("ar")]
-    results = [_Results() for _ in raced]
-    for family, conversation, answer in tqdm(
-        tasks, desc="eval", unit="prompt", file=sys.stderr, disable=None
-    ):
-        ids = encode_chat(model.tokenizer, conversation, settings.thinking)
-        known: dict[tuple[int, ...], float] = {}
-        for batch in race_ids(model, raced, [ids] * len(raced), settings):
-            for record in batch:
-                if record["type"] in ("step", "audit", "summary"):
-                    results[record["panel"]].add(record, family, answer)
-        for result in results:
-            if result.ids not in known:
-                known[result.ids] = nats(model, ids, result.ids) if result.ids else 0.0
-            result.close(known[result.ids])
+    results = _race_all(model, raced, tasks, settings)
     base = results[-1 if reference is None else reference]
     samples = [
         np.arange(len(tasks)),
@@ -168,6 +155,27 @@ def evaluate(
         "prompts": len(tasks),
         "rows": rows,
     }
+
+
+def _race_all(
+    model: Model, panels: Sequence[PanelSpec], tasks: Sequence[Task], settings: RaceSettings
+) -> list[_Results]:
+    """Race the panels on every task, and count what each wrote."""
+    results = [_Results() for _ in panels]
+    for family, conversation, answer in tqdm(
+        tasks, desc="eval", unit="prompt", file=sys.stderr, disable=None
+    ):
+        ids = encode_chat(model.tokenizer, conversation, settings.thinking)
+        known: dict[tuple[int, ...], float] = {}
+        for batch in race_ids(model, panels, [ids] * len(panels), settings):
+            for record in batch:
+                if record["type"] in ("step", "audit", "summary"):
+                    results[record["panel"]].add(record, family, answer)
+        for result in results:
+            if result.ids not in known:
+                known[result.ids] = nats(model, ids, result.ids) if result.ids else 0.0
+            result.close(known[result.ids])
+    return results
 
 
 def _with_intervals(

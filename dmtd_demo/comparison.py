@@ -118,6 +118,7 @@ class Comparison:
             raise UserError(f"a race needs a file of JSON lines; {path} gave: {error}") from None
         if (
             not records
+            or not isinstance(records, list)
             or not isinstance(records[0], dict)
             or records[0].get("type") != "header"
             or records[0].get("schema") != TRACE_SCHEMA
@@ -125,6 +126,17 @@ class Comparison:
             raise UserError(
                 f"a race needs a header of schema {TRACE_SCHEMA} in its first line; {path} has none"
             )
+        for number, record in enumerate(records, 1):
+            if not isinstance(record, dict) or not isinstance(record.get("type"), str):
+                raise UserError(
+                    f"a race needs records that are objects with a type; record {number} of "
+                    f"{path} is {str(record)[:80]}"
+                )
+            try:
+                trace.dumps(record)
+            except ValueError as error:
+                # numbers that no JSON has, such as NaN
+                raise UserError(f"record {number} of {path} cannot be shown: {error}") from None
         return cls(records)
 
     @property

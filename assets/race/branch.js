@@ -34,7 +34,7 @@ class Branch {
   draw(panel, index, text, failed = false) {
     const before = panel.tokens.slice(Math.max(index - 6, 0), index).map((token) => token.text).join("");
     const own = panel.tokens.slice(index, index + BRANCH_TOKENS).map((token) => token.text).join("");
-    const row = (name, said, kind) => [el("dt", {}, name), el("dd", { class: kind }, el("span", { class: "before" }, `… ${readable(before)}`), readable(said))];
+    const row = (name, said, kind) => [el("dt", {}, name), el("dd", { class: kind, ...WRITTEN }, el("span", { class: "before" }, `… ${readable(before)}`), readable(said))];
     panel.branch.replaceChildren(el("b", {}, t("branch.title", { number: index + 1 })),
       el("dl", {}, ...row(t("branch.here"), own, "here"), ...(failed ? [el("dt", {}, "ar"), el("dd", {}, text)] : row("ar", text, "ar"))));
     panel.branch.hidden = false;

@@ -15,7 +15,7 @@ class Figure {
     this.look = look;
     this.panels = panels;
     this.caption = caption;
-    this.plot = el("div", { id, class: "plot", role: "img", "aria-label": t("chart.label", { description }) });
+    this.plot = el("div", { id, class: "plot", ...FIGURE, role: "img", "aria-label": t("chart.label", { description }) });
   }
 
   // Plotly draws tags: a name from a file stays text.

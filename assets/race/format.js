@@ -13,6 +13,10 @@ const ALWAYS_LISTED = ["full", "late", "mtp"];   // the legend names these three
 
 const NONE = "–";
 
+// Attributes of what a model, a person or a measurement gave: no page translator touches it, and of what is written each text has its own direction.
+const FIGURE = { translate: "no" };
+const WRITTEN = { translate: "no", dir: "auto" };
+
 /**
  * @template {keyof HTMLElementTagNameMap} Tag
  * @param {Tag} tag

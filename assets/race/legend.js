@@ -28,7 +28,7 @@ class Legend {
     if (this.origins.dataset.keys !== wanted) {   // the buttons stay while only counts change, so that they can be pressed
       this.origins.dataset.keys = wanted;
       this.origins.replaceChildren(...items.map(([key, name, hint]) => el("button", { type: "button", "data-key": key, "data-hint": hint, "aria-pressed": "false" },
-        el("span", { class: "swatch", "aria-hidden": "true" }, key === "differs" ? "≠" : "ab"), el("span", {}, name), el("b", {}))));
+        el("span", { class: "swatch", "aria-hidden": "true" }, key === "differs" ? "≠" : "ab"), el("span", {}, name), el("b", FIGURE))));
       delete this.root.dataset.only;
     }
     items.forEach(([, , , count], index) => { this.origins.children[index].querySelector("b").textContent = count.toLocaleString("en"); });

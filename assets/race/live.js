@@ -31,8 +31,8 @@ class Live {
   constructor() {
     this.line = svg("path", { class: "line", "vector-effect": "non-scaling-stroke" });
     this.before = svg("path", { class: "was-line", "vector-effect": "non-scaling-stroke" });
-    this.most = el("span", { class: "most" });
-    this.bars = el("div", { class: "bars" });
+    this.most = el("span", { class: "most", ...FIGURE });
+    this.bars = el("div", { class: "bars", ...FIGURE });
     this.tps = el("div", { class: "live-chart", "data-live-chart": "tps", role: "img", "data-hint": t("live.tps.hint") },
       el("span", { class: "name" }, t("unit.speed")), this.most, svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" }, this.before, this.line));
     this.span = el("div", { class: "live-chart", "data-live-chart": "span", role: "img", "data-hint": t("live.span.hint") },

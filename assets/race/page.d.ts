@@ -24,7 +24,10 @@ interface Window {
   Plotly: any;
   // What the listeners of ui/page.py call.
   dmtdRace: Record<string, any>;
+  gradio_config?: { root: string; api_prefix: string };
 }
+// Where the browser threw a tab away that nobody looked at; not every browser says so.
+interface Document { wasDiscarded?: boolean }
 
 // The trace (docs/design.md): the lines of a race.
 interface Token {

@@ -15,18 +15,18 @@ function howOf(decoder) {
 class Panel {
   constructor(index) {
     this.index = index;
-    this.tps = el("b", { class: "tps" }, NONE);
-    this.ratio = el("span", { class: "ratio", "data-hint": t("panel.ratio.hint") });
-    this.spec = el("span", { class: "spec" }, "");
-    this.history = el("div", { class: "history" });
-    this.text = el("div", { class: "text", "data-panel": index, role: "group", "aria-label": t("panel.text", { panel: index + 1 }) });
+    this.tps = el("b", { class: "tps", ...FIGURE }, NONE);
+    this.ratio = el("span", { class: "ratio", ...FIGURE, "data-hint": t("panel.ratio.hint") });
+    this.spec = el("span", { class: "spec", ...FIGURE }, "");
+    this.history = el("div", { class: "history", ...FIGURE });
+    this.text = el("div", { class: "text", ...WRITTEN, "data-panel": index, role: "group", "aria-label": t("panel.text", { panel: index + 1 }) });
     this.before = null;      // the figures of the race before (before.js)
-    this.was = el("span", { class: "was", hidden: true });
-    this.unlike = el("small", { class: "unlike" });
+    this.was = el("span", { class: "was", hidden: true, ...FIGURE });
+    this.unlike = el("small", { class: "unlike", ...FIGURE });
     this.warning = el("span", { class: "meaningless", "data-hint": t("panel.meaningless.hint"), hidden: true }, t("panel.meaningless"));
     this.branch = el("aside", { class: "branch", hidden: true });   // branch.js
     this.parting = el("p", { class: "parting", hidden: true });
-    this.facts = el("p", { class: "facts" });
+    this.facts = el("p", { class: "facts", ...FIGURE });
     this.copy = el("button", { type: "button", class: "copy", "data-hint": t("panel.copy.hint"), "aria-label": t("panel.copy_of", { panel: index + 1 }) }, t("panel.copy"));
     this.fill = el("button", { type: "button", class: "fill", "aria-pressed": "false", "data-hint": t("panel.fill.hint"), "aria-label": t("panel.fill", { panel: index + 1 }) }, icon(PATHS.fill));
     this.copy.addEventListener("click", () => copyText(this.plainText, this.copy));
@@ -297,7 +297,7 @@ class Panel {
     const base = baseline.tokensPerSecond;
     this.ratio.textContent = this === baseline || own === null || !base ? "" : ratio(own / base);
     const full = this.summary ? this.summary.full_passes : this.fullPasses;
-    const ends = { eos: t("end.eos"), length: t("end.length"), stopped: t("end.stopped"), error: t("end.error") };
+    const ends = { eos: t("end.eos"), length: t("end.length"), stopped: t("end.stopped"), error: t("end.error"), broken: t("end.broken") };
     const facts = [plural(isNumber(this.summary?.pieces) ? this.summary.tokens : this.tokens.length, "token")];   // a server counts tokens, and may send several at once
     if (this.tokens.length && this.layers) facts.push(plural(full, "pass"));
     if (this.tokens.length) facts.push(`${(this.ms / 1000).toFixed(2)} s`);

@@ -44,7 +44,7 @@ class Player {
     this.toggle = button(t("player.play"), "", PATHS.play, () => this.playOrPause());
     this.slider = el("input", { type: "range", min: 0, max: 0, step: 0.1, value: 0, "aria-label": t("player.time") });
     this.slider.addEventListener("input", () => { this.playing = false; this.seekTime(Number(this.slider.value)); });
-    this.time = el("span", { class: "time" });
+    this.time = el("span", { class: "time", ...FIGURE });
     this.note = el("span", { class: "player-note" });
     this.node = el("div", { class: "player", role: "group", "aria-label": t("player") },
       button(t("player.start"), t("player.start.hint"), PATHS.start, () => { this.pause(); this.seek(0); }),

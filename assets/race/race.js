@@ -50,6 +50,8 @@ class RaceView {
     this.root.prepend(this.presenter.stage);
     this.room = new Room(this);
     this.branch = new Branch(this.tape, () => this.panels);
+    /** @type {Memory | null} */
+    this.memory = null;      // of the page itself, not of a file that replays
     this.setStatus("idle", t("race.ready"));
   }
 
@@ -190,7 +192,11 @@ class RaceView {
   draw() {
     const began = performance.now();
     const follow = new Set(this.panels.filter((panel) => panel.atEnd));   // asked once, before the text grows: it costs a layout
-    for (const line of this.waiting.splice(0)) this.take(JSON.parse(line), follow);
+    for (const line of this.waiting.splice(0)) {
+      const record = JSON.parse(line);
+      this.memory?.hear(record);
+      this.take(record, follow);
+    }
     if (this.player.following) this.drawAll();
     this.player.drawTime();
     for (const panel of follow) panel.scroll.scrollTop = panel.scroll.scrollHeight;
@@ -267,12 +273,18 @@ class RaceView {
     this.notes.replaceChildren(...page.notes.map(({ text, values }) => el("p", { class: "note" }, t(text, values))));
   }
 
+  // The records of a race that is over.
+  takeAll(records) {
+    for (const record of records) this.take(record);
+    this.panels.forEach((panel) => { if (panel.summary) this.finish(panel); });   // who came first is known only now
+  }
+
   // A race from a file, for replay: the records as parseRecord gives them. Nothing runs, and the chat stays as it was.
   open(name, records) {
     if (this.racing) throw new Error(t("race.stop_first"));
     const [header] = records;
     this.begin({ type: "page", turns: header.conversations?.length === header.panels.length ? header.conversations : header.panels.map(() => [{ role: "user", content: String(header.prompt ?? "") }]), notes: [] });
-    for (const record of records) this.take(record);
+    this.takeAll(records);
     const models = [...new Set(header.panels.map((panel) => [panel.model, panel.dtype].filter(isText).join(", ")))].join("; ");
     this.setStatus("done", t("race.from", { name: models ? `${name} (${models})` : name, verdict: this.verdict("done") }));
     this.drawAll();
@@ -285,7 +297,7 @@ class RaceView {
 
   // A race that was recorded plays before the first one, so that there is something to see before any click.
   showRecorded(text) {
-    const records = parseRecord(text), [header] = records, count = this.panels.length;
+    const records = parseRecord(text), header = /** @type {Header} */ (records[0]), count = this.panels.length;
     const shown = records.filter((record) => record.type === "header" || record.panel < count);
     header.panels = header.panels.slice(0, count);
     this.begin({ type: "page", turns: this.panels.map((_, index) => header.conversations?.[index] || []), notes: [] });
@@ -319,7 +331,7 @@ class RaceView {
       this.setPanelCount(count);
       this.clear();
     }
-    for (const record of records) this.take(record);
+    this.takeAll(records);
     if (source) document.documentElement.dataset.source = source;
     this.notes.replaceChildren(...notes);
     this.recorded = recorded;
@@ -435,17 +447,14 @@ const fromLink = () => openLink((name, records) => view.open(name, records), (te
 if (given.template) {
   fromLink();
   window.addEventListener("hashchange", fromLink);
+  view.memory = new Memory(view);
+  view.memory.bringBack();
 }
 
 // New chat clears what is on screen: asked first, before Gradio hears of the click. The button may come after this script: the document listens for it.
 document.addEventListener("click", (event) => {
   if (event.target.closest?.("#new-chat") && view.tape.header && !view.recorded && !window.confirm(t("race.clear"))) event.stopImmediatePropagation();
 }, true);
-
-// A reload would clear it, too. A file has its race anyway.
-window.addEventListener("beforeunload", (event) => {
-  if (document.querySelector("#new-chat") && view.tape.header && !view.recorded && !view.tour.on) event.preventDefault();
-});
 
 // The lists of presets, of sampling settings and so on close as the keyboard leaves them, when something else is clicked, and after a choice.
 document.addEventListener("focusin", (event) => {
@@ -476,6 +485,17 @@ const hasten = (button) => { if (button && unsettled && !view.racing) early = bu
 document.addEventListener("click", (event) => hasten(event.target.closest?.("#run, #go-on")), true);
 document.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#prompt")) hasten(document.querySelector("#run")); }, true);
 
+// Gradio's fields are written from left to right: here as their text goes.
+const WRITTEN_IN = "#prompt textarea, #system textarea";
+const direct = (box) => { if (box instanceof HTMLTextAreaElement && box.matches(WRITTEN_IN)) box.dir = "auto"; };
+document.addEventListener("focusin", ({ target }) => direct(target));
+const directed = new MutationObserver(() => {
+  const box = document.querySelector(WRITTEN_IN);
+  direct(box);
+  if (box) directed.disconnect();
+});
+directed.observe(document.body, { childList: true, subtree: true });
+
 // As the field of another model is left, what is said of it moves the button away under the mouse: a press on it counts wherever it is let go.
 document.addEventListener("pointerdown", (event) => event.target.closest?.("#model-load")?.setPointerCapture(event.pointerId));
 
@@ -496,7 +516,14 @@ window.dmtdRace = {
     const [how, given] = view.tour.on ? ["tour", values] : view.reply.take(values);
     view.how = how;
     asked = JSON.stringify([clicked, how, given]);
+    view.memory.heard = performance.now();
+    this.remember(values);
     return asked;
+  },
+  remember(values) { if (!view.tour.on) view.memory.values = values; },
+  kept() {   // of the page before it was loaded again, for the server
+    const { values, chat } = view.memory.kept || {};
+    return values || chat ? JSON.stringify([values, chat]) : "";
   },
   question: (values) => JSON.stringify(["", "", values]),
   stop() {

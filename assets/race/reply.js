@@ -15,7 +15,7 @@ class Reply {
       node.addEventListener("click", act);
       return node;
     };
-    this.box = el("textarea", { rows: 1, placeholder: t("reply.placeholder"), "aria-label": t("reply.placeholder") });
+    this.box = el("textarea", { rows: 1, dir: "auto", placeholder: t("reply.placeholder"), "aria-label": t("reply.placeholder") });
     this.box.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey) return;
       event.preventDefault();

@@ -27,9 +27,9 @@ class SummaryTable {
     this.node.hidden = !panels.some((panel) => panel.decoder);
     const first = summaries[0];
     this.body.replaceChildren(...panels.map((panel) => {
-      const cells = COLUMNS.map(([, , cell, was]) => el("td", { "data-was": panel.before && was ? t("before.was", { speed: was(panel.before) }) : null }, summaries[panel.index] ? cell(summaries[panel.index], first, tape) : NONE));
+      const cells = COLUMNS.map(([, , cell, was]) => el("td", { ...FIGURE, "data-was": panel.before && was ? t("before.was", { speed: was(panel.before) }) : null }, summaries[panel.index] ? cell(summaries[panel.index], first, tape) : NONE));
       return el("tr", { style: `--panel: var(--panel-${panel.index})` },
-        el("th", { scope: "row" }, el("span", { class: "badge" }, String(panel.index + 1)), el("span", {}, panel.spec.textContent)), ...cells);
+        el("th", { scope: "row" }, el("span", { class: "badge" }, String(panel.index + 1)), el("span", FIGURE, panel.spec.textContent)), ...cells);
     }));
   }
 }

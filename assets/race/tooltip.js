@@ -69,7 +69,7 @@ class Tooltip {
     const token = panel.tokens[index];
     const origin = ORIGINS[token.origin] || { name: token.origin, hint: "" };
     /** @type {HTMLElement[]} */
-    const lines = [el("p", { class: "piece" }, this.pieceName(panel, token, index))];
+    const lines = [el("p", { class: "piece", ...WRITTEN }, this.pieceName(panel, token, index))];
     const rows = [[t("token.made_by"), origin.name, token.origin], [t("token.probability"), isNumber(token.logprob) ? probability(token.logprob) : NONE],
       [t("token.token"), t("token.number", { number: index + 1, id: token.id ?? NONE })], [t("token.span"), token.span ? this.within(panel, index) : token.origin === "remote" ? NONE : t("token.of_prefill")],
       [t("token.time"), t("token.at", { ms: token.ms.toFixed(1), step: token.step })]];
@@ -79,10 +79,10 @@ class Tooltip {
       const [, text, chance, own] = token.choice;
       rows.push([t("token.choice"), t("token.choice.is", { text: visible(text), chance: percent(chance), own: percent(own) })]);
     }
-    lines.push(el("dl", {}, ...rows.flatMap(([name, value, key]) => [el("dt", {}, name), el("dd", key ? { class: "origin-name", "data-key": key } : {}, value)])));
+    lines.push(el("dl", {}, ...rows.flatMap(([name, value, key]) => [el("dt", {}, name), el("dd", key ? { class: "origin-name", "data-key": key } : FIGURE, value)])));
     if (token.top?.length) {
-      lines.push(el("ol", { class: "top", "aria-label": t("token.top") }, ...token.top.map(([id, text, p]) =>
-        el("li", { class: (id === null ? text === token.text : id === token.id) ? "chosen" : null }, el("code", {}, visible(text) || "∅"),
+      lines.push(el("ol", { class: "top", ...FIGURE, "aria-label": t("token.top") }, ...token.top.map(([id, text, p]) =>
+        el("li", { class: (id === null ? text === token.text : id === token.id) ? "chosen" : null }, el("code", WRITTEN, visible(text) || "∅"),
           el("span", { class: "track", "aria-hidden": "true" }, el("span", { style: `width: ${(100 * p).toFixed(2)}%` })), el("span", { class: "share" }, p >= 0.0005 ? percent(p) : "< 0.1 %")))));
     }
     return lines;

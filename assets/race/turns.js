@@ -3,16 +3,16 @@
 const THOUGHT = /^\s*<think>([\s\S]*?)(?:<\/think>\s*|$)/;   // one that was stopped has no end
 
 function folded(name, text, kind) {
-  return el("details", { class: kind }, el("summary", {}, name), readable(text.trim()));
+  return el("details", { class: kind }, el("summary", { translate: "yes" }, name), el("div", WRITTEN, readable(text.trim())));
 }
 
 // One message of the conversation so far.
 function turnNode({ role, content }) {
   if (role === "system") return folded(t("turn.system"), content, "turn system");
-  if (role === "user") return el("div", { class: "turn user" }, readable(content) || t("turn.empty"));
+  if (role === "user") return el("div", { class: "turn user", ...WRITTEN }, readable(content) || t("turn.empty"));
   const [whole, thought] = content.match(THOUGHT) || ["", ""];
   const said = readable(content.slice(whole.length));
-  return el("div", { class: "turn assistant" }, thought.trim() ? folded(t("turn.thought"), thought, "thought-turn") : null, said || (whole ? null : t("turn.empty")));
+  return el("div", { class: "turn assistant", ...WRITTEN }, thought.trim() ? folded(t("turn.thought"), thought, "thought-turn") : null, said || (whole ? null : t("turn.empty")));
 }
 
 // What the model thinks before its answer, between <think> and </think>, where the answer begins with it. All of it stays among the tokens; folded, each token is a tick in its colour.

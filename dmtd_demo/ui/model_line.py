@@ -41,7 +41,7 @@ def model_line(model: Model) -> str:
     )
     reasons = escape("; ".join(model.reasons) + ".", quote=True)
     return (
-        f'<p><b>{escape(model.label)}</b> · {size} · <span tabindex="0" '
+        f'<p><b translate="no">{escape(model.label)}</b> · {size} · <span tabindex="0" '
         f'data-hint="{reasons}">{escape(str(model.dtype))}, {quantization} · {device}</span></p>'
     )
 

@@ -15,7 +15,7 @@ import gradio as gr
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import on_zero_gpu
-from dmtd_demo.models.chat import can_think, check_text, instructed
+from dmtd_demo.models.chat import MAX_CHARACTERS, can_think, check_text, instructed
 from dmtd_demo.models.fed_back import FedBackHead
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
@@ -27,6 +27,7 @@ from dmtd_demo.server import zero
 from dmtd_demo.server.allowance import (
     FEWEST_PANELS,
     MOST_PANELS,
+    Allowance,
     Rights,
     Rules,
     Turnstile,
@@ -39,7 +40,7 @@ from dmtd_demo.server.turns import Turns
 from dmtd_demo.shipped import ASSETS
 from dmtd_demo.ui import branches, controls, links, stream
 from dmtd_demo.ui.about import OFFER_SCRIPT, about
-from dmtd_demo.ui.chat import Chat, answered
+from dmtd_demo.ui.chat import Chat, answered, brought_back
 from dmtd_demo.ui.examples import (
     EXAMPLES,
     OPEN_EXAMPLES,
@@ -91,6 +92,12 @@ LAST_EVENT_SECONDS = 0.1  # between the end of a race and its whole record
 # times a second, each time taking the interpreter's lock from the race
 QUEUE_SECONDS = 0.02
 CHAT_SECONDS = 6 * 3600  # a chat that nobody has touched for so long is dropped
+
+# of the page before it was loaded again; its script may come after this event
+KEPT = """async (kept, ...keys) => {
+  while (!window.dmtdRace) await new Promise((wait) => setTimeout(wait, 20));
+  return [window.dmtdRace.kept(), ...keys];
+}"""
 
 # by hint.<element id>
 EXPLAINED = (
@@ -225,7 +232,9 @@ class Page:
             self.question = gr.Textbox(visible=False)
             self.run_id = gr.Textbox(visible=False)
             self.lines_taken = gr.Number(visible=False, precision=0)
-            self.take = gr.Button("", elem_id="take")  # the page's script presses it
+            # the page's script presses these
+            self.take = gr.Button("", elem_id="take")
+            self.remember = gr.Button("", elem_id="remember")
             # likewise, for what is asked under the texts
             self.go_on = gr.Button("", elem_id="go-on")
             if not self.lent:
@@ -477,7 +486,18 @@ class Page:
         granted = [self.picker.choice] * self.picker.anything
         granted += [self.training.part] if self.training else []
         page.load(self.arrive, None, [*adopted, *granted], **now).then(**show_lines).then(
-            self.open_link, keys, compared, **now
+            self.open_link,
+            [self.question, *keys],
+            [*compared, self.chat],
+            js=KEPT,
+            **now,
+        )
+        self.remember.click(
+            None,
+            controls_now,
+            None,
+            js="(...values) => { window.dmtdRace.remember(values); }",
+            show_progress="hidden",
         )
         address = gr.Textbox(visible=False)
         self.link.click(
@@ -751,9 +771,48 @@ class Page:
             wire.layout(len(panels)) if panels else keep,
         ]
 
-    def open_link(self, request: gr.Request, *keys: Any) -> list[Any]:
+    def open_link(self, request: gr.Request, kept: str, *keys: Any) -> list[Any]:
+        """Show what the page was before it was loaded again; else what its address asks for."""
+        if kept:
+            return self._brought_back(kept, self.rules.of(request).allowance)
+        return [*self._linked(request, *keys), gr.skip()]
+
+    def _brought_back(self, kept: str, allowance: Allowance) -> list[Any]:
+        """Put the controls and the chat as the page's script remembered them (memory.js)."""
+        controls_then: list[Any] = [gr.skip()] * self._compared
+        chat: Any = gr.skip()
+        try:
+            values, talk = json.loads(kept)
+            turns, answers = (talk["turns"], talk["answers"]) if talk else (None, None)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return [*controls_then, chat]
+        # what cannot be put back, as a panel on a model that has left, stays as the page came
+        with contextlib.suppress(UserError):
+            most = allowance.prompt_characters
+            chat = brought_back(turns, answers, 4 * most if most else MAX_CHARACTERS)
+        with contextlib.suppress(UserError):
+            question = Question.of(json.dumps(["", "", values]))
+            controls_then[0] = question.prompt
+            keys, specs = self._chosen(question)
+            then = links.LinkedComparison(
+                question.prompt,
+                tuple(specs),
+                question.max_new_tokens,
+                question.sampling,
+                question.system,
+                bool(question.thinking),
+            )
+            controls_then = self.show_comparison(then, *keys)
+        return [*controls_then, chat]
+
+    @property
+    def _compared(self) -> int:
+        """How many updates `show_comparison` returns."""
+        return 10 + sum(len(panel.inputs) + 2 for panel in self.panels)
+
+    def _linked(self, request: gr.Request, *keys: Any) -> list[Any]:
         """Show the comparison that the address of the page asks for, if it asks for one."""
-        nothing = [gr.skip()] * (9 + sum(len(panel.inputs) + 2 for panel in self.panels))
+        nothing = [gr.skip()] * (self._compared - 1)
         try:
             comparison = links.comparison(
                 str(request.query_params), self.models.peek(keys[0]), self.servers

@@ -32,6 +32,7 @@ SCRIPTS = (
     "reply",
     "branch",
     "room",
+    "memory",
     "caution",
     "before",
     "lacking",

@@ -161,7 +161,8 @@ def test_a_reload_keeps_the_race_the_chat_and_the_controls(visit: RacePage) -> N
     page.reload()
     page.wait_for_selector("[data-status='idle']")
     page.wait_for_function("document.querySelector('#max-tokens input').value === '60'")
-    assert page.get_attribute(".race", "data-playing") == "recorded"
+    page.wait_for_function("document.querySelectorAll('.panel').length === 2")
+    assert page.locator(".turn").count() == 0
     # another visit of the same tab begins anew
     page.goto(visit.url)
     page.wait_for_selector("[data-status='idle']")

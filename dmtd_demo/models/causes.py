@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import UserError, is_out_of_memory
 
 MOST = 300
 
@@ -20,6 +20,10 @@ def in_one_line(error: BaseException) -> str:
 
 def not_whole(path: Path, error: Exception) -> UserError:
     """The refusal of a safetensors file that cannot be read."""
+    if is_out_of_memory(error):
+        return UserError(
+            f"reading {path} ran out of memory: close what else runs here, or take a smaller model"
+        )
     return UserError(
         f"{path} needs to be a whole safetensors file; reading it gave: {in_one_line(error)}"
     )

@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dmtd_demo.errors import UserError
+from dmtd_demo.models.causes import in_one_line
 
 # of one message: beyond it no model here has the context, and tokenizing would only cost time
 MAX_CHARACTERS = 200_000
@@ -55,15 +56,14 @@ def encode_chat(
                 shown, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
             )
         )
-    except TemplateError as error:
-        # templates refuse roles and orders that they were not written for
-        words = " ".join(str(error).split())
-        raise RefusedByTemplate(
-            f"this model's chat template refuses this order of turns: {words}"
-        ) from None
     except Exception as error:
-        # a template is a program, and fails as one
-        words = " ".join(str(error).split())[:200] or type(error).__name__
+        words = in_one_line(error)
+        # templates refuse roles and orders that they were not written for, by this error itself;
+        # else a template is a program, and fails as one
+        if type(error) is TemplateError:
+            raise RefusedByTemplate(
+                f"this model's chat template refuses this order of turns: {words}"
+            ) from None
         raise UserError(f"this model's chat template fails: {words}") from None
     ids: list[int] = []
     for index, part in enumerate(re.split(rf"{mark}(\d+){mark}", text) if hidden else [text]):

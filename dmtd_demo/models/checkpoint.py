@@ -20,12 +20,11 @@ from transformers import (
 
 from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.models.causes import in_one_line, not_whole
+from dmtd_demo.models.ends import MARKS
 from dmtd_demo.models.recognition import is_pointer
 from dmtd_demo.models.silence import silenced
 from dmtd_demo.progress import Progress, no_progress
 
-# Qwen's end of a text, where a tokenizer names none
-END = "<|endoftext|>"
 # tokens of a text, for a tokenizer that would warn of more than its file says
 LONGEST = 10**30
 SAMPLE = 64  # values of each tensor that the fingerprint is made from
@@ -76,11 +75,6 @@ def check_weights(folder: Path, progress: Progress = no_progress) -> str:
                     done += tensor.numel() * tensor.element_size()
                     progress("Checking the weights", done, size)
         except (SafetensorError, OSError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise UserError(
-                    f"reading {path} ran out of memory: close what else runs here, or take a "
-                    "smaller model"
-                ) from None
             raise not_whole(path, error) from None
     return hashlib.sha256(
         b"".join(name.encode() + samples[name] for name in sorted(samples))
@@ -126,8 +120,10 @@ def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     tokenizer.clean_up_tokenization_spaces = False
     # a race checks the context itself
     tokenizer.model_max_length = LONGEST
-    if tokenizer.eos_token is None and END in tokenizer.get_vocab():
-        tokenizer.eos_token = END
+    if tokenizer.eos_token is None:
+        # what a chat's turns end with comes first
+        vocabulary = tokenizer.get_vocab()
+        tokenizer.eos_token = next((mark for mark in MARKS if mark in vocabulary), None)
     ids = tokenizer("a <b>\n", add_special_tokens=False).input_ids
     tokenizer.decode([*ids, 0], skip_special_tokens=False)
     tokenizer.convert_ids_to_tokens([0])

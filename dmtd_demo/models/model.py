@@ -51,6 +51,13 @@ class Model:
         return self.backbone.layers
 
     @property
+    def end(self) -> int | None:
+        """The id that an answer to learn ends with: the tokenizer's own, where it is one of the
+        model's; None where no id ends a text."""
+        own = None if self.tokenizer is None else self.tokenizer.eos_token_id
+        return own if own in self.eos_ids else min(self.eos_ids, default=None)
+
+    @property
     def device(self) -> str:
         return str(self.backbone.device)
 

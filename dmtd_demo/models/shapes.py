@@ -85,7 +85,7 @@ def _held(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
                     part = file.get_slice(name)
                     shapes[_inside(name)] = tuple(part.get_shape())
                     dtypes[name] = part.get_dtype()
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, MemoryError) as error:
             raise not_whole(path, error) from None
     return shapes, dtypes
 

@@ -184,7 +184,8 @@ def _answered_row(model: Model, messages: list[Message]) -> Row:
     if len(prompt) >= _longest(model):
         raise LeftOut(f"with a prompt of {_longest(model):,} tokens or more")
     answer = model.tokenizer(messages[-1]["content"], add_special_tokens=False).input_ids
-    return _row(prompt, [*answer, model.tokenizer.eos_token_id], _longest(model))
+    end = [] if model.end is None else [model.end]
+    return _row(prompt, [*answer, *end], _longest(model))
 
 
 def _text_rows(model: Model, text: Any) -> list[Row]:

@@ -336,6 +336,8 @@ def _measure(
             ("prompt", "Write."),
             *(("panel", f"scripted:makes={makes}") for makes in list(CYCLES)[:panels]),
             ("max-tokens", each),
+            # every token drawn as it comes
+            ("speed", 1),
         ]
     )
     patience = 1000 * (START_SECONDS + 20 * tokens / rate)

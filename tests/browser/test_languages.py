@@ -32,7 +32,7 @@ def test_a_chinese_browser_sees_chinese(
         ("#head h1", "page.title"),
         ("#head .baseline", "baseline.same_weights"),
         ("#examples", "example.story"),
-        ("[role='status']", "race.ready"),
+        ("[role='status']", "race.recorded.mark"),
         (".legend", "origin.late.name"),
         ("#panel-1-opt-tau", "option.tau.label"),
         (".charts", "chart.span"),

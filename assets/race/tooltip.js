@@ -30,7 +30,7 @@ class Tooltip {
     document.addEventListener("mouseover", (event) => this.consider(event.target));
     document.addEventListener("focusin", (event) => this.consider(event.target));
     document.addEventListener("focusout", () => this.hide());
-    document.addEventListener("scroll", () => (this.pinned ? this.place() : this.hide()), true);
+    document.addEventListener("scroll", () => (this.pinned || this.target?.matches(":hover, :focus") ? this.place() : this.hide()), true);   // a text that is played scrolls under the reader's mouse
     document.addEventListener("keydown", (event) => { if (event.key === "Escape") this.escape(event); });
     document.addEventListener("click", (event) => this.click(event.target));
     root.addEventListener("keydown", (event) => this.walk(event));

@@ -26,8 +26,8 @@ class Branch {
   came(text) {
     if (!text) return;
     const { asked, text: own, message } = JSON.parse(text);
-    if (JSON.stringify(asked) !== JSON.stringify(this.asked)) return;
-    const [, panel, index] = asked;
+    if (!this.asked || (asked && JSON.stringify(asked) !== JSON.stringify(this.asked))) return;
+    const [, panel, index] = this.asked;
     this.draw(this.panels()[panel], index, message || own, Boolean(message));
   }
 

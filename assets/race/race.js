@@ -537,6 +537,12 @@ window.dmtdRace = {
     view.forgotten = clicked;
     return clicked;
   },
+  trains(heard) {   // Train was pressed: said at once, also where one goes on already
+    const shown = document.querySelector("#train-progress");
+    if (!shown?.querySelector("progress")) return heard;
+    view.status.textContent = t("train.busy");
+    return shown.querySelector(".prose, .html-container, div")?.innerHTML ?? shown.innerHTML;
+  },
   nameModels: () => view.nameModels(),
   branch: () => JSON.stringify(view.branch.asked),
   branched: (text) => view.branch.came(text),

@@ -118,7 +118,8 @@ class Tooltip {
     const list = this.target.closest("[role='listbox']")?.getBoundingClientRect();   // of decoders: its entries are to be read, too
     const spots = [[across, at.top - height - 8], [across, end.bottom + 8], [whole.right + 8, down], [whole.left - width - 8, down]];
     const fits = (spot) => spot[0] >= 0 && spot[0] + width <= window.innerWidth && spot[1] >= 0 && spot[1] + height <= window.innerHeight;
-    const free = (spot) => ![...lines, ...(run?.width ? [run] : []), ...(list ? [list] : [])].some((box) => covers(spot, box));
+    const branch = [...document.querySelectorAll(".branch:not([hidden])")].map((node) => node.getBoundingClientRect());   // what is said of the same token
+    const free = (spot) => ![...lines, ...branch, ...(run?.width ? [run] : []), ...(list ? [list] : [])].some((box) => covers(spot, box));
     const [left, top] = spots.find((spot) => fits(spot) && free(spot)) || spots.find(free) || spots[1];
     this.box.style.left = `${left}px`;
     this.box.style.top = `${top}px`;
@@ -146,6 +147,7 @@ class Tooltip {
     this.show(node, [...this.describe(node), el("p", { class: "pin-note" }, t("token.pinned"))]);
     this.pinned = node;
     this.onPin(span, Number(node.dataset.index));
+    this.place();   // what came with it is not covered
   }
 
   // Esc lets go of a pinned token and does nothing else then; but a running race always hears it.

@@ -368,7 +368,7 @@ def help_for(name: str, model: Model) -> str:
     )
     return (
         f'<div class="acts" hidden>{get}<button type="button" data-act="train" '
-        f'data-addon="{TRAINED[lacks[0]]}">{span("lacking.train")}</button>'
+        f'data-addon="all">{span("lacking.train")}</button>'
         f'<button type="button" data-act="copy">{span("lacking.copy")}</button>'
         f"<pre>{escape(commands)}</pre></div>"
     )

@@ -5,6 +5,7 @@ Only for visitors who sit at this machine, or where the operator allows it.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -25,19 +26,22 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.progress import Progress
 from dmtd_demo.server.allowance import Rules
-from dmtd_demo.server.job import Jobs
+from dmtd_demo.server.job import Job, Jobs
 from dmtd_demo.server.trust import standing_of
+from dmtd_demo.training.all_addons import AllSettings, Plan, train_all
 from dmtd_demo.training.any_model import Moment, Settings, train_addon
 from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
 from dmtd_demo.ui.controls import OpenRadio, OpenSlider
 from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.models import complaint
-from dmtd_demo.web.texts import label, slot, span
+from dmtd_demo.web.texts import ENGLISH, label, slot, span
 
 # updates: after them the small ones learn little more
 STEPS = {"clp": 300, "heads": 400, "gate": 300, "adaptive": 300}
 FEWEST_ROWS, MOST_ROWS, ROWS = 20, 2000, 400
+ALL = "all"  # every one of them, in the order in which they need each other
+LEAST_MINUTES, MOST_MINUTES, MINUTES = 2, 240, 20
 LOOK_SECONDS = 0.4  # between two drawings
 POINTS = 120  # of a curve, at most
 OUTPUT = Path("runs")  # under which the results lie
@@ -77,6 +81,8 @@ class TrainingPart:
         self.models = models
         self.rules = rules
         self.jobs = Jobs()
+        # what a model without any add-on needs first
+        self.first = "clp" if models.get(models.keys[0]).has("mtp_heads") else ALL
         # the add-ons and facts that it came with
         self.earlier: WeakKeyDictionary[Model, tuple[dict, dict]] = WeakKeyDictionary()
 
@@ -91,8 +97,8 @@ class TrainingPart:
                         label=control("train.model"), elem_id="train-model", **self._models()
                     )
                     self.addon = OpenRadio(
-                        [(control(f"train.addon.{name}"), name) for name in STEPS],
-                        value="clp",
+                        [(control(f"train.addon.{name}"), name) for name in (ALL, *STEPS)],
+                        value=self.first,
                         label=control("train.addon"),
                         elem_id="train-addon",
                     )
@@ -103,6 +109,16 @@ class TrainingPart:
                         step=20,
                         label=control("train.rows"),
                         elem_id="train-rows",
+                        visible=self.first != ALL,
+                    )
+                    self.minutes = OpenSlider(
+                        LEAST_MINUTES,
+                        MOST_MINUTES,
+                        MINUTES,
+                        step=1,
+                        label=control("train.minutes"),
+                        elem_id="train-minutes",
+                        visible=self.first == ALL,
                     )
                     with gr.Row(elem_id="train-buttons"):
                         self.start = gr.Button(
@@ -133,10 +149,26 @@ class TrainingPart:
         }
         self.part.expand(lambda: gr.update(**self._models()), None, self.model, **now)
         self.cancel.click(self.request_cancel, None, None, **now)
+        # a control that has no effect is not there
+        self.addon.change(
+            lambda name: [gr.update(visible=name != ALL), gr.update(visible=name == ALL)],
+            self.addon,
+            [self.rows, self.minutes],
+            **now,
+        )
+        # heard at once, whatever the queue does
+        heard = json.dumps(f'<p role="status">{span("train.asked")}</p>')
+        self.start.click(
+            None,
+            None,
+            self.progress,
+            js=f"() => window.dmtdRace.trains({heard})",
+            show_progress="hidden",
+        )
         return [
             self.start.click(
                 self.train,
-                [self.model, self.addon, self.rows],
+                [self.model, self.addon, self.rows, self.minutes],
                 [self.progress, self.figures, self.arrived],
                 trigger_mode="once",
                 **hidden,
@@ -145,12 +177,15 @@ class TrainingPart:
         ]
 
     def train(
-        self, request: gr.Request, key: Any, name: Any, rows: Any
+        self, request: gr.Request, key: Any, name: Any, rows: Any, minutes: Any = MINUTES
     ) -> Iterator[tuple[Any, Any, Any]]:
         job = self.jobs.new(str(request.session_hash))
         curves = Curves()
         try:
             self._check(request)
+            if name == ALL:
+                yield from self._all(job, key, minutes)
+                return
             if not isinstance(name, str) or name not in STEPS:
                 raise UserError(
                     f"training needs one of the add-ons {', '.join(STEPS)}; got {name!r}"
@@ -188,6 +223,54 @@ class TrainingPart:
         except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
             logger.exception("an add-on could not be trained")
             yield complaint(error), gr.skip(), None
+
+    def _all(self, job: Job, key: Any, minutes: Any) -> Iterator[tuple[Any, Any, Any]]:
+        """Train every add-on in one job, with one bar over all stages."""
+        if (
+            isinstance(minutes, bool)
+            or not isinstance(minutes, int)
+            or not LEAST_MINUTES <= minutes <= MOST_MINUTES
+        ):
+            raise UserError(
+                f"training needs {LEAST_MINUTES} to {MOST_MINUTES} minutes; got {minutes!r}"
+            )
+        with self.models.using([key]) as (model,):
+            began, output, plans = time.monotonic(), _fresh(model, ALL), []
+
+            def work(progress: Progress) -> None:
+                settings = AllSettings(minutes=minutes)
+                try:
+                    train_all(model, output, settings, tell=progress, planned=plans.append)
+                except BaseException:
+                    shutil.rmtree(output, ignore_errors=True)
+                    raise
+                self._take(model, output / "addons")
+
+            shown = 0.0
+            for stage, done, total in job.run(work, wait=True):
+                if time.monotonic() - shown < LOOK_SECONDS:
+                    continue
+                shown = time.monotonic()
+                yield _whole_bar(stage, done, total, plans), gr.skip(), None
+            words = span(
+                "train.all_done",
+                seconds=f"{time.monotonic() - began:.0f}",
+                folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"),
+            )
+            yield f'<p role="status">{words}</p>', gr.skip(), key
+
+    def _take(self, model: Model, folder: Path) -> None:
+        """Put every add-on of a folder into the model."""
+        modules, facts = load_addons(
+            folder,
+            model.backbone.hidden_size,
+            model.backbone.dtype,
+            model.backbone.device,
+            model.base,
+        )
+        self.earlier.setdefault(model, (dict(model.addons), dict(model.addon_facts)))
+        model.addons.update(modules)
+        model.addon_facts.update(facts)
 
     def _train(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
@@ -290,6 +373,19 @@ def _bar(name: str, stage: str, done: int, total: int, left: float | None) -> st
     value = f'value="{done}" max="{total}"' if total else ""
     doing = span("train.doing", addon=name, stage=slot("stage", span(key)), much=much)
     return f'<p role="status">{doing}{rest}</p><progress {value} {label(key)}></progress>'
+
+
+def _whole_bar(stage: str, done: int, total: int, plans: Sequence[Plan]) -> str:
+    """Draw the bar over all stages: what is done now, and the minutes that the whole still takes
+    by the measurement of this machine."""
+    name = stage.partition(": ")[0]
+    key = f"train.all.{name}" if plans and f"train.all.{name}" in ENGLISH else "train.all.measuring"
+    words, value = span(key), ""
+    if plans and total:
+        left = plans[-1].total * (1 - done / total)
+        words += f" · {span('train.all.left', minutes=f'{left / 60:.1f}')}"
+        value = f'value="{done}" max="{total}"'
+    return f'<p role="status">{words}</p><progress {value} {label(key)}></progress>'
 
 
 def picture(curves: Curves) -> str:

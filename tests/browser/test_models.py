@@ -133,7 +133,9 @@ def test_a_model_of_the_hub_with_progress_and_cancel(
     visit.page.screenshot(path=screenshots / "model-lacking.png")
     visit.page.click("#models > button")
     body.get_by_role("button", name="Train them here").click()
-    visit.page.wait_for_selector("#train-addon input[value='heads']:checked")
+    visit.page.wait_for_selector("#train-addon input[value='all']:checked")
+    visit.page.wait_for_selector("#train-minutes")
+    assert visit.page.locator("#train-rows").count() == 0  # it would have no effect
     visit.set("#panels", 2)
     visit.page.wait_for_selector("[data-panel='2']", state="detached")
     assert race(visit) == "done"

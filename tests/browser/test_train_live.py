@@ -18,6 +18,17 @@ def begin(visit: RacePage, conversations: int) -> None:
     visit.page.click("#train-start")
 
 
+HEARD = """() => document.querySelector("#train-start").addEventListener("click", () => {
+  const pressed = performance.now();
+  const watcher = new MutationObserver(() => {
+    if (!document.querySelector("#train-progress [role='status']")) return;
+    window.heard = performance.now() - pressed;
+    watcher.disconnect();
+  });
+  watcher.observe(document.querySelector("#train-progress"), { subtree: true, childList: true });
+}, { capture: true, once: true })"""
+
+
 def told(visit: RacePage, words: str) -> str:
     said = visit.page.locator("#train-progress [role='status']", has_text=words)
     said.wait_for(timeout=1000 * END_SECONDS)
@@ -27,8 +38,14 @@ def told(visit: RacePage, words: str) -> str:
 def test_clp_is_trained_watched_and_raced(visit: RacePage, screenshots: Path) -> None:
     caution = visit.page.locator("#panel-2-controls .decoder-options input[type='number']").first
     shipped = caution.input_value()
+    visit.page.click("#train > button")
+    visit.page.wait_for_selector("#train-start")
+    visit.page.evaluate(HEARD)
     begin(visit, 2000)
     told(visit, "hidden states")
+    assert visit.page.evaluate("window.heard") < 200  # ms
+    visit.page.click("#train-start")  # while it goes on
+    assert "already" in visit.sentence
     visit.page.click("#train-cancel")
     told(visit, "Cancelled")
     assert caution.input_value() == shipped

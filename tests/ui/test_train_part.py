@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.addons import CollocationLengthPredictor, load_addons
+from dmtd_demo.models.addons import CollocationLengthPredictor, load_addons, save_addon
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.server.allowance import Rights, Rules, may_train
 from dmtd_demo.server.trust import OWNER, Standing
 from dmtd_demo.training import features
+from dmtd_demo.training.all_addons import Plan
 from dmtd_demo.training.features import Features, confusion
 from dmtd_demo.ui import training
 from dmtd_demo.ui.page import Page
@@ -221,3 +223,34 @@ def test_the_confusion_matrix_counts_every_position():
         [int(((labels == true) & (said == column)).sum()) for column in range(4)]
         for true in range(4)
     ]
+
+
+def test_all_of_them_are_one_job_with_one_bar(
+    part: TrainingPart, classroom: Model, monkeypatch: pytest.MonkeyPatch
+):
+    """What `train all` does has tests of its own: here it only tells, and leaves add-ons."""
+    plan = Plan(10, 5, 5, 5, {"data": 60.0, "heads": 60.0})
+
+    def quick(model, output, settings, *, tell, planned):
+        tell("Measuring this machine", 0, 0)
+        planned(plan)
+        for stage, done in (("data: hidden states", 250), ("heads: updates", 750)):
+            tell(stage, done, 1000)
+            time.sleep(0.4)  # looked at more often than that
+        for name in ("mtp_heads", "clp"):
+            facts = model.addon_facts[name] | ({"threshold": 0.77} if name == "clp" else {})
+            addon = model.addons[name]
+            save_addon(
+                output / "addons", name, addon, model.base, model.backbone.hidden_size, **facts
+            )
+
+    monkeypatch.setattr(training, "train_all", quick)
+    shown = [each[0] for each in part.train(VISITOR, "classroom", "all", 40, 5)]
+    bars = [re.findall(r'value="(\d+)" max="1000"', each) for each in shown]
+    assert ["250"] in bars and ["750"] in bars and "train.all.heads" in "".join(shown)
+    assert "about 0.5 minutes left" in "".join(shown)
+    assert "train.all_done" in shown[-1] and classroom.addon_facts["clp"]["threshold"] == 0.77
+    part.put_back("classroom", VISITOR)
+    assert classroom.addon_facts["clp"]["threshold"] != 0.77
+    [(said, _, arrived)] = part.train(VISITOR, "classroom", "all", 40, 10**6)
+    assert "2 to 240 minutes" in said and arrived is None

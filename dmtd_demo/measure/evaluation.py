@@ -261,7 +261,7 @@ class _Results:
         self.lines.append((*self._line, len(self.ids), nats))
 
     def accepted(self) -> list[float]:
-        """Return the shares of steps, not the prefill, whose first token 1, 2 … others followed."""
+        """Return the shares of steps whose first token 1, 2 … others followed; no prefill."""
         steps, deepest = self.spans.total() - len(self.families), max(self.spans, default=1)
         return [
             round(sum(n for length, n in self.spans.items() if length > depth) / steps, 4)

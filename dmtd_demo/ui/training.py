@@ -235,7 +235,8 @@ class TrainingPart:
                 f"training needs {LEAST_MINUTES} to {MOST_MINUTES} minutes; got {minutes!r}"
             )
         with self.models.using([key]) as (model,):
-            began, output, plans = time.monotonic(), _fresh(model, ALL), []
+            began, output = time.monotonic(), _fresh(model, ALL)
+            plans: list[Plan] = []
 
             def work(progress: Progress) -> None:
                 settings = AllSettings(minutes=minutes)

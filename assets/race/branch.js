@@ -16,7 +16,8 @@ class Branch {
     for (const panel of this.panels()) panel.branch.hidden = true;
     this.asked = null;
     const panel = span && this.panels()[span.panel], button = document.querySelector("#branch-ask");
-    if (!panel?.differs(index) || !button || document.documentElement.dataset.source) return;
+    const replayed = document.documentElement.dataset.source || document.querySelector("[data-playing='recorded']");
+    if (!panel?.differs(index) || !button || replayed) return;
     this.asked = [this.tape.header.run, span.panel, index];
     this.draw(panel, index, "…");
     button.click();

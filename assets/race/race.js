@@ -219,7 +219,7 @@ class RaceView {
         }
         break;
       case "page":     // a race begins: the conversation of each panel, and what there is to warn about
-        if (!this.tour.on && document.documentElement.dataset.source !== "file") this.before.keep();
+        if (!this.tour.on && !this.recorded && document.documentElement.dataset.source !== "file") this.before.keep();
         this.begin(record);
         if (!this.tour.on) this.reply.began(this.how);
         this.panels.forEach((each) => follow.add(each));

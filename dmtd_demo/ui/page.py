@@ -259,9 +259,8 @@ class Page:
         with gr.Row(elem_id="examples"):
             for examples, shown in ((EXAMPLES, world), (OPEN_EXAMPLES, not world)):
                 for name, text in examples:
-                    button = gr.Button(control(name), variant="secondary", size="sm")
+                    button = gr.Button(control(name), size="sm", visible=shown)
                     self.examples.append(button)
-                    button.visible = shown
                     button.click(
                         None,
                         None,

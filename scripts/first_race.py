@@ -14,7 +14,7 @@ from typing import Any
 from dmtd_demo.comparison import compare
 from dmtd_demo.models.loading import load
 from dmtd_demo.shipped import ASSETS
-from dmtd_demo.ui.examples import FIRST_PROMPT
+from dmtd_demo.ui.examples import first_prompt
 
 PATH = ASSETS / "first_race.jsonl"
 PANELS = ("ar", "dmtd:tau=4", "clp")
@@ -33,7 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    race = compare(FIRST_PROMPT, PANELS, load("classroom", threads=arguments.threads), top=3)
+    model = load("classroom", threads=arguments.threads)
+    race = compare(first_prompt(model), PANELS, model, top=3)
     lines = [
         json.dumps(rounded(record), ensure_ascii=False, separators=(",", ":"))
         for record in race.records

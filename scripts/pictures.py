@@ -25,7 +25,7 @@ sys.path.extend(
 from conftest import ARGUMENTS, BROWSERS
 
 from app_process import running_app
-from dmtd_demo.ui.examples import FIRST_PROMPT
+from dmtd_demo.ui.examples import EXAMPLES
 from dmtd_demo.web.files import ASSETS
 from race_page import RacePage
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Draw assets/screenshot.png and assets/race.webp anew, from a race that runs now."
     )
-    parser.add_argument("--prompt", default=FIRST_PROMPT, help="default: %(default)s")
+    parser.add_argument("--prompt", default=EXAMPLES[0][1], help="default: %(default)s")
     parser.add_argument(
         "--max-tokens", type=int, default=96, help="per panel; default: %(default)s"
     )

@@ -6,10 +6,9 @@ from __future__ import annotations
 from dmtd_demo.measure.availability import here
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.model import Model
+from dmtd_demo.ui.examples import of_the_world
 from dmtd_demo.web.texts import hint, span
 
-# what the small world of these has is said; any other is a language model
-SMALL_WORLD = ("classroom", "classroom-hybrid")
 REAL = "SmolLM2-135M-Instruct"
 PAPERS = (("DMTD", "https://arxiv.org/abs/2510.11958"), ("CLP", "https://arxiv.org/abs/2606.10935"))
 
@@ -17,7 +16,7 @@ PAPERS = (("DMTD", "https://arxiv.org/abs/2510.11958"), ("CLP", "https://arxiv.o
 def askable(models: list[Model]) -> str:
     """Return what the first of these models can be asked, as HTML."""
     model = models[0]
-    if model.name in SMALL_WORLD:
+    if of_the_world(model):
         return span("about.small_world", model=model.name)
     return span("about.anything", model=model.name)
 

@@ -262,7 +262,7 @@ class _Results:
 
     def accepted(self) -> list[float]:
         """Return the shares of steps whose first token 1, 2 … others followed; no prefill."""
-        steps, deepest = self.spans.total() - len(self.families), max(self.spans, default=1)
+        steps, deepest = self.spans.total(), max(self.spans, default=1)
         return [
             round(sum(n for length, n in self.spans.items() if length > depth) / steps, 4)
             for depth in range(1, deepest)

@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from dmtd_demo.errors import UserError
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.server.allowance import FEWEST_PANELS, MOST_PANELS
 from dmtd_demo.ui import links
@@ -57,13 +58,25 @@ class Tour:
         inputs = [*controls, *(component for panel in panels for component in panel.inputs)]
 
         def comparison(query: str) -> list[Any]:
-            wanted = links.comparison(query, models.peek(own_key))
-            assert wanted is not None
+            try:
+                wanted = links.comparison(query, models.peek(own_key))
+            except UserError:
+                wanted = None
+            # of no step of the tour
+            if wanted is None:
+                return [gr.skip()] * len(compared)
             return show_comparison(
                 replace(wanted, system="", thinking=False), *[own_key] * MOST_PANELS
             )
 
-        def restore(values: list[Any]) -> list[Any]:
+        def restore(values: list[Any] | None) -> list[Any]:
+            # of a tour that never began, or on a model that has left
+            try:
+                return put_back(values) if values else [gr.skip()] * len(compared)
+            except (UserError, TypeError):
+                return [gr.skip()] * len(compared)
+
+        def put_back(values: list[Any]) -> list[Any]:
             count, width, updates = values[1], len(panels[0].inputs), list(values[: len(controls)])
             for index, panel in enumerate(panels):
                 own = values[len(controls) + index * width : len(controls) + (index + 1) * width]

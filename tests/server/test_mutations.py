@@ -1,28 +1,36 @@
 """What this app reads of others, mutated at random: files of races, of tasks and of training, and requests.
 
-One sentence each: no traceback, no hang, no memory that stays. A fiftieth of the inputs here; all
-20,000 by
+One sentence each: no hang, no memory that stays, nothing of ours that fails. A fiftieth of the
+inputs here; all 20,000 by
 
 DMTD_STRESS=full python -m pytest -s tests/server/test_mutations.py tests/browser/test_mutated_races.py
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any
 
-from mutations import FULL, mutated
+import httpx
+import psutil
+import pytest
+from mutations import FULL, changed, mutated
 
+from app_process import Visitor, running_app
 from dmtd_demo import Comparison
 from dmtd_demo.errors import UserError
 from dmtd_demo.measure.evaluation import read_tasks
 from dmtd_demo.models.loading import load
 from dmtd_demo.training import corpus
 
-FILES = 12_000 if FULL else 300
+FILES, REQUESTS = (12_000, 1_000) if FULL else (300, 120)
 SECONDS = 10
+MEGABYTES = 150
 
 
 def lines_of_a_race() -> list[dict[str, Any]]:
@@ -62,3 +70,59 @@ def test_files_that_are_none(tmp_path: Path, model_folder: Path, monkeypatch: An
         assert slowest < SECONDS, path.read_bytes()[:300]
     print(f"\n{FILES} files: {refused} refused, the slowest took {slowest:.2f} s")
     assert FILES / 10 < refused < FILES
+
+
+def test_requests_that_no_page_makes(tmp_path: Path) -> None:
+    """Each gets an answer, the page goes on, and nothing of ours fails at one.
+
+    Gradio writes tracebacks of its own into the log, of values that its components refuse.
+    """
+    with running_app(tmp_path) as (url, process):
+        visitor = Visitor(url)
+        visitor.ask("What is 1 + 1?", max_tokens=4)
+        assert visitor.lines()[-1]["status"] == "done"
+        of = psutil.Process(process.pid)
+        before, rng, statuses, slowest = of.memory_info().rss, random.Random(26), {}, 0.0
+        names = sorted(name for name in visitor.functions if name)
+        for number in range(REQUESTS):
+            function = visitor.functions[rng.choice(["race", "open_link", *names])]
+            asked = {
+                "data": [json.dumps(["x", "", visitor.values]), None, 1, "a"],
+                "fn_index": function["id"],
+                "session_hash": rng.choice([visitor.session, f"other{number % 50}"]),
+                "event_data": None,
+                "trigger_id": None,
+            }
+            if rng.random() < 0.5:
+                asked["data"][0] = json.dumps(changed(json.loads(asked["data"][0]), rng))
+            path = rng.choice(
+                ["queue/join", "queue/join", "cancel", f"run/{function['id']}", "reset"]
+            )
+            body = json.dumps(asked).encode() if number % 3 else mutated([asked], rng)
+            began = time.monotonic()
+            try:
+                answer = visitor.http.post(
+                    f"{url}gradio_api/{path}",
+                    content=body,
+                    headers={"Content-Type": "application/json"},
+                    timeout=SECONDS,
+                )
+            except httpx.TimeoutException:
+                pytest.fail(f"no answer to {path} {body[:500]!r}")
+            slowest = max(slowest, time.monotonic() - began)
+            statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+        time.sleep(1)
+        grown = (of.memory_info().rss - before) / 2**20
+        print(f"\n{REQUESTS} requests: {statuses}, {grown:.0f} MiB more, {slowest:.2f} s at most")
+        assert max(statuses) < 600 and grown < MEGABYTES
+        after = Visitor(url)
+        # those who asked and never listened have the queue first
+        for _ in range(60):
+            with contextlib.suppress(httpx.HTTPStatusError):
+                after.ask("What is 1 + 1?", max_tokens=4)
+                break
+            time.sleep(0.5)
+        assert after.lines()[-1]["status"] == "done"
+    log = (tmp_path / "app.log").read_text(encoding="utf-8", errors="replace")
+    ours = re.findall(r'File "[^"]*(dmtd_demo/[^"]*)", line (\d+), in (\w+)', log)
+    assert not ours, sorted(set(ours))

@@ -5,6 +5,7 @@ The backbone is frozen, so every update draws from the same (docs/methods.md, se
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ DRAWN = {
     "gate": 2048,
     "adaptive": 2048,
 }
+# tokens outside the data that an update's softmax has beside those in it
+SAMPLED = 2048
 METHODS = {
     "heads": "mtp_heads",
     "head0": "head0",
@@ -213,10 +216,11 @@ def _heads(
     first: the number of the first one: 1 beside the LM head, 0 in its place. labels: see `recipe`.
     """
     module = MTPHeads(backbone.hidden_size, k).to(backbone.device)
-    weight, number = _restricted(backbone, labels)
+    sampled = _Sampled.of(backbone, labels)
 
     def loss(batch: Features, progress: Progress) -> Lost:
         states = module(batch.h.float())
+        logits_of = sampled.drawn(progress.step) if sampled else None
         parts, figures = [], {}
         for i in range(k):
             wanted = batch.labels[:, i]
@@ -224,10 +228,10 @@ def _heads(
             parts.append(states.new_zeros(()))
             if known.any():
                 state, of_it = states[known, i], wanted[known]
-                if weight is None:
+                if sampled is None or logits_of is None:
                     logits = backbone.logits(state).float()
                 else:
-                    logits, of_it = F.linear(state.to(weight.dtype), weight).float(), number[of_it]
+                    logits, of_it = logits_of(state), sampled.number[of_it]
                 parts[-1] = FALL**i * F.cross_entropy(logits, of_it)
                 figures[f"acc{first + i}"] = (logits.argmax(-1) == of_it).float().mean().item()
         return torch.stack(parts), figures
@@ -235,24 +239,52 @@ def _heads(
     return module, loss, 1e-3
 
 
-def _restricted(backbone: Backbone, labels: Tensor | None) -> tuple[Tensor | None, Tensor]:
-    """Return the LM head's rows of the tokens in the labels, and each token's number among them.
+@dataclass(frozen=True)
+class _Sampled:
+    """A softmax over the tokens of the data and a sample of all others, drawn for each update.
 
-    A softmax over these alone costs an update a fraction where the vocabulary is large, and the
-    tokens that never come have nothing to teach. None where it would spare little, or the LM head
-    is not a plain matrix.
+    Its cost is a fraction of the whole one's where the vocabulary is large. The logits of the
+    sample are raised by log(others / sample), so that its part of the softmax's sum is, on average,
+    that of all others (sampled softmax, Jean et al., arXiv 1412.2007, section 3): tokens that never
+    come learn to stay away, as in the whole one. weight: the LM head's, [vocabulary, hidden];
+    common: the tokens of the data; others: the rest; number: each common token's place.
     """
-    head = backbone.module.get_output_embeddings()
-    dense = getattr(head, "dense", None)
-    weight = head.weight if type(head) is nn.Linear else dense() if dense else None
-    if labels is None or weight is None or head.bias is not None:
-        return None, torch.empty(0)
-    tokens = labels[labels != IGNORED].unique().to(weight.device)
-    if len(tokens) > len(weight) // 2:
-        return None, torch.empty(0)
-    number = torch.zeros(len(weight), dtype=torch.long, device=weight.device)
-    number[tokens] = torch.arange(len(tokens), device=weight.device)
-    return weight.detach()[tokens].to(backbone.dtype), number
+
+    weight: Tensor
+    common: Tensor
+    others: Tensor
+    number: Tensor
+
+    @staticmethod
+    def of(backbone: Backbone, labels: Tensor | None) -> _Sampled | None:
+        """Return it; None where it would spare little, or the LM head is not a plain matrix."""
+        head = backbone.module.get_output_embeddings()
+        dense = getattr(head, "dense", None)
+        weight = head.weight if type(head) is nn.Linear else dense() if dense else None
+        if labels is None or weight is None or head.bias is not None:
+            return None
+        common = labels[labels != IGNORED].unique().to(weight.device)
+        if len(common) + SAMPLED > len(weight) // 2:
+            return None
+        number = torch.full((len(weight),), -1, device=weight.device)
+        number[common] = torch.arange(len(common), device=weight.device)
+        others = (number < 0).nonzero()[:, 0]
+        return _Sampled(weight.detach().to(backbone.dtype), common, others, number)
+
+    def drawn(self, step: int) -> Callable[[Tensor], Tensor]:
+        """Draw the sample of an update; return what computes logits of hidden states with it."""
+        generator = torch.Generator().manual_seed(step)
+        chosen = torch.randint(len(self.others), (SAMPLED,), generator=generator)
+        sample = self.others[chosen.to(self.others.device)]
+        weight = self.weight[torch.cat([self.common, sample])]
+        raised = math.log(len(self.others) / SAMPLED)
+
+        def logits(states: Tensor) -> Tensor:
+            found = F.linear(states.to(weight.dtype), weight).float()
+            found[:, len(self.common) :] += raised
+            return found
+
+        return logits
 
 
 def _lengths(backbone: Backbone, k: int) -> tuple[nn.Module, Loss, float]:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import naive
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
@@ -33,7 +34,7 @@ from dmtd_demo.training.conversations import LeftOut, messages_in
 from dmtd_demo.training.corpus import ANSWER, read_rows
 from dmtd_demo.training.data import IGNORED, Row
 from dmtd_demo.training.features import Source
-from tiny import tiny_model
+from tiny import tiny_model, tiny_module
 from written import KIND
 
 SETTINGS = dict(data=None, steps=None, seed=0, resume=False, checkpoint_seconds=1e9)
@@ -350,3 +351,21 @@ def test_a_predictor_for_a_models_own_head(small_tokenizer, tmp_path, data, monk
     assert (options.k, options.threshold, options.rule) == (4, 0.7, "cumulative")
     with pytest.raises(UserError, match="needs a model with an MTP head of its own"):
         train_addon("native_clp", tiny_model(), tmp_path, settings)
+
+
+def test_a_sampled_softmax_has_the_sum_of_the_whole_one_on_average():
+    module = tiny_module("qwen3", vocab_size=9000)
+    backbone = Backbone(module)
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 300, (64, 4), generator=generator)
+    states = torch.randn(5, backbone.hidden_size, generator=generator)
+    sampled = features._Sampled.of(backbone, labels)
+    common = labels.unique()
+    assert sampled is not None and torch.equal(sampled.number[common], torch.arange(len(common)))
+    whole = backbone.logits(states).exp().sum(-1)
+    drawn = [sampled.drawn(step)(states) for step in range(60)]
+    torch.testing.assert_close(drawn[0][:, : len(common)], backbone.logits(states)[:, common])
+    mean = torch.stack([logits.exp().sum(-1) for logits in drawn]).mean(0)
+    torch.testing.assert_close(mean, whole, rtol=0.02, atol=0)
+    # where the data has most of the vocabulary, the whole softmax is no dearer
+    assert features._Sampled.of(Backbone(tiny_module("qwen3")), labels.remainder(97)) is None

@@ -8,21 +8,47 @@ class Before {
   // view: the race view.
   constructor(view) {
     this.view = view;
-    this.race = null;        // what restore takes, and the panels' figures
-    this.latest = true;      // whether the race on screen is the latest one, not the one brought back
-    this.button = el("button", { type: "button", id: "race-before", "aria-pressed": "false", "data-hint": t("before.hint"), hidden: true }, t("before"));
+    this.race = null; // what restore takes, and the panels' figures
+    this.latest = true; // whether the race on screen is the latest one, not the one brought back
+    this.button = el(
+      "button",
+      {
+        type: "button",
+        id: "race-before",
+        "aria-pressed": "false",
+        "data-hint": t("before.hint"),
+        hidden: true,
+      },
+      t("before"),
+    );
     this.button.addEventListener("click", () => this.swap());
   }
 
   // The race on screen, where it came to its end.
   get onScreen() {
     const { tape, panels } = this.view;
-    if (!tape.header || !panels.every((panel) => ["eos", "length"].includes(tape.summaries[panel.index]?.stop))) return null;
+    if (
+      !tape.header ||
+      !panels.every((panel) => ["eos", "length"].includes(tape.summaries[panel.index]?.stop))
+    )
+      return null;
     const figures = panels.map((panel) => {
       const summary = tape.summaries[panel.index];
-      return { speed: summary.tokens_per_second ?? null, audit: summary.audit_agreement ?? null, perPass: summary.tokens_per_full_pass ?? null, rate: panel.rate, spans: panel.spanLengths };
+      return {
+        speed: summary.tokens_per_second ?? null,
+        audit: summary.audit_agreement ?? null,
+        perPass: summary.tokens_per_full_pass ?? null,
+        rate: panel.rate,
+        spans: panel.spanLengths,
+      };
     });
-    return { ...this.view.snapshot(), following: true, status: "done", sentence: this.view.verdict("done"), figures };
+    return {
+      ...this.view.snapshot(),
+      following: true,
+      status: "done",
+      sentence: this.view.verdict("done"),
+      figures,
+    };
   }
 
   // Another race begins.
@@ -41,7 +67,8 @@ class Before {
   swap() {
     if (this.view.racing) return;
     if (this.view.player.first) this.view.player.toEnd();
-    const shown = this.onScreen, wanted = this.race;
+    const shown = this.onScreen,
+      wanted = this.race;
     if (!shown || !wanted) return;
     this.race = shown;
     this.latest = !this.latest;

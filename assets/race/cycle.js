@@ -3,8 +3,13 @@
 // tokens were kept; a head that reads its own drafts is a layer of its own, as often as it was applied and its draft stood. Below it,
 // where the decoder records it: how probable each number of further tokens was held, and which was taken.
 
-const STACK = { width: 84, height: 168, most: 8 };   // of the drawing, in its own units; positions that have a column each
-const PASS_NAMES = { prefill: t("pass.prefill"), full: t("pass.full"), late: t("pass.late"), verify: t("pass.verify") };
+const STACK = { width: 84, height: 168, most: 8 }; // of the drawing, in its own units; positions that have a column each
+const PASS_NAMES = {
+  prefill: t("pass.prefill"),
+  full: t("pass.full"),
+  late: t("pass.late"),
+  verify: t("pass.verify"),
+};
 
 function svg(tag, attributes = {}, ...children) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -17,12 +22,22 @@ class Cycle {
   constructor() {
     this.name = el("b");
     this.detail = el("span");
-    this.stack = svg("svg", { viewBox: `0 0 ${STACK.width} ${STACK.height}`, "aria-hidden": "true" });
-    this.stacks = new Map();   // by what they show: a race has few kinds of pass, and building one takes as long as drawing ten tokens
+    this.stack = svg("svg", {
+      viewBox: `0 0 ${STACK.width} ${STACK.height}`,
+      "aria-hidden": "true",
+    });
+    this.stacks = new Map(); // by what they show: a race has few kinds of pass, and building one takes as long as drawing ten tokens
     this.lengths = svg("svg", { viewBox: "0 0 84 50", class: "lengths", "aria-hidden": "true" });
-    this.node = el("div", { class: "cycle", role: "img", "data-hint": t("cycle.hint") }, this.name, this.stack, this.detail, this.lengths);
-    this.recurrent = new Set();   // layers that have a state in place of keys and values
-    this.native = false;   // whether the head is the model's own
+    this.node = el(
+      "div",
+      { class: "cycle", role: "img", "data-hint": t("cycle.hint") },
+      this.name,
+      this.stack,
+      this.detail,
+      this.lengths,
+    );
+    this.recurrent = new Set(); // layers that have a state in place of keys and values
+    this.native = false; // whether the head is the model's own
     this.clear();
   }
 
@@ -39,47 +54,132 @@ class Cycle {
     this.node.hidden = false;
     const pass = step.passes.at(-1);
     const heads = step.tokens.filter((token) => token.origin === "mtp").length;
-    const most = Math.max(...pass.runs.map(([, , positions]) => positions)), newest = pass.runs.at(-1)[2];
-    const ran = pass.runs.map(([start, stop, positions]) => t("cycle.layers", { first: start + 1, last: stop, positions: plural(positions, "position") })).join(t("list.comma"));
+    const most = Math.max(...pass.runs.map(([, , positions]) => positions)),
+      newest = pass.runs.at(-1)[2];
+    const ran = pass.runs
+      .map(([start, stop, positions]) =>
+        t("cycle.layers", {
+          first: start + 1,
+          last: stop,
+          positions: plural(positions, "position"),
+        }),
+      )
+      .join(t("list.comma"));
     this.name.textContent = PASS_NAMES[pass.kind] || pass.kind;
-    this.detail.textContent = pass.kind === "prefill" ? plural(most, "position") : most > newest ? t("cycle.refills", { positions: most - newest }) : newest > 1 ? t("cycle.reads", { positions: newest }) : "";
-    this.node.setAttribute("aria-label", t(heads ? "cycle.pass_with_heads" : "cycle.pass", { pass: this.name.textContent, layers: ran, heads: plural(heads, this.native ? "draft" : "head") }));
+    this.detail.textContent =
+      pass.kind === "prefill"
+        ? plural(most, "position")
+        : most > newest
+          ? t("cycle.refills", { positions: most - newest })
+          : newest > 1
+            ? t("cycle.reads", { positions: newest })
+            : "";
+    this.node.setAttribute(
+      "aria-label",
+      t(heads ? "cycle.pass_with_heads" : "cycle.pass", {
+        pass: this.name.textContent,
+        layers: ran,
+        heads: plural(heads, this.native ? "draft" : "head"),
+      }),
+    );
     this.drawStack(pass, layers, most, heads);
     this.drawLengths(step.lengths, step.tokens.length - 1);
   }
 
   drawStack(pass, layers, most, heads) {
     const key = JSON.stringify([pass.kind, pass.runs, layers, heads]);
-    if (!this.stacks.has(key)) this.stacks.set(key, svg("g", {}, ...this.shapes(pass, layers, most, heads)));
-    if (this.stack.firstChild !== this.stacks.get(key)) this.stack.replaceChildren(this.stacks.get(key));
+    if (!this.stacks.has(key))
+      this.stacks.set(key, svg("g", {}, ...this.shapes(pass, layers, most, heads)));
+    if (this.stack.firstChild !== this.stacks.get(key))
+      this.stack.replaceChildren(this.stacks.get(key));
   }
 
   shapes(pass, layers, most, heads) {
-    const columns = Math.min(most, STACK.most), wide = Math.min(20, STACK.width / columns), floor = STACK.height - 2, high = (STACK.height - 30) / layers;
-    const block = (column, start, stop, kind, inset = this.recurrent.has(start) ? wide / 5 : 0) => svg("rect", { x: (STACK.width + columns * wide) / 2 - (column + 1) * wide + 1 + inset, y: floor - stop * high, width: wide - 2 - 2 * inset, height: (stop - start) * high - 1, rx: 2, class: kind });
+    const columns = Math.min(most, STACK.most),
+      wide = Math.min(20, STACK.width / columns),
+      floor = STACK.height - 2,
+      high = (STACK.height - 30) / layers;
+    const block = (column, start, stop, kind, inset = this.recurrent.has(start) ? wide / 5 : 0) =>
+      svg("rect", {
+        x: (STACK.width + columns * wide) / 2 - (column + 1) * wide + 1 + inset,
+        y: floor - stop * high,
+        width: wide - 2 - 2 * inset,
+        height: (stop - start) * high - 1,
+        rx: 2,
+        class: kind,
+      });
     const shapes = [];
-    for (let column = 0; column < columns; column += 1) {   // 0: the newest position
-      for (let layer = 0; layer < layers; layer += 1) shapes.push(block(column, layer, layer + 1, "left-out"));
+    for (let column = 0; column < columns; column += 1) {
+      // 0: the newest position
+      for (let layer = 0; layer < layers; layer += 1)
+        shapes.push(block(column, layer, layer + 1, "left-out"));
       for (const [start, stop, positions] of pass.runs) {
-        for (let layer = start; layer < stop && column < positions; layer += 1) shapes.push(block(column, layer, layer + 1, `${pass.kind === "late" ? "late" : "full"} ${column ? "older" : ""}`));
+        for (let layer = start; layer < stop && column < positions; layer += 1)
+          shapes.push(
+            block(
+              column,
+              layer,
+              layer + 1,
+              `${pass.kind === "late" ? "late" : "full"} ${column ? "older" : ""}`,
+            ),
+          );
       }
     }
     const apart = Math.min(12, (STACK.width - 10) / heads);
-    const first = Math.min((STACK.width + (columns - 1) * wide) / 2 - ((heads - 1) * apart) / 2, STACK.width - 5 - (heads - 1) * apart);   // over the newest position, within the picture
-    for (let head = 0; head < heads; head += 1) shapes.push(this.native
-      ? svg("rect", { x: first + head * apart - apart / 2 + 1, y: 10, width: apart - 2, height: 8, rx: 2, class: "head" })
-      : svg("circle", { cx: first + head * apart, cy: 14, r: Math.min(4.5, apart / 2), class: "head" }));
+    const first = Math.min(
+      (STACK.width + (columns - 1) * wide) / 2 - ((heads - 1) * apart) / 2,
+      STACK.width - 5 - (heads - 1) * apart,
+    ); // over the newest position, within the picture
+    for (let head = 0; head < heads; head += 1)
+      shapes.push(
+        this.native
+          ? svg("rect", {
+              x: first + head * apart - apart / 2 + 1,
+              y: 10,
+              width: apart - 2,
+              height: 8,
+              rx: 2,
+              class: "head",
+            })
+          : svg("circle", {
+              cx: first + head * apart,
+              cy: 14,
+              r: Math.min(4.5, apart / 2),
+              class: "head",
+            }),
+      );
     return shapes;
   }
 
   // probabilities: of 0, 1, 2 … further tokens; taken: how many there were.
   drawLengths(probabilities, taken) {
-    const given = Array.isArray(probabilities) && probabilities.every(isNumber) ? probabilities : [];
+    const given =
+      Array.isArray(probabilities) && probabilities.every(isNumber) ? probabilities : [];
     const wide = 84 / Math.max(given.length, 1);
     this.lengths.classList.toggle("none", !given.length);
-    this.lengths.replaceChildren(...given.flatMap((p, length) => [
-      svg("rect", { x: length * wide + 2, y: 34 - 32 * p, width: wide - 4, height: 32 * p + 1, rx: 1.5, class: length === taken ? "taken" : "other" }),
-      svg("text", { x: (length + 0.5) * wide, y: 47, "text-anchor": "middle" }, String(length))]));
-    if (given.length) this.node.setAttribute("aria-label", t("cycle.lengths", { pass: this.node.getAttribute("aria-label"), lengths: given.map((p, length) => t("cycle.length", { length, share: percent(p, 0) })).join(t("list.comma")), taken }));
+    this.lengths.replaceChildren(
+      ...given.flatMap((p, length) => [
+        svg("rect", {
+          x: length * wide + 2,
+          y: 34 - 32 * p,
+          width: wide - 4,
+          height: 32 * p + 1,
+          rx: 1.5,
+          class: length === taken ? "taken" : "other",
+        }),
+        svg("text", { x: (length + 0.5) * wide, y: 47, "text-anchor": "middle" }, String(length)),
+      ]),
+    );
+    if (given.length)
+      this.node.setAttribute(
+        "aria-label",
+        t("cycle.lengths", {
+          pass: this.node.getAttribute("aria-label"),
+          lengths: given
+            .map((p, length) => t("cycle.length", { length, share: percent(p, 0) }))
+            .join(t("list.comma")),
+          taken,
+        }),
+      );
   }
 }

@@ -9,7 +9,7 @@ const ORIGINS = {
   draft: { name: t("origin.draft.name"), hint: t("origin.draft.hint") },
   remote: { name: t("origin.remote.name"), hint: t("origin.remote.hint") },
 };
-const ALWAYS_LISTED = ["full", "late", "mtp"];   // the legend names these three even before a token of theirs has come
+const ALWAYS_LISTED = ["full", "late", "mtp"]; // the legend names these three even before a token of theirs has come
 
 const NONE = "–";
 
@@ -27,7 +27,8 @@ function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name === "style") node.style.cssText = value;   // not as an attribute: the exported file forbids those
+    if (name === "style")
+      node.style.cssText = value; // not as an attribute: the exported file forbids those
     else node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
@@ -42,11 +43,13 @@ const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 /** @type {(value: unknown, digits: number) => string} */
 const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits) : NONE);
 /** @type {(value: unknown, digits?: number) => string} */
-const percent = (value, digits = 1) => (isNumber(value) ? `${(100 * value).toFixed(digits)} %` : NONE);
+const percent = (value, digits = 1) =>
+  isNumber(value) ? `${(100 * value).toFixed(digits)} %` : NONE;
 /** @type {(value: unknown) => string} */
 const ratio = (value) => (isNumber(value) ? `${value.toFixed(2)}×` : NONE);
 /** @type {(count: number, noun: "token" | "pass" | "position" | "head" | "draft") => string} */
-const plural = (count, noun) => t(`count.${noun}.${count === 1 ? "one" : "more"}`, { count: count.toLocaleString("en") });
+const plural = (count, noun) =>
+  t(`count.${noun}.${count === 1 ? "one" : "more"}`, { count: count.toLocaleString("en") });
 
 /** @param {unknown} value  tokens/s */
 function speed(value) {
@@ -124,13 +127,18 @@ async function copyText(text, button) {
   button.dataset.label = label;
   button.textContent = copied ? t("copy.done") : t("copy.refused");
   clearTimeout(button.dataset.timer);
-  button.dataset.timer = setTimeout(() => { button.textContent = label; }, 1500);
+  button.dataset.timer = setTimeout(() => {
+    button.textContent = label;
+  }, 1500);
 }
 
 // Icons of the replay's buttons, 16 by 16.
 const PATHS = {
-  play: "M4 2.5v11l9.5-5.5z", pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z", start: "M2.5 2.5h2v11h-2zM13.5 2.5v11L5.5 8z",
-  back: "M10 2.5v11L3 8zM11.5 2.5h2v11h-2z", on: "M6 2.5v11L13 8zM2.5 2.5h2v11h-2z",
+  play: "M4 2.5v11l9.5-5.5z",
+  pause: "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z",
+  start: "M2.5 2.5h2v11h-2zM13.5 2.5v11L5.5 8z",
+  back: "M10 2.5v11L3 8zM11.5 2.5h2v11h-2z",
+  on: "M6 2.5v11L13 8zM2.5 2.5h2v11h-2z",
   end: "M3 2.5v11L11.5 8zM11.5 2.5h2v11h-2z",
   fill: "M2 2h5v1.6H3.6V7H2zM9 2h5v5h-1.6V3.6H9zM2 9h1.6v3.4H7V14H2zM12.4 9H14v5H9v-1.6h3.4z",
 };
@@ -139,7 +147,12 @@ const PATHS = {
 function icon(path) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  const attributes = /** @type {[string, string | number][]} */ ([["viewBox", "0 0 16 16"], ["width", 14], ["height", 14], ["aria-hidden", "true"]]);
+  const attributes = /** @type {[string, string | number][]} */ ([
+    ["viewBox", "0 0 16 16"],
+    ["width", 14],
+    ["height", 14],
+    ["aria-hidden", "true"],
+  ]);
   for (const [name, value] of attributes) svg.setAttribute(name, value);
   shape.setAttribute("d", path);
   shape.setAttribute("fill", "currentColor");
@@ -152,7 +165,9 @@ function icon(path) {
  * @param {PanelEntry} entry
  */
 function modelName(entry) {
-  return [entry.model, entry.quantization === "none" ? "" : entry.quantization].filter(Boolean).join(" ");
+  return [entry.model, entry.quantization === "none" ? "" : entry.quantization]
+    .filter(Boolean)
+    .join(" ");
 }
 
 /**
@@ -162,8 +177,16 @@ function modelName(entry) {
  */
 function unlike(own, base) {
   if (!own || !base || own === base) return "";
-  const differ = ["model", "dtype", "quantization"].filter((fact) => (own[fact] ?? "") !== (base[fact] ?? ""));
-  const said = (entry) => differ.map((fact) => (fact === "quantization" && entry[fact] === "none" ? t("model.not_quantized") : entry[fact])).filter(Boolean).join(" ") || NONE;
+  const differ = ["model", "dtype", "quantization"].filter(
+    (fact) => (own[fact] ?? "") !== (base[fact] ?? ""),
+  );
+  const said = (entry) =>
+    differ
+      .map((fact) =>
+        fact === "quantization" && entry[fact] === "none" ? t("model.not_quantized") : entry[fact],
+      )
+      .filter(Boolean)
+      .join(" ") || NONE;
   return differ.length ? t("panel.unlike", { own: said(own), base: said(base) }) : "";
 }
 
@@ -173,14 +196,22 @@ function unlike(own, base) {
  * @param {number} layers  of the model
  */
 function layersOf(pass, layers) {
-  const ran = Array.from({ length: layers }, (_, layer) => pass.runs.some(([start, stop]) => start <= layer && layer < stop));
-  const ranges = (wanted) => ran.flatMap((is, first) => {
-    if (is !== wanted || (first && ran[first - 1] === wanted)) return [];
-    const end = ran.findIndex((other, layer) => layer > first && other !== wanted), last = (end < 0 ? layers : end);
-    return [first + 1 === last ? String(last) : `${first + 1}–${last}`];
-  }).join(t("list.comma"));
+  const ran = Array.from({ length: layers }, (_, layer) =>
+    pass.runs.some(([start, stop]) => start <= layer && layer < stop),
+  );
+  const ranges = (wanted) =>
+    ran
+      .flatMap((is, first) => {
+        if (is !== wanted || (first && ran[first - 1] === wanted)) return [];
+        const end = ran.findIndex((other, layer) => layer > first && other !== wanted),
+          last = end < 0 ? layers : end;
+        return [first + 1 === last ? String(last) : `${first + 1}–${last}`];
+      })
+      .join(t("list.comma"));
   const pass_ = PASS_NAMES[pass.kind] || pass.kind;
-  return ran.every(Boolean) ? t("token.all_layers", { pass: pass_, layers }) : t("token.layers", { pass: pass_, ran: ranges(true), out: ranges(false) });
+  return ran.every(Boolean)
+    ? t("token.all_layers", { pass: pass_, layers })
+    : t("token.layers", { pass: pass_, ran: ranges(true), out: ranges(false) });
 }
 
 /**

@@ -5,25 +5,36 @@ class Lacking {
   constructor(row, panels) {
     this.row = row;
     this.panels = panels;
-    new MutationObserver(() => this.find()).observe(row, { childList: true, subtree: true, characterData: true });
+    new MutationObserver(() => this.find()).observe(row, {
+      childList: true,
+      subtree: true,
+      characterData: true,
+    });
     this.find();
   }
 
   find() {
     for (const panel of this.panels()) {
-      const said = this.row.querySelector(`#panel-${panel.index}-controls .cannot`), acts = said?.querySelector(".acts");
+      const said = this.row.querySelector(`#panel-${panel.index}-controls .cannot`),
+        acts = said?.querySelector(".acts");
       const told = acts ? said.textContent : "";
       if (panel.lacking.dataset.told === told) continue;
       panel.lacking.dataset.told = told;
       panel.lacking.hidden = !acts;
-      panel.lacking.replaceChildren(...(acts ? [el("p", {}, said.querySelector("span").textContent), ...this.build(acts)] : []));
+      panel.lacking.replaceChildren(
+        ...(acts ? [el("p", {}, said.querySelector("span").textContent), ...this.build(acts)] : []),
+      );
     }
   }
 
   build(acts) {
     const command = acts.querySelector("pre").textContent;
     const buttons = [...acts.querySelectorAll("button")].map((given) => {
-      const button = el("button", { type: "button", "data-act": given.dataset.act }, given.textContent);
+      const button = el(
+        "button",
+        { type: "button", "data-act": given.dataset.act },
+        given.textContent,
+      );
       button.addEventListener("click", () => this.act(given.dataset, command, button));
       return given.dataset.act === "train" && !document.querySelector("#train") ? null : button;
     });
@@ -35,9 +46,13 @@ class Lacking {
     const place = act === "models" ? "#models" : "#train";
     const toggle = document.querySelector(`${place} > button:not(.open)`);
     toggle?.click();
-    setTimeout(() => {   // Gradio builds what is in it as it is opened
-      document.querySelector(`#train-addon input[value="${addon}"]`)?.click();
-      document.querySelector(place).scrollIntoView({ block: "center" });
-    }, toggle ? 300 : 0);
+    setTimeout(
+      () => {
+        // Gradio builds what is in it as it is opened
+        document.querySelector(`#train-addon input[value="${addon}"]`)?.click();
+        document.querySelector(place).scrollIntoView({ block: "center" });
+      },
+      toggle ? 300 : 0,
+    );
   }
 }

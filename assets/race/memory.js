@@ -2,8 +2,8 @@
 // that broke off is there again; the server knows nothing then of who was here before.
 
 const MEMORY = "dmtd-demo";
-const REMEMBER_MS = 400;     // after the last touch of a control
-const SILENCE_MS = 3000;     // so long nothing came of a race: is the server still there?
+const REMEMBER_MS = 400; // after the last touch of a control
+const SILENCE_MS = 3000; // so long nothing came of a race: is the server still there?
 
 // The tab's storage; null where the browser blocks it.
 function tabStorage() {
@@ -21,21 +21,30 @@ class Memory {
   constructor(view) {
     this.view = view;
     this.storage = tabStorage();
-    this.values = null;      // of the controls, as Run hands them over
-    this.chat = null;        // {turns, answers} of the last race of the chat: the server makes the chat anew of them
-    this.kept = null;        // what the page was before it was loaded again
-    this.heard = 0;          // when something came of the race
+    this.values = null; // of the controls, as Run hands them over
+    this.chat = null; // {turns, answers} of the last race of the chat: the server makes the chat anew of them
+    this.kept = null; // what the page was before it was loaded again
+    this.heard = 0; // when something came of the race
     this.lost = false;
-    for (const touch of ["input", "change", "click"]) document.addEventListener(touch, (event) => { if (event.isTrusted) this.soon(); });
-    document.addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden") this.save(); });
+    for (const touch of ["input", "change", "click"])
+      document.addEventListener(touch, (event) => {
+        if (event.isTrusted) this.soon();
+      });
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "hidden") this.save();
+    });
     window.addEventListener("pagehide", () => this.save());
-    window.addEventListener("beforeunload", (event) => { if (!this.save() && (this.values || this.chat)) event.preventDefault(); });
+    window.addEventListener("beforeunload", (event) => {
+      if (!this.save() && (this.values || this.chat)) event.preventDefault();
+    });
     setInterval(() => this.listen(), 1000);
   }
 
   soon() {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => { if (!this.view.tour.on) document.querySelector("#remember")?.click(); }, REMEMBER_MS);
+    this.timer = setTimeout(() => {
+      if (!this.view.tour.on) document.querySelector("#remember")?.click();
+    }, REMEMBER_MS);
   }
 
   // A line of a race that runs.
@@ -46,8 +55,10 @@ class Memory {
     if (record.type === "layout" && record.clear) this.chat = null;
     if (record.type === "page") this.hearing = !this.view.tour.on;
     if (!this.hearing) return;
-    if (record.type === "page") this.chat = { turns: record.turns, answers: record.turns.map(() => "") };
-    if (record.type === "step") this.chat.answers[record.panel] += record.tokens.map((token) => token.text).join("");
+    if (record.type === "page")
+      this.chat = { turns: record.turns, answers: record.turns.map(() => "") };
+    if (record.type === "step")
+      this.chat.answers[record.panel] += record.tokens.map((token) => token.text).join("");
   }
 
   async listen() {
@@ -55,7 +66,10 @@ class Memory {
     const server = window.gradio_config;
     this.asking = true;
     try {
-      await fetch(`${server?.root ?? ""}${server?.api_prefix ?? ""}/app_id`, { cache: "no-store", signal: AbortSignal.timeout(SILENCE_MS) });
+      await fetch(`${server?.root ?? ""}${server?.api_prefix ?? ""}/app_id`, {
+        cache: "no-store",
+        signal: AbortSignal.timeout(SILENCE_MS),
+      });
     } catch {
       this.lost = true;
       if (this.view.racing) this.view.status.textContent = t("race.lost");
@@ -67,13 +81,28 @@ class Memory {
   save() {
     const { view } = this;
     if (!this.storage) return false;
-    if (view.tour.on) return true;   // what it was before stays
-    const prompt = /** @type {HTMLTextAreaElement | null} */ (document.querySelector("#prompt textarea"));
+    if (view.tour.on) return true; // what it was before stays
+    const prompt = /** @type {HTMLTextAreaElement | null} */ (
+      document.querySelector("#prompt textarea")
+    );
     const values = this.values && prompt ? [prompt.value, ...this.values.slice(1)] : this.values;
     const shown = view.tape.header && !view.recorded && !document.documentElement.dataset.source;
-    const race = shown ? { lines: recordLines(view.tape), broken: view.racing, status: view.root.dataset.status, sentence: view.ending || view.status.textContent,
-      notes: [...view.notes.children].map((note) => note.textContent) } : null;
-    const state = { address: location.search + location.hash, values, chat: this.chat, reply: view.reply.box.value, race };
+    const race = shown
+      ? {
+          lines: recordLines(view.tape),
+          broken: view.racing,
+          status: view.root.dataset.status,
+          sentence: view.ending || view.status.textContent,
+          notes: [...view.notes.children].map((note) => note.textContent),
+        }
+      : null;
+    const state = {
+      address: location.search + location.hash,
+      values,
+      chat: this.chat,
+      reply: view.reply.box.value,
+      race,
+    };
     for (const part of [state, { ...state, race: null }]) {
       try {
         this.storage.setItem(MEMORY, JSON.stringify(part));
@@ -87,7 +116,9 @@ class Memory {
 
   // As the page was loaded again, at the same address: the race on screen, at once; the rest by way of the server (kept).
   bringBack() {
-    const [arrival] = /** @type {PerformanceNavigationTiming[]} */ (performance.getEntriesByType("navigation"));
+    const [arrival] = /** @type {PerformanceNavigationTiming[]} */ (
+      performance.getEntriesByType("navigation")
+    );
     if (arrival?.type === "navigate" && !document.wasDiscarded) return;
     try {
       const kept = JSON.parse(this.storage.getItem(MEMORY));
@@ -103,12 +134,26 @@ class Memory {
   }
 
   show({ lines, broken, status, sentence: said, notes }) {
-    const { view } = this, records = parseRecord(lines);
-    view.begin({ type: "page", turns: /** @type {Header} */ (records[0]).conversations, notes: [] });
+    const { view } = this,
+      records = parseRecord(lines);
+    view.begin({
+      type: "page",
+      turns: /** @type {Header} */ (records[0]).conversations,
+      notes: [],
+    });
     view.notes.replaceChildren(...notes.map((note) => el("p", { class: "note" }, note)));
     view.takeAll(records);
     if (broken) {
-      view.panels.forEach((panel) => { if (!panel.summary) view.take({ type: "end", panel: panel.index, stop: "broken", tokens: panel.tokens.length, full_passes: panel.fullPasses }); });
+      view.panels.forEach((panel) => {
+        if (!panel.summary)
+          view.take({
+            type: "end",
+            panel: panel.index,
+            stop: "broken",
+            tokens: panel.tokens.length,
+            full_passes: panel.fullPasses,
+          });
+      });
     }
     view.setStatus(broken ? "stopped" : status, broken ? t("race.broken") : said);
     view.drawAll();

@@ -4,14 +4,20 @@ class Presenter {
   constructor(grid, panels) {
     this.grid = grid;
     this.panels = panels;
-    this.focused = null;     // the index of the panel that fills the page
+    this.focused = null; // the index of the panel that fills the page
     this.asked = el("span", { class: "asked" });
     this.run = el("button", { type: "button", class: "run" }, t("presenter.run"));
     this.run.addEventListener("click", () => document.querySelector("#run")?.click());
     this.leave = el("button", { type: "button", class: "leave" }, t("presenter.leave"));
     this.leave.addEventListener("click", () => this.toggle());
     // the prompt, which has its box no more; nothing to run in an exported file
-    this.stage = el("div", { class: "stage" }, this.asked, document.querySelector("#race") ? this.run : null, this.leave);
+    this.stage = el(
+      "div",
+      { class: "stage" },
+      this.asked,
+      document.querySelector("#race") ? this.run : null,
+      this.leave,
+    );
   }
 
   get on() {
@@ -22,7 +28,7 @@ class Presenter {
     if (this.on) delete document.documentElement.dataset.presenter;
     else document.documentElement.dataset.presenter = "";
     this.name();
-    window.dispatchEvent(new Event("resize"));   // the charts take their size from the page
+    window.dispatchEvent(new Event("resize")); // the charts take their size from the page
   }
 
   // The prompt that Run would race; and the panels, where no race has named them yet.

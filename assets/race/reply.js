@@ -7,25 +7,46 @@ class Reply {
     this.tape = tape;
     this.running = running;
     this.say = say;
-    this.asked = "";         // what the next start is asked for, where it is not Run
+    this.asked = ""; // what the next start is asked for, where it is not Run
     this.editing = false;
-    this.kept = "";          // what stood in the box before the last prompt came into it
+    this.kept = ""; // what stood in the box before the last prompt came into it
     const button = (id, name, hint, act) => {
       const node = el("button", { type: "button", id, "data-hint": hint }, name);
       node.addEventListener("click", act);
       return node;
     };
-    this.box = el("textarea", { rows: 1, dir: "auto", placeholder: t("reply.placeholder"), "aria-label": t("reply.placeholder") });
+    this.box = el("textarea", {
+      rows: 1,
+      dir: "auto",
+      placeholder: t("reply.placeholder"),
+      "aria-label": t("reply.placeholder"),
+    });
     this.box.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey) return;
       event.preventDefault();
       this.send(this.editing ? "edit" : "reply");
     });
     this.edit = button("edit-last", t("reply.edit"), t("reply.edit.hint"), () => this.toggle());
-    this.buttons = [button("reply", t("reply"), t("reply.hint"), () => this.send(this.editing ? "edit" : "reply")),
-      button("regenerate", t("reply.again"), t("reply.again.hint"), () => this.send("again")), this.edit];
-    this.node = el("div", { class: "reply-row", role: "group", "aria-label": t("reply") }, el("div", { id: "reply-text" }, this.box), ...this.buttons);
-    document.addEventListener("click", (event) => { if (event.target.closest?.("#run")) this.asked = ""; }, true);
+    this.buttons = [
+      button("reply", t("reply"), t("reply.hint"), () =>
+        this.send(this.editing ? "edit" : "reply"),
+      ),
+      button("regenerate", t("reply.again"), t("reply.again.hint"), () => this.send("again")),
+      this.edit,
+    ];
+    this.node = el(
+      "div",
+      { class: "reply-row", role: "group", "aria-label": t("reply") },
+      el("div", { id: "reply-text" }, this.box),
+      ...this.buttons,
+    );
+    document.addEventListener(
+      "click",
+      (event) => {
+        if (event.target.closest?.("#run")) this.asked = "";
+      },
+      true,
+    );
   }
 
   send(how) {
@@ -63,7 +84,10 @@ class Reply {
     if (how === "edit") this.box.value = this.kept;
     if (how === "reply" || how === null) this.box.value = "";
     if (how !== "again") this.setEditing(false);
-    document.documentElement.toggleAttribute("data-turn", how !== null && document.querySelector("#go-on") !== null);
+    document.documentElement.toggleAttribute(
+      "data-turn",
+      how !== null && document.querySelector("#go-on") !== null,
+    );
   }
 
   setRunning(running) {

@@ -8,7 +8,10 @@
  * @param {Moment[]} moments
  */
 function textOfSteps(moments) {
-  return moments.flatMap(({ step, from, to }) => step.tokens.slice(from, to)).map((token) => token.text).join("");
+  return moments
+    .flatMap(({ step, from, to }) => step.tokens.slice(from, to))
+    .map((token) => token.text)
+    .join("");
 }
 
 class Tape {
@@ -64,17 +67,27 @@ class Tape {
     this.steps.push(step);
     const own = this.panels[step.panel];
     const last = own.findLast((moment) => moment.to > moment.from);
-    if (last && step.tokens.length && step.tokens[0].span !== last.step.tokens[last.to - 1].span) last.endsCycle = true;
+    if (last && step.tokens.length && step.tokens[0].span !== last.step.tokens[last.to - 1].span)
+      last.endsCycle = true;
     const count = step.tokens.length;
     for (let to = Math.min(1, count); to <= count; to += 1) {
-      own.push({ ms: step.ms, panel: step.panel, step, from: Math.max(to - 1, 0), to, endsPass: to === count, endsCycle: false });
+      own.push({
+        ms: step.ms,
+        panel: step.panel,
+        step,
+        from: Math.max(to - 1, 0),
+        to,
+        endsPass: to === count,
+        endsCycle: false,
+      });
     }
   }
 
   // All moments on the one clock that the panels share. Sorted anew only when some have come.
   get moments() {
     const count = this.panels.reduce((sum, own) => sum + own.length, 0);
-    if (count !== this.sorted.length) this.sorted = this.panels.flat().sort((a, b) => a.ms - b.ms || a.panel - b.panel);
+    if (count !== this.sorted.length)
+      this.sorted = this.panels.flat().sort((a, b) => a.ms - b.ms || a.panel - b.panel);
     return this.sorted;
   }
 
@@ -90,7 +103,18 @@ class Tape {
 
   // The audits as records again.
   get auditRecords() {
-    return this.audits.flatMap((agrees, panel) => (agrees ? [{ type: "audit", panel, agrees, ...(this.choices[panel] ? { choices: this.choices[panel] } : {}) }] : []));
+    return this.audits.flatMap((agrees, panel) =>
+      agrees
+        ? [
+            {
+              type: "audit",
+              panel,
+              agrees,
+              ...(this.choices[panel] ? { choices: this.choices[panel] } : {}),
+            },
+          ]
+        : [],
+    );
   }
 
   get sampled() {
@@ -103,14 +127,24 @@ class Tape {
    * @returns {Parting | null}
    */
   parting(panel) {
-    const entries = this.header?.panels || [], own = entries[panel];
+    const entries = this.header?.panels || [],
+      own = entries[panel];
     const ar = entries.findIndex((entry) => entry.decoder === "ar" && !unlike(entry, own));
-    if (!own?.lossless || this.sampled || ar < 0 || !this.choices[panel] || !this.choices[ar]) return null;
-    const [theirs, ours] = [ar, panel].map((each) => this.panels[each].flatMap(({ step, from, to }) => step.tokens.slice(from, to)));
+    if (!own?.lossless || this.sampled || ar < 0 || !this.choices[panel] || !this.choices[ar])
+      return null;
+    const [theirs, ours] = [ar, panel].map((each) =>
+      this.panels[each].flatMap(({ step, from, to }) => step.tokens.slice(from, to)),
+    );
     const index = ours.findIndex((token, at) => at < theirs.length && token.id !== theirs[at].id);
     if (index < 0 || !this.choices[panel][index] || !this.choices[ar][index]) return null;
     const end = { text: t("token.end") };
-    return { index, ars: (theirs[index].text ? theirs[index] : end).text, own: (ours[index].text ? ours[index] : end).text, arsChance: this.choices[ar][index][3], ownChance: this.choices[panel][index][3] };
+    return {
+      index,
+      ars: (theirs[index].text ? theirs[index] : end).text,
+      own: (ours[index].text ? ours[index] : end).text,
+      arsChance: this.choices[ar][index][3],
+      ownChance: this.choices[panel][index][3],
+    };
   }
 
   // In ms: the clock of the slowest panel, as far as it has come.

@@ -1,7 +1,9 @@
 // The page's texts, in the language that Gradio chooses for its own part: the browser's first, or that without its region; English for whatever a translation lacks.
 // `TEXTS`, language -> key -> text, comes from assets/texts/*.json (dmtd_demo/web/texts.py), and stands before this file. First of all files: the others ask for texts as they load.
 
-const LANGUAGE = [navigator.language, navigator.language.split("-")[0]].find((tag) => Object.hasOwn(TEXTS, tag)) || "en";
+const LANGUAGE =
+  [navigator.language, navigator.language.split("-")[0]].find((tag) => Object.hasOwn(TEXTS, tag)) ||
+  "en";
 
 function textOf(key) {
   return TEXTS[LANGUAGE][key] ?? TEXTS.en[key] ?? key;
@@ -15,13 +17,21 @@ function t(key, values = {}) {
 // Python writes English and says which key it was: data-t for an element's own text, with its values in data-values and in children that have a data-slot;
 // data-t-hint and data-t-label for its hint and its name.
 function translate(root) {
-  const all = (mark) => [...(root.matches(`[${mark}]`) ? [root] : []), ...root.querySelectorAll(`[${mark}]`)];
+  const all = (mark) => [
+    ...(root.matches(`[${mark}]`) ? [root] : []),
+    ...root.querySelectorAll(`[${mark}]`),
+  ];
   for (const node of all("data-t")) {
-    const values = JSON.parse(node.dataset.values || "{}"), slots = Object.fromEntries([...node.children].map((child) => [child.dataset.slot, child]));
-    node.replaceChildren(...textOf(node.dataset.t).split(/(\{\w+\})/).map((part) => {
-      const name = part.match(/^\{(\w+)\}$/)?.[1];
-      return name ? slots[name] || String(values[name] ?? part) : part;
-    }));
+    const values = JSON.parse(node.dataset.values || "{}"),
+      slots = Object.fromEntries([...node.children].map((child) => [child.dataset.slot, child]));
+    node.replaceChildren(
+      ...textOf(node.dataset.t)
+        .split(/(\{\w+\})/)
+        .map((part) => {
+          const name = part.match(/^\{(\w+)\}$/)?.[1];
+          return name ? slots[name] || String(values[name] ?? part) : part;
+        }),
+    );
   }
   for (const node of all("data-t-hint")) node.dataset.hint = t(node.dataset.tHint);
   for (const node of all("data-t-label")) node.setAttribute("aria-label", t(node.dataset.tLabel));
@@ -38,7 +48,13 @@ if (LANGUAGE !== "en") {
       const own = node.closest("[data-t]");
       for (const each of own ? [own] : addedNodes) if (each instanceof Element) translate(each);
     }
-    watcher.takeRecords();   // what was done here
+    watcher.takeRecords(); // what was done here
   });
-  watcher.observe(document.body, { childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["data-t", "data-values"] });
+  watcher.observe(document.body, {
+    childList: true,
+    subtree: true,
+    characterData: true,
+    attributes: true,
+    attributeFilter: ["data-t", "data-values"],
+  });
 }

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Playwright's synchronous interface leaves an event loop running in the main thread, and
     `asyncio.run` refuses to start a second one there.
     """
-    items.sort(key=lambda item: "chromium" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: "browser" in item.path.parts)
 
 
 FAMILIES = [("qwen2", True), ("qwen2", False), ("qwen3", True), ("qwen3", False)]

@@ -1,34 +1,14 @@
 // The comparisons of the guided tour, as JSON: the race of each step. Its texts are tour.1.title and so on in assets/texts: text, what to look at, is shown as the race begins;
 // then, after it: {name panel} stands for a figure of that race (TOUR_VALUES in tour.js). tests/ui/test_tour.py holds what the texts claim against the shipped weights.
 const TOUR = [
-  { prompt: "Why is decoding slow?", panels: ["ar", "dmtd:tau=6"], tokens: 160 },
-  { prompt: "What is DMTD?", panels: ["ar", "dmtd:tau=2", "dmtd:tau=6"], tokens: 160 },
-  {
-    prompt: "Tell me a story about Iris, a fox and a red lantern in the harbour.",
-    panels: ["ar", "dmtd:tau=2", "dmtd:tau=6"],
-    tokens: 160,
-  },
-  {
-    prompt: "Tell me a story about Iris, a fox and a red lantern in the harbour.",
-    panels: ["ar", "dmtd:tau=6", "dmtd-spec"],
-    tokens: 160,
-  },
-  { prompt: "Write cat cat cat cat cat cat.", panels: ["ar", "mtp-heads"], tokens: 80 },
-  {
-    prompt: "Tell me a story about Iris, a fox and a red lantern in the forest.",
-    panels: ["ar", "mtp-heads", "clp"],
-    tokens: 160,
-  },
-  {
-    prompt: "Tell me a story about Iris, a fox and a red lantern in the forest.",
-    panels: ["ar", "clp:threshold=0.5", "mtp-verified"],
-    tokens: 160,
-  },
-  {
-    prompt: "Repeat these words: river, apple, lamp, candle, tiger",
-    panels: ["ar", "prompt-lookup"],
-    tokens: 40,
-  },
-  { prompt: "What is an LLM?", panels: ["ar", "dmtd:tau=4", "dmtd-adaptive"], tokens: 160 },
-  { prompt: "What is quantization?", panels: ["ar", "dmtd:tau=4", "clp"], tokens: 160 },
+  {"prompt": "Why is decoding slow?", "panels": ["ar", "dmtd:tau=6"], "tokens": 160},
+  {"prompt": "What is DMTD?", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 160},
+  {"prompt": "Tell me a story about Iris, a fox and a red lantern in the harbour.", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 160},
+  {"prompt": "Tell me a story about Iris, a fox and a red lantern in the harbour.", "panels": ["ar", "dmtd:tau=6", "dmtd-spec"], "tokens": 160},
+  {"prompt": "Write cat cat cat cat cat cat.", "panels": ["ar", "mtp-heads"], "tokens": 80},
+  {"prompt": "Tell me a story about Iris, a fox and a red lantern in the forest.", "panels": ["ar", "mtp-heads", "clp"], "tokens": 160},
+  {"prompt": "Tell me a story about Iris, a fox and a red lantern in the forest.", "panels": ["ar", "clp:threshold=0.5", "mtp-verified"], "tokens": 160},
+  {"prompt": "Repeat these words: river, apple, lamp, candle, tiger", "panels": ["ar", "prompt-lookup"], "tokens": 40},
+  {"prompt": "What is an LLM?", "panels": ["ar", "dmtd:tau=4", "dmtd-adaptive"], "tokens": 160},
+  {"prompt": "What is quantization?", "panels": ["ar", "dmtd:tau=4", "clp"], "tokens": 160}
 ];

@@ -72,9 +72,16 @@ def encode_chat(
         pieces = [part] if index % 2 == 0 else _broken(hidden[int(part)], pattern)
         for piece in pieces:
             ids += (
-                tokenizer(piece, add_special_tokens=False, verbose=False).input_ids if piece else []
+                tokenizer(whole(piece), add_special_tokens=False, verbose=False).input_ids
+                if piece
+                else []
             )
     return ids
+
+
+def whole(text: str) -> str:
+    """Replace halves of characters (lone surrogates), which no tokenizer takes, by U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def can_think(tokenizer: PreTrainedTokenizerBase | None) -> bool:

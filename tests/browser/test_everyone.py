@@ -90,6 +90,7 @@ def test_the_keyboard_alone_is_enough(visit: RacePage) -> None:
     keys.type("12")
     tab_to(visit, "#system-prompt > button")
     keys.press("Enter")
+    visit.page.wait_for_selector("#system textarea", state="visible")
     tab_to(visit, "#system textarea")
     keys.type("Be brief.")
     keys.press("Escape")

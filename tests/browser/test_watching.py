@@ -88,7 +88,8 @@ def test_a_race_is_played_slowed_and_all_of_it_is_on_screen(
 
     # remembered; and Stop goes to the end of what is only played
     page.reload()
-    page.wait_for_selector("[data-status='idle']", timeout=1000 * END_SECONDS)
+    # the tab's chat comes back with it
+    page.wait_for_selector("[data-status='done']", timeout=1000 * END_SECONDS)
     assert page.input_value("#speed") == "0.1"
     visit.set("#max-tokens", 40)
     visit.ask(LONG)

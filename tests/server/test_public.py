@@ -131,7 +131,7 @@ def test_nothing_outside_the_list_is_loaded(public: tuple[str, Path]) -> None:
 
 def test_nobody_can_train(public: tuple[str, Path]) -> None:
     url, folder = public
-    for name, values in (("train", ["classroom", "clp", 20]), ("put_back", ["classroom"])):
+    for name, values in (("train", ["classroom", "clp", 20, 1]), ("put_back", ["classroom"])):
         answer = Visitor(url, STRANGER).call(name, values)
         assert "Training is not open to this request" in answer[0], answer
     assert "came with" in Visitor(url).call("put_back", ["classroom"])[0], "the owner may"

@@ -135,7 +135,7 @@ def test_paths_get_the_same_answer_whether_they_are_there_or_not(
 def test_rights_are_asked_where_the_work_is_done(stranger: Visitor, owner: Visitor) -> None:
     for visitor, words in ((stranger, "not open to this request"), (owner, "came with")):
         assert words in visitor.call("put_back", ["classroom"])[0].lower()
-    trained = stranger.call("train", ["classroom", "clp", 20])
+    trained = stranger.call("train", ["classroom", "clp", 20, 1])
     assert "x-forwarded-for" in trained[0] and trained[2] is None
     # the sign counts in the request of the event, whatever the page came by
     owner.http.headers.update(STRANGER)

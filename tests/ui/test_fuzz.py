@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import ADDONS, MTPHeads, load_addons, save_addon
-from dmtd_demo.models.chat import encode_chat
+from dmtd_demo.models.chat import encode_chat, whole
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
@@ -142,7 +142,7 @@ def test_no_message_ends_its_own_turn(model: Model, texts: list[str], answer: st
         i
         for turn in turns
         if turn["role"] == "assistant"
-        for i in model.tokenizer(turn["content"], add_special_tokens=False).input_ids
+        for i in model.tokenizer(whole(turn["content"]), add_special_tokens=False).input_ids
     ]
     if not special & set(written):  # what a model itself wrote keeps its tags
         assert [i for i in ids if i in special] == [

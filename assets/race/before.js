@@ -1,4 +1,5 @@
-// Before and after: the race before stays as a pale second line in figures and charts, so that turning a knob shows what it did; one click brings it back.
+// Before and after: the race before stays as a pale second line in figures and charts, so that
+// turning a knob shows what it did; one click brings it back.
 
 /**
  * @typedef {{speed: number | null, audit: number | null, perPass: number | null, rate: Line, spans: Record<string, number>}} Was

@@ -1,5 +1,6 @@
-// What would ar have written? Asked of a token that is not its choice, as that one is pinned: ar's own text from there, beside the panel's.
-// Python writes it (ui/branches.py), of the last race alone; what is only replayed has no model at hand.
+// What would ar have written? Asked of a token that is not its choice, as that one is pinned: ar's
+// own text from there, beside the panel's. Python writes it (ui/branches.py), of the last race
+// alone; what is only replayed has no model at hand.
 
 const BRANCH_TOKENS = 40; // as many as ui/branches.py writes
 

@@ -1,5 +1,7 @@
-// The control of caution, a probability, where it matters: near 1. Gradio's own slider is even, from 0 to 1, and has 0.97 to 0.9999 in four pixels; this one, in its
-// place, is as long for each further nine, and its stops have names. The number beside it stays Gradio's: typed, or written by this control.
+// The control of caution, a probability, where it matters: near 1. Gradio's own slider is even,
+// from 0 to 1, and has 0.97 to 0.9999 in four pixels; this one, in its place, is as long for each
+// further nine, and its stops have names. The number beside it stays Gradio's: typed, or written by
+// this control.
 
 const CERTAIN = 4.4; // the right end of the scale, where the probability is 1: beyond it no nine is told from the next
 const CAUTIONS = [

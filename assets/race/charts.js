@@ -1,11 +1,13 @@
-// The live charts, drawn by Plotly: one after the other, one each tick, whatever the tokens do: drawing costs more than anything else on the page.
+// The live charts, drawn by Plotly: one after the other, one each tick, whatever the tokens do:
+// drawing costs more than anything else on the page.
 
 const TICK_MS = 125;
 const CHART_SHARE = 9; // while tokens come: after a chart that took t, no other for so many times t
 const OUT_OF_SIGHT_MS = 1000; // likewise: between drawings of charts that nobody sees
 
 class Charts {
-  // source: the address of Plotly's script; "" in an exported file, which has `pictures` of the charts instead: [{caption, source, paper}].
+  // source: the address of Plotly's script; "" in an exported file, which has `pictures` of the
+  // charts instead: [{caption, source, paper}].
   constructor(source, pictures, panels) {
     this.panels = panels;
     this.ready = false;
@@ -165,7 +167,8 @@ class Charts {
     };
   }
 
-  // Empty charts for the panels as they are, in the colours as they are, and then their data. While a race runs, which building them would slow down, each one as its turn comes.
+  // Empty charts for the panels as they are, in the colours as they are, and then their data. While
+  // a race runs, which building them would slow down, each one as its turn comes.
   reset() {
     if (!this.ready) return;
     for (const figure of this.figures) {

@@ -1,7 +1,9 @@
-// The picture beside a panel's text: the pass that ran last. Layers from bottom to top, positions from left to right with the newest at the right; positions
-// that a pass took along (the refill of a cycle head, the tokens of a span) are paler. Recurrent layers are narrower than attention. Above the stack: MTP heads whose
-// tokens were kept; a head that reads its own drafts is a layer of its own, as often as it was applied and its draft stood. Below it,
-// where the decoder records it: how probable each number of further tokens was held, and which was taken.
+// The picture beside a panel's text: the pass that ran last. Layers from bottom to top, positions
+// from left to right with the newest at the right; positions that a pass took along (the refill of
+// a cycle head, the tokens of a span) are paler. Recurrent layers are narrower than attention.
+// Above the stack: MTP heads whose tokens were kept; a head that reads its own drafts is a layer of
+// its own, as often as it was applied and its draft stood. Below it, where the decoder records it:
+// how probable each number of further tokens was held, and which was taken.
 
 const STACK = { width: 84, height: 168, most: 8 }; // of the drawing, in its own units; positions that have a column each
 const PASS_NAMES = {

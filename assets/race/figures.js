@@ -1,4 +1,5 @@
-// What each chart shows. A figure has the panels' data as Plotly traces, and draws what has come since it was drawn last.
+// What each chart shows. A figure has the panels' data as Plotly traces, and draws what has come
+// since it was drawn last.
 
 const DASHES = ["solid", "dash", "dashdot", "dot"]; // panels are told apart without colour too
 const PATTERNS = ["", "/", "x", "."];
@@ -197,7 +198,8 @@ class SpanFigure extends Figure {
   }
 }
 
-// Where the time of each panel went, as its clock measured it: by the kind of the passes. What an MTP head costs is in the pass that it belongs to.
+// Where the time of each panel went, as its clock measured it: by the kind of the passes. What an
+// MTP head costs is in the pass that it belongs to.
 const TIMES = {
   prefill: [t("time.prefill"), "--race-soft", "."],
   full: [t("time.full"), "--origin-full", ""],

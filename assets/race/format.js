@@ -1,7 +1,9 @@
-// What every part of the race view shares: the origins, number formats, and a way to build elements without HTML strings.
-// All files in this folder are joined, in the order that dmtd_demo/web/files.py names, into one function: they share a scope.
+// What every part of the race view shares: the origins, number formats, and a way to build elements
+// without HTML strings. All files in this folder are joined, in the order that
+// dmtd_demo/web/files.py names, into one function: they share a scope.
 
-// Where a token came from (docs/methods.md, section 1). Colours and underlines live in assets/style, by [data-origin].
+// Where a token came from (docs/methods.md, section 1). Colours and underlines live in
+// assets/style, by [data-origin].
 const ORIGINS = {
   full: { name: t("origin.full.name"), hint: t("origin.full.hint") },
   late: { name: t("origin.late.name"), hint: t("origin.late.hint") },
@@ -13,7 +15,8 @@ const ALWAYS_LISTED = ["full", "late", "mtp"]; // the legend names these three e
 
 const NONE = "–";
 
-// Attributes of what a model, a person or a measurement gave: no page translator touches it, and of what is written each text has its own direction.
+// Attributes of what a model, a person or a measurement gave: no page translator touches it, and of
+// what is written each text has its own direction.
 const FIGURE = { translate: "no" };
 const WRITTEN = { translate: "no", dir: "auto" };
 

@@ -1,11 +1,13 @@
-// The menu that keeps a race: as JSON lines, as a table, as one HTML file that replays itself without any network; and that opens such a file again.
+// The menu that keeps a race: as JSON lines, as a table, as one HTML file that replays itself
+// without any network; and that opens such a file again.
 
 const MOST_MEGABYTES = 64;
 const HOLE = "{{RECORD}}"; // where the template of the HTML file takes the race: its first occurrence, ahead of this script
 
 class Keep {
-  // tape: the race on screen. template: the HTML file, or "" where this is that file. pictures(): of its charts. open(name, records): shows a race from a file.
-  // say(text): tells the visitor what did not work.
+  // tape: the race on screen. template: the HTML file, or "" where this is that file. pictures():
+  // of its charts. open(name, records): shows a race from a file. say(text): tells the visitor what
+  // did not work.
   constructor(tape, template, pictures, open, say) {
     this.tape = tape;
     this.template = template;

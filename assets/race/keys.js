@@ -1,4 +1,5 @@
-// Keys of the whole page, and the dialog that lists them. None of them fires while somebody types, or with a modifier held.
+// Keys of the whole page, and the dialog that lists them. None of them fires while somebody types,
+// or with a modifier held.
 
 const KEYS = [
   ["R", t("keys.run")],
@@ -14,7 +15,8 @@ const TYPING =
   "textarea, select, [contenteditable=''], [contenteditable='true'], [role='combobox'], [role='listbox'], input:not([type='range'], [type='button'], [type='checkbox'], [type='radio'], [type='file'])";
 
 class Keys {
-  // acts: what each key does, by its name: run, pause, step(direction), escape, presenter, focus(node).
+  // acts: what each key does, by its name: run, pause, step(direction), escape, presenter,
+  // focus(node).
   constructor(acts) {
     this.acts = acts;
     this.help = el(

@@ -1,4 +1,5 @@
-// What a panel lacks, in its own body: what Python says of a decoder that the model cannot run (ui/controls.py), and the click that helps.
+// What a panel lacks, in its own body: what Python says of a decoder that the model cannot run
+// (ui/controls.py), and the click that helps.
 
 class Lacking {
   // row: where the panels' controls stand. panels(): of the race view.

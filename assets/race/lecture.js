@@ -1,4 +1,5 @@
-// The end of the page that listens to a lecture (dmtd_demo/server/lecture.py), after all other scripts: what comes is drawn as Gradio's page draws its own races.
+// The end of the page that listens to a lecture (dmtd_demo/server/lecture.py), after all other
+// scripts: what comes is drawn as Gradio's page draws its own races.
 let lost = false,
   joined = false;
 view.setStatus("idle", t("class.ready"));

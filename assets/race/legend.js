@@ -86,7 +86,8 @@ class Legend {
     this.panels().forEach((panel) => panel.showSpaces(on));
   }
 
-  // What is copied out of the text of one panel is its tokens' own text, also where the page shows signs for white space.
+  // What is copied out of the text of one panel is its tokens' own text, also where the page shows
+  // signs for white space.
   copySelection(event) {
     const selection = document.getSelection();
     const own = (node) =>

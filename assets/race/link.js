@@ -1,5 +1,5 @@
-// A link that opens the race itself: its record, compressed, in the address after #race=, which no server is sent. Longer ones than a message or an old browser
-// carries have the menu Keep.
+// A link that opens the race itself: its record, compressed, in the address after #race=, which no
+// server is sent. Longer ones than a message or an old browser carries have the menu Keep.
 
 const MOST_LINK = 32_000; // characters: what browsers and messengers pass on whole
 const LINK_MARK = "#race=";

@@ -1,5 +1,7 @@
-// The two small charts under a panel's text, on screen while the race runs: tokens per second over the panel's clock, and its span lengths. Drawn in the page's
-// own elements, since they follow every token; the large charts, with axes, are below (charts.js). All panels share one scale, so that heights compare.
+// The two small charts under a panel's text, on screen while the race runs: tokens per second over
+// the panel's clock, and its span lengths. Drawn in the page's own elements, since they follow
+// every token; the large charts, with axes, are below (charts.js). All panels share one scale, so
+// that heights compare.
 
 const POINTS = 160; // of a line, at most: more do not fit its pixels
 const SHORTEST_SCALE = 4; // lengths that the span chart has room for at least

@@ -1,5 +1,6 @@
-// What outlives a reload of the page, in the tab's own storage: the controls, the race on screen, the chat. Gradio reloads the page by itself once a connection
-// that broke off is there again; the server knows nothing then of who was here before.
+// What outlives a reload of the page, in the tab's own storage: the controls, the race on screen,
+// the chat. Gradio reloads the page by itself once a connection that broke off is there again; the
+// server knows nothing then of who was here before.
 
 const MEMORY = "dmtd-demo";
 const REMEMBER_MS = 400; // after the last touch of a control
@@ -114,7 +115,8 @@ class Memory {
     return false;
   }
 
-  // As the page was loaded again, at the same address: the race on screen, at once; the rest by way of the server (kept).
+  // As the page was loaded again, at the same address: the race on screen, at once; the rest by way
+  // of the server (kept).
   bringBack() {
     const [arrival] = /** @type {PerformanceNavigationTiming[]} */ (
       performance.getEntriesByType("navigation")

@@ -1,4 +1,5 @@
-// One panel of the race: its earlier turns, its text token by token, its big number, its line of facts.
+// One panel of the race: its earlier turns, its text token by token, its big number, its line of
+// facts.
 
 const NEAR = 0.25; // of two probabilities' logarithms: what rounding in bfloat16 can turn round
 const RATE_WINDOW = 16; // tokens, at least, that one point of the tokens/s chart looks back over: a few spans of any decoder
@@ -162,7 +163,8 @@ class Panel {
     this.history.replaceChildren(...messages.map(turnNode));
   }
 
-  // named: whether to say which model this is; the panels of the race have several. base: panel 1. sampled: not greedy.
+  // named: whether to say which model this is; the panels of the race have several. base: panel 1.
+  // sampled: not greedy.
   begin(record, named, base = record, sampled = false) {
     this.decoder = record.decoder;
     this.how.textContent = howOf(record.decoder);
@@ -281,7 +283,8 @@ class Panel {
     return this.tokens.map((token) => token.text).join("");
   }
 
-  // A span of this panel: its tokens as [first, last + 1], and the clock at its start and end, in ms.
+  // A span of this panel: its tokens as [first, last + 1], and the clock at its start and end, in
+  // ms.
   spanAt(index) {
     const { span } = this.tokens[index];
     let first = index,
@@ -303,7 +306,8 @@ class Panel {
     this.lastNode?.classList.add("closes");
   }
 
-  // A point of the chart: tokens per second over the latest whole spans. Within a span the rate only swings with its cheap tokens.
+  // A point of the chart: tokens per second over the latest whole spans. Within a span the rate
+  // only swings with its cheap tokens.
   addRate() {
     const count = this.tokens.length;
     this.ends.push([this.ms, count]);
@@ -313,7 +317,8 @@ class Panel {
     this.rate.y.push((1000 * (count - back[1])) / (this.ms - back[0]));
   }
 
-  // Tokens per second so far, by the trace's own definition: (tokens − 1) ÷ the time since the first one.
+  // Tokens per second so far, by the trace's own definition: (tokens − 1) ÷ the time since the
+  // first one.
   get tokensPerSecond() {
     if (this.summary && isNumber(this.summary.tokens_per_second))
       return this.summary.tokens_per_second;
@@ -346,7 +351,8 @@ class Panel {
     this.weigh();
   }
 
-  // Fast and wrong is no result: said on the figure itself. A drawn token need not be the most probable one, so nothing is said of it.
+  // Fast and wrong is no result: said on the figure itself. A drawn token need not be the most
+  // probable one, so nothing is said of it.
   weigh() {
     this.warning.hidden = !(
       isNumber(this.summary?.audit_agreement) &&
@@ -366,7 +372,8 @@ class Panel {
     });
   }
 
-  // Whether a token is marked: it is not ar's choice. Where tokens are drawn, one that a full pass drew is as ar draws.
+  // Whether a token is marked: it is not ar's choice. Where tokens are drawn, one that a full pass
+  // drew is as ar draws.
   differs(index) {
     const { agrees, origin } = this.tokens[index];
     return agrees === false && !(this.sampled && (origin === "full" || origin === "draft"));

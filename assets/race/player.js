@@ -1,5 +1,6 @@
-// The bar that plays a race on the clock that its panels share: first slowed, as soon as that clock has measured it, so that it can be watched;
-// then again, in steps, or scrubbed. What is drawn is the record: every figure is the clock's, at whatever speed it is played.
+// The bar that plays a race on the clock that its panels share: first slowed, as soon as that clock
+// has measured it, so that it can be watched; then again, in steps, or scrubbed. What is drawn is
+// the record: every figure is the clock's, at whatever speed it is played.
 
 const WATCH_MS = 12_000; // how long the slowest panel plays at the speed "watch"
 const LEAST_LEFT_MS = 2000; // of that, for what is left when the race is over later than expected
@@ -33,9 +34,10 @@ function firstSpeed() {
 }
 
 class Player {
-  // show(counts, moved): draws each panel as it was after so many of its moments; moved: the panel whose moment was the last.
-  // focused(): the panel that fills the page, whose moments alone are stepped through, or null.
-  // said(): called as the playing of a race that is seen for the first time changes: its speed, or its end.
+  // show(counts, moved): draws each panel as it was after so many of its moments; moved: the panel
+  // whose moment was the last. focused(): the panel that fills the page, whose moments alone are
+  // stepped through, or null. said(): called as the playing of a race that is seen for the first
+  // time changes: its speed, or its end.
   constructor(tape, show, focused, said) {
     this.tape = tape;
     this.show = show;

@@ -1,4 +1,5 @@
-// Presenter mode, for the last row of a lecture hall: big type, the controls away. And one panel that fills the page, with it or without.
+// Presenter mode, for the last row of a lecture hall: big type, the controls away. And one panel
+// that fills the page, with it or without.
 
 class Presenter {
   constructor(grid, panels) {
@@ -55,7 +56,8 @@ class Presenter {
     this.grid.style.setProperty("--count", this.focused === null ? this.panels().length : 1);
   }
 
-  // F: the panel that the keyboard is in, else the first; then the next one; after the last, all of them.
+  // F: the panel that the keyboard is in, else the first; then the next one; after the last, all of
+  // them.
   next(node) {
     const own = node.closest?.(".panel");
     const index = this.panels().findIndex((panel) => panel.node === own);

@@ -1,5 +1,6 @@
-// The race view: takes the JSON lines of a race as they grow (dmtd_demo/web/wire.py), reads only what is new, and draws it.
-// `element`, `props` and `watch` come from Gradio's HTML component; `given` is what never changes (dmtd_demo/ui/race_view.py).
+// The race view: takes the JSON lines of a race as they grow (dmtd_demo/web/wire.py), reads only
+// what is new, and draws it. `element`, `props` and `watch` come from Gradio's HTML component;
+// `given` is what never changes (dmtd_demo/ui/race_view.py).
 
 const DRAW_SHARE = 5; // after a drawing that took t, its layout and paint included, leave the page alone for so many times t
 const MOST_WAIT_MS = 300;
@@ -176,7 +177,8 @@ class RaceView {
     this.lacking?.find();
   }
 
-  // The lines under the title (ui/model_line.py): each model with its panels, of those that there are.
+  // The lines under the title (ui/model_line.py): each model with its panels, of those that there
+  // are.
   nameModels() {
     const lines = [...document.querySelectorAll("#model-lines [data-panels]")];
     const shown = lines.map((line) =>
@@ -235,7 +237,8 @@ class RaceView {
       this.nextReceipt = performance.now() + RECEIPT_MS;
       document.querySelector("#take")?.click();
     }
-    // Drawing costs layout and paint: on a slow machine it happens less often than events come, never later than the first token and the end.
+    // Drawing costs layout and paint: on a slow machine it happens less often than events come,
+    // never later than the first token and the end.
     const early = this.stage !== "steps"; // no token of this race is drawn yet
     const urgent = this.waiting.some(
       (line) =>
@@ -359,7 +362,8 @@ class RaceView {
     }); // who came first is known only now
   }
 
-  // A race from a file, for replay: the records as parseRecord gives them. Nothing runs, and the chat stays as it was.
+  // A race from a file, for replay: the records as parseRecord gives them. Nothing runs, and the
+  // chat stays as it was.
   open(name, records) {
     if (this.racing) throw new Error(t("race.stop_first"));
     const [header] = records;
@@ -392,7 +396,8 @@ class RaceView {
     this.notes.append(el("p", { class: "note" }, t("race.from_file", { name }), " ", close));
   }
 
-  // A race that was recorded plays before the first one, so that there is something to see before any click.
+  // A race that was recorded plays before the first one, so that there is something to see before
+  // any click.
   showRecorded(text) {
     const records = parseRecord(text),
       header = /** @type {Header} */ (records[0]),
@@ -534,7 +539,8 @@ class RaceView {
     this.charts.changed();
   }
 
-  // The race as it was after so many moments of each panel; moved: the panel whose moment was the last one.
+  // The race as it was after so many moments of each panel; moved: the panel whose moment was the
+  // last one.
   showUntil(counts, moved) {
     if (this.panels.some((panel, index) => (counts[index] || 0) < panel.shown))
       this.tooltip.unpin();
@@ -559,7 +565,8 @@ class RaceView {
     this.drawAll();
   }
 
-  // R: asks for a race where there is a model to run it, else plays the one on screen from its start.
+  // R: asks for a race where there is a model to run it, else plays the one on screen from its
+  // start.
   runOrReplay() {
     const run = document.querySelector("#run");
     if (run) return run.click();
@@ -606,7 +613,8 @@ if (given.template) {
   view.memory.bringBack();
 }
 
-// New chat clears what is on screen: asked first, before Gradio hears of the click. The button may come after this script: the document listens for it.
+// New chat clears what is on screen: asked first, before Gradio hears of the click. The button may
+// come after this script: the document listens for it.
 document.addEventListener(
   "click",
   (event) => {
@@ -621,7 +629,8 @@ document.addEventListener(
   true,
 );
 
-// The lists of presets, of sampling settings and so on close as the keyboard leaves them, when something else is clicked, and after a choice.
+// The lists of presets, of sampling settings and so on close as the keyboard leaves them, when
+// something else is clicked, and after a choice.
 document.addEventListener("focusin", (event) => {
   for (const list of document.querySelectorAll(".popover")) {
     if (!list.contains(event.target) && event.target !== document.body)
@@ -653,7 +662,8 @@ document.addEventListener(
   true,
 );
 
-// A race is over on the page a moment before Gradio takes the next one, which it would drop: it is asked for again then.
+// A race is over on the page a moment before Gradio takes the next one, which it would drop: it is
+// asked for again then.
 let unsettled = false,
   early = null;
 const hasten = (button) => {
@@ -682,7 +692,8 @@ const directed = new MutationObserver(() => {
 });
 directed.observe(document.body, { childList: true, subtree: true });
 
-// As the field of another model is left, what is said of it moves the button away under the mouse: a press on it counts wherever it is let go.
+// As the field of another model is left, what is said of it moves the button away under the mouse:
+// a press on it counts wherever it is let go.
 document.addEventListener("pointerdown", (event) =>
   event.target.closest?.("#model-load")?.setPointerCapture(event.pointerId),
 );

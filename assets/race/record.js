@@ -1,4 +1,5 @@
-// The record of a race as text, and back: JSON lines (docs/design.md, "The trace") and a table with one row per token.
+// The record of a race as text, and back: JSON lines (docs/design.md, "The trace") and a table with
+// one row per token.
 
 const RECORD_TYPES = ["header", "step", "audit", "end", "summary"];
 const MOST_PANELS = 4;

@@ -1,5 +1,6 @@
-// Going on with the chat: the box under the texts, and the two buttons that put something in the last turn's place. Run itself begins anew.
-// Gradio hears of it by a hidden button (ui/page.py), whose values then have the reply for a prompt.
+// Going on with the chat: the box under the texts, and the two buttons that put something in the
+// last turn's place. Run itself begins anew. Gradio hears of it by a hidden button (ui/page.py),
+// whose values then have the reply for a prompt.
 
 class Reply {
   // tape: the race on screen. running(): whether one runs. say(text): the sentence for the visitor.
@@ -55,7 +56,8 @@ class Reply {
     document.querySelector("#go-on").click();
   }
 
-  // What this start is asked for, and the values of the controls with the reply in the prompt's place.
+  // What this start is asked for, and the values of the controls with the reply in the prompt's
+  // place.
   take(values) {
     const how = this.asked;
     this.asked = "";

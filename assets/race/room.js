@@ -1,4 +1,5 @@
-// How high the texts of the panels are: as high as leaves the legend, the status and the player on screen, without scrolling.
+// How high the texts of the panels are: as high as leaves the legend, the status and the player on
+// screen, without scrolling.
 
 const LEAST_TEXT = 104; // px, some four lines
 const MOST_TEXT = 0.5; // of the window

@@ -1,4 +1,5 @@
-// The summary table: one row per panel, filled as the panels end. Every heading explains itself in plain words.
+// The summary table: one row per panel, filled as the panels end. Every heading explains itself in
+// plain words.
 
 const COLUMNS = [
   [

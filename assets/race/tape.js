@@ -1,4 +1,5 @@
-// The record of the race on screen, as it came: what the replay, the exports and the pictures are made from.
+// The record of the race on screen, as it came: what the replay, the exports and the pictures are
+// made from.
 //
 // A moment is the smallest step of a replay: one token, or one step of a decoder that emitted none;
 // tokens [from, to) of that step record, at its clock.

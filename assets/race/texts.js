@@ -1,5 +1,7 @@
-// The page's texts, in the language that Gradio chooses for its own part: the browser's first, or that without its region; English for whatever a translation lacks.
-// `TEXTS`, language -> key -> text, comes from assets/texts/*.json (dmtd_demo/web/texts.py), and stands before this file. First of all files: the others ask for texts as they load.
+// The page's texts, in the language that Gradio chooses for its own part: the browser's first, or
+// that without its region; English for whatever a translation lacks. `TEXTS`, language -> key ->
+// text, comes from assets/texts/*.json (dmtd_demo/web/texts.py), and stands before this file. First
+// of all files: the others ask for texts as they load.
 
 const LANGUAGE =
   [navigator.language, navigator.language.split("-")[0]].find((tag) => Object.hasOwn(TEXTS, tag)) ||
@@ -14,8 +16,9 @@ function t(key, values = {}) {
   return textOf(key).replace(/\{(\w+)\}/g, (place, name) => String(values[name] ?? place));
 }
 
-// Python writes English and says which key it was: data-t for an element's own text, with its values in data-values and in children that have a data-slot;
-// data-t-hint and data-t-label for its hint and its name.
+// Python writes English and says which key it was: data-t for an element's own text, with its
+// values in data-values and in children that have a data-slot; data-t-hint and data-t-label for its
+// hint and its name.
 function translate(root) {
   const all = (mark) => [
     ...(root.matches(`[${mark}]`) ? [root] : []),

@@ -10,9 +10,10 @@ function passThatMade(token, layers) {
   );
 }
 
-// One tooltip for the whole page: on a token its record, on anything with data-hint (or a named control) a sentence.
-// Shown on hover and on keyboard focus; in a panel's text the arrow keys walk from token to token. A click, or Enter, pins a token: its tooltip stays, and
-// its whole span stands out in the text and in the charts. Escape closes it.
+// One tooltip for the whole page: on a token its record, on anything with data-hint (or a named
+// control) a sentence. Shown on hover and on keyboard focus; in a panel's text the arrow keys walk
+// from token to token. A click, or Enter, pins a token: its tooltip stays, and its whole span
+// stands out in the text and in the charts. Escape closes it.
 
 /**
  * The decoder that an entry of a panel's list, or its field, names: what stands before the dot.
@@ -67,7 +68,8 @@ class Tooltip {
     else if (hinted) this.show(hinted, [el("p", {}, hinted.dataset.hint || this.hintOf(hinted))]);
   }
 
-  // A Gradio control whose id is in the hints: only its label, so that the tooltip stays out of the way of typing.
+  // A Gradio control whose id is in the hints: only its label, so that the tooltip stays out of the
+  // way of typing.
   control(node) {
     const decoder = node.closest("[id$='-decoder'] [role='option'], [id$='-decoder'] input");
     if (decoder) return howOf(decoderOf(decoder)) ? decoder : null;
@@ -180,7 +182,8 @@ class Tooltip {
     this.place();
   }
 
-  // Above what it speaks of, below it or beside it: within the window, over no line of its own, and not over Run.
+  // Above what it speaks of, below it or beside it: within the window, over no line of its own, and
+  // not over Run.
   place() {
     const lines = [...this.target.getClientRects()].filter(({ width }) => width > 1),
       whole = this.target.getBoundingClientRect(); // a token that wraps has several

@@ -1,6 +1,7 @@
-// The guided tour: a card above the page. Every step puts its panels and its prompt into the page's own controls; the race starts as the reader asks for it.
-// Closing puts everything back.
-// What it needs of Python is in dmtd_demo/ui/tour.py; its comparisons are in tour_steps.js, its texts in assets/texts.
+// The guided tour: a card above the page. Every step puts its panels and its prompt into the page's
+// own controls; the race starts as the reader asks for it. Closing puts everything back. What it
+// needs of Python is in dmtd_demo/ui/tour.py; its comparisons are in tour_steps.js, its texts in
+// assets/texts.
 
 const TOUR_VALUES = {
   // what a step's text may quote of a race on screen: {name panel}
@@ -138,7 +139,8 @@ class Tour {
     }
   }
 
-  // Gradio drops a click on Run while it still closes the race before: asked again until it is heard.
+  // Gradio drops a click on Run while it still closes the race before: asked again until it is
+  // heard.
   async run() {
     const move = this.moves,
       starts = this.view.starts;

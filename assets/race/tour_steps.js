@@ -1,5 +1,7 @@
-// The comparisons of the guided tour, as JSON: the race of each step. Its texts are tour.1.title and so on in assets/texts: text, what to look at, is shown as the race begins;
-// then, after it: {name panel} stands for a figure of that race (TOUR_VALUES in tour.js). tests/ui/test_tour.py holds what the texts claim against the shipped weights.
+// The comparisons of the guided tour, as JSON: the race of each step. Its texts are tour.1.title
+// and so on in assets/texts: text, what to look at, is shown as the race begins; then, after it:
+// {name panel} stands for a figure of that race (TOUR_VALUES in tour.js). tests/ui/test_tour.py
+// holds what the texts claim against the shipped weights.
 const TOUR = [
   {"prompt": "Why is decoding slow?", "panels": ["ar", "dmtd:tau=6"], "tokens": 160},
   {"prompt": "What is DMTD?", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 160},

@@ -1,4 +1,5 @@
-// The conversation: the turns above a panel's text, plain and without origins; what a model only thinks, folded.
+// The conversation: the turns above a panel's text, plain and without origins; what a model only
+// thinks, folded.
 
 const THOUGHT = /^\s*<think>([\s\S]*?)(?:<\/think>\s*|$)/; // one that was stopped has no end
 
@@ -26,8 +27,9 @@ function turnNode({ role, content }) {
   );
 }
 
-// What the model thinks before its answer, between <think> and </think>, where the answer begins with it. All of it stays among the tokens; folded, each token is a tick in its colour.
-// A server whose template opens the thought sends the closing mark alone: all before it is the thought.
+// What the model thinks before its answer, between <think> and </think>, where the answer begins
+// with it. All of it stays among the tokens; folded, each token is a tick in its colour. A server
+// whose template opens the thought sends the closing mark alone: all before it is the thought.
 class Thought {
   constructor(text) {
     this.text = text; // the node that holds the tokens

@@ -78,7 +78,7 @@ def begin(
     cos, sin = (table[:q].repeat(n, 1, 1) for table in angles)
     h = h.reshape(n * q, hidden)
     for layer in layers:
-        heads = _heads(layer, h, cos, sin).view(n, q, -1, layer.head_size)
+        heads = layer.heads(h, cos, sin).view(n, q, -1, layer.head_size)
         queries, new = heads[:, :, : layer.query_heads], heads[:, :, layer.query_heads :]
         cache.begin(layer.index, new, rows)
         keys, values = (
@@ -86,7 +86,7 @@ def begin(
             for part in new.chunk(2, dim=2)
         )
         seen = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, is_causal=True)
-        h = _rest(layer, h, seen.transpose(1, 2).reshape(n * q, -1))
+        h = layer.rest(h, seen.transpose(1, 2).reshape(n * q, -1))
     return h.view(n, q, hidden)
 
 
@@ -101,32 +101,12 @@ def step(
     places = torch.arange(window, device=h.device)
     mask.masked_fill_(places > at[:, None, None, None], -torch.inf)
     for layer in layers:
-        heads = _heads(layer, h, cos, sin)
+        heads = layer.heads(h, cos, sin)
         keys, values = cache.append(layer.index, heads[:, layer.query_heads :], at, window)
         # the query heads of a group stand in line as positions, over the keys that they share
         queries = heads[:, : layer.query_heads]
         queries = queries.unflatten(1, (layer.kv_heads, layer.group))
         seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        h = _rest(layer, h, seen.reshape(len(at), -1))
+        h = layer.rest(h, seen.reshape(len(at), -1))
     cache.lengths = [length + 1 for length in cache.lengths]
     return h
-
-
-def _heads(layer: FusedLayer, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return queries and keys, rotated, and values of h [n, hidden]: [n, heads, head size]."""
-    heads = layer.qkv(layer.before_attention(h)).view(len(h), -1, layer.head_size)
-    rotated = heads[:, : layer.rotated_heads]
-    qk = rotated if layer.qk_norm is None else layer.qk_norm(rotated)
-    turned = qk.roll(layer.head_size // 2, -1).mul_(sin)
-    torch.addcmul(turned, qk, cos, out=rotated)
-    return heads
-
-
-def _rest(layer: FusedLayer, h: Tensor, seen: Tensor) -> Tensor:
-    """Run a layer from what its attention saw, [n, heads x head size], to its output."""
-    h = layer.o.add_to(h, seen)
-    inner = layer.gate_up(layer.before_mlp(h))
-    if not layer.gate_up.gated:
-        gate, up = inner.chunk(2, dim=-1)
-        inner = F.silu(gate).mul_(up)
-    return layer.down.add_to(h, inner)

@@ -209,16 +209,24 @@ class FusedLayer(GroupedAttention):
         """
         if isinstance(cache, PlacedEntries) and cache.kernels is not None:
             return self._by_kernels(h, cos, sin, mask, cache, cache.kernels)
-        positions = h.shape[0]
-        heads = self.qkv(self.before_attention(h)).view(positions, -1, self.head_size)
+        heads = self.heads(h, cos, sin)
+        keys, values = cache.append(heads[:, self.query_heads :], self.index)
+        return self.rest(h, self._attention(heads[:, : self.query_heads], keys, values, mask))
+
+    def heads(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return queries and keys, rotated, and values of h [q, hidden]: [q, heads, head size]."""
+        heads = self.qkv(self.before_attention(h)).view(h.shape[0], -1, self.head_size)
         rotated = heads[:, : self.rotated_heads]
         qk = rotated if self.qk_norm is None else self.qk_norm(rotated)
         # the halves of each head exchanged
         turned = qk.roll(self.head_size // 2, -1).mul_(sin)
         # in place, so that keys and values lie side by side
         torch.addcmul(turned, qk, cos, out=rotated)
-        keys, values = cache.append(heads[:, self.query_heads :], self.index)
-        h = self.o.add_to(h, self._attention(heads[:, : self.query_heads], keys, values, mask))
+        return heads
+
+    def rest(self, h: Tensor, seen: Tensor) -> Tensor:
+        """Run the layer from what its attention saw, [q, heads x head size], to its output."""
+        h = self.o.add_to(h, seen)
         inner = self.gate_up(self.before_mlp(h))
         if not self.gate_up.gated:
             gate, up = inner.chunk(2, dim=-1)

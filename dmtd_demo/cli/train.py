@@ -87,11 +87,24 @@ def run_train(options: argparse.Namespace) -> None:
     run.train_recipe(options.recipe, training)
 
 
+def _loaded(options: argparse.Namespace, fast: bool) -> Model:
+    """Load the model that is asked for; `fast` as in `models.loading.load`. Raises UserError."""
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.models.threads import THREADS
+
+    return load(
+        options.model,
+        quantization=options.quantization,
+        dtype=options.dtype,
+        device=options.device,
+        fast=fast,
+        threads=options.threads or THREADS,
+    )
+
+
 def write_data(options: argparse.Namespace) -> None:
     """Let a chat model write conversations, and say what came of them."""
     from dmtd_demo.errors import UserError
-    from dmtd_demo.models.loading import load
-    from dmtd_demo.models.threads import THREADS
     from dmtd_demo.training.magpie import CARD, DataSettings, write_conversations
 
     if not options.model:
@@ -104,13 +117,7 @@ def write_data(options: argparse.Namespace) -> None:
         options.answer_temperature,
         options.seed,
     )
-    model = load(
-        options.model,
-        quantization=options.quantization,
-        dtype=options.dtype,
-        device=options.device,
-        threads=options.threads or THREADS,
-    )
+    model = _loaded(options, fast=True)
     folder = Path(options.output or "runs/data")
     write_conversations(model, folder, settings)
     print((folder / CARD).read_text(encoding="utf-8"))
@@ -121,8 +128,6 @@ def train_everything(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from dmtd_demo.errors import UserError
-    from dmtd_demo.models.loading import load
-    from dmtd_demo.models.threads import THREADS
     from dmtd_demo.training.all_addons import FIGURES, AllSettings, Plan, train_all
 
     if not options.model:
@@ -135,14 +140,7 @@ def train_everything(options: argparse.Namespace) -> None:
         options.seed,
         options.checkpoint_seconds,
     )
-    model = load(
-        options.model,
-        quantization=options.quantization,
-        dtype=options.dtype,
-        device=options.device,
-        fast=False,
-        threads=options.threads or THREADS,
-    )
+    model = _loaded(options, fast=False)
     output = Path(options.output or f"runs/{model.name.rpartition('/')[2]}")
     # a thousandth of the estimate each
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"

@@ -58,60 +58,55 @@ def batched_ar(
     """
     sampler = sampler or Sampler(device=model.backbone.device)
     ends = model.eos_ids if ends is None else ends
-    run = _Batch if model.backbone.can_batch else _one_by_one
-    yield from run(model, prompts, longest, batch, sampler, ends, go_on, tell)
+    asked = _Asked(model, prompts, longest, sampler, ends, go_on, tell)
+    yield from _Batch(asked, batch) if model.backbone.can_batch else _one_by_one(asked)
 
 
-def _one_by_one(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    longest: int,
-    batch: int,
-    sampler: Sampler,
-    ends: frozenset[int],
-    go_on: Callable[[list[int]], bool],
-    tell: Callable[[int], None],
-) -> Iterator[Written]:
-    for index, prompt in enumerate(prompts):
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be written, as in `batched_ar`."""
+
+    model: Model
+    prompts: Sequence[Sequence[int]]
+    longest: int
+    sampler: Sampler
+    ends: frozenset[int]
+    go_on: Callable[[list[int]], bool]
+    tell: Callable[[int], None]
+
+    def ended(self, index: int, ids: list[int]) -> Written | None:
+        """Return the text of a prompt where its last token ends it."""
+        ended = ids[-1] in self.ends
+        full = len(ids) >= min(self.longest, self.model.context - len(self.prompts[index]))
+        stopped = len(ids) % LOOK == 0 and not self.go_on(ids)
+        if ended or full or stopped:
+            return Written(index, ids, ended, stopped and not ended)
+        return None
+
+
+def _one_by_one(asked: _Asked) -> Iterator[Written]:
+    for index, prompt in enumerate(asked.prompts):
         ids: list[int] = []
-        room = min(longest, model.context - len(prompt))
-        for step in Autoregressive().steps(model, prompt, sampler):
+        for step in Autoregressive().steps(asked.model, prompt, asked.sampler):
             ids += [token.id for token in step.tokens]
-            tell(len(step.tokens))
-            if ids and (ids[-1] in ends or len(ids) >= room):
+            asked.tell(len(step.tokens))
+            written = asked.ended(index, ids) if ids else None
+            if written is not None:
+                yield written
                 break
-            if ids and len(ids) % LOOK == 0 and not go_on(ids):
-                yield Written(index, ids, False, True)
-                break
-        else:
-            continue
-        if ids and (ids[-1] in ends or len(ids) >= room):
-            yield Written(index, ids, ids[-1] in ends)
 
 
 class _Batch:
     """The rows of one batch, as an iterator of what they wrote."""
 
-    def __init__(
-        self,
-        model: Model,
-        prompts: Sequence[Sequence[int]],
-        longest: int,
-        batch: int,
-        sampler: Sampler,
-        ends: frozenset[int],
-        go_on: Callable[[list[int]], bool],
-        tell: Callable[[int], None],
-    ) -> None:
-        self.model, self.backbone, self.prompts = model, model.backbone, prompts
-        self.longest, self.sampler, self.ends = longest, sampler, ends
-        self.go_on, self.tell = go_on, tell
+    def __init__(self, asked: _Asked, batch: int) -> None:
+        self.asked, self.backbone, self.prompts = asked, asked.model.backbone, asked.prompts
         rows = 1
-        while rows < min(batch, len(prompts)):
+        while rows < min(batch, len(self.prompts)):
             rows *= 2
         self.cache = BatchCache(self.backbone.layers, min(rows, batch))
         # the longest first: what is left at the end is short
-        self.waiting = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
+        self.waiting = deque(sorted(range(len(self.prompts)), key=lambda i: -len(self.prompts[i])))
         self.texts: list[tuple[int, list[int]] | None] = [None] * len(self.cache.lengths)
         self.done: list[Written] = []
 
@@ -134,7 +129,7 @@ class _Batch:
         rows = rows[: len(new)]
         most = max(len(self.prompts[index]) for index in new)
         q = next((n for n in LENGTHS if n >= most), -(-most // LENGTHS[-1]) * LENGTHS[-1])
-        q = min(q, self.model.context)
+        q = min(q, self.asked.model.context)
         ids = torch.zeros((len(new), q), dtype=torch.long)
         for row, index in zip(ids, new):
             row[: len(self.prompts[index])] = torch.tensor(self.prompts[index])
@@ -145,7 +140,7 @@ class _Batch:
             self.cache.lengths[row] = len(self.prompts[index])
             self.texts[row] = (index, [])
             self._take(row, token)
-        self.tell(len(new))
+        self.asked.tell(len(new))
 
     def _step(self) -> None:
         """One token for every text; empty rows compute along."""
@@ -159,10 +154,10 @@ class _Batch:
             if self.texts[row] is not None:
                 self._take(row, token)
                 made += 1
-        self.tell(made)
+        self.asked.tell(made)
 
     def _drawn(self, out: Tensor) -> list[int]:
-        return self.sampler.draw(self.backbone.logits(self.backbone.final_norm(out))).tolist()
+        return self.asked.sampler.draw(self.backbone.logits(self.backbone.final_norm(out))).tolist()
 
     def _take(self, row: int, token: int) -> None:
         """Append a token to a row's text, and end the text where it ends."""
@@ -170,11 +165,9 @@ class _Batch:
         assert text is not None
         index, ids = text
         ids.append(token)
-        full = len(ids) >= min(self.longest, self.model.context - len(self.prompts[index]))
-        stopped = len(ids) % LOOK == 0 and not self.go_on(ids)
-        if token in self.ends or full or stopped:
-            ended = token in self.ends
-            self.done.append(Written(index, ids, ended, stopped and not ended))
+        written = self.asked.ended(index, ids)
+        if written is not None:
+            self.done.append(written)
             self.texts[row] = None
 
     def _halve(self) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import describe
 from dmtd_demo.models.chat import Message, encode_chat
 from dmtd_demo.models.model import Model
 from dmtd_demo.race import trace
+from dmtd_demo.race.audit import logits_before
 from dmtd_demo.race.panels import PanelSpec, make_decoder
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
@@ -89,20 +89,10 @@ def read_tasks(path: str, count: int) -> list[Task]:
 @torch.inference_mode()
 def nats(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> float:
     """Return the negative log-probability of a text under the model's own `ar`, all its tokens."""
-    stack = Stack(model.backbone, model.split)
-    text, total, done = [*prompt_ids, *ids[:-1]], 0.0, 0
-    for start in range(0, len(text), PREFILL_CHUNK):
-        chunk = text[start : start + PREFILL_CHUNK]
-        out, _ = stack.full(chunk)
-        # the last prompt position gives the first id
-        skip = max(len(prompt_ids) - 1 - start, 0)
-        if skip >= len(chunk):
-            continue
-        logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:])).float()
-        wanted = torch.tensor(ids[done : done + len(logits)], device=logits.device)
-        total -= logits.log_softmax(-1).gather(-1, wanted[:, None]).sum().item()
-        done += len(logits)
-    return total
+    return -sum(
+        logits.float().log_softmax(-1).gather(-1, wanted[:, None]).sum().item()
+        for logits, wanted in logits_before(model, prompt_ids, ids)
+    )
 
 
 def evaluate(

@@ -50,6 +50,13 @@ class Found:
     def context(self) -> int:
         return self.config.max_position_embeddings
 
+    def as_listed(self, entry: CatalogEntry | None) -> Found:
+        """Return it by the name that the catalog has for it, if any."""
+        if entry is None:
+            return self
+        own = {part: getattr(entry, part) for part in ("name", "label", "note", "addons")}
+        return replace(self, **own)
+
 
 def find(name: str) -> Found:
     """Find a catalog model, a local folder in Hugging Face format, a GGUF file or a hub id.
@@ -88,17 +95,8 @@ def find(name: str) -> Found:
     raw = text_of(raw, folder)
     config, module = config_of(raw, folder)
     own = source or recognition.repository_of(folder) or folder.name
-    return Found(
-        name=entry.name if entry else own,
-        label=entry.label if entry else own,
-        folder=folder,
-        source=source,
-        note=entry.note if entry else "",
-        raw=raw,
-        config=config,
-        module=module,
-        addons=entry.addons if entry else None,
-    )
+    found = Found(own, own, folder, source, "", raw, config, module)
+    return found.as_listed(entry)
 
 
 def _find_file(where: str, entry: CatalogEntry | None) -> Found:
@@ -120,19 +118,9 @@ def _find_file(where: str, entry: CatalogEntry | None) -> Found:
     folder = path or Path(where)
     raw = gguf.config_of(file)
     config, module = config_of(raw, folder)
-    return Found(
-        name=entry.name if entry else source or folder.stem,
-        label=entry.label if entry else where,
-        folder=folder,
-        source=source,
-        note=entry.note if entry else "",
-        raw=raw,
-        config=config,
-        module=module,
-        addons=entry.addons if entry else None,
-        file=file,
-        archive=archive,
-    )
+    own = source or folder.stem
+    found = Found(own, where, folder, source, "", raw, config, module, None, file, archive)
+    return found.as_listed(entry)
 
 
 def fetched(found: Found, progress: Progress) -> Found:

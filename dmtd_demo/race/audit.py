@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,22 +37,26 @@ def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> li
     single steps round differently, so there an id within one unit in the last place of the top
     logit agrees too.
     """
+    parts = logits_before(model, prompt_ids, ids)
+    return [judged for logits, wanted in parts for judged in _judge(logits, wanted)]
+
+
+def logits_before(
+    model: Model, prompt_ids: Sequence[int], ids: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits of `ar` [n, vocabulary] before each of n ids, and those ids, in chunks."""
     stack = Stack(model.backbone, model.split)
-    text = [*prompt_ids, *ids[:-1]]
-    judged: list[Judged] = []
+    text, done = [*prompt_ids, *ids[:-1]], 0
     for start in range(0, len(text), PREFILL_CHUNK):
         chunk = text[start : start + PREFILL_CHUNK]
         out, _ = stack.full(chunk)
-        # the last prompt position judges the first id
+        # the last prompt position gives the first id
         skip = max(len(prompt_ids) - 1 - start, 0)
         if skip >= len(chunk):
             continue
         logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:]))
-        wanted = torch.tensor(
-            ids[len(judged) : len(judged) + logits.shape[0]], device=logits.device
-        )
-        judged += _judge(logits, wanted)
-    return judged
+        yield logits, torch.tensor(ids[done : done + len(logits)], device=logits.device)
+        done += len(logits)
 
 
 def _judge(logits: Tensor, wanted: Tensor) -> list[Judged]:

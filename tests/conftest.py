@@ -25,7 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of a real browser last.
 
     Playwright's synchronous interface leaves an event loop running in the main thread, and
-    `asyncio.run` refuses to start a second one there.
+    `asyncio.run` refuses to start a second one there. With processes beside each other the order
+    holds by `--no-loadscope-reorder` in pyproject.toml: without it pytest-xdist hands out files
+    with many tests first.
     """
     items.sort(key=lambda item: "browser" in item.path.parts)
 

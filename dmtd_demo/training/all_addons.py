@@ -24,7 +24,7 @@ from dmtd_demo.models.addons import MTPHeads, load_addons, save_addon
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
-from dmtd_demo.training import features, magpie
+from dmtd_demo.training import features, loop, magpie
 from dmtd_demo.training.any_model import ROOM, STEPS, Settings, learn
 from dmtd_demo.training.calibrate import Acceptance, by_share
 from dmtd_demo.training.clp import prefix_length
@@ -154,7 +154,7 @@ def _update(model: Model) -> float:
     with torch.enable_grad(), dense_kept(backbone.module.get_output_embeddings()):
         for _ in range(2):
             began = time.monotonic()
-            loss, _ = made.loss(seen.to(backbone.device), None)  # type: ignore[arg-type]
+            loss, _ = made.loss(seen.to(backbone.device), loop.Progress(0, 0, 0.0))
             loss.sum().backward()
     return time.monotonic() - began
 

@@ -84,6 +84,8 @@ def test_every_stage_runs_is_cancelled_and_goes_on(model, tmp_path, monkeypatch)
 
 def test_it_measures_before_it_estimates(model):
     speeds = all_addons.measure(model, 4)
+    # as for a real vocabulary, where heads learn on a sample of it
+    assert all_addons._update(tiny_model(vocab_size=40_000)) > 0
     assert all(0 < value < 5 for value in vars(speeds).values())
     with pytest.raises(UserError, match="no chat template"):
         all_addons.measure(tiny_model(), 4)

@@ -7,12 +7,13 @@ from itertools import islice
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dmtd_demo.decoders import DECODERS
-from dmtd_demo.decoders.batched import LOOK, batched_ar
+from dmtd_demo.decoders.batched import LOOK, batched_ar, drawn
 from dmtd_demo.errors import Cancelled
 from dmtd_demo.models.model import Model
-from dmtd_demo.sampling import Sampler, Sampling
+from dmtd_demo.sampling import Sampler, Sampling, truncated
 from tiny import VOCABULARY, tiny_model
 
 LONGEST = 40
@@ -57,11 +58,11 @@ def test_texts_are_drawn_stopped_and_cancelled():
     model = tiny_model("qwen3")
     prompts = [[5, 9, 3], [5, 9, 3], [7]]
 
-    def drawn(seed: int) -> list[list[int]]:
+    def texts_of(seed: int) -> list[list[int]]:
         sampler = Sampler(Sampling(temperature=1.5, seed=seed))
         return [w.ids for w in batched_ar(model, prompts, 12, sampler=sampler)]
 
-    assert drawn(1) == drawn(1) != drawn(2) and drawn(1)[0] != drawn(1)[1]
+    assert texts_of(1) == texts_of(1) != texts_of(2) and texts_of(1)[0] != texts_of(1)[1]
     texts = list(batched_ar(model, prompts, 50, go_on=lambda ids: len(ids) < 2 * LOOK))
     assert [(len(w.ids), w.ended, w.stopped) for w in texts] == [(2 * LOOK, False, True)] * 3
     hybrid = tiny_model("qwen3_5_text")
@@ -79,3 +80,16 @@ def test_below_float32_the_cache_has_the_models_dtype():
     model = tiny_model("qwen2", dtype=torch.bfloat16)
     (text,) = batched_ar(model, [[4, 5, 6]], 9)
     assert len(text.ids) == 9
+
+
+def test_of_the_likeliest_tokens_each_comes_as_often_as_it_should():
+    """Pearson's chi-square against top-k's distribution; 7 degrees of freedom, p = 0.0001."""
+    sampling = Sampling(temperature=0.8, top_k=8, seed=3)
+    row = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    wanted = truncated(row, sampling).softmax(-1)
+    counts = torch.bincount(torch.tensor(drawn(Sampler(sampling), row.expand(20_000, -1))))
+    counts = F.pad(counts, (0, 50 - len(counts)))
+    among = wanted > 0
+    expected = wanted[among] * 20_000
+    assert counts[~among].sum() == 0 and among.sum() == 8
+    assert ((counts[among] - expected) ** 2 / expected).sum() < 29.88

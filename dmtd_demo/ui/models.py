@@ -1,6 +1,6 @@
-"""The model picker: what each model is and needs, loading, and unloading.
+"""The model picker: a choice of models, loading one, and unloading.
 
-Loading has a progress bar and a cancel.
+Loading has a progress bar and a cancel. model_facts.py says what each model is and needs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterable, Iterator
-from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +15,7 @@ import gradio as gr
 
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.measure.availability import (
-    RENTED,
-    describe_model,
     here,
-    lacking,
-    minutes,
-    training,
-    untaught,
 )
 from dmtd_demo.models.catalog import CATALOG, CatalogEntry
 from dmtd_demo.models.fetch import get
@@ -30,13 +23,14 @@ from dmtd_demo.models.finding import entry_of, find
 from dmtd_demo.models.hub import is_id
 from dmtd_demo.models.memory import amount
 from dmtd_demo.models.placement import QUANTIZATIONS
-from dmtd_demo.models.residents import Arrival, Residents
+from dmtd_demo.models.residents import Residents
 from dmtd_demo.progress import Progress
 from dmtd_demo.server.allowance import Rights, Rules
 from dmtd_demo.server.job import Jobs
 from dmtd_demo.ui.controls import OpenRadio
 from dmtd_demo.ui.i18n import control
-from dmtd_demo.web.texts import label, slot, span
+from dmtd_demo.ui.model_facts import ModelFacts, bar, complaint, parameters_of
+from dmtd_demo.web.texts import span
 
 OTHER = "another"  # the choice that the text field belongs to
 FAILED = "the model could not be loaded; whoever runs this page sees why in its console"
@@ -67,7 +61,7 @@ class ModelPicker:
         self.shown = shown
         self.fixed = fixed
         self.jobs = Jobs()
-        self.device = models.get(models.keys[0]).device.partition(":")[0]
+        self.facts_of = ModelFacts(models)
 
     def build(self) -> None:
         with gr.Accordion(
@@ -94,13 +88,17 @@ class ModelPicker:
                             )
                     with gr.Column(elem_id="model-right", min_width=260):
                         entry = self._entry(self.names[self.first])
-                        self.facts = gr.HTML(self._facts(entry, False), elem_id="model-facts")
+                        self.facts = gr.HTML(
+                            self.facts_of.describe(entry, False), elem_id="model-facts"
+                        )
                         self.quantization = OpenRadio(
                             elem_id="model-quantization",
                             label=control("models.quantization"),
-                            **self._quantizations(entry),
+                            **self.facts_of.quantizations(entry),
                         )
-                        self.reason = gr.HTML(self._reason(entry, None), elem_id="model-reason")
+                        self.reason = gr.HTML(
+                            self.facts_of.reason(entry, None), elem_id="model-reason"
+                        )
                         if self.fixed:
                             gr.HTML(f"<p>{span('models.fixed')}</p>", elem_id="model-fixed")
                         with gr.Row(elem_id="model-buttons", visible=not self.fixed):
@@ -122,7 +120,9 @@ class ModelPicker:
                         self.progress = gr.HTML("", elem_id="model-progress")
                 with gr.Row(elem_id="model-memory"):
                     self.loaded = OpenRadio(
-                        label=control("models.loaded"), elem_id="model-loaded", **self._loaded()
+                        label=control("models.loaded"),
+                        elem_id="model-loaded",
+                        **self.facts_of.loaded(),
                     )
                     self.unload = gr.Button(
                         control("models.unload"),
@@ -207,9 +207,9 @@ class ModelPicker:
             name = self._name(choice, other, rights)
             entry = self._entry(name)
             return [
-                self._facts(entry, rights.anything),
-                gr.update(**self._quantizations(entry)),
-                self._reason(entry, None),
+                self.facts_of.describe(entry, rights.anything),
+                gr.update(**self.facts_of.quantizations(entry)),
+                self.facts_of.reason(entry, None),
                 gr.update(visible=not here(entry)),
                 *field,
             ]
@@ -225,13 +225,15 @@ class ModelPicker:
         rights = self.rules.of(request)
         try:
             self._check_quantization(quantization)
-            return self._reason(self._entry(self._name(choice, other, rights)), quantization)
+            return self.facts_of.reason(
+                self._entry(self._name(choice, other, rights)), quantization
+            )
         except UserError as error:
             return self._complaint(error, rights)
 
     def refresh(self) -> Any:
         """Show what is in memory now: other visitors load and unload too."""
-        return gr.update(**self._loaded())
+        return gr.update(**self.facts_of.loaded())
 
     def fetch(
         self, request: gr.Request, choice: Any, other: Any = ""
@@ -244,12 +246,12 @@ class ModelPicker:
             name = self._name(choice, other, rights)
             called = self._called(name)
             for state in job.run(lambda progress: get(name, progress), wait=False):
-                yield _bar(called, state), gr.skip(), gr.skip()
+                yield bar(called, state), gr.skip(), gr.skip()
             done = f'<p role="status">{span("models.got", name=called)}</p>'
-            facts = self._facts(self._entry(name), rights.anything)
+            facts = self.facts_of.describe(self._entry(name), rights.anything)
             yield done, facts, gr.update(visible=False)
         except Cancelled:
-            yield self._cancelled(), gr.skip(), gr.skip()
+            yield self.facts_of.cancelled(), gr.skip(), gr.skip()
         except UserError as error:
             yield self._complaint(error, rights), gr.skip(), gr.skip()
         except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
@@ -269,11 +271,11 @@ class ModelPicker:
             for state in job.run(
                 lambda progress: self._fetch(name, quantization, progress), wait=False
             ):
-                yield _bar(self._called(name), state), None
+                yield bar(self._called(name), state), None
             words = span("models.waiting", name=self._called(name))
             yield f'<p role="status">{words}</p>', (name, quantization)
         except Cancelled:
-            yield self._cancelled(), None
+            yield self.facts_of.cancelled(), None
         except UserError as error:
             yield self._complaint(error, rights), None
         except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
@@ -300,17 +302,17 @@ class ModelPicker:
                 job.run(lambda progress: self.models.load(name, quantization, progress), wait=True),
             )
             yield (
-                self._welcome(arrival, time.monotonic() - began),
+                self.facts_of.welcome(arrival, time.monotonic() - began),
                 arrival.key,
-                gr.update(**self._loaded(arrival.key)),
+                gr.update(**self.facts_of.loaded(arrival.key)),
             )
         except Cancelled:
-            yield self._cancelled(), None, gr.update(**self._loaded())
+            yield self.facts_of.cancelled(), None, gr.update(**self.facts_of.loaded())
         except UserError as error:
-            yield self._complaint(error, rights), None, gr.update(**self._loaded())
+            yield self._complaint(error, rights), None, gr.update(**self.facts_of.loaded())
         except Exception as error:
             logger.exception("a model could not be loaded")
-            yield self._complaint(error, rights), None, gr.update(**self._loaded())
+            yield self._complaint(error, rights), None, gr.update(**self.facts_of.loaded())
 
     def _bars(
         self, name: str, states: Generator[tuple[str, int, int], None, Result]
@@ -321,7 +323,7 @@ class ModelPicker:
                 state = next(states)
             except StopIteration as end:
                 return end.value
-            yield _bar(name, state), None, gr.skip()
+            yield bar(name, state), None, gr.skip()
 
     def request_cancel(self, request: gr.Request) -> None:
         self.jobs.latest(str(request.session_hash)).cancelled.set()
@@ -336,10 +338,10 @@ class ModelPicker:
             self.models.unload(key)
             return (
                 f'<p role="status">{span("models.left", key=key, memory=amount(before))}</p>',
-                gr.update(**self._loaded()),
+                gr.update(**self.facts_of.loaded()),
             )
         except UserError as error:
-            return self._complaint(error, rights), gr.update(**self._loaded())
+            return self._complaint(error, rights), gr.update(**self.facts_of.loaded())
 
     def _check_fixed(self) -> None:
         if self.fixed:
@@ -406,140 +408,14 @@ class ModelPicker:
     def _fetch(self, name: str, quantization: str, progress: Progress) -> None:
         progress("Looking at the model", 0, 0)
         entry = self._entry(name)
-        self._plan(entry, quantization)  # what does not fit is not fetched
+        self.facts_of.plan(entry, quantization)  # what does not fit is not fetched
         if not here(entry):
             get(name, progress)
-
-    def _plan(self, entry: CatalogEntry, quantization: str | None) -> Any:
-        return self.models.plan(
-            entry.sizes,
-            int(entry.shape["max_position_embeddings"]),
-            quantization,
-        )
 
     def _label(self, name: str) -> str:
         if name not in CATALOG:
             return name
-        return f"{name} · {_parameters(CATALOG[name].sizes.parameters)}"
-
-    def _facts(self, entry: CatalogEntry, paths: bool) -> str:
-        """Describe a model in HTML. paths: whether the visitor may see where folders lie."""
-        d = describe_model(entry, self.device)
-        model = entry.source if entry.is_local and paths else d["name"]
-        where = _where(d)
-        if not paths and Path(d["source"]).is_absolute():
-            where = span("where.folder", source=d["name"])
-            d |= {"label": d["name"], "source": d["name"]}
-        size = span(
-            "models.size",
-            parameters=_parameters(d["parameters"]),
-            layers=d["num_hidden_layers"],
-            bytes=amount(d["bytes"]),
-            where=slot("where", where),
-        )
-        missing = ", ".join(d["missing"])
-        facts = [
-            f"<h3>{escape(d['label'])}</h3>",
-            f"<p>{size}</p>",
-            f"<p><b>{span('models.runs')}</b> {', '.join(d['decoders'])}.</p>",
-        ]
-        if d["missing"] and d["published"]:
-            facts.append(
-                f"<p><b>{span('models.not_yet')}</b> "
-                f"{span('models.published', decoders=missing, addons=d['published'])}</p>"
-            )
-        elif d["missing"]:
-            none = (
-                f" {span('models.untaught', decoders=', '.join(untaught(d)))}"
-                if untaught(d)
-                else ""
-            )
-            commands = escape(
-                "\n".join(
-                    [
-                        *training(d),
-                        f"python app.py --model {model} --addons runs/{d['name']}/addons",
-                    ]
-                )
-            )
-            needs = span("models.lacking", decoders=missing, addons=", ".join(lacking(d)))
-            time_needed = span("models.minutes", minutes=minutes(d), device=RENTED.label)
-            facts.append(
-                f"<details><summary><b>{span('models.not_yet')}</b> {needs}</summary>"
-                f"<pre>{commands}</pre><p>{time_needed}{none}</p></details>"
-            )
-        if d["never"]:
-            facts.append(f"<p>{span('models.never', decoders=', '.join(d['never']))}</p>")
-        return "".join(facts) + (f"<p>{escape(d['note'])}.</p>" if d["note"] else "")
-
-    def _quantizations(self, entry: CatalogEntry) -> dict[str, Any]:
-        d = describe_model(entry, self.device)
-        default = self._default(entry)
-        return {
-            "value": default,
-            "choices": [
-                (_choice(name, amount(need), name == default, name in d["fits"]), name)
-                for name, need in d["memory"].items()
-            ],
-        }
-
-    def _default(self, entry: CatalogEntry) -> str:
-        try:
-            return self._plan(entry, None).quantization
-        except UserError:  # nothing fits; the sentence says so where it is asked for
-            return "nf4"
-
-    def _reason(self, entry: CatalogEntry, quantization: str | None) -> str:
-        try:
-            placement = self._plan(entry, quantization)
-        except UserError as error:
-            return complaint(error)
-        default = self._default(entry)
-        name = placement.quantization
-        begin = (
-            f"<b>{span('models.by_default', quantization=name)}</b>"
-            if name == default
-            else f"<b>{name}:</b> {span(f'quantization.{name}')};"
-        )
-        reasons = (
-            placement.reasons
-            if placement.quantization != default
-            else self._plan(entry, None).reasons
-        )
-        need = placement.need
-        memory = span(
-            "models.memory",
-            weights=amount(need.weights),
-            cache=amount(need.cache),
-            working=amount(need.working),
-        )
-        return f"<p>{begin} {escape('; '.join(reasons))}. {memory}</p>"
-
-    def _loaded(self, key: str | None = None) -> dict[str, Any]:
-        keys = self.models.keys
-        return {
-            "choices": [(f"{key} · {amount(self.models.peek(key).memory)}", key) for key in keys],
-            "value": key or (keys[-1] if keys else None),
-        }
-
-    def _welcome(self, arrival: Arrival, seconds: float) -> str:
-        model = self.models.get(arrival.key)
-        words = [
-            span(
-                "models.arrived",
-                key=arrival.key,
-                memory=amount(model.memory),
-                seconds=f"{seconds:.1f}",
-            )
-            if arrival.fresh
-            else span("models.was_there", key=arrival.key)
-        ]
-        if arrival.left:
-            words.append(span("models.made_room", keys=", ".join(arrival.left)))
-        return f'<p role="status">{" ".join([*words, span("models.used")])}</p>'
-
-    def _cancelled(self) -> str:
-        return f'<p role="status">{span("models.cancelled", keys=", ".join(self.models.keys))}</p>'
+        return f"{name} · {parameters_of(CATALOG[name].sizes.parameters)}"
 
 
 def _names(names: Iterable[str]) -> dict[str, str]:
@@ -558,78 +434,3 @@ def _names(names: Iterable[str]) -> dict[str, str]:
             value = f"{plain} ({number})"
         called[value] = name
     return called
-
-
-def _bar(name: str, state: tuple[str, int, int]) -> str:
-    stage, done, total = state[0] or "Beginning", *state[1:]
-    names = label(STAGES[stage]) if stage in STAGES else f'aria-label="{escape(stage)}"'
-    if not total:
-        doing = span("models.stage", name=name, stage=slot("stage", _stage(stage)))
-        return f'<p role="status">{doing}</p><progress {names}></progress>'
-    parts = (
-        {"done": done, "total": total}
-        if stage == "Loading the weights"
-        else {"done": amount(done), "total": amount(total)}
-    )
-    much = span("models.tensors" if stage == "Loading the weights" else "models.bytes", **parts)
-    doing = span(
-        "models.doing", name=name, stage=slot("stage", _stage(stage)), much=slot("much", much)
-    )
-    return f'<p>{doing}</p><progress value="{done}" max="{total}" {names}></progress>'
-
-
-def complaint(error: Exception) -> str:
-    words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return (
-        f'<p class="complaint" role="alert">{escape(words[:1].upper() + words[1:])}. '
-        f"{span('models.goes_on')}</p>"
-    )
-
-
-# What the core says that it does -> key.
-STAGES = {
-    "Beginning": "stage.begin",
-    "Looking at the model": "stage.look",
-    "Downloading": "stage.download",
-    "Checking the file": "stage.file",
-    "Checking the weights": "stage.check",
-    "Loading the weights": "stage.load",
-}
-
-
-def _stage(stage: str) -> str:
-    return span(STAGES[stage]) if stage in STAGES else escape(stage)
-
-
-def _where(described: dict[str, Any]) -> str:
-    """Say where a model lies, as availability.where says it on the command line."""
-    source = described["source"]
-    if source == "assets":
-        return span("where.ships")
-    if described["at"]:
-        return span("where.folder", source=described["at"])
-    return span(
-        "where.folder"
-        if Path(source).is_absolute()
-        else "where.here"
-        if described["here"]
-        else "where.index"
-        if described["package"]
-        else "where.hub",
-        source=source,
-        package=described["package"],
-    )
-
-
-def _choice(name: str, memory: str, default: bool, fits: bool) -> str:
-    """Return a quantization with the memory that it needs.
-
-    What does not fit is not called the default: nothing fits then.
-    """
-    if not fits:
-        return f"{name} · {memory} · {control('models.more_than_free')}"
-    return f"{name} {control('models.default')} · {memory}" if default else f"{name} · {memory}"
-
-
-def _parameters(number: int) -> str:
-    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.0f} M"

@@ -34,7 +34,7 @@ from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
 from dmtd_demo.ui.controls import OpenRadio, OpenSlider
 from dmtd_demo.ui.i18n import control
-from dmtd_demo.ui.models import complaint
+from dmtd_demo.ui.model_facts import complaint
 from dmtd_demo.web.texts import ENGLISH, label, slot, span
 
 # updates: after them the small ones learn little more

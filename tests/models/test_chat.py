@@ -160,11 +160,11 @@ def test_the_thinking_switch_is_the_templates(model_folder):
     model = load(str(model_folder))
     plain = Page(Residents(model))
     plain.build()
-    assert not can_think(model.tokenizer) and not plain.thinking.visible
+    assert not can_think(model.tokenizer) and not plain.layout.thinking.visible
     model.tokenizer.chat_template = THINKING
     page = Page(Residents(model))
     page.build()
-    assert can_think(model.tokenizer) and page.thinking.visible
+    assert can_think(model.tokenizer) and page.layout.thinking.visible
     assert comparison("thinking=1", model).thinking is True
     without, thinking = (
         encode_chat(model.tokenizer, user("Hi"), thinking=on) for on in (False, True)

@@ -63,13 +63,13 @@ def test_controls_come_back_as_far_as_they_can_be(model_folder) -> None:
     page.build()
     values = [
         *("a draft", 2, 64, 17, 0.5, 5, 0.9, "Be brief.", False),
-        *(part.value for panel in page.panels for part in panel.inputs),
+        *(part.value for part in page.layout.row.inputs),
     ]
     talk = {"turns": [[ASKED]], "answers": ["2"]}
-    nothing = page._brought_back("{", PUBLIC)
+    nothing = page.showing.brought_back("{", PUBLIC)
 
     def brought(*kept: Any) -> list[Any]:
-        found = page._brought_back(json.dumps(kept), PUBLIC)
+        found = page.showing.brought_back(json.dumps(kept), PUBLIC)
         assert len(found) == len(nothing)
         return found
 
@@ -82,4 +82,4 @@ def test_controls_come_back_as_far_as_they_can_be(model_folder) -> None:
     # the chat of another page, and a page without a chat
     assert brought(values, {"turns": [[TWO]], "answers": [""]})[:9] == brought(values, None)[:9]
     for other in (1, [], [1, 2, 3], [values, 7], "x", None):
-        assert page._brought_back(json.dumps(other), PUBLIC) == nothing
+        assert page.showing.brought_back(json.dumps(other), PUBLIC) == nothing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmtd_demo.models.loading import load
-from dmtd_demo.ui.page import first_panels
+from dmtd_demo.ui.first_panels import first_panels
 
 
 def test_smollm2_begins_with_what_was_trained_for_it(smollm2):

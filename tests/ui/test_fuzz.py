@@ -225,7 +225,7 @@ def test_whatever_the_controls_send_gets_a_sentence(
     settings: dict[int, Any],
     options: dict[int, Any],
 ) -> None:
-    values = [component.value for panel in page.panels for component in panel.inputs]
+    values = [component.value for component in page.layout.row.inputs]
     for index, value in options.items():
         values[index % len(values)] = value
     # panels, tokens, seed, temperature, top-k, top-p
@@ -233,7 +233,7 @@ def test_whatever_the_controls_send_gets_a_sentence(
     if isinstance(numbers[1], int) and numbers[1] > 8:
         numbers[1] = 8  # a long race is no other input
     events = list(
-        page.race(
+        page.races.race(
             SimpleNamespace(session_hash="fuzz"),
             json.dumps(["run", how, [prompt, *numbers, system, thinking, *values]]),
             Chat(),
@@ -254,9 +254,9 @@ def test_whatever_the_controls_send_gets_a_sentence(
     )
 )
 def test_a_question_that_no_page_asks_gets_a_sentence(page: Page, asked: str) -> None:
-    (event,) = page.race(SimpleNamespace(session_hash="fuzz"), asked, Chat())
+    (event,) = page.races.race(SimpleNamespace(session_hash="fuzz"), asked, Chat())
     assert json.loads(event[0].rstrip("\n").split("\n")[-1])["type"] == "refused"
-    assert page.address(asked) == ""
+    assert page.showing.address(asked) == ""
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def test_every_quantization_is_explained(model_folder):
     """In the words of the page, with the model's own arithmetic: whichever the visitor can choose."""
     picker = Page(Residents(load(str(model_folder)), "tiny")).picker
     name = next(iter(CATALOG))
-    for quantization in offered(picker.device):
+    for quantization in offered(picker.facts_of.device):
         told = picker.explain(STRANGER_ASKS, name, quantization)
         assert quantization in told and "iB" in told, told
     for odd in (None, ["none"], {}, 4, "int9"):

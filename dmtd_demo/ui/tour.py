@@ -3,7 +3,7 @@
 It remembers the controls, puts a step's comparison on them, and puts them back as they were.
 
 The tour itself is assets/race/tour.js; it presses the hidden buttons that stand here. A race of the
-tour is no part of the conversation (page.py).
+tour is no part of the conversation (races.py).
 """
 
 from __future__ import annotations

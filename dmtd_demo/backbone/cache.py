@@ -24,21 +24,23 @@ class KVCache:
         """Return how many positions this layer holds."""
         return self._lengths[layer]
 
-    def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def append(self, new: Tensor, layer: int, window: int = 0) -> tuple[Tensor, Tensor]:
         """Append keys and values, and return views of all that this layer holds.
 
         new: keys and values side by side, [q, 2 x kv heads, head size]; the views are
-        [1, kv heads, positions, head size] each.
+        [1, kv heads, positions, head size] each. window: how many positions they show at least;
+        what none were appended for is finite, and to be masked.
         """
         q, heads, size = new.shape
         start = self._lengths[layer]
         stop = start + q
+        shown = max(stop, window)
         entries = self._entries[layer]
-        if entries is None or stop > entries.shape[1]:
-            entries = self._grow(layer, new, stop)
+        if entries is None or shown > entries.shape[1]:
+            entries = self._grow(layer, new, shown)
         entries[:, start:stop] = new.transpose(0, 1)
         self._lengths[layer] = stop
-        held = entries[:, :stop].view(2, 1, heads // 2, stop, size)
+        held = entries[:, :shown].view(2, 1, heads // 2, shown, size)
         return held[0], held[1]
 
     def update(
@@ -52,7 +54,7 @@ class KVCache:
         while capacity < stop:
             capacity *= 2
         old, start = self._entries[layer], self._lengths[layer]
-        grown = new.new_empty((new.shape[1], capacity, new.shape[2]))
+        grown = new.new_zeros((new.shape[1], capacity, new.shape[2]))
         if old is not None:
             grown[:, :start] = old[:, :start]
         self._entries[layer] = grown
@@ -92,7 +94,7 @@ class PlacedEntries:
     ) -> None:
         self._entries, self.at, self._window, self.kernels = entries, at, window, kernels
 
-    def append(self, new: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def append(self, new: Tensor, layer: int, window: int = 0) -> tuple[Tensor, Tensor]:
         """Write as `KVCache.append` does, and return views of the whole window."""
         self.entries(layer).index_copy_(1, self.at, new.transpose(0, 1))
         return self.held(layer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache as cached
 from types import ModuleType
 
 import torch
@@ -20,6 +21,10 @@ LONG = 512
 # up to so many, the query heads of a group stand in line as positions: the mask is as many times as
 # large
 FEW = 16
+# keys and queries that attention on a CPU computes together; what is left over of either is summed
+# in another order: keys are filled up by masked ones, queries where fewer than ROWS are left
+BLOCK = 32
+ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,61 @@ def can_attend_apart(queries: Tensor, keys: Tensor, mask: Tensor) -> bool:
     )
 
 
+def filled(positions: int) -> int:
+    """Return how many keys attention reads for so many positions, the masked ones included."""
+    return -(-positions // BLOCK) * BLOCK
+
+
+def missing_rows(queries: int) -> int:
+    """Return how many rows have to be added to so many queries."""
+    over = queries % BLOCK
+    return ROWS - over if 0 < over < ROWS else 0
+
+
+@cached
+def attends_in_line(group: int, head_size: int, dtype: torch.dtype) -> bool:
+    """Whether attention on this CPU gives a position of 1 to FEW the same result, bit for bit.
+
+    It is tried, after 24 and after 530 positions, since it is the kernels' own affair.
+    """
+    generator = torch.Generator().manual_seed(0)
+    layer, kv_heads = GroupedAttention(), 2
+    layer.head_size, layer.kv_heads, layer.group = head_size, kv_heads, group
+    heads = torch.randn(FEW, kv_heads * (group + 2), head_size, generator=generator).to(dtype)
+    shape = (2, 1, kv_heads, filled(530 + FEW), head_size)
+    keys, values = torch.randn(shape, generator=generator).to(dtype)
+
+    def attend(past: int, first: int, stop: int) -> Tensor:
+        mask = line_mask(past + first, stop - first, group, heads)
+        return layer._attend_in_line(
+            heads[first:stop, : kv_heads * group],
+            keys[:, :, : mask.shape[1]],
+            values[:, :, : mask.shape[1]],
+            mask,
+        )
+
+    for past in (24, 530):
+        alone = torch.cat([attend(past, at, at + 1) for at in range(FEW)])
+        for stop in (2, 3, 5, 7, FEW):
+            if not torch.equal(attend(past, 0, stop), alone[:stop]):
+                return False
+    return True
+
+
+def line_mask(past: int, positions: int, group: int, like: Tensor) -> Tensor:
+    """Return the mask of positions that attend in line, of the dtype and device of `like`.
+
+    [1, keys] for one position, else [group x positions and what `missing_rows` adds, keys]; keys as
+    `filled` says.
+    """
+    keys = filled(past + positions)
+    mask = like.new_full((positions, keys), -torch.inf).triu(past + 1)
+    if positions == 1:
+        return mask
+    more = missing_rows(group * positions)
+    return torch.cat([mask] * group + [mask[:1].expand(more, -1)])
+
+
 def can_fuse(parts: LayerParts) -> bool:
     """Whether the linears are of known kinds, without hooks, on one device and of one dtype.
 
@@ -78,13 +138,15 @@ class GroupedAttention:
     """Attention whose query heads share keys and values in groups.
 
     by_products: the weights are float32 on a CPU, where one position after many attends by two
-    products.
+    products. in_line: up to FEW positions attend over keys and queries that are filled up, so that
+    each has the result, bit for bit, that it has in a pass of its own.
     """
 
     head_size: int
     kv_heads: int
     group: int
     by_products: bool
+    in_line = False
 
     def _attention(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
@@ -97,6 +159,8 @@ class GroupedAttention:
         positions = queries.shape[0]
         if positions > FEW:
             return self._attend_many(queries, keys, values, mask)
+        if self.in_line and mask is not None:
+            return self._attend_in_line(queries, keys, values, mask)
         # a batch over the same keys: cuDNN then divides those among its blocks
         if mask is not None and mask.dim() == 4:
             keys, values = keys.expand(positions, -1, -1, -1), values.expand(positions, -1, -1, -1)
@@ -135,8 +199,36 @@ class GroupedAttention:
         )
         return seen[0].transpose(0, 1).reshape(queries.shape[0], -1)
 
+    def _attend_in_line(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Attend by one call for all positions. mask: of `line_mask`.
+
+        Behind the queries lie keys and values of the same positions, as `FusedLayer.heads` has
+        them.
+        """
+        positions, size = queries.shape[0], self.head_size
+        rows = self.group * positions
+        more = missing_rows(rows)
+        if positions == 1:
+            # rows that are missing are the heads that follow: a copy would take 5 µs more
+            queries = queries.as_strided(
+                (1, self.kv_heads, rows + more, size), (size, self.group * size, size, 1)
+            )
+        else:
+            queries = queries.view(positions, self.kv_heads, self.group, size)
+            queries = queries.permute(1, 2, 0, 3).reshape(1, self.kv_heads, rows, size)
+            if more:
+                queries = F.pad(queries, (0, 0, 0, more))
+        seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        if more:
+            seen = seen[:, :, :rows]
+        if positions > 1:
+            seen = seen.reshape(self.kv_heads, self.group, positions, size).permute(2, 0, 1, 3)
+        return seen.reshape(positions, -1)
+
     def _attend_in_turn(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend for positions one after another, in 16 bits on a CPU.
+        """Attend for positions one after another, in 16 bits on a CPU that cannot do so in line.
 
         Each has the result then, bit for bit, that it has in a pass of its own, so that verified
         drafts are `ar`'s own choices.
@@ -179,6 +271,14 @@ class FusedLayer(GroupedAttention):
         self.by_products = (
             parts.q.weight.dtype == torch.float32 and parts.q.weight.device.type == "cpu"
         )
+        dtype, device = parts.before_attention.dtype, parts.before_attention.device
+        self.in_line = (
+            device.type == "cpu"
+            and dtype != torch.float32
+            # one query head and its key and value are fewer than ROWS
+            and self.kv_heads * (self.group + 2) >= ROWS
+            and attends_in_line(self.group, self.head_size, dtype)
+        )
         self.qk_norm = None
         # one weight for each head's norm, queries first, [heads, head size]
         if parts.q_norm is not None and parts.k_norm is not None:
@@ -204,13 +304,17 @@ class FusedLayer(GroupedAttention):
 
         cos, sin: [q, 1, head size], sin with its first half negated. mask, -inf where not seen:
         [group x q, past + q] up to FEW, then [q, past + q]; [q, 1, 1, past + q] where
-        positions attend apart (`can_attend_apart`); None for one position, or where nothing came
-        before them.
+        positions attend apart (`can_attend_apart`); as `line_mask` gives it up to FEW where they
+        attend in line; else None for one position, or where nothing came before them.
         """
         if isinstance(cache, PlacedEntries) and cache.kernels is not None:
             return self._by_kernels(h, cos, sin, mask, cache, cache.kernels)
         heads = self.heads(h, cos, sin)
-        keys, values = cache.append(heads[:, self.query_heads :], self.index)
+        new = heads[:, self.query_heads :]
+        if self.in_line and mask is not None and h.shape[0] <= FEW:
+            keys, values = cache.append(new, self.index, mask.shape[1])
+        else:
+            keys, values = cache.append(new, self.index)
         return self.rest(h, self._attention(heads[:, : self.query_heads], keys, values, mask))
 
     def heads(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from dmtd_demo.backbone import batched
 from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
 from dmtd_demo.backbone.batched import BatchCache
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.fused import FEW, FusedLayer, LayerParts, can_fuse
+from dmtd_demo.backbone.fused import FEW, FusedLayer, LayerParts, can_fuse, line_mask
 from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
 from dmtd_demo.backbone.hybrid import HybridCache, HybridLayer, is_recurrent, layers_of
 from dmtd_demo.backbone.linears import Linear
@@ -321,6 +321,8 @@ class Backbone:
         """
         cos, sin = self._signed_rope(h, past, past + q)
         mask = None
+        if q <= FEW and not self.hybrid and self._fused and self._fused[0].in_line:
+            return cos, sin, line_mask(past, q, self._fused[0].group, h)
         if 1 < q and (past or q <= FEW):
             mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(
                 past + 1

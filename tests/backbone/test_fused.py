@@ -120,3 +120,36 @@ def test_in_16_bits_a_position_is_the_same_alone_and_beside_others(kind, quantiz
                     backbone.logits(backbone.final_norm(h)) for h in (torch.cat(one, 1), many)
                 )
             assert torch.equal(found, wanted)
+
+
+def in_line(layer, past, heads, entries):
+    """Let positions after `past` others attend at once. heads, entries: as layers have them."""
+    mask = fused.line_mask(past, len(heads), layer.group, heads)
+    keys, values = entries[..., : mask.shape[1], :]
+    return layer._attend_in_line(heads[:, : layer.kv_heads * layer.group], keys, values, mask)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_positions_attend_in_line_as_alone(group, dtype):
+    """Bit for bit where the CPU can, and up to rounding as attention is defined."""
+    kv_heads, size = 3, 32
+    layer = fused.GroupedAttention()
+    layer.head_size, layer.kv_heads, layer.group = size, kv_heads, group
+    alike = fused.attends_in_line(group, size, dtype)
+    generator = torch.Generator().manual_seed(group)
+    for past, n in ((0, 3), (5, 9), (30, 4), (61, fused.FEW), (509, 6)):
+        room = fused.filled(past + n)
+        entries = torch.randn(2, 1, kv_heads, room, size, generator=generator).to(dtype)
+        heads = torch.randn(n, kv_heads * (group + 2), size, generator=generator).to(dtype)
+        found = in_line(layer, past, heads, entries)
+        if alike:
+            alone = [in_line(layer, past + i, heads[i : i + 1], entries) for i in range(n)]
+            assert torch.equal(found, torch.cat(alone))
+        for at in range(n):
+            seen = slice(0, past + at + 1)
+            query = heads[at, : kv_heads * group].view(kv_heads, group, size).double()
+            weights = (query @ entries[0, 0, :, seen].double().mT * size**-0.5).softmax(-1)
+            wanted = (weights @ entries[1, 0, :, seen].double()).reshape(-1)
+            close = {"rtol": 0, "atol": 2e-2 if dtype == torch.bfloat16 else 1e-5}
+            torch.testing.assert_close(found[at].double(), wanted, **close)

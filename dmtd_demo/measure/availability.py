@@ -30,6 +30,7 @@ TRAINED = {
     "gate": "gate",
     "head0": "head0",
     "adaptive": "adaptive",
+    "mixed": "mixed",
 }
 # the GPU for which the time of training is estimated
 RENTED = DEVICES["a10g"]

@@ -25,8 +25,8 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
 from dmtd_demo.training import features, loop, magpie
-from dmtd_demo.training.any_model import ROOM, STEPS, Settings, learn
-from dmtd_demo.training.calibrate import Acceptance, by_share
+from dmtd_demo.training.any_model import ROOM, STEPS, Settings, apart, learn
+from dmtd_demo.training.calibrate import on_held_out
 from dmtd_demo.training.clp import prefix_length
 from dmtd_demo.training.corpus import read_rows
 from dmtd_demo.training.cycles import LONGEST
@@ -44,8 +44,6 @@ LOOK = 8.0  # seconds for which decoding is measured
 # of the minutes that are given: for conversations and their hidden states, for heads, for the
 # small ones; the rest is for the evaluation
 SHARES = (0.5, 0.22, 0.16)
-# shares of the tokens taken along that have to be the model's own choices
-WANTED = {"clp": 0.97, "gate": 0.97, "adaptive": 0.9}
 STAGES = ("data", "heads", "clp", "gate", "adaptive", "evaluation")
 
 
@@ -192,6 +190,29 @@ def planned(speeds: Speeds, settings: AllSettings) -> Plan:
     return Plan(number, head_steps, small_rows, small_steps, seconds)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Texts that heads learn from, that predictors learn from, and that everything is judged on.
+
+    On the heads' own texts a predictor would learn to trust what they know by heart.
+    """
+
+    heads: list[Row]
+    predictors: list[Row]
+    held: list[Row]
+
+    @staticmethod
+    def of(learned: list[Row], held: list[Row]) -> Rows:
+        """Part the texts to learn from; of one text alone there are no two parts."""
+        heads, predictors = apart(learned)
+        return Rows(heads, predictors, held)
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return len(self.heads) + len(self.predictors) + len(self.held)
+
+
 # judge(folder of add-ons, held-out conversations, seconds): races for the figures that need a clock
 Judge = Callable[[Path, Path, float], dict[str, Any]]
 
@@ -282,7 +303,7 @@ class AllAddons:
     def _data(self) -> dict[str, Any]:
         if self.settings.data:
             # the answers, which are kept
-            return {"file": self.settings.data, "rows": sum(map(len, self._rows()))}
+            return {"file": self.settings.data, "rows": self._rows().number}
         settings = magpie.DataSettings(
             self.plan.conversations,
             self.settings.batch,
@@ -302,17 +323,19 @@ class AllAddons:
         path = str(self._conversations / name)
         return read_rows(self.model, path, self.output / "answers.jsonl", most, tell=self.told)
 
-    def _rows(self) -> tuple[list[Row], list[Row]]:
-        """Rows to learn from, and held-out ones."""
+    def _rows(self) -> Rows:
+        """Read the rows, in three parts."""
         most = self.plan.conversations
         if self.settings.data:
             own = self.output / "answers.jsonl"
             rows = read_rows(self.model, self.settings.data, own, most, True, self.told)
-            return [row for i, row in enumerate(rows) if i % 10] or rows, rows[::10]
+            return Rows.of([row for i, row in enumerate(rows) if i % 10] or rows, rows[::10])
         learned = self._read(magpie.CONVERSATIONS, most)
         held = self._conversations / magpie.HELD_OUT
         # of a handful of conversations none may be held out
-        return learned, self._read(magpie.HELD_OUT, most) if held.read_text() else learned[:1]
+        return Rows.of(
+            learned, self._read(magpie.HELD_OUT, most) if held.read_text() else learned[:1]
+        )
 
     def _settings(self, steps: int, name: str) -> Settings:
         return Settings(
@@ -342,10 +365,10 @@ class AllAddons:
         return learn(name, model, self.output, settings, seen, k, facts, tell=self.told), facts
 
     def _heads(self) -> dict[str, Any]:
-        learned, held = self._rows()
-        seen = features.collect("heads", self._source(), learned, _room(), self.told)
+        rows = self._rows()
+        seen = features.collect("heads", self._source(), rows.heads, _room(), self.told)
         self._learned("heads", seen, self.plan.head_steps)
-        right = self._right(held[:HELD])[1]
+        right = self._right(rows.held[:HELD])[1]
         return {
             "positions": seen.tokens,
             "accuracy": [round(x, 4) for x in right.float().mean(0).tolist()],
@@ -371,15 +394,19 @@ class AllAddons:
         seen = features.collect("gate", source, rows, _room(), self.told)
         return seen.h, seen.labels
 
+    def _few(self, held: list[Row]) -> list[Row]:
+        """As many held-out texts as thresholds are read off."""
+        return held[: max(2, min(HELD, self.plan.small_rows // 4))]
+
     def _small(self, held: bool) -> features.Features:
         """What clp and gate learn from, or are judged on, computed once for both."""
         path = self.output / f"right-{'held' if held else 'learned'}.safetensors"
         if path.exists():
             kept = load_file(path)
             return features.Features(kept["h"], kept["right"] != 0)
-        learned, out = self._rows()
-        rows = out[: max(2, min(HELD, self.plan.small_rows // 4))] if held else learned
-        h, right = self._right(rows[: self.plan.small_rows])
+        rows = self._rows()
+        read = self._few(rows.held) if held else rows.predictors[: self.plan.small_rows]
+        h, right = self._right(read)
         save_file({"h": h.contiguous(), "right": right.byte()}, path)
         return features.Features(h, right)
 
@@ -392,10 +419,7 @@ class AllAddons:
         k: int,
     ) -> dict[str, Any]:
         """Set the add-on's threshold by held-out positions, whose labels are lengths."""
-        accept = Acceptance.of("gate" if name == "gate" else "clp", module)
-        with torch.no_grad():
-            chances = accept.read(held.h.float().to(self.model.backbone.device)).tolist()
-        found = by_share(chances, held.labels.tolist(), k, accept.accept, WANTED[name])
+        found = on_held_out(name, module, held.h, held.labels, k)
         method, hidden = features.METHODS[name], self.model.backbone.hidden_size
         folder = self.output / "addons"
         save_addon(folder, method, module, self.model.base, hidden, **{**facts, **found})
@@ -416,14 +440,17 @@ class AllAddons:
         return self._calibrated("gate", module, facts, lengths, k)
 
     def _adaptive(self) -> dict[str, Any]:
-        learned, held = self._rows()
-        room = _room()
-        seen = features.collect(
-            "adaptive", self._source(), learned[: self.plan.small_rows], room, self.told
-        )
+        rows, room = self._rows(), _room()
+        # no heads are asked, so all texts serve
+        learned = (rows.predictors + rows.heads)[: self.plan.small_rows]
+        seen = features.collect("adaptive", self._source(), learned, room, self.told)
         module, facts = self._learned("adaptive", seen, self.plan.small_steps)
-        rows = held[: max(2, min(HELD, self.plan.small_rows // 4))]
-        judged = features.collect("adaptive", self._source(), rows, room, self.told)
+        held = self._few(rows.held)
+        try:
+            judged = features.collect("adaptive", self._source(), held, room, self.told)
+        except UserError:
+            # the few held-out answers are shorter than a cycle
+            judged = seen
         return self._calibrated("adaptive", module, facts, judged, LONGEST - 1)
 
     def _evaluation(self) -> dict[str, Any]:

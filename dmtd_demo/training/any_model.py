@@ -1,4 +1,4 @@
-"""`train heads|head0|clp|gate|adaptive|dmtd --model …`: training for any Qwen.
+"""`train heads|head0|clp|gate|adaptive|mixed|dmtd --model …`: training for any Qwen.
 
 Add-ons are trained on the frozen backbone, plain or quantized, and its own layers for DMTD, by the
 one loop.
@@ -23,6 +23,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.addons import (
     CollocationLengthPredictor,
+    LateHeads,
     MTPHeads,
     load_addons,
     save_addon,
@@ -35,6 +36,7 @@ from dmtd_demo.progress import no_progress
 from dmtd_demo.training import calibrate, dmtd, features
 from dmtd_demo.training.clp import OwnHead
 from dmtd_demo.training.corpus import ROWS, WORLD, WORLD_NAME, read_rows
+from dmtd_demo.training.cycles import LONGEST
 from dmtd_demo.training.data import Row
 from dmtd_demo.training.loop import Progress, Run, processes, train
 
@@ -45,10 +47,13 @@ STEPS = {
     "native_clp": 1000,
     "gate": 1000,
     "adaptive": 1000,
+    "mixed": 1000,
     "dmtd": 1000,
 }
 BATCH = 16  # rows of an update of dmtd
+CYCLES = ("adaptive", "mixed")  # what DMTD's cycles are steered by
 HELD_OUT = 10  # every tenth row calibrates the threshold instead of training
+APART = 5  # every fifth of the others teaches those that predict how far heads are right
 ROOM = 2**32  # bytes of hidden states at most
 LOOK_SECONDS = 0.5  # between two looks at the held-out rows of who watches
 
@@ -190,11 +195,13 @@ def train_addon(
     rows = _rows(model, output, settings, tell)
     kept = rows[::HELD_OUT] if len(rows) > HELD_OUT else rows
     learned = [row for i, row in enumerate(rows) if i % HELD_OUT] if len(rows) > HELD_OUT else rows
+    if name in ("heads", "clp", "gate"):
+        learned = apart(learned)[name != "heads"]
     source = features.Source(backbone, split, heads, settings.seed)
     seen = features.collect(name, source, learned, min(ROOM, free("cpu") // 4), tell)
     held = (
         features.collect(name, source, kept, ROOM, tell)
-        if watch and name in ("clp", "native_clp", "adaptive")
+        if name in CYCLES or (watch and name in ("clp", "native_clp"))
         else None
     )
     print(
@@ -210,11 +217,15 @@ def train_addon(
     module = learn(
         name, model, output, settings, seen, heads.k if heads else 0, facts, held, tell, watch
     )
-    if not heads or not processes(backbone.device).is_main_process:
+    if name in ("heads", "head0") or not processes(backbone.device).is_main_process:
         return
+    found: dict[str, Any] = {}
     try:
-        acceptance = calibrate.Acceptance.of(name, module)
-        found = calibrate.spans(backbone, split, heads, kept, acceptance, tell)
+        if heads:
+            acceptance = calibrate.Acceptance.of(name, module)
+            found = calibrate.spans(backbone, split, heads, kept, acceptance, tell)
+        elif held:
+            found = _cycles(name, backbone, module, held)
     except RuntimeError as error:  # texts that the model would not have written itself
         print(f"{name}: {error}")
         return
@@ -274,6 +285,27 @@ def learn(
             watch=after,
         )
     return module
+
+
+def apart(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Part texts: those that MTP heads learn from, and those that CLP and gate learn from.
+
+    What heads know by heart says nothing of what they know elsewhere. Where there is one text it is
+    both.
+    """
+    fewer = rows[::APART]
+    return [row for i, row in enumerate(rows) if i % APART] or fewer, fewer
+
+
+def _cycles(
+    name: str, backbone: Backbone, module: nn.Module, held: features.Features
+) -> dict[str, Any]:
+    """Find the threshold of an add-on of CYCLES on held-out positions."""
+    if isinstance(module, LateHeads):
+        lengths, k = features.late_lengths(backbone, module, held), module.k
+    else:
+        lengths, k = held, LONGEST - 1
+    return calibrate.on_held_out(name, module, lengths.h, lengths.labels, k)
 
 
 def _rows(model: Model, output: Path, settings: Settings, tell: Told = no_progress) -> list[Row]:

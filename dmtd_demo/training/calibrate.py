@@ -18,7 +18,7 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
-from dmtd_demo.models.addons import MTPHeads
+from dmtd_demo.models.addons import LateHeads, MTPHeads
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler
@@ -39,6 +39,10 @@ THRESHOLDS = tuple(i / 100 for i in range(50, 100)) + (
     0.9999,
 )
 COARSE = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
+# shares of the tokens taken along that have to be the model's own choices, and on how many tokens
+# such a share is read at least
+WANTED = {"clp": 0.97, "gate": 0.97, "adaptive": 0.9, "mixed": 0.9}
+ENOUGH = 20
 KEPT_EXACT_MATCH = 0.997
 KEPT_AUDIT = 0.993
 FIXED = (2, 3, 4, 6)  # the fixed cycles: `dmtd-adaptive` is to be as right as the best of them
@@ -70,7 +74,9 @@ class Acceptance:
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> Acceptance:
-        """Return what the decoder of `clp`, `native_clp` or `gate` does with this module."""
+        """Return what the decoder of an add-on does with this module. name: of its recipe."""
+        if isinstance(module, LateHeads):
+            module = module.lengths
         if name != "gate":
             return cls(
                 lambda h: module(h).softmax(-1),
@@ -168,16 +174,19 @@ def by_share(
     """Find the most generous threshold at which the wanted share of the taken tokens is right.
 
     For language models, whose long answers no unverified decoder keeps whole. probabilities: at
-    positions of held-out texts; right: how many of the tokens after each are `ar`'s own. Returns
+    positions of held-out texts; right: how many of the tokens after each are `ar`'s own. Where no
+    threshold shows it on ENOUGH tokens, the threshold is 1: hardly anything is taken along. Returns
     facts for the add-on's card; by_threshold: [tokens per full pass, share right].
     """
-    table = {}
-    for threshold in (0.3, 0.4, *THRESHOLDS):
+    table, good_enough = {}, [1.0]
+    for threshold in (0.3, 0.4, *THRESHOLDS, 1.0):
         taken = [accept(p, k, threshold) for p in probabilities]
         good = sum(map(min, taken, right))
         share = good / sum(taken) if sum(taken) else 1.0
         table[threshold] = [round(1 + sum(taken) / max(len(taken), 1), 4), round(share, 4)]
-    best = min((t for t, (_, share) in table.items() if share >= wanted), default=max(table))
+        if share >= wanted and sum(taken) >= ENOUGH:
+            good_enough.append(threshold)
+    best = min(good_enough)
     shown = {str(t): table[t] for t in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)}
     return {
         "threshold": best,
@@ -189,6 +198,18 @@ def by_share(
             "by_threshold": shown,
         },
     }
+
+
+@torch.no_grad()
+def on_held_out(name: str, module: nn.Module, h: Tensor, right: Tensor, k: int) -> dict[str, Any]:
+    """Find an add-on's threshold `by_share` of held-out positions.
+
+    h [m, hidden]; right [m]: how many of the up to k tokens after each are the model's own choices.
+    """
+    accept = Acceptance.of(name, module)
+    weight = next(module.parameters())
+    chances = accept.read(h.to(weight)).tolist()
+    return by_share(chances, right.tolist(), k, accept.accept, WANTED[name])
 
 
 def follow(

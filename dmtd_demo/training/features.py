@@ -19,11 +19,18 @@ from tqdm import tqdm
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.addons import Base, CollocationLengthPredictor, MTPHeads, SpanGate, save_addon
+from dmtd_demo.models.addons import (
+    Base,
+    CollocationLengthPredictor,
+    LateHeads,
+    MTPHeads,
+    SpanGate,
+    save_addon,
+)
 from dmtd_demo.progress import Progress as Told
 from dmtd_demo.progress import no_progress
 from dmtd_demo.training.clp import CAREFUL, OwnHead, length_loss, prefix_length, right_guesses
-from dmtd_demo.training.cycles import LONGEST, late_prefix, random_cycles
+from dmtd_demo.training.cycles import LATE_K, LONGEST, late_prefix, random_cycles
 from dmtd_demo.training.data import IGNORED, Row, collate
 from dmtd_demo.training.heads import FALL, K, shifted
 from dmtd_demo.training.loop import Lost, Position, Progress, Recipe
@@ -37,7 +44,10 @@ DRAWN = {
     "native_clp": 2048,
     "gate": 2048,
     "adaptive": 2048,
+    "mixed": 256,
 }
+# rows are padded to multiples of this: in bfloat16 on a CPU, each new length costs seconds
+LENGTH = 64
 # tokens outside the data that an update's softmax has beside those in it
 SAMPLED = 2048
 METHODS = {
@@ -47,6 +57,7 @@ METHODS = {
     "native_clp": "native_clp",
     "gate": "gate",
     "adaptive": "adaptive",
+    "mixed": "mixed",
 }
 
 
@@ -108,7 +119,7 @@ def collect(
     bar = tqdm(rows, desc="hidden states", unit="row", dynamic_ncols=True, disable=quiet)
     for number, row in enumerate(bar):
         tell("Hidden states", number, len(rows))
-        batch = collate([row], len(row.ids), 0).to(backbone.device)
+        batch = collate([row], -(-len(row.ids) // LENGTH) * LENGTH, 0).to(backbone.device)
         everywhere = torch.ones_like(batch.ids, dtype=torch.bool)
         h = masked_hidden(backbone, split, batch.ids, everywhere)
         read = (batch.phase >= -1) & (batch.targets != IGNORED)
@@ -124,6 +135,12 @@ def collect(
                 late_prefix(backbone.logits(h).argmax(-1), greedy, batch.targets),
                 whole & read,
             )
+        elif name == "mixed":
+            at_head, _ = random_cycles(rng, batch.phase)
+            own = torch.where(batch.targets == IGNORED, IGNORED, backbone.logits(h).argmax(-1))
+            h = masked_hidden(backbone, split, batch.ids, at_head)
+            labels = torch.stack([shifted(own, i) for i in range(1, LATE_K + 1)], dim=-1)
+            read = ~at_head & (batch.targets != IGNORED)
         elif source.heads is None:
             raise ValueError(f"{name} is trained on MTP heads")
         else:
@@ -181,6 +198,7 @@ def recipe(
         "native_clp": lambda: _lengths(backbone, k),
         "gate": lambda: _gate(backbone, k),
         "adaptive": lambda: _lengths(backbone, LONGEST - 1),
+        "mixed": lambda: _late_heads(backbone, labels),
     }[name]()
     method = METHODS[name]
     more = facts if isinstance(module, MTPHeads) else {"threshold": CAREFUL, **facts}
@@ -219,24 +237,85 @@ def _heads(
     sampled = _Sampled.of(backbone, labels)
 
     def loss(batch: Features, progress: Progress) -> Lost:
-        states = module(batch.h.float())
         logits_of = sampled.drawn(progress.step) if sampled else None
-        parts, figures = [], {}
-        for i in range(k):
-            wanted = batch.labels[:, i]
-            known = wanted != IGNORED
-            parts.append(states.new_zeros(()))
-            if known.any():
-                state, of_it = states[known, i], wanted[known]
-                if sampled is None or logits_of is None:
-                    logits = backbone.logits(state).float()
-                else:
-                    logits, of_it = logits_of(state), sampled.number[of_it]
-                parts[-1] = FALL**i * F.cross_entropy(logits, of_it)
-                figures[f"acc{first + i}"] = (logits.argmax(-1) == of_it).float().mean().item()
-        return torch.stack(parts), figures
+        parts, figures, _ = _tokens_loss(backbone, module, batch, sampled, logits_of)
+        return torch.stack(parts), {f"acc{first + i}": acc for i, acc in figures.items()}
 
     return module, loss, 1e-3
+
+
+def _tokens_loss(
+    backbone: Backbone,
+    heads: MTPHeads,
+    batch: Features,
+    sampled: _Sampled | None,
+    logits_of: Callable[[Tensor], Tensor] | None,
+) -> tuple[list[Tensor], dict[int, float], Tensor]:
+    """Return each head's cross-entropy and accuracy, and where it is right, [m, k] bool.
+
+    batch: hidden states, and the tokens that the heads should say, [m, k]; an IGNORED one lies past
+    the text's end, where whatever a head says is dropped, and so right.
+    """
+    states = heads(batch.h.float())
+    parts, figures = [], {}
+    right = batch.labels == IGNORED
+    for i in range(heads.k):
+        wanted = batch.labels[:, i]
+        known = wanted != IGNORED
+        parts.append(states.new_zeros(()))
+        if known.any():
+            state, of_it = states[known, i], wanted[known]
+            if sampled is None or logits_of is None:
+                logits = backbone.logits(state).float()
+            else:
+                logits, of_it = logits_of(state), sampled.number[of_it]
+            parts[-1] = FALL**i * F.cross_entropy(logits, of_it)
+            hit = logits.argmax(-1) == of_it
+            right[known, i] = hit
+            figures[i] = hit.float().mean().item()
+    return parts, figures, right
+
+
+def _late_heads(backbone: Backbone, labels: Tensor | None) -> tuple[nn.Module, Loss, float]:
+    """Return the heads of `mixed` with their lengths, their loss and its rate.
+
+    The heads learn the model's own next tokens from late hidden states, the lengths how many of
+    them the heads know at the time.
+    """
+    module = LateHeads(backbone.hidden_size, LATE_K).to(backbone.device)
+    sampled = _Sampled.of(backbone, labels)
+
+    def loss(batch: Features, progress: Progress) -> Lost:
+        logits_of = sampled.drawn(progress.step) if sampled else None
+        parts, figures, right = _tokens_loss(backbone, module.heads, batch, sampled, logits_of)
+        lengths, seen = length_loss(module.lengths, batch.h.float(), prefix_length(right))
+        return torch.stack(parts).sum() + lengths, {
+            **seen,
+            **{f"acc{1 + i}": acc for i, acc in figures.items()},
+        }
+
+    return module, loss, 1e-3
+
+
+@torch.no_grad()
+def late_lengths(backbone: Backbone, module: LateHeads, seen: Features) -> Features:
+    """Return the hidden states that `mixed` was collected at, and how many heads are right there.
+
+    Over the whole vocabulary, as the decoder asks.
+    """
+    right = torch.cat(
+        [
+            (backbone.logits(module.heads(piece.h.float())).argmax(-1) == piece.labels)
+            | (piece.labels == IGNORED)
+            for piece in (
+                Features(h, labels).to(backbone.device)
+                for h, labels in zip(
+                    seen.h.split(DRAWN["mixed"]), seen.labels.split(DRAWN["mixed"])
+                )
+            )
+        ]
+    )
+    return Features(seen.h, prefix_length(right).cpu())
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,8 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
         UserError, match="training clp needs MTP heads in .*: run `train heads --model"
     ):
         train_addon("clp", model, tmp_path / "out", Settings(**{**SETTINGS, "data": data}))
-    for name, steps in (("heads", 800), ("head0", 60), ("clp", 60), ("gate", 20), ("adaptive", 20)):
+    recipes = {"heads": 800, "head0": 60, "clp": 60, "gate": 20, "adaptive": 20, "mixed": 60}
+    for name, steps in recipes.items():
         train_addon(
             name, model, tmp_path / "out", Settings(**{**SETTINGS, "data": data, "steps": steps})
         )
@@ -247,6 +248,7 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
         "mtp-verified",
         "mtp-heads",
         "dmtd-adaptive:threshold=0",
+        "mixed:threshold=0",
     ):
         records = [
             r
@@ -300,10 +302,10 @@ def test_a_killed_run_goes_on_bit_for_bit(model_folder, tmp_path, data):
     "name,lines,more,word",
     [
         (
-            "mixed",
+            "classroom",
             [said("a", "b")],
             {},
-            "with --model it needs one of heads, head0, clp, gate, adaptive",
+            "with --model it needs one of heads, head0, clp, gate, adaptive, mixed",
         ),
         ("heads", [{"prompt": "x"}], {}, "line 1 needs to be a JSON object with messages"),
         ("heads", [], {}, "at least one conversation"),

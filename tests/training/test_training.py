@@ -11,6 +11,7 @@ import torch
 import naive
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS
+from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.errors import UserError
 from dmtd_demo.measure import curves
 from dmtd_demo.models.addons import MTPHeads
@@ -308,3 +309,18 @@ def test_an_addon_without_what_it_builds_on_is_an_error(model_folder, tmp_path):
                     checkpoint_seconds=1e9,
                 ),
             )
+
+
+def test_a_threshold_needs_tokens_that_show_it():
+    """Few tokens, or none that are right often enough: hardly anything is to be taken along."""
+    sure, unsure = [0.02, 0.98], [0.9, 0.1]
+
+    def found(texts: list[tuple[list[float], int]]) -> tuple[float, list[float]]:
+        chances, right = zip(*texts)
+        accept = lambda p, k, t: accepted_length(p, k, t, "cumulative")  # noqa: E731
+        facts = calibrate.by_share(chances, right, 1, accept, 0.9)
+        return facts["threshold"], facts["validation"]["by_threshold"]["0.5"]
+
+    assert found([(sure, 1)] * 40 + [(unsure, 0)] * 60) == (0.3, [1.4, 1.0])
+    assert found([(sure, 1)] * 10 + [(unsure, 0)] * 60) == (1.0, [1.1429, 1.0])
+    assert found([(sure, 0)] * 40 + [(unsure, 0)] * 60) == (1.0, [1.4, 0.0])

@@ -1,9 +1,9 @@
-"""The README's pictures, from a real race of the three default panels: python scripts/pictures.py
-[--prompt "…" --max-tokens 96]
+"""The README's pictures, from real races: python scripts/pictures.py
+[--prompt "…" --asked "…" --max-tokens 96]
 
-assets/screenshot.png is the whole page after the race. assets/race.webp is the same race in the
-presenter's view, slowed: each frame is the page's own replay at the next moment of the clock that
-the panels share, so it shows every token, whatever a screenshot takes.
+assets/screenshot.png is the whole page after a race of `classroom`. assets/race.webp is a race of
+SmolLM2 in the presenter's view, slowed: each frame is the page's own replay at the next moment of
+the clock that the panels share, so it shows every token, whatever a screenshot takes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ sys.path.extend(
 from conftest import ARGUMENTS, BROWSERS
 
 from app_process import running_app
-from dmtd_demo.ui.examples import EXAMPLES
+from dmtd_demo.ui.examples import EXAMPLES, SKY
 from dmtd_demo.web.files import ASSETS
 from race_page import RacePage
 
 # of the animated picture; a screenshot of the page is 1280 wide and as high as the page
 WINDOW = (1280, 640)
 SIZE = (960, 480)
+# `python -m dmtd_demo get` it first
+REAL = ("--model", "SmolLM2-135M-Instruct") + tuple(
+    word for panel in ("ar", "mtp-verified", "dmtd:tau=2") for word in ("--panel", panel)
+)
 FRAMES, FRAME_MS = 48, 125
 END_MS = 1500  # how long the last frame stays
 QUALITY = 50
@@ -45,6 +49,7 @@ def screenshot(visit: RacePage, path: Path) -> None:
 def animation(visit: RacePage, path: Path) -> None:
     page = visit.page
     page.set_viewport_size({"width": WINDOW[0], "height": WINDOW[1]})
+    page.mouse.move(2, WINDOW[1] - 2)  # no hint of what it rests on
     page.evaluate("() => { document.activeElement.blur(); window.dmtdRace.presenter(); }")
     slider = page.locator(".player input[type='range']")
     end = float(slider.get_attribute("max"))
@@ -73,9 +78,10 @@ def animation(visit: RacePage, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Draw assets/screenshot.png and assets/race.webp anew, from a race that runs now."
+        description="Draw assets/screenshot.png and assets/race.webp anew, from races that run now."
     )
     parser.add_argument("--prompt", default=EXAMPLES[0][1], help="default: %(default)s")
+    parser.add_argument("--asked", default=SKY, help="of SmolLM2; default: %(default)s")
     parser.add_argument(
         "--max-tokens", type=int, default=96, help="per panel; default: %(default)s"
     )
@@ -92,24 +98,26 @@ def main() -> None:
             f"pictures: needs an installed Chromium or Chrome; none of {', '.join(BROWSERS)} is "
             "on the PATH"
         )
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running_app(Path(folder)) as (url, _),
-        sync_playwright() as playwright,
-    ):
-        visit = RacePage(
-            playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS)), url, charts=True
-        )
-        visit.race(args.prompt, args.max_tokens)
-        made = set().union(*(visit.origins(panel) for panel in range(3)))
-        if not {"full", "late", "mtp"} <= made:
-            sys.exit(
-                "pictures: the race needs tokens of all three origins; got "
-                f"{', '.join(sorted(made))}"
-            )
-        screenshot(visit, args.output / "screenshot.png")
-        animation(visit, args.output / "race.webp")
-        visit.close()
+    with sync_playwright() as playwright:
+        for name, options, prompt, draw in (
+            ("screenshot.png", (), args.prompt, screenshot),
+            ("race.webp", REAL, args.asked, animation),
+        ):
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                running_app(Path(folder), *options) as (url, _),
+            ):
+                browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+                visit = RacePage(browser, url, charts=True)
+                visit.race(prompt, args.max_tokens)
+                made = set().union(*(visit.origins(panel) for panel in range(3)))
+                if not {"full", "late", "mtp"} <= made:
+                    sys.exit(
+                        f"pictures: the race for {name} needs tokens of all three origins; got "
+                        f"{', '.join(sorted(made))}"
+                    )
+                draw(visit, args.output / name)
+                visit.close()
     for name in ("screenshot.png", "race.webp"):
         print(f"{args.output / name}: {(args.output / name).stat().st_size / 1e6:.2f} MB")
 

@@ -14,6 +14,7 @@ from dmtd_demo.decoders.dmtd_spec import SelfSpeculative
 from dmtd_demo.decoders.mixed import Mixed
 from dmtd_demo.decoders.mtp_gate import GatedHeads
 from dmtd_demo.decoders.mtp_heads import HeadsOnly
+from dmtd_demo.decoders.mtp_lookup import LookupOrHeads
 from dmtd_demo.decoders.mtp_native import NativeHead
 from dmtd_demo.decoders.mtp_native_verified import VerifiedNativeHead
 from dmtd_demo.decoders.mtp_verified import VerifiedHeads
@@ -34,6 +35,7 @@ DECODERS: dict[str, type[Decoder[Any]]] = {
         VerifiedNativeHead,
         Mixed,
         PromptLookup,
+        LookupOrHeads,
     )
 }
 

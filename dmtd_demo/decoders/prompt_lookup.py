@@ -53,12 +53,13 @@ class Lookup:
                 self._after[tuple(self.ids[-n:])] = len(self.ids)
             self.ids.append(token)
 
-    def draft(self, k: int) -> list[int]:
+    def draft(self, k: int, shortest: int = 1) -> list[int]:
         """Return the k ids that followed the longest known ending of the text earlier in it.
 
-        Where they reach the text's end they go on with themselves. Empty where no ending is known.
+        Where they reach the text's end they go on with themselves. Empty where no ending of at
+        least `shortest` tokens is known.
         """
-        for n in range(min(self.longest, len(self.ids)), 0, -1):
+        for n in range(min(self.longest, len(self.ids)), shortest - 1, -1):
             start = self._after.get(tuple(self.ids[-n:]))
             if start is not None:
                 period = len(self.ids) - start

@@ -17,9 +17,11 @@ from tiny import tiny_model
 from written import ids_of, prompts, steps_of, tokens_of
 
 SPEC = [PanelSpec("dmtd-spec", {"tau": tau}) for tau in range(1, 7)]
-OTHERS = [PanelSpec("mtp-verified", {"k": k}) for k in (1, 2, 4)] + [
-    PanelSpec("prompt-lookup", {"ngram": n, "k": k}) for n, k in ((1, 1), (3, 4), (2, 16))
-]
+OTHERS = (
+    [PanelSpec("mtp-verified", {"k": k}) for k in (1, 2, 4)]
+    + [PanelSpec("prompt-lookup", {"ngram": n, "k": k}) for n, k in ((1, 1), (3, 4), (2, 16))]
+    + [PanelSpec("mtp-lookup", {"ngram": n, "k": k}) for n, k in ((1, 2), (2, 6), (8, 4))]
+)
 DRAWS = 20_000
 
 
@@ -55,16 +57,24 @@ def test_what_always_agrees_is_always_accepted():
         (PanelSpec("dmtd-spec", {"tau": 4}), 4),
         (PanelSpec("mtp-verified", {"k": 3}), 4),
         (PanelSpec("prompt-lookup", {"k": 3}), 4),
+        (PanelSpec("mtp-lookup", {"k": 3}), 4),
     ):
         steps = [step for step in steps_of(model, panel, [5, 6, 7], 60) if step.tokens]
         assert ids_of(steps)[:60] == ids_of(steps_of(model, PanelSpec("ar"), [5, 6, 7], 60))[:60]
         # tied embeddings and no layers: the text repeats one token
         assert {len(step.tokens) for step in steps[4:]} == {length}, panel
-        origin = {"dmtd-spec": "late", "mtp-verified": "mtp", "prompt-lookup": "draft"}[
-            panel.decoder
-        ]
+        origin = {"dmtd-spec": "late", "mtp-verified": "mtp"}.get(panel.decoder, "draft")
         assert [t.origin for t in steps[-1].tokens] == [origin] * (length - 1) + ["full"]
         assert [p.kind for step in steps[1:] for p in step.passes] == ["verify"] * (len(steps) - 1)
+
+
+def test_heads_draft_where_the_text_does_not_repeat():
+    """Heads that are right draft until the ending is known from earlier; then the text does."""
+    steps = list(steps_of(easy_model(), PanelSpec("mtp-lookup", {"ngram": 6, "k": 5}), [5], 60))
+    origins = [[t.origin for t in step.tokens] for step in steps if step.tokens]
+    # nothing to go on from after the prefill, then the four heads
+    assert origins[:3] == [["full"], ["full"], ["mtp"] * 4 + ["full"]]
+    assert origins[-1] == ["draft"] * 5 + ["full"]
 
 
 def test_the_cache_is_rolled_back_exactly(monkeypatch):
@@ -83,6 +93,7 @@ def test_the_cache_is_rolled_back_exactly(monkeypatch):
         PanelSpec("dmtd-spec", {"tau": 3}),
         PanelSpec("mtp-verified"),
         PanelSpec("prompt-lookup"),
+        PanelSpec("mtp-lookup", {"ngram": 2}),
     ):
         made.clear()
         text = [3, 1, 4, 1, 5] + ids_of(steps_of(model, panel, [3, 1, 4, 1, 5], 20))
@@ -161,6 +172,7 @@ def test_the_acceptance_rule_keeps_the_verifiers_distribution(sampled_drafts):
         PanelSpec("dmtd-spec", {"tau": 3}),
         PanelSpec("mtp-verified", {"k": 2}),
         PanelSpec("prompt-lookup", {"ngram": 1, "k": 2}),
+        PanelSpec("mtp-lookup", {"ngram": 1, "k": 2}),
     ],
     ids=str,
 )

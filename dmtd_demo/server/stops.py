@@ -6,7 +6,12 @@ They are: to stop, which a race asks before every pass, and how much of its reco
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field
+
+
+# of whoever never says that they leave, as a script does not; more than can wait at once
+MOST_FLAGS = 2000
 
 
 @dataclass
@@ -29,13 +34,16 @@ class Stops:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flags: dict[str, Flag] = {}
+        self._flags: OrderedDict[str, Flag] = OrderedDict()
 
     def flag(self, session: str, run: str) -> Flag:
         with self._lock:
             flag = self._flags.get(session)
             if flag is None or flag.run != run:
                 flag = self._flags[session] = Flag(run)
+                if len(self._flags) > MOST_FLAGS:
+                    self._flags.popitem(last=False)
+            self._flags.move_to_end(session)
             return flag
 
     def take(self, session: str, run: str, lines: int) -> None:

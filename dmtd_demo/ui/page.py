@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.utils import LRUCache
 
 from dmtd_demo.machine import on_zero_gpu
 from dmtd_demo.models.residents import Residents
@@ -33,6 +34,7 @@ CLASS = 100  # that many may wait where a class shares the page
 # between two looks of Gradio's queue whether a race was asked for: by itself it looks a thousand
 # times a second, each time taking the interpreter's lock from the race
 QUEUE_SECONDS = 0.02
+COUNTED_EVENTS = 500  # more than there can be in the queue and at work
 
 # of the page before it was loaded again; its script may come after this event
 KEPT = """async (kept, ...keys) => {
@@ -107,6 +109,9 @@ class Page:
         # nobody passes by the queue, in which one race at a time has the device
         page.queue(max_size=CLASS if self.lecture else WAITING_VISITORS, api_open=False)
         page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
+        # for a page of statistics that is closed here: it puts them all in a table at each event
+        page._queue.event_analytics = LRUCache(COUNTED_EVENTS)
+        page._queue.compute_analytics_summary = lambda _: {}
         return page
 
     def _wire_races(self) -> None:

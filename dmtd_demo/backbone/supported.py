@@ -94,7 +94,7 @@ def _rope(config: Any) -> Iterator[tuple[str, str]]:
             f"a RoPE that does not depend on the text's length ({', '.join(STATIC_ROPE)})",
             f"{kind!r}",
         )
-    for name in ("rope_theta", "factor"):
+    for name in ("rope_theta", "factor", "partial_rotary_factor"):
         value = rope.get(name, 1)
         if not (isinstance(value, (int, float)) and 0 < value < math.inf):
             yield f"a {name} above 0 in its RoPE", f"{value!r}"

@@ -6,20 +6,15 @@ import re
 import secrets
 from typing import Sequence
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.causes import in_one_line
+from dmtd_demo.models.template import render
 
 # of one message: beyond it no model here has the context, and tokenizing would only cost time
 MAX_CHARACTERS = 200_000
 Message = dict[str, str]
 Conversations = list[list[Message]]  # one list of messages per panel
-
-
-class RefusedByTemplate(UserError):
-    """A conversation whose roles, or their order, a model's chat template was not written for."""
 
 
 def encode_chat(
@@ -50,21 +45,7 @@ def encode_chat(
             hidden.append(message["content"])
         else:
             shown.append(message)
-    try:
-        text = str(
-            tokenizer.apply_chat_template(
-                shown, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-            )
-        )
-    except Exception as error:
-        words = in_one_line(error)
-        # templates refuse roles and orders that they were not written for, by this error itself;
-        # else a template is a program, and fails as one
-        if type(error) is TemplateError:
-            raise RefusedByTemplate(
-                f"this model's chat template refuses this order of turns: {words}"
-            ) from None
-        raise UserError(f"this model's chat template fails: {words}") from None
+    text = render(tokenizer, shown, enable_thinking=thinking)
     ids: list[int] = []
     for index, part in enumerate(re.split(rf"{mark}(\d+){mark}", text) if hidden else [text]):
         # breaking each special token's text after its first character leaves nothing that the

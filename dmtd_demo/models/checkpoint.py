@@ -22,7 +22,7 @@ from dmtd_demo.errors import UserError, is_out_of_memory
 from dmtd_demo.models.causes import in_one_line, not_whole
 from dmtd_demo.models.ends import MARKS
 from dmtd_demo.models.recognition import is_pointer
-from dmtd_demo.models.silence import silenced
+from dmtd_demo.models.silence import outputs_silenced, silenced
 from dmtd_demo.progress import Progress, no_progress
 
 # tokens of a text, for a tokenizer that would warn of more than its file says
@@ -101,7 +101,7 @@ def tokenizer(folder: Path, config: Any) -> PreTrainedTokenizerBase | None:
             f"{path} is Git LFS's pointer to the file, not the file: fetch it by `git lfs pull`"
         )
     try:
-        with silenced():
+        with silenced(), outputs_silenced():
             if not path.exists():
                 named = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
                 return _ready(named)

@@ -116,8 +116,15 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
     except Exception as error:
         # transformers' strict configs raise several kinds for a wrong field
         raise _refused(path, kind, in_one_line(error)) from None
-    _check_whole(config, path, kind)
-    check_config(config)
+    try:
+        _check_whole(config, path, kind)
+        check_config(config)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        # a list where a number belongs, which transformers lets pass in some fields
+        words = f"a field has a value of another kind: {in_one_line(error)}"
+        raise _refused(path, kind, words) from None
     return config, cls
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ FILES = {
     ".tar": "an archive: unpack it, and give the folder",
 }
 POINTER = b"version https://git-lfs"
+# files that libraries read themselves, and not where a byte-order mark begins them
+READ_ELSEWHERE = (
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+)
 
 
 def is_gguf(path: Path) -> bool:
@@ -76,6 +89,16 @@ def kind_of_file(path: Path) -> str:
 def is_pointer(path: Path) -> bool:
     """Whether Git LFS left its pointer in place of the file."""
     return _first(path, len(POINTER)) == POINTER
+
+
+def check_marks(folder: Path) -> None:
+    """Refuse a folder of which an editor wrote a file with a byte-order mark. Raises UserError."""
+    for name in READ_ELSEWHERE:
+        if _first(folder / name, len(BOM_UTF8)) == BOM_UTF8:
+            raise UserError(
+                f"{folder / name} needs to be UTF-8 without a byte-order mark, which its readers "
+                "do not take; it begins with one: save it without"
+            )
 
 
 def model_in(folder: Path) -> Path:
@@ -165,7 +188,7 @@ def _check_adapter(folder: Path) -> None:
             "where the model is merged, else give a folder of the merged one"
         )
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(path.read_text(encoding="utf-8-sig"))
         base, kind = held.get("base_model_name_or_path"), held.get("peft_type")
     except (OSError, ValueError, AttributeError, RecursionError):
         base, kind = None, None

@@ -57,6 +57,7 @@ def _held(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Shapes by the name inside the text model, dtypes by the name in the files."""
     files = sorted(folder.glob("*.safetensors"))
     index = folder / INDEX
+    recognition.check_marks(folder)
     if index.exists():
         named = read_json(index, str(folder)).get("weight_map")
         if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from dmtd_demo.backbone import cpu_packed, cuda_packed
@@ -77,6 +77,8 @@ def _module_of(
             loaded = source.module.from_pretrained(
                 source.folder if state is None else None,
                 config=source.config,
+                # not read from the folder: what ends a text is known already (ends.py)
+                generation_config=GenerationConfig.from_model_config(source.config),
                 dtype=placement.dtype,
                 attn_implementation="sdpa",
                 use_safetensors=True,

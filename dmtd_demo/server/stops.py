@@ -9,7 +9,6 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-
 # of whoever never says that they leave, as a script does not; more than can wait at once
 MOST_FLAGS = 2000
 

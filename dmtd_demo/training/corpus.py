@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from dmtd_demo.decoders.batched import batched_ar
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.chat import Message, RefusedByTemplate, encode_chat
+from dmtd_demo.models.chat import Message, encode_chat
 from dmtd_demo.models.model import Model
+from dmtd_demo.models.template import RefusedByTemplate
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.text_files import lines_of, parsed, read_text
 from dmtd_demo.training.conversations import LeftOut, Reasons, messages_in

@@ -23,6 +23,7 @@ from dmtd_demo.decoders.batched import Written, batched_ar
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.chat import Message, check_text, encode_chat
 from dmtd_demo.models.model import Model
+from dmtd_demo.models.template import render
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
 
@@ -95,13 +96,7 @@ def users_turn(model: Model, messages: Sequence[Message]) -> tuple[list[int], fr
             "recipes need --data FILE with texts to learn from"
         )
     mark = "\ue000text\ue001"
-    whole = str(
-        tokenizer.apply_chat_template(
-            [*messages, {"role": "user", "content": mark}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-    )
+    whole = render(tokenizer, [*messages, {"role": "user", "content": mark}])
     before, _, after = whole.rpartition(mark)
     special = set(tokenizer.get_added_vocab().values())
     end = tokenizer(after, add_special_tokens=False).input_ids[:1]

@@ -120,6 +120,7 @@ def test_another_activation_is_not_fused():
         ("qwen2", {"rope_parameters": {"type": "mrope", "mrope_section": [1, 1, 2]}}, "'mrope'"),
         ("qwen3", {"rope_parameters": {"rope_type": "linear", "factor": 0.0}}, "factor above 0"),
         ("qwen2", {"rope_theta": -1.0}, "rope_theta above 0"),
+        (HYBRID, {"partial_rotary_factor": [0.5]}, "partial_rotary_factor above 0"),
         ("qwen3", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "one RoPE"),
         ("qwen3", {"layer_types": ["chunked_attention"] * LAYERS}, "chunked_attention"),
         ("qwen2", {"layer_types": ["linear_attention"] * LAYERS}, "linear_attention"),

@@ -1,12 +1,15 @@
 """Chat encoding and token text."""
 
 import copy
+import threading
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmtd_demo.errors import UserError
+from dmtd_demo.models import template
 from dmtd_demo.models.chat import (
     MAX_CHARACTERS,
     can_think,
@@ -145,6 +148,21 @@ def test_what_a_template_refuses_is_one_sentence(small_tokenizer):
     strict.chat_template = "{{ raise_exception('no system here') }}"
     with pytest.raises(UserError, match="refuses this order of turns: no system here"):
         encode_chat(strict, user("Hi"))
+
+
+def test_a_template_that_does_not_end_is_one_sentence(small_tokenizer, monkeypatch):
+    monkeypatch.setattr(template, "SECONDS", 0.2)
+    before = threading.active_count()
+    endless = copy.copy(small_tokenizer)
+    loop = "{% for i in range(99999) %}"
+    endless.chat_template = f"{loop}{loop}{{% endfor %}}{{% endfor %}}"
+    with pytest.raises(UserError, match="needs to end within 0 s; it did not"):
+        encode_chat(endless, user("Hi"))
+    for _ in range(100):
+        if threading.active_count() == before:
+            return
+        time.sleep(0.05)
+    pytest.fail("the template goes on")
 
 
 THINKING = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}{{- '<|im_start|>assistant\\n' }}

@@ -165,3 +165,30 @@ def test_what_is_no_folder_of_a_model_says_what_to_give(folder, tmp_path):
     assert "of its header" in refusal(folder / "sha256-00")
     assert "is none of them" in refusal(tmp_path / ("x" * 5000))
     assert "is none of them" in refusal("a\0b")
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"]
+)
+def test_a_byte_order_mark_where_libraries_read_is_named(folder, name):
+    path = folder / name
+    path.write_bytes(b"\xef\xbb\xbf" + (path.read_bytes() if path.exists() else b"{}"))
+    assert f"{name} needs to be UTF-8 without a byte-order mark" in refusal(folder)
+
+
+def test_a_byte_order_mark_where_we_read_is_none(folder):
+    for name in ("config.json", "generation_config.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert load(str(folder), threads=1).eos_ids
+
+
+def test_what_the_tokenizers_print_stays_inside(folder, capfd):
+    """Fields that they do not know they name on standard output, panics on standard error."""
+    path = folder / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({**fields, "model": {**fields["model"], "odd": 1}}))
+    load(str(folder), threads=1)
+    fields["model"]["continuing_subword_prefix"] = "x" * 40
+    path.write_text(json.dumps(fields))
+    assert "the tokenizer in" in refusal(folder)
+    assert tuple(capfd.readouterr()) == ("", "")

@@ -28,6 +28,9 @@ READ = re.compile(
     r"|/class(?:/.*)?|/gradio_api/(?:info/?|app_id/?|startup-events|queue/data|heartbeat/[^/]+)"
 )
 ASK = re.compile(r"/gradio_api/(?:queue/join|run/[^/]+/?|cancel|reset/?)")
+EVENT = re.compile(r"/gradio_api/(?:queue/join|run/.*)")
+# as JSON writes a half of a character, or a whole one beyond 16 bits
+HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
 SAID = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -42,14 +45,25 @@ WRONG = "This token is not the one of the page that runs now: its console shows 
 
 
 class Door:
-    """ASGI middleware around all others. files: what is served besides, by its path. title: of the
-    page, in its manifest."""
+    """ASGI middleware around all others.
 
-    def __init__(self, app: App, trust: Trust, files: Mapping[str, Path], title: str) -> None:
+    files: what is served besides, by its path. title: of the page, in its manifest. events: how
+    many values each of the page's takes, by its number; None: not checked here.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        trust: Trust,
+        files: Mapping[str, Path],
+        title: str,
+        events: Mapping[int, int] | None = None,
+    ) -> None:
         self.app = app
         self.trust = trust
         self.files = files
         self.title = title
+        self.events = events
         self._owners: dict[str, None] = {}  # the owner's sessions, the latest last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,11 +92,11 @@ class Door:
         asked: object = None
         if scope["method"] == "POST":
             body = await _body(receive)
-            asked = _event(body)
+            asked = _event(body, self.events if EVENT.fullmatch(route(scope)) else None)
             if isinstance(asked, Response):
                 await asked(scope, receive, send)
                 return
-            receive = _again(body or b"", receive)
+            receive = _again(_whole(body or b"", asked), receive)
         if not self._may_use(_session(scope, asked), scope["state"][STATE]):
             await JSONResponse(ODD, 403, SAID)(scope, receive, send)
             return
@@ -175,11 +189,12 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-def _event(body: bytes | None) -> object:
+def _event(body: bytes | None, events: Mapping[int, int] | None) -> object:
     """Return the event that a page's script asks for, or a refusal where it is none.
 
     The values of the page's controls are texts, numbers and lists: Gradio reads an object among
-    them as a file, which it looks for here or fetches.
+    them as a file, which it looks for here or fetches. It fails with a traceback at an event that
+    is none of the page's, and at values that are not as many as it takes.
     """
     if body is None:
         return JSONResponse({"detail": f"An event has at most {MOST_BYTES:,} bytes."}, 413, SAID)
@@ -189,11 +204,18 @@ def _event(body: bytes | None) -> object:
             isinstance(asked, dict)
             and not asked.get("batched")
             and not _has_object(asked.get("data"))
+            and (events is None or _is_of(events, asked))
         ):
             return asked
     except (ValueError, RecursionError):
         pass
     return JSONResponse(ODD, 400, SAID)
+
+
+def _is_of(events: Mapping[int, int], asked: Mapping[str, object]) -> bool:
+    """Say whether an event is one of the page's, with as many values as it takes."""
+    number, values = asked.get("fn_index"), asked.get("data")
+    return type(number) is int and isinstance(values, list) and events.get(number) == len(values)
 
 
 def _session(scope: Scope, asked: object) -> str:
@@ -204,6 +226,17 @@ def _session(scope: Scope, asked: object) -> str:
     if path.startswith(HEARTBEAT):
         return path.removeprefix(HEARTBEAT)
     return dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("session_hash", "")
+
+
+def _whole(body: bytes, asked: object) -> bytes:
+    """Return the body of an event with halves of characters replaced by U+FFFD.
+
+    A text that was cut within one holds them, and no answer that says it back can be sent.
+    """
+    if not HALVES.search(body):
+        return body
+    text = json.dumps(asked, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", "\ufffd", text).encode()
 
 
 def _has_object(value: object) -> bool:

@@ -91,7 +91,12 @@ def settings_of(decoder: str, option: Field, value: Any) -> dict[str, Any]:
     }
 
 
-COMPONENTS = {"choice": gr.Dropdown, "text": gr.Textbox, "slider": OpenSlider, "number": OpenNumber}
+COMPONENTS = {
+    "choice": OpenDropdown,
+    "text": gr.Textbox,
+    "slider": OpenSlider,
+    "number": OpenNumber,
+}
 
 
 def kinds() -> list[tuple[str, str]]:
@@ -151,7 +156,7 @@ class PanelControls:
             min_width=0,
         ) as self.column:
             with gr.Row(elem_classes="panel-top"):
-                self.decoder = gr.Dropdown(
+                self.decoder = OpenDropdown(
                     decoder_choices(model, servers),
                     value=_choice(spec),
                     label=control("control.decoder", panel=index + 1),
@@ -242,12 +247,14 @@ class PanelControls:
     def choose(self, name: str, shown_for: str, key: Any) -> list[Any]:
         """Show the options of another decoder.
 
-        The keyboard that only passes through the list chooses nothing, and no option is lost.
+        The keyboard that only passes through the list chooses nothing, and no option is lost; nor
+        does a name that is not in it.
         """
+        known = isinstance(name, str) and (name in DECODERS or name in self.servers)
         return (
-            [gr.skip()] * (len(self.options) + 2)
-            if name == shown_for
-            else self.show_options(name, key)
+            self.show_options(name, key)
+            if known and name != shown_for
+            else [gr.skip()] * (len(self.options) + 2)
         )
 
     def show_options(self, name: str, key: Any) -> list[Any]:
@@ -294,7 +301,7 @@ class PanelControls:
         try:
             return self.spec(values)
         except UserError:
-            return PanelSpec(values[0] if values[0] in DECODERS else "ar")
+            return PanelSpec(next((name for name in DECODERS if name == values[0]), "ar"))
 
     @property
     def inputs(self) -> list[gr.components.Component]:

@@ -293,7 +293,7 @@ class Layout:
         # filled by the page's script as Run is pressed (question.py)
         self.question = gr.Textbox(visible=False)
         self.run_id = gr.Textbox(visible=False)
-        self.lines_taken = gr.Number(visible=False, precision=0)
+        self.lines_taken = controls.OpenNumber(visible=False)
         # the page's script presses these
         self.take = gr.Button("", elem_id="take")
         self.remember = gr.Button("", elem_id="remember")

@@ -138,7 +138,13 @@ def serve(
     # in the place of Gradio's own classes, which it looks up as it starts
     setattr(routes, "StateHolder", Sessions)  # noqa: B010 - mypy lets no class be assigned
     setattr(http_server, "Server", Server)  # noqa: B010
-    door = Middleware(Door, trust=trust, files={PLOTLY_PATH: PLOTLY}, title=english("page.title"))
+    door = Middleware(
+        Door,
+        trust=trust,
+        files={PLOTLY_PATH: PLOTLY},
+        title=english("page.title"),
+        events={number: len(event.inputs) for number, event in page.fns.items()},
+    )
     try:
         with straight_to_loopback(asks_others=share), proxy_errors():
             page.launch(

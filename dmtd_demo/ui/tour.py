@@ -73,7 +73,7 @@ class Tour:
             # of a tour that never began, or on a model that has left
             try:
                 return put_back(values) if values else [gr.skip()] * len(compared)
-            except (UserError, TypeError):
+            except (UserError, TypeError, LookupError):
                 return [gr.skip()] * len(compared)
 
         def put_back(values: list[Any]) -> list[Any]:

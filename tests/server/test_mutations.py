@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from mutations import FULL, changed, mutated
+from mutations import FULL, ODD, changed, mutated
 
 from app_process import Visitor, running_app
 from dmtd_demo import Comparison
@@ -28,6 +27,10 @@ from dmtd_demo.measure.evaluation import read_tasks
 from dmtd_demo.models.loading import load
 from dmtd_demo.training import corpus
 
+# an object among the values is refused as a file
+ODD_VALUES = [value for value in ODD if not isinstance(value, dict)] + [
+    "classroom", ["classroom"], 3, 1.5, [None], "[]", "null", '["x", "", []]'
+]  # fmt: skip
 FILES, REQUESTS = (12_000, 1_000) if FULL else (300, 120)
 SECONDS = 10
 MEGABYTES = 150
@@ -73,17 +76,18 @@ def test_files_that_are_none(tmp_path: Path, model_folder: Path, monkeypatch: An
 
 
 def test_requests_that_no_page_makes(tmp_path: Path) -> None:
-    """Each gets an answer, the page goes on, and nothing of ours fails at one.
-
-    Gradio writes tracebacks of its own into the log, of values that its components refuse.
-    """
+    """Each gets an answer, the page goes on, and nothing writes a traceback into its log."""
     with running_app(tmp_path) as (url, process):
         visitor = Visitor(url)
         visitor.ask("What is 1 + 1?", max_tokens=4)
         assert visitor.lines()[-1]["status"] == "done"
         of = psutil.Process(process.pid)
         before, rng, statuses, slowest = of.memory_info().rss, random.Random(26), {}, 0.0
-        names = sorted(name for name in visitor.functions if name)
+        config = visitor.http.get(f"{url}config").json()
+        shown = {each["id"]: each["props"].get("value") for each in config["components"]}
+        names = sorted(
+            name for name, event in visitor.functions.items() if name and event["backend_fn"]
+        )
         for number in range(REQUESTS):
             function = visitor.functions[rng.choice(["race", "open_link", *names])]
             asked = {
@@ -93,12 +97,17 @@ def test_requests_that_no_page_makes(tmp_path: Path) -> None:
                 "event_data": None,
                 "trigger_id": None,
             }
-            if rng.random() < 0.5:
+            kind = rng.random()
+            if kind < 0.4:
+                asked["data"] = [shown[each] for each in function["inputs"]]
+                for _ in range(rng.choice([1, 1, 2, 5]) if asked["data"] else 0):
+                    asked["data"][rng.randrange(len(asked["data"]))] = rng.choice(ODD_VALUES)
+            elif kind < 0.7:
                 asked["data"][0] = json.dumps(changed(json.loads(asked["data"][0]), rng))
             path = rng.choice(
                 ["queue/join", "queue/join", "cancel", f"run/{function['id']}", "reset"]
             )
-            body = json.dumps(asked).encode() if number % 3 else mutated([asked], rng)
+            body = json.dumps(asked).encode() if number % 4 else mutated([asked], rng)
             began = time.monotonic()
             try:
                 answer = visitor.http.post(
@@ -124,5 +133,4 @@ def test_requests_that_no_page_makes(tmp_path: Path) -> None:
             time.sleep(0.5)
         assert after.lines()[-1]["status"] == "done"
     log = (tmp_path / "app.log").read_text(encoding="utf-8", errors="replace")
-    ours = re.findall(r'File "[^"]*(dmtd_demo/[^"]*)", line (\d+), in (\w+)', log)
-    assert not ours, sorted(set(ours))
+    assert "Traceback" not in log, log[log.index("Traceback") :][-2000:]

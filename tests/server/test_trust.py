@@ -437,6 +437,36 @@ def test_an_event_is_read_before_gradio_reads_it() -> None:
         assert status == 200 or told.json()["detail"]
 
 
+def test_an_event_is_one_of_the_pages_with_as_many_values_as_it_takes() -> None:
+    door = Door(_inside, TRUST, {}, "A page", {3: 2, 5: 0})
+    for number, values, status in (
+        (3, ["a", None], 200),
+        (5, [], 200),
+        (3, ["a"], 400),
+        (3, ["a"] * 3, 400),
+        (4, [], 400),
+        ("3", ["a", 1], 400),
+        (True, [], 400),
+        (None, [], 400),
+    ):
+        body = {"fn_index": number, "data": values}
+        for path in ("queue/join", "run/predict", "run/race/"):
+            told = answer("POST", f"/gradio_api/{path}", json=body, door=door)
+            assert told.status_code == status, (body, told.text)
+    # no event at all
+    assert answer("POST", "/gradio_api/cancel", json={}, door=door).status_code == 200
+
+
+def test_halves_of_characters_are_no_text() -> None:
+    async def saying(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": (await receive())["body"]})
+
+    sent = json.dumps({"data": ["half \ud83d", "whole \U0001f642", "\\ud83d"]})
+    got = answer("POST", "/gradio_api/run/x", content=sent, inside=saying)
+    assert got.json()["data"] == ["half \ufffd", "whole \U0001f642", "\\ud83d"]
+
+
 def test_what_gradio_fails_at_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     async def failing(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError(7)

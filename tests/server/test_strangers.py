@@ -152,11 +152,12 @@ def test_another_sites_page_has_no_rights_of_the_owners(owner: Visitor) -> None:
 def test_the_owners_session_is_the_owners(owner: Visitor, stranger: Visitor) -> None:
     owner.ask("Hello", max_tokens=2, panels=2)
     stranger.session = owner.session
+    event = {"fn_index": stranger.functions["show_panels"]["id"], "data": [3]}
     for method, path, body in (
         ("GET", f"/gradio_api/queue/data?session_hash={owner.session}", None),
         ("GET", f"/gradio_api/heartbeat/{owner.session}", None),
         ("POST", "/gradio_api/cancel", {"session_hash": owner.session, "fn_index": 0}),
-        ("POST", "/gradio_api/run/x", {"session_hash": owner.session, "fn_index": 0, "data": []}),
+        ("POST", "/gradio_api/run/x", {"session_hash": owner.session, **event}),
     ):
         assert ask(stranger, method, path, json=body)[0] == 403
     with pytest.raises(httpx.HTTPStatusError, match="403"):

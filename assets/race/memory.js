@@ -5,6 +5,7 @@
 const MEMORY = "dmtd-demo";
 const REMEMBER_MS = 400; // after the last touch of a control
 const SILENCE_MS = 3000; // so long nothing came of a race: is the server still there?
+const STREAM = "/queue/data"; // of Gradio's address of what the server tells of its events
 
 // The tab's storage; null where the browser blocks it.
 function tabStorage() {
@@ -27,6 +28,8 @@ class Memory {
     this.kept = null; // what the page was before it was loaded again
     this.heard = 0; // when something came of the race
     this.lost = false;
+    this.asked = 0; // when the race was asked for
+    this.cut = false; // the stream that brought it has ended
     for (const touch of ["input", "change", "click"])
       document.addEventListener(touch, (event) => {
         if (event.isTrusted) this.soon();
@@ -39,6 +42,19 @@ class Memory {
       if (!this.save() && (this.values || this.chat)) event.preventDefault();
     });
     setInterval(() => this.listen(), 1000);
+    // Gradio's page takes a stream that ends as it should, by a server between here and ours, for
+    // one that has nothing to say
+    new PerformanceObserver((list) => {
+      for (const { name, startTime } of list.getEntries())
+        if (name.includes(STREAM) && (startTime >= this.asked || this.heard > this.asked))
+          this.cut = this.view.racing;
+    }).observe({ type: "resource" });
+  }
+
+  // A race is asked for.
+  begin() {
+    this.asked = this.heard = performance.now();
+    this.cut = false;
   }
 
   soon() {
@@ -76,6 +92,16 @@ class Memory {
       if (this.view.racing) this.view.status.textContent = t("race.lost");
     }
     this.asking = false;
+    if (this.cut && !this.lost) this.breakOff();
+  }
+
+  // Nothing more comes of the race: what came is shown, by the page anew, whose Gradio waits for
+  // nothing.
+  breakOff() {
+    if (!this.view.racing || performance.now() - this.heard < SILENCE_MS) return;
+    this.cut = false;
+    if (this.save()) location.reload();
+    else this.view.setStatus("stopped", t("race.broken"));
   }
 
   // Whether it could be stored, if need be without the race.

@@ -4,7 +4,12 @@
 
 const DRAW_SHARE = 5; // after a drawing that took t, its layout and paint included, leave the page alone for so many times t
 const MOST_WAIT_MS = 300;
-const PHONE = matchMedia("(max-width: 520px)"); // as in assets/style/screens.css
+// as in assets/style/screens.css, for its rules that begin at the root
+const SCREENS = {
+  phone: matchMedia("(max-width: 520px)"),
+  low: matchMedia("(max-height: 760px) and (min-width: 901px)"),
+  lower: matchMedia("(max-height: 660px) and (min-width: 901px)"),
+};
 const RECEIPT_MS = 500;
 
 class RaceView {
@@ -305,6 +310,7 @@ class RaceView {
         );
         this.table.draw(this.panels, this.tape);
         this.describeSampling(record.sampling);
+        this.room.fit(); // other names in the panels' heads
         this.charts.reset();
         if (this.racing && !this.joining) this.player.begin();
         this.player.draw();
@@ -590,9 +596,11 @@ function findControls() {
   view.lacking = new Lacking(row, () => view.panels);
 }
 
-const markPhone = () => document.documentElement.toggleAttribute("data-phone", PHONE.matches);
-PHONE.addEventListener("change", markPhone);
-markPhone();
+for (const [name, screen] of Object.entries(SCREENS)) {
+  const mark = () => document.documentElement.toggleAttribute(`data-${name}`, screen.matches);
+  screen.addEventListener("change", mark);
+  mark();
+}
 document.title = t(given.record ? "replay.title" : "page.title");
 const view = new RaceView(element.querySelector(".race"));
 if (given.template) findControls();
@@ -715,7 +723,7 @@ window.dmtdRace = {
     const [how, given] = view.tour.on ? ["tour", values] : view.reply.take(values);
     view.how = how;
     asked = JSON.stringify([clicked, how, given]);
-    view.memory.heard = performance.now();
+    view.memory.begin();
     this.remember(values);
     return asked;
   },
@@ -752,6 +760,7 @@ window.dmtdRace = {
   taken: () => [view.run, view.taken],
   tour: view.tour,
   presenter: () => view.presenter.toggle(),
+  toReply: () => view.room.toReply(),
   help: () => view.keys.help.showModal(),
   copyLink(query) {
     const button = document.querySelector("#copy-link");

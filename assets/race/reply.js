@@ -64,6 +64,11 @@ class Reply {
     return [how, how ? [how === "again" ? this.last : this.box.value, ...values.slice(1)] : values];
   }
 
+  // Whether somebody writes, or has begun to.
+  get written() {
+    return this.box.value !== "" || this.box === document.activeElement;
+  }
+
   get last() {
     return this.tape.turns[0]?.at(-1)?.content || "";
   }

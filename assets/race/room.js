@@ -1,10 +1,13 @@
 // How high the texts of the panels are: as high as leaves the legend, the status and the player on
-// screen, without scrolling.
+// screen, without scrolling; the box for a reply too, where that leaves enough lines.
 
 const LEAST_TEXT = 104; // px, some four lines
+const ENOUGH_TEXT = 150; // px, some six lines: more of them need no more than a reply does
 const MOST_TEXT = 0.5; // of the window
+const WIDE = matchMedia("(min-width: 901px)"); // the panels stand side by side
 const NARROW = 345; // px of a panel: labels get smaller
 const BELOW = 10; // px under the last of them
+const ABOVE_REPLY = 10; // px, as in assets/style/ask.css
 
 class Room {
   // view: the race view.
@@ -16,7 +19,7 @@ class Room {
   }
 
   fit() {
-    const { grid, panels, root, bar } = this.view;
+    const { grid, panels, root, bar, reply } = this.view;
     if (!panels.length || !grid.offsetHeight) return;
     document.documentElement.toggleAttribute(
       "data-narrow",
@@ -24,6 +27,7 @@ class Room {
         grid.offsetWidth / panels.length < NARROW &&
         panels[1].node.offsetTop === panels[0].node.offsetTop,
     );
+    this.alignHeads();
     const around = Math.max(
       ...panels
         .filter((panel) => panel.node.offsetHeight)
@@ -31,17 +35,38 @@ class Room {
       0,
     );
     const under = bar.getBoundingClientRect().bottom - grid.getBoundingClientRect().bottom;
-    const height =
+    let height =
       window.innerHeight -
       (grid.getBoundingClientRect().top + window.scrollY) -
       around -
       under -
       BELOW;
+    const row = reply.node.offsetHeight && reply.node.offsetHeight + ABOVE_REPLY,
+      there = row > 0 && (reply.written || height - row >= ENOUGH_TEXT);
+    if (there) height -= row;
+    document.documentElement.toggleAttribute("data-reply-away", WIDE.matches && row > 0 && !there);
     const atEnd = panels.filter((panel) => panel.atEnd);
     root.style.setProperty(
       "--room",
       `${Math.round(Math.min(Math.max(height, LEAST_TEXT), MOST_TEXT * window.innerHeight))}px`,
     );
     for (const panel of atEnd) panel.scroll.scrollTop = panel.scroll.scrollHeight;
+  }
+
+  // Panels side by side: a name of two lines in one of them moves no text.
+  alignHeads() {
+    const { panels, root } = this.view;
+    root.style.removeProperty("--head");
+    if (!WIDE.matches) return;
+    const heads = panels.map((panel) => panel.node.querySelector(".panel-head").offsetHeight);
+    root.style.setProperty("--head", `${Math.max(...heads)}px`);
+  }
+
+  // The box for a reply comes on screen, ready to be written in.
+  toReply() {
+    const { reply } = this.view;
+    reply.box.focus({ preventScroll: true });
+    this.fit();
+    reply.node.scrollIntoView({ block: "nearest" });
   }
 }

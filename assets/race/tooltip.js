@@ -41,7 +41,9 @@ class Tooltip {
     });
     document.body.append(this.box);
     this.target = null;
-    document.addEventListener("mouseover", (event) => this.consider(event.target));
+    this.pointer = ""; // where it is on the screen
+    document.addEventListener("mousemove", (event) => this.pointed(event));
+    document.addEventListener("mouseover", (event) => this.pointed(event));
     document.addEventListener("focusin", (event) => this.consider(event.target));
     document.addEventListener("focusout", () => this.hide());
     document.addEventListener(
@@ -55,6 +57,17 @@ class Tooltip {
     document.addEventListener("click", (event) => this.click(event.target));
     root.addEventListener("keydown", (event) => this.walk(event));
     root.addEventListener("focusin", (event) => this.moveTabStop(event.target));
+  }
+
+  // Browsers tell of a mouse over what comes under it as the page scrolls or is drawn anew: only a
+  // pointer that moved asks for anything.
+  pointed({ type, target, screenX, screenY }) {
+    const pointer = `${screenX} ${screenY}`,
+      moved = pointer !== this.pointer;
+    this.pointer = pointer;
+    if (moved) this.consider(target);
+    else if (type === "mouseover" && this.target && !this.target.matches(":hover, :focus"))
+      this.hide();
   }
 
   consider(node) {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class SelfSpeculative(DirectMultiToken):
     name = "dmtd-spec"
-    label = "Self-speculative DMTD (lossless)"
+    label = "DMTD, checked (lossless)"
     lossless = True
 
     @torch.inference_mode()

@@ -24,7 +24,7 @@ class HeadsOnly(HeadsDecoder):
     """
 
     name = "mtp-heads"
-    label = "MTP heads alone (no backbone token)"
+    label = "MTP heads alone"
     needs = frozenset({"mtp_heads", "head0"})
 
     @torch.inference_mode()

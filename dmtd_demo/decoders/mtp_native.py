@@ -49,7 +49,7 @@ class NativeHead(Decoder[NativeOptions]):
     far as a collocation-length predictor says, or, where none is trained, while they are likely."""
 
     name = "mtp-native"
-    label = "An MTP head that reads its own drafts"
+    label = "MTP head reads its own drafts"
     needs = frozenset({"native_mtp"})
     Options = NativeOptions
 

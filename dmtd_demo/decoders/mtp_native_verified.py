@@ -26,7 +26,7 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
     """The decoding of Qwen3.5 in llama.cpp, vLLM and SGLang."""
 
     name = "mtp-native-verified"
-    label = "An MTP head that reads its own drafts, verified (lossless)"
+    label = "Own drafts, checked (lossless)"
     lossless = True
     needs = frozenset({"native_mtp"})
     Options = VerifiedNativeOptions

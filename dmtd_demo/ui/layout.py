@@ -175,6 +175,7 @@ class Layout:
             with gr.Row(elem_id="buttons"):
                 self.run = gr.Button(control("control.run"), variant="primary", elem_id="run")
                 self.stop = gr.Button(control("control.stop"), elem_id="stop")
+                self.to_reply = gr.Button(control("reply"), elem_id="to-reply")
                 self.new_chat = gr.Button(control("control.new_chat"), elem_id="new-chat")
 
     def _examples(self) -> None:

@@ -147,6 +147,9 @@ class Page:
             js="() => window.dmtdRace.taken()",
             **NOW,
         )
+        layout.to_reply.click(
+            None, None, None, js="() => { window.dmtdRace.toReply(); }", show_progress="hidden"
+        )
         layout.new_chat.click(
             races.start_over,
             [layout.run_id, layout.count],

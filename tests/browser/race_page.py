@@ -12,6 +12,10 @@ LONG = "What is DMTD?"  # `classroom` answers it in about a hundred words
 COUNT_RACES = """window.begun = 0;
 new MutationObserver(records => { window.begun += records.some(record => record.target.dataset.status === 'running'); })
   .observe(document, { subtree: true, attributes: true, attributeFilter: ['data-status'] });"""
+# labels and choices of panels whose text does not fit its box
+CUT = """[...document.querySelectorAll("#panel-row input, #panel-row [data-testid='block-info'], .spec, .how")]
+  .filter(box => box.offsetWidth > 1 && box.type !== "range" && box.scrollWidth > box.clientWidth + 1)
+  .map(box => box.value || box.textContent)"""
 
 
 def _at_speed(url: str, speed: str) -> str:

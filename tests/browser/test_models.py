@@ -128,7 +128,7 @@ def test_a_model_of_the_hub_with_progress_and_cancel(
     # its own body says so, with what helps
     body = visit.page.locator(".panel >> nth=2 >> .lacking")
     assert "CLP" in body.inner_text() and "train heads --model me/tiny" in body.inner_text()
-    assert visit.page.get_by_role("button", name="Why is the sky blue?").is_visible()
+    assert visit.page.get_by_role("button", name="The blue sky").is_visible()
     assert visit.page.get_by_role("button", name="What is DMTD?").is_hidden()
     visit.page.screenshot(path=screenshots / "model-lacking.png")
     visit.page.click("#models > button")

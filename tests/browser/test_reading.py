@@ -42,6 +42,16 @@ def test_a_token_explains_itself(visit: RacePage) -> None:
     assert re.search(r"probability\s+([\d.]+) %", said)[1] == f"{shares[0]:.1f}"
     assert tooltip.locator(".chosen").count() == 1
 
+    # a token that comes under a mouse at rest explains nothing until that moves
+    token = visit.page.locator("[data-panel='1'] [data-origin='late'] >> nth=0").bounding_box()
+    x, y = token["x"] + 5, token["y"] - 50
+    visit.page.mouse.move(x, y)
+    visit.page.evaluate("scrollBy(0, 60)")
+    visit.page.wait_for_timeout(300)
+    assert visit.page.evaluate("scrollY") == 60 and tooltip.is_hidden()
+    visit.page.mouse.move(x + 1, y)
+    assert "late layers" in tooltip.inner_text()
+
     visit.page.focus("[data-panel='0'] [data-origin] >> nth=0")
     visit.page.keyboard.press("ArrowRight")
     assert "number 2" in tooltip.inner_text()

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from race_page import OVER, RacePage
+from race_page import CUT, OVER, RacePage
 
-# labels and choices of panels whose text does not fit its box
-CUT = """[...document.querySelectorAll("#panel-row input, #panel-row [data-testid='block-info'], .spec, .how")]
-  .filter(box => box.offsetWidth > 1 && box.type !== "range" && box.scrollWidth > box.clientWidth + 1)
-  .map(box => box.value || box.textContent)"""
 # pieces of tokens at the ends of lines that show nothing but their colour
 SLIVERS = """[...document.querySelectorAll("[data-panel] [data-origin]")].filter(token => {
   const pieces = [...token.getClientRects()];
@@ -22,6 +18,11 @@ def test_a_phone_shows_the_race_under_run(chromium: Any, app_url: str) -> None:
     page = visit.page
     about, race = (page.locator(hook).bounding_box() for hook in ("#about", ".race"))
     assert about and race and race["y"] - (about["y"] + about["height"]) < 60  # settings are folded
+    prompt, example = (
+        page.locator(hook).first.bounding_box() for hook in ("#prompt", "#examples button")
+    )
+    # what can be asked stands under the box, before the race
+    assert prompt and example and prompt["y"] < example["y"] < about["y"]
     page.click("#unfold")
     visit.set("#max-tokens", 60)
     page.click("#unfold")

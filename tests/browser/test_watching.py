@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from race_page import END_SECONDS, LONG, OVER, RacePage
+from race_page import CUT, END_SECONDS, LONG, OVER, RacePage
 
 ON_SCREEN = (
     ".status",
@@ -35,6 +35,10 @@ def places(visit: RacePage) -> list[float]:
     """The edges of the panels and of what is below them."""
     boxes = [part.bounding_box() for part in visit.page.locator(".panel, .bar, .player").all()]
     return [box[edge] for box in boxes for edge in ("x", "y", "width", "height")]
+
+
+def boxes(visit: RacePage, hook: str) -> list[dict[str, float]]:
+    return [part.bounding_box() for part in visit.page.locator(hook).all()]
 
 
 def off_screen(visit: RacePage, height: int) -> list[str]:
@@ -85,14 +89,32 @@ def test_a_race_is_played_slowed_and_all_of_it_is_on_screen(
     assert all("finished" in each or "limit" in each for each in facts(visit))
     # nothing has moved
     assert all(abs(now - was) <= 1 for now, was in zip(places(visit), before))
+    # six lines of text, and a way to go on without scrolling
+    assert all(box["height"] > 150 for box in boxes(visit, ".scroll"))
+    assert page.locator("#to-reply").is_visible() == (height < 700)
+    if height < 700:
+        page.click("#to-reply")
+    page.fill("#reply-text textarea", "And then?")
+    (reply,) = boxes(visit, ".reply-row")
+    assert reply["y"] + reply["height"] <= height and page.evaluate("scrollY") == 0
+    assert not off_screen(visit, height)
+    page.fill("#reply-text textarea", "")
 
     # remembered; and Stop goes to the end of what is only played
     page.reload()
     # the tab's chat comes back with it
     page.wait_for_selector("[data-status='done']", timeout=1000 * END_SECONDS)
     assert page.input_value("#speed") == "0.1"
+    # a name of two lines moves no text
+    page.goto(f"{app_url}?panel=ar&panel=prompt-lookup:ngram=3&panel=dmtd-spec:tau=4")
+    page.wait_for_function("document.querySelector('#panel-2-opt-tau input')?.value === '4'")
     visit.set("#max-tokens", 40)
     visit.ask(LONG)
+    page.wait_for_selector("[data-panel='2'] [data-origin]", timeout=1000 * END_SECONDS)
+    assert page.locator(".spec").nth(1).inner_text() == "prompt-lookup:ngram=3"
+    assert len({box["height"] for box in boxes(visit, ".panel-head")}) == 1
+    assert len({box["y"] for box in boxes(visit, ".scroll")}) == 1
+    assert not page.evaluate(CUT)
     page.wait_for_function("document.querySelector('.status').textContent.includes('measured ')")
     page.click("#stop")
     assert visit.wait_until(*OVER, seconds=5) == "done"

@@ -61,6 +61,7 @@ interface PanelEntry {
   dtype?: string;
   layers?: number;
   lossless?: boolean;
+  alike?: boolean;
   options?: Record<string, any>;
 }
 interface Turn { role: string; content: string }

@@ -172,7 +172,7 @@ class Panel {
     this.unlike.textContent = unlike(record, base);
     if (record.lossless)
       this.spec.dataset.hint = t(
-        record.dtype === "float32" && record.quantization === "none"
+        (record.alike ?? (record.dtype === "float32" && record.quantization === "none"))
           ? "panel.lossless"
           : "panel.lossless_nearly",
       );

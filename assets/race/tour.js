@@ -30,12 +30,29 @@ function asks(spec, panel) {
   );
 }
 
+/**
+ * The steps that a model can do. kind: "classroom", another one of its "world", or "open"; able:
+ * its decoders.
+ * @param {DOMStringMap} facts
+ */
+function stepsFor({ kind, able }) {
+  if (kind === "classroom")
+    return TOUR.map((step, index) => ({ ...step, key: `tour.${index + 1}` }));
+  const decoders = able.split(" ");
+  return OPEN_TOUR.map((step, index) => ({
+    ...step,
+    prompt: kind === "world" ? step.world : step.prompt,
+    key: `tour.open.${index + 1}`,
+  })).filter(({ panels }) => panels.every((panel) => decoders.includes(panel.split(":")[0])));
+}
+
 class Tour {
   // view: the race view.
   constructor(view) {
     this.view = view;
     this.at = null; // the step on screen
     this.before = null; // the race on screen before the tour
+    this.steps = []; // of the model's tour: {key, prompt, panels, tokens}
     this.ready = false; // the controls stand as the step wants them
     this.moves = 0; // counts what was asked for: an older wish gives way
     document.addEventListener("click", (event) => {
@@ -48,7 +65,7 @@ class Tour {
   }
 
   get query() {
-    const { prompt, panels, tokens } = TOUR[this.at];
+    const { prompt, panels, tokens } = this.steps[this.at];
     const values = /** @type {string[][]} */ ([
       ["prompt", prompt],
       ...panels.map((panel) => ["panel", panel]),
@@ -69,7 +86,7 @@ class Tour {
     this.outcome = el("p", { class: "outcome", id: "tour-outcome" });
     this.back = button(t("tour.back"), t("tour.back.hint"), () => this.go(this.at - 1));
     this.next = button(t("tour.next"), t("tour.next.hint"), () =>
-      this.at + 1 < TOUR.length ? this.go(this.at + 1) : this.close(),
+      this.at + 1 < this.steps.length ? this.go(this.at + 1) : this.close(),
     );
     this.race = button(t("tour.race"), t("tour.race.hint"), () => this.run());
     this.race.id = "tour-race";
@@ -96,6 +113,7 @@ class Tour {
   start() {
     if (this.on || this.view.racing || !document.querySelector("#tour-card")) return;
     if (!this.card) this.build();
+    this.steps = stepsFor(document.querySelector("#tour-switch").dataset);
     if (this.view.player.first) this.view.player.toEnd();
     this.before = this.view.snapshot();
     this.view.tooltip.unpin();
@@ -151,14 +169,14 @@ class Tour {
   }
 
   draw() {
-    const step = TOUR[this.at],
+    const step = this.steps[this.at],
       { summaries, header } = this.view.tape;
     this.title.textContent = t("tour.title", {
       step: this.at + 1,
-      steps: TOUR.length,
-      title: t(`tour.${this.at + 1}.title`),
+      steps: this.steps.length,
+      title: t(`${step.key}.title`),
     });
-    this.text.textContent = t(`tour.${this.at + 1}.text`);
+    this.text.textContent = t(`${step.key}.text`);
     const own =
       header?.prompt === step.prompt &&
       header.panels.length === step.panels.length &&
@@ -168,7 +186,7 @@ class Tour {
       this.view.root.dataset.status === "done" &&
       step.panels.every((_, panel) => summaries[panel]);
     this.outcome.textContent = over
-      ? t(`tour.${this.at + 1}.then`).replace(/\{([\w-]+) (\d)\}/g, (_, name, panel) =>
+      ? t(`${step.key}.then`).replace(/\{([\w-]+) (\d)\}/g, (_, name, panel) =>
           TOUR_VALUES[name](summaries[panel - 1], summaries[0]),
         )
       : "…";
@@ -176,7 +194,7 @@ class Tour {
     this.race.disabled = !this.ready;
     this.race.classList.toggle("next", !over);
     this.next.classList.toggle("next", Boolean(over));
-    this.next.textContent = this.at + 1 < TOUR.length ? t("tour.next") : t("tour.finish");
+    this.next.textContent = this.at + 1 < this.steps.length ? t("tour.next") : t("tour.finish");
   }
 
   async close() {

@@ -2,6 +2,16 @@
 // and so on in assets/texts: text, what to look at, is shown as the race begins; then, after it:
 // {name panel} stands for a figure of that race (TOUR_VALUES in tour.js). tests/ui/test_tour.py
 // holds what the texts claim against the shipped weights.
+// OPEN_TOUR is for every other model: those of its steps whose panels it can run. world: the
+// prompt for one that knows the small world of `classroom` only. Its texts claim nothing that
+// weights decide.
+const OPEN_TOUR = [
+  {"prompt": "Repeat this text word for word: The quick brown fox jumps over the lazy dog. The lazy dog sleeps in the sun, and the quick brown fox runs home.", "world": "Repeat these words: river, apple, lamp, candle, tiger", "panels": ["ar", "prompt-lookup"], "tokens": 60},
+  {"prompt": "Why is the sky blue? Answer in three sentences.", "world": "Why is decoding slow?", "panels": ["ar", "mtp-native-verified"], "tokens": 60},
+  {"prompt": "Why is the sky blue? Answer in three sentences.", "world": "Why is decoding slow?", "panels": ["ar", "mtp-verified", "clp"], "tokens": 60},
+  {"prompt": "Why is the sky blue? Answer in three sentences.", "world": "Why is decoding slow?", "panels": ["ar", "dmtd-spec"], "tokens": 60},
+  {"prompt": "Why is the sky blue? Answer in three sentences.", "world": "Why is decoding slow?", "panels": ["ar", "dmtd:tau=2"], "tokens": 60}
+];
 const TOUR = [
   {"prompt": "Why is decoding slow?", "panels": ["ar", "dmtd:tau=6"], "tokens": 160},
   {"prompt": "What is DMTD?", "panels": ["ar", "dmtd:tau=2", "dmtd:tau=6"], "tokens": 160},

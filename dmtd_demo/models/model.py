@@ -75,6 +75,22 @@ class Model:
         parts = (self.backbone.module, self.backbone.adapted, *self.addons.values())
         return sum(map(taken, parts))
 
+    @property
+    def alike(self) -> bool:
+        """Whether a position comes out the same alone and beside others, near-ties included.
+
+        A lossless decoder then writes what `ar` writes (docs/performance.md, "Lossless below
+        float32").
+        """
+        if self.dtype == "float32":
+            return self.quantization == "none"
+        return (
+            self.dtype == "bfloat16"
+            and self.quantization in ("none", "fast-int8", "fast-int4")
+            and self.backbone.device.type == "cpu"
+            and not self.backbone.hybrid
+        )
+
     def has(self, need: str) -> bool:
         """Whether a decoder's need is met."""
         return self.layers > 1 if need == "split" else need in self.addons

@@ -71,7 +71,7 @@ class LocalPanel:
             "quantization": self.model.quantization,
             "layers": self.model.layers,
             "prompt_tokens": len(self.prompt),
-            **({"lossless": True} if self.decoder.lossless else {}),
+            **({"lossless": True, "alike": self.model.alike} if self.decoder.lossless else {}),
             **({"recurrent": states} if states else {}),
             **({"ends": named(self._eos_ids, self.model.tokenizer)} if self._eos_ids else {}),
         }

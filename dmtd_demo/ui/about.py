@@ -25,12 +25,13 @@ def about(model: Model, offered: bool) -> str:
     """Return the line. offered: whether visitors may load another model."""
     entry = CATALOG[REAL]
     button = ""
-    if offered and model.name != REAL and entry.stored:
+    if offered and entry.stored:
         size = f"{entry.stored / 1e6:.0f} MB"
         said = span("about.at_hand") if here(entry) else span("about.to_get", size=size)
         button = (
-            f'<button type="button" id="offer" data-model="{REAL}" {hint("about.offer.hint")}>'
-            f"{said}</button>"
+            f'<button type="button" id="offer" data-model="{REAL}" {hint("about.offer.hint")}'
+            # a language model needs none beside it
+            f"{'' if of_the_world(model) else ' hidden'}>{said}</button>"
         )
     papers = " · ".join(
         f'<a href="{address}" target="_blank" rel="noreferrer">{name}</a>'

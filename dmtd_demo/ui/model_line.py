@@ -6,8 +6,10 @@ from html import escape
 
 import torch
 
+from dmtd_demo.decoders import DECODERS
 from dmtd_demo.models.model import Model
 from dmtd_demo.ui.about import askable
+from dmtd_demo.ui.examples import of_the_world
 from dmtd_demo.web.texts import hint, label, slot, span
 
 
@@ -57,7 +59,16 @@ def baseline() -> str:
     return f'<p class="baseline">{text}</p>'
 
 
-TOUR_MODEL = "classroom"  # what the texts of the tour say was seen with these weights
+TOUR_MODEL = "classroom"  # what the texts of its tour say was seen with these weights
+
+
+def tour_facts(model: Model) -> str:
+    """Return the attributes by which the page's script chooses the tour for a model: `classroom`'s
+    own; the one that any model can do as far as its decoders go, in the small world or in the open.
+    """
+    kind = "classroom" if model.name == TOUR_MODEL else "world" if of_the_world(model) else "open"
+    able = " ".join(name for name, decoder in DECODERS.items() if not decoder.missing(model))
+    return f'data-kind="{kind}" data-able="{able}"'
 
 
 def model_lines(models: list[Model]) -> str:
@@ -72,9 +83,10 @@ def model_lines(models: list[Model]) -> str:
 
 
 def _whose(models: list[Model], model: Model) -> str:
-    """Return the line's tag: the panels on the model, and what it can be asked."""
+    """Return the line's tag: the panels on the model, what it can be asked, and its tour."""
     asked = escape(askable([model]), quote=True)
-    return f'<p data-panels="{_panels(models, model)}" data-askable="{asked}">'
+    panels = _panels(models, model)
+    return f'<p data-panels="{panels}" data-askable="{asked}" {tour_facts(model)}>'
 
 
 def _panels(models: list[Model], model: Model) -> str:
@@ -85,7 +97,11 @@ SHOW_LINES = """(lines) => {
   if (!lines) return;
   // said beside the prompt: what the first of them can be asked
   const first = new DOMParser().parseFromString(lines, "text/html").querySelector("p");
-  document.querySelector("#askable").innerHTML = first.dataset.askable;
+  const { askable, kind, able } = first.dataset;
+  document.querySelector("#askable").innerHTML = askable;
+  const offer = document.querySelector("#offer");
+  if (offer) offer.hidden = kind === "open";
+  Object.assign(document.querySelector("#tour-switch").dataset, { kind, able });
   document.querySelector("#model-lines").innerHTML = lines;
   window.dmtdRace.nameModels();
 }"""
@@ -99,10 +115,8 @@ def header(model: Model, lecture: bool = False) -> str:
         else ""
     )
     tour = (
-        '<button id="tour-switch" type="button" '
+        f'<button id="tour-switch" type="button" {tour_facts(model)} '
         f"{hint('tour.switch.hint')}>{span('tour.switch')}</button>"
-        if model.name == TOUR_MODEL
-        else ""
     )
     return (
         f'<header class="page-head"><h1>{span("page.title")}</h1>'

@@ -236,11 +236,13 @@ class Page:
         )
         if self.training:
             for trained in self.training.wire(NOW):
-                trained.success(
-                    showing.learned,
-                    [self.training.arrived, *layout.row.inputs],
-                    [*layout.row.parts, *layout.preset_buttons],
-                    **NOW,
+                self._then_lines(
+                    trained.success(
+                        showing.learned,
+                        [self.training.arrived, *layout.row.inputs],
+                        [*layout.row.parts, *layout.preset_buttons, layout.model_lines],
+                        **NOW,
+                    )
                 )
         for index, panel in enumerate(layout.row.panels):
             self._then_lines(

@@ -80,7 +80,8 @@ class Showing:
         can be chosen.
         """
         parts: list[Any] = []
-        for panel, row in zip(self.row.panels, self.row.rows(values)):
+        rows = self.row.rows(values)
+        for panel, row in zip(self.row.panels, rows):
             if key is None or panel.key(row) != key:
                 parts += [gr.skip()] * (len(panel.inputs) + 1)
                 continue
@@ -99,6 +100,11 @@ class Showing:
                 if key is None
                 else gr.update(visible=can_run(self.models.peek(key), comparison.panels))
                 for _, comparison, _ in self.layout.presets
+            ),
+            gr.skip()
+            if key is None
+            else model_lines(
+                [self.models.peek(panel.key(row)) for panel, row in zip(self.row.panels, rows)]
             ),
         ]
 

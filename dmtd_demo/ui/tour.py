@@ -52,22 +52,20 @@ class Tour:
         controls: prompt and settings, the number of panels second.
 
         compared: what show_comparison updates, the race view last. Every race of the tour runs on
-        the model that the page began with; where that has left the memory, the race says so.
+        the model that panel 1 had as it began; where that has left the memory, the race says so.
         """
-        own_key = models.keys[0]
         inputs = [*controls, *(component for panel in panels for component in panel.inputs)]
 
-        def comparison(query: str) -> list[Any]:
+        def comparison(query: str, before: list[Any]) -> list[Any]:
             try:
-                wanted = links.comparison(query, models.peek(own_key))
-            except UserError:
+                key = panels[0].key(before[len(controls) :])
+                wanted = links.comparison(query, models.peek(key))
+            except (UserError, TypeError, IndexError):
                 wanted = None
             # of no step of the tour
             if wanted is None:
                 return [gr.skip()] * len(compared)
-            return show_comparison(
-                replace(wanted, system="", thinking=False), *[own_key] * MOST_PANELS
-            )
+            return show_comparison(replace(wanted, system="", thinking=False), *[key] * MOST_PANELS)
 
         def restore(values: list[Any] | None) -> list[Any]:
             # of a tour that never began, or on a model that has left
@@ -96,6 +94,10 @@ class Tour:
             None, None, None, js="() => { window.dmtdRace.tour.first(); }"
         )
         self.show.click(
-            comparison, self.query, compared, js="() => window.dmtdRace.tour.query", **now
+            comparison,
+            [self.query, self.before],
+            compared,
+            js="(query, before) => [window.dmtdRace.tour.query, before]",
+            **now,
         ).success(None, None, None, js="() => { window.dmtdRace.tour.shown(); }")
         self.end.click(restore, self.before, compared, **now)

@@ -130,6 +130,10 @@ def test_a_model_of_the_hub_with_progress_and_cancel(
     assert "CLP" in body.inner_text() and "train heads --model me/tiny" in body.inner_text()
     assert visit.page.get_by_role("button", name="The blue sky").is_visible()
     assert visit.page.get_by_role("button", name="What is DMTD?").is_hidden()
+    # a language model needs no other one; its tour has what it can do
+    assert visit.page.locator("#offer").is_hidden()
+    assert visit.page.get_attribute("#tour-switch", "data-kind") == "open"
+    assert "clp" not in visit.page.get_attribute("#tour-switch", "data-able").split()
     visit.page.screenshot(path=screenshots / "model-lacking.png")
     visit.page.click("#models > button")
     body.get_by_role("button", name="Train them here").click()

@@ -69,7 +69,7 @@ def test_the_record_has_the_schema():
         assert len(audit["agrees"]) == 20
     assert of(records, "summary", 0)[0]["agreement"] == 1.0
     (verified,) = run(model_with(), [PanelSpec("mtp-verified")], max_new_tokens=2)[0]["panels"]
-    assert verified["lossless"] and "lossless" not in header["panels"][0]
+    assert verified["lossless"] and verified["alike"] and "lossless" not in header["panels"][0]
 
 
 @pytest.mark.parametrize("limit", range(1, 9))

@@ -14,18 +14,23 @@ from dmtd_demo.race.race import race
 from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampling
 from dmtd_demo.ui.links import comparison, query
+from dmtd_demo.ui.model_line import tour_facts
 from dmtd_demo.web.texts import ENGLISH, LANGUAGES
 
 RACE = Path(__file__).resolve().parents[2] / "assets" / "race"
-STEPS = json.loads(
-    (RACE / "tour_steps.js")
-    .read_text(encoding="utf-8")
-    .split("const TOUR = ")[1]
-    .rstrip()
-    .rstrip(";")
+STEPS, OPEN_STEPS = (
+    json.loads(
+        (RACE / "tour_steps.js")
+        .read_text(encoding="utf-8")
+        .split(f"const {name} = ")[1]
+        .split(";")[0]
+    )
+    for name in ("TOUR", "OPEN_TOUR")
 )
-for number, step in enumerate(STEPS, 1):
-    step |= {part: ENGLISH[f"tour.{number}.{part}"] for part in ("title", "text", "then")}
+for key, steps in (("tour", STEPS), ("tour.open", OPEN_STEPS)):
+    for number, step in enumerate(steps, 1):
+        step |= {part: ENGLISH[f"{key}.{number}.{part}"] for part in ("title", "text", "then")}
+        step["key"] = f"{key}.{number}"
 # what a step's text says of its panels' summaries
 CLAIMS = {
     "Why decoding is slow": lambda p: p[1]["full_passes"] * 4 < p[0]["full_passes"],
@@ -97,13 +102,34 @@ def test_what_a_step_says_is_what_comes_out(classroom, step):
     ]
 
 
+def test_a_plain_model_has_a_tour_of_what_it_can_do(model_folder):
+    model = load(str(model_folder))
+    facts = tour_facts(model)
+    able = re.search('data-able="(.*)"', facts)[1].split()
+    assert 'data-kind="open"' in facts and "clp" not in able
+    shown = []
+    for step in OPEN_STEPS:
+        panels = [parse_panel(panel) for panel in step["panels"]]
+        if not {panel.decoder for panel in panels} <= set(able):
+            continue
+        # as the page's script asks for it
+        asked = comparison(query(step["prompt"], panels, step["tokens"], Sampling()), model)
+        assert asked and asked.panels == tuple(panels)
+        shown.append(step["title"])
+    assert shown == [
+        "Drafts from the text itself",
+        "Late layers guess, all layers check",
+        "Late layers alone, unchecked",
+    ]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_figures_come_from_the_race(language):
     values = (
         (RACE / "tour.js").read_text(encoding="utf-8").split("const TOUR_VALUES")[1].split("};")[0]
     )
-    for number, step in enumerate(STEPS, 1):
-        text, then = (LANGUAGES[language][f"tour.{number}.{part}"] for part in ("text", "then"))
+    for step in STEPS + OPEN_STEPS:
+        text, then = (LANGUAGES[language][f"{step['key']}.{part}"] for part in ("text", "then"))
         assert not re.search(r"\d ?(×|%|tokens/s)", text + then), step["title"]  # none is typed in
         for name, panel in re.findall(r"\{([\w-]+) (\d)\}", then):
             assert int(panel) <= len(step["panels"]) and re.search(rf'"?\b{name}"?: \(s', values), (

@@ -5,6 +5,7 @@ Only for visitors who sit at this machine, or where the operator allows it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -23,28 +24,35 @@ import gradio as gr
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.models.addons import ADDONS, load_addons, save_addon
 from dmtd_demo.models.model import Model
+from dmtd_demo.models.native_mtp import NativeMTP
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.progress import Progress
 from dmtd_demo.server.allowance import Rules
 from dmtd_demo.server.job import Job, Jobs
 from dmtd_demo.server.trust import standing_of
+from dmtd_demo.text_files import read_text
 from dmtd_demo.training.all_addons import AllSettings, Plan, train_all
 from dmtd_demo.training.any_model import Moment, Settings, train_addon
 from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
 from dmtd_demo.ui.controls import OpenRadio, OpenSlider
+from dmtd_demo.ui.examples import of_the_world
 from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.model_facts import complaint
 from dmtd_demo.web.texts import ENGLISH, label, slot, span
 
 # updates: after them the small ones learn little more
-STEPS = {"clp": 300, "heads": 400, "gate": 300, "adaptive": 300}
+STEPS = {"clp": 300, "native_clp": 300, "heads": 400, "gate": 300, "adaptive": 300}
 FEWEST_ROWS, MOST_ROWS, ROWS = 20, 2000, 400
 ALL = "all"  # every one of them, in the order in which they need each other
 LEAST_MINUTES, MOST_MINUTES, MINUTES = 2, 240, 20
 LOOK_SECONDS = 0.4  # between two drawings
 POINTS = 120  # of a curve, at most
 OUTPUT = Path("runs")  # under which the results lie
+ASKED = "asked.json"  # in the folder of a training until it is over: what it was asked for
+# from which one that was cancelled goes on: its plan, a checkpoint, the model's own answers
+BEGUN = ("all.json", "checkpoint/*.safetensors", "answers.jsonl")
+CHECKPOINT_SECONDS = 30
 
 # What the core says that it does -> key.
 STAGES = {
@@ -82,7 +90,8 @@ class TrainingPart:
         self.rules = rules
         self.jobs = Jobs()
         # what a model without any add-on needs first
-        self.first = "clp" if models.get(models.keys[0]).has("mtp_heads") else ALL
+        model = models.get(models.keys[-1])
+        self.first = "native_clp" if _own_head(model) else "clp" if model.has("mtp_heads") else ALL
         # the add-ons and facts that it came with
         self.earlier: WeakKeyDictionary[Model, tuple[dict, dict]] = WeakKeyDictionary()
 
@@ -97,7 +106,7 @@ class TrainingPart:
                         label=control("train.model"), elem_id="train-model", **self._models()
                     )
                     self.addon = OpenRadio(
-                        [(control(f"train.addon.{name}"), name) for name in (ALL, *STEPS)],
+                        _choices(self.models.get(self.models.keys[-1])),
                         value=self.first,
                         label=control("train.addon"),
                         elem_id="train-addon",
@@ -148,6 +157,7 @@ class TrainingPart:
             "concurrency_limit": 1,
         }
         self.part.expand(lambda: gr.update(**self._models()), None, self.model, **now)
+        self.model.change(self._fitting, [self.model, self.addon], self.addon, **now)
         self.cancel.click(self.request_cancel, None, None, **now)
         # a control that has no effect is not there
         self.addon.change(
@@ -199,7 +209,7 @@ class TrainingPart:
                     f"training needs {FEWEST_ROWS} to {MOST_ROWS} conversations; got {rows!r}"
                 )
             with self.models.using([key]) as (model,):
-                began, output = time.monotonic(), _fresh(model, name)
+                began, (output, again) = time.monotonic(), _folder(model, name, rows=rows)
                 yield from self._shown(
                     name,
                     job.run(
@@ -207,6 +217,7 @@ class TrainingPart:
                         wait=True,
                     ),
                     curves,
+                    again,
                 )
                 words = span(
                     "train.done",
@@ -216,8 +227,9 @@ class TrainingPart:
                     folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"),
                 )
                 yield f'<p role="status">{words}</p>', picture(curves), key
-        except Cancelled:
-            yield f'<p role="status">{span("train.cancelled")}</p>', gr.skip(), None
+        except Cancelled as cancelled:
+            kept = f" {span('train.kept')}" if cancelled.args else ""
+            yield f'<p role="status">{span("train.cancelled")}{kept}</p>', gr.skip(), None
         except UserError as error:
             yield complaint(error), gr.skip(), None
         except Exception as error:  # the edge: a sentence for the visitor, the rest for the log
@@ -235,16 +247,13 @@ class TrainingPart:
                 f"training needs {LEAST_MINUTES} to {MOST_MINUTES} minutes; got {minutes!r}"
             )
         with self.models.using([key]) as (model,):
-            began, output = time.monotonic(), _fresh(model, ALL)
+            began, (output, again) = time.monotonic(), _folder(model, ALL, minutes=minutes)
             plans: list[Plan] = []
 
             def work(progress: Progress) -> None:
-                settings = AllSettings(minutes=minutes)
-                try:
+                settings = AllSettings(minutes=minutes, checkpoint_seconds=CHECKPOINT_SECONDS)
+                with _kept(output):
                     train_all(model, output, settings, tell=progress, planned=plans.append)
-                except BaseException:
-                    shutil.rmtree(output, ignore_errors=True)
-                    raise
                 self._take(model, output / "addons")
 
             shown = 0.0
@@ -252,7 +261,7 @@ class TrainingPart:
                 if time.monotonic() - shown < LOOK_SECONDS:
                     continue
                 shown = time.monotonic()
-                yield _whole_bar(stage, done, total, plans), gr.skip(), None
+                yield _whole_bar(stage, done, total, plans, again), gr.skip(), None
             words = span(
                 "train.all_done",
                 seconds=f"{time.monotonic() - began:.0f}",
@@ -281,20 +290,18 @@ class TrainingPart:
         `output`/addons has the model's other add-ons too, so that it gives elsewhere what the
         panels use here.
         """
-        try:
+        with _kept(output):
             self._learn(model, name, rows, output, progress, curves)
-        except BaseException:
-            shutil.rmtree(output, ignore_errors=True)
-            raise
 
     def _learn(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
     ) -> None:
         settings = Settings(
-            data=WORLD if model.base.name == "classroom" else None,
+            data=WORLD if of_the_world(model) else None,
             rows=rows,
             steps=STEPS[name],
-            checkpoint_seconds=3600,
+            resume=(output / "checkpoint" / f"{name}.safetensors").exists(),
+            checkpoint_seconds=CHECKPOINT_SECONDS,
         )
         train_addon(name, model, output, settings, tell=progress, watch=curves.see)
         folder, method, size = output / "addons", METHODS[name], model.backbone.hidden_size
@@ -309,9 +316,16 @@ class TrainingPart:
             )
 
     def _shown(
-        self, name: str, states: Iterator[tuple[str, int, int]], curves: Curves
+        self,
+        name: str,
+        states: Iterator[tuple[str, int, int]],
+        curves: Curves,
+        again: bool,
     ) -> Iterator[tuple[Any, Any, Any]]:
-        """Yield what the page shows of each state, and how long the stage will still take."""
+        """Yield what the page shows of each state, and how long the stage will still take.
+
+        again: the training goes on from where it was cancelled.
+        """
         shown, stage, began = 0.0, None, 0.0
         for now, done, total in states:
             if now != stage:
@@ -320,7 +334,7 @@ class TrainingPart:
                 continue
             shown = time.monotonic()
             left = (shown - began) * (total - done) / done if done else None
-            yield _bar(name, stage, done, total, left), picture(curves), None
+            yield _bar(name, stage, done, total, left, again), picture(curves), None
 
     def request_cancel(self, request: gr.Request) -> None:
         self.jobs.latest(str(request.session_hash)).cancelled.set()
@@ -350,6 +364,65 @@ class TrainingPart:
         keys = self.models.keys
         return {"choices": keys, "value": keys[-1] if keys else None}
 
+    def _fitting(self, key: Any, name: Any) -> Any:
+        """Show the add-ons that this model can learn."""
+        try:
+            choices = _choices(self.models.peek(key))
+        except UserError:
+            return gr.skip()
+        known = name in [value for _, value in choices]
+        return gr.update(choices=choices, value=name if known else ALL)
+
+
+def _own_head(model: Model) -> bool:
+    """Say whether a model's own weights bring an MTP head."""
+    return isinstance(model.addons.get("native_mtp"), NativeMTP)
+
+
+def _choices(model: Model) -> list[tuple[str, str]]:
+    return [
+        (control(f"train.addon.{name}"), name)
+        for name in (ALL, *STEPS)
+        if name != "native_clp" or _own_head(model)
+    ]
+
+
+def _folder(model: Model, name: str, **settings: Any) -> tuple[Path, bool]:
+    """Return the folder of a training, and whether one that was cancelled goes on in it.
+
+    That is one of the same model, heads and settings.
+    """
+    asked = {
+        "model": model.name,
+        "weights": model.base.fingerprint,
+        "heads": None if name in (ALL, "heads") else model.addon_facts.get("mtp_heads"),
+        "addon": name,
+        **settings,
+    }
+    text = json.dumps(asked, sort_keys=True)
+    for path in OUTPUT.glob(f"*/{ASKED}"):
+        if read_text(path) == text:
+            return path.parent, True
+    output = _fresh(model, name)
+    (output / ASKED).write_text(text, encoding="utf-8")
+    return output, False
+
+
+@contextlib.contextmanager
+def _kept(output: Path) -> Iterator[None]:
+    """Drop the folder of a training that fails, or is cancelled with nothing to go on from.
+
+    Raises Cancelled with a word where the folder is kept.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Cancelled) and any(any(output.glob(part)) for part in BEGUN):
+            raise Cancelled("kept") from error
+        shutil.rmtree(output, ignore_errors=True)
+        raise
+    (output / ASKED).unlink(missing_ok=True)
+
 
 def _fresh(model: Model, name: str) -> Path:
     """Return a folder for one training; a hub id gives the last part of its name."""
@@ -367,16 +440,23 @@ def _threshold(model: Model, name: str) -> str:
     return "–" if threshold is None else str(threshold)
 
 
-def _bar(name: str, stage: str, done: int, total: int, left: float | None) -> str:
+def _bar(
+    name: str, stage: str, done: int, total: int, left: float | None, again: bool = False
+) -> str:
     key = STAGES.get(stage, "stage.begin")
     much = slot("much", f"{done:,} / {total:,}") if total else ""
     rest = "" if left is None else f" · {span('train.left', seconds=f'{left:.0f}')}"
     value = f'value="{done}" max="{total}"' if total else ""
     doing = span("train.doing", addon=name, stage=slot("stage", span(key)), much=much)
+    rest += _going_on(again)
     return f'<p role="status">{doing}{rest}</p><progress {value} {label(key)}></progress>'
 
 
-def _whole_bar(stage: str, done: int, total: int, plans: Sequence[Plan]) -> str:
+def _going_on(again: bool) -> str:
+    return f" · {span('train.again')}" if again else ""
+
+
+def _whole_bar(stage: str, done: int, total: int, plans: Sequence[Plan], again: bool) -> str:
     """Draw the bar over all stages: what is done now, and the minutes that the whole still takes
     by the measurement of this machine."""
     name = stage.partition(": ")[0]
@@ -386,6 +466,7 @@ def _whole_bar(stage: str, done: int, total: int, plans: Sequence[Plan]) -> str:
         left = plans[-1].total * (1 - done / total)
         words += f" · {span('train.all.left', minutes=f'{left / 60:.1f}')}"
         value = f'value="{done}" max="{total}"'
+    words += _going_on(again)
     return f'<p role="status">{words}</p><progress {value} {label(key)}></progress>'
 
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dmtd_demo.errors import UserError
+from dmtd_demo.decoders import DECODERS
+from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.models.addons import CollocationLengthPredictor, load_addons, save_addon
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
@@ -170,6 +171,20 @@ def test_gate_without_heads_says_what_is_missing(part: TrainingPart, classroom: 
     assert "needs MTP heads" in said and arrived is None
 
 
+def test_the_clp_of_a_models_own_head(part: TrainingPart, tmp_path: Path):
+    *_, (said, _, arrived) = part.train(VISITOR, "classroom", "native_clp", 20)
+    assert "needs a model with an MTP head of its own" in said and arrived is None
+    hybrid = load("classroom-hybrid")
+    del hybrid.addons["native_clp"]
+    part = TrainingPart(Residents(hybrid, "classroom-hybrid"), OPEN)
+    assert part.first == "native_clp"
+    assert part.first not in [name for _, name in training._choices(load("classroom"))]
+    *_, (said, picture, arrived) = part.train(VISITOR, "classroom-hybrid", "native_clp", 20)
+    assert "train.done" in said and "<table" in picture and arrived == "classroom-hybrid"
+    # mtp-native decodes by it now
+    assert hybrid.has("native_clp") and DECODERS["mtp-native"].defaults(hybrid).k > 1
+
+
 def test_a_page_for_others_has_no_training(classroom: Model):
     for allowed in (False, True):
         page = Page(Residents(classroom), OPEN if allowed else Rules()).build()
@@ -226,7 +241,7 @@ def test_the_confusion_matrix_counts_every_position():
 
 
 def test_all_of_them_are_one_job_with_one_bar(
-    part: TrainingPart, classroom: Model, monkeypatch: pytest.MonkeyPatch
+    part: TrainingPart, classroom: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     """What `train all` does has tests of its own: here it only tells, and leaves add-ons."""
     plan = Plan(10, 5, 5, 5, {"data": 60.0, "heads": 60.0})
@@ -244,11 +259,22 @@ def test_all_of_them_are_one_job_with_one_bar(
                 output / "addons", name, addon, model.base, model.backbone.hidden_size, **facts
             )
 
+    def cancelled(model, output, settings, *, tell, planned):
+        (output / "all.json").write_text("{}")
+        raise Cancelled
+
+    # one that was cancelled goes on with the same settings, and the page says so
+    monkeypatch.setattr(training, "train_all", cancelled)
+    for minutes in (5, 6):
+        assert "train.kept" in list(part.train(VISITOR, "classroom", "all", 40, minutes))[-1][0]
+    begun = sorted(tmp_path.iterdir())
     monkeypatch.setattr(training, "train_all", quick)
     shown = [each[0] for each in part.train(VISITOR, "classroom", "all", 40, 5)]
     bars = [re.findall(r'value="(\d+)" max="1000"', each) for each in shown]
     assert ["250"] in bars and ["750"] in bars and "train.all.heads" in "".join(shown)
     assert "about 0.5 minutes left" in "".join(shown)
+    assert len(begun) == 2 and sorted(tmp_path.iterdir()) == begun and "train.again" in shown[-2]
+    assert [(folder / "asked.json").exists() for folder in begun].count(True) == 1
     assert "train.all_done" in shown[-1] and classroom.addon_facts["clp"]["threshold"] == 0.77
     part.put_back("classroom", VISITOR)
     assert classroom.addon_facts["clp"]["threshold"] != 0.77

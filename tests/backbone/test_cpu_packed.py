@@ -12,11 +12,14 @@ from dmtd_demo.backbone import cuda_packed
 from dmtd_demo.backbone.cpu_packed import (
     DENSE,
     GROUP,
+    HEAD_ROWS,
     KINDS,
     ROWS_TOGETHER,
     Int4Linear,
     Int8Linear,
+    by_integers,
     dense_kept,
+    has_integers,
     joined,
     pack,
 )
@@ -68,6 +71,27 @@ def test_8_bits_are_the_product_with_the_dequantized_weights(dtype, tolerance, r
         off <= packed.scale.double()[:, None] * 1.01
     ).all() and off.mean() < packed.scale.double().mean() / 2
     is_the_product(packed, linear, weight, dtype, tolerance)
+
+
+@pytest.mark.skipif(not has_integers(), reason="this CPU has no products of bytes")
+@pytest.mark.parametrize("columns", [64, 577])
+def test_an_lm_head_in_8_bits_is_multiplied_as_integers(columns):
+    """Up to the 16 bits of its input, and bit for bit the same alone and beside others."""
+    torch.manual_seed(columns)
+    linear = torch.nn.Linear(columns, HEAD_ROWS + 3, bias=False, dtype=torch.bfloat16)
+    packed = Int8Linear.of(linear)
+    weight = packed.weight.double() * packed.scale.double()[:, None]
+    is_the_product(packed, linear, weight, torch.bfloat16, 2**-7)
+    product = by_integers(packed.weight, packed.scale)
+    x = torch.randn(16, columns) * torch.logspace(-9, 9, 16)[:, None]
+    x[3] = 0
+    x[4, 5] = 1e6  # one entry far over the others
+    found, wanted = product(x), x.double() @ weight.mT
+    # half of the finest step, 127 x 254 of which are the largest entry, in each product at most
+    bound = x.abs().amax(1).double()[:, None] / (127 * 508) * weight.abs().sum(1)
+    assert ((found.double() - wanted).abs() <= bound + 1e-5 * wanted.abs() + 1e-30).all()
+    for n in (1, 2, 3, 5, 9):
+        assert torch.equal(product(x[:n]), found[:n])
 
 
 @pytest.mark.parametrize("dtype,tolerance", DTYPES)

@@ -49,7 +49,7 @@ class AdaptiveOptions(Options):
 
 class AdaptiveCycles(Decoder[AdaptiveOptions]):
     name = "dmtd-adaptive"
-    label = "DMTD with predicted cycle lengths"
+    label = "DMTD, predicted cycles"
     needs = frozenset({"split", "adaptive"})
     Options = AdaptiveOptions
     # the add-on whose default threshold it is

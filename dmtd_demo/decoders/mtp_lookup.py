@@ -42,7 +42,7 @@ class LookupOrHeads(Decoder[MTPLookupOptions]):
     """The longer of two drafts: heads draft no more tokens than they are, the text k."""
 
     name = "mtp-lookup"
-    label = "Prompt lookup, else MTP heads (lossless)"
+    label = "Lookup, else heads (lossless)"
     lossless = True
     needs = frozenset({"mtp_heads"})
     Options = MTPLookupOptions

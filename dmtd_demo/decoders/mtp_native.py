@@ -49,7 +49,7 @@ class NativeHead(Decoder[NativeOptions]):
     far as a collocation-length predictor says, or, where none is trained, while they are likely."""
 
     name = "mtp-native"
-    label = "MTP head reads its own drafts"
+    label = "An MTP head's own drafts"
     needs = frozenset({"native_mtp"})
     Options = NativeOptions
 

@@ -26,7 +26,7 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
     """The decoding of Qwen3.5 in llama.cpp, vLLM and SGLang."""
 
     name = "mtp-native-verified"
-    label = "Own drafts, checked (lossless)"
+    label = "Own drafts (lossless)"
     lossless = True
     needs = frozenset({"native_mtp"})
     Options = VerifiedNativeOptions

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class VerifiedHeads(HeadsDecoder):
     name = "mtp-verified"
-    label = "Verified MTP heads (lossless)"
+    label = "Checked heads (lossless)"
     lossless = True
     needs = frozenset({"mtp_heads"})
 

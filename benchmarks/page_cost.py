@@ -48,7 +48,7 @@ from dmtd_demo.machine import describe
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
-from dmtd_demo.race import race
+from dmtd_demo.race import local
 from dmtd_demo.sampling import Sampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,7 +168,7 @@ def serve_page(port: int, rate: float, report: Connection) -> None:
         report.send(time.time() - started)
         return agrees
 
-    audit, race.audit_ids = race.audit_ids, timed
+    audit, local.audit_ids = local.audit_ids, timed
     DECODERS[Scripted.name] = Scripted
     PACE.rate, PACE.report = rate, report
     serve(build(Residents(load("classroom"))), port=port, browser=False)

@@ -34,6 +34,8 @@ ROWS_TOGETHER = 64
 # for drafts too. 49,152 x 576, one thread, CPU time: 4.4 ms for one position and 10.3 for five by
 # `_weight_int8pack_mm`, 1.5 and 2.1 so
 HEAD_ROWS = 2**14
+# positions that the 4-bit kernel multiplies at once: a pass over five costs half as much again
+AT_ONCE = 4
 FOUR_BITS = torch.ops.aten._weight_int4pack_mm_for_cpu.default
 
 

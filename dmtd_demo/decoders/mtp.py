@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from torch import Tensor
 
+from dmtd_demo.backbone.cpu_packed import AT_ONCE
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token, option
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.errors import UserError
@@ -35,6 +36,15 @@ def check_heads(k: int, model: Model, trained: int) -> None:
             f"the option k needs a value from 1 to {trained}, the heads that {model.name} has; "
             f"got {k}"
         )
+
+
+def checked_heads(model: Model) -> int:
+    """Return how many heads' drafts a pass checks by default: all, or what its kernel takes at
+    once beside the token before them."""
+    trained: int = model.addons["mtp_heads"].k
+    if model.quantization == "fast-int4" and model.backbone.device.type == "cpu":
+        return min(trained, AT_ONCE - 1)
+    return trained
 
 
 class HeadsDecoder(Decoder[HeadsOptions]):

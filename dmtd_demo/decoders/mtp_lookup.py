@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Sequence
 import torch
 
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, option
+from dmtd_demo.decoders.mtp import checked_heads
 from dmtd_demo.decoders.prompt_lookup import Lookup
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.decoders.verify import Drafts, verify
@@ -61,7 +62,7 @@ class LookupOrHeads(Decoder[MTPLookupOptions]):
             most = min(options.k, stack.room - 1)
             known = lookup.draft(most, shortest=options.ngram)
             drafts = replace(nothing, choices=[Choice(i, 0.0) for i in known])
-            by_heads = 0 if hidden is None else min(most, heads.k)
+            by_heads = 0 if hidden is None else min(most, checked_heads(model))
             if by_heads > len(known):
                 logits = backbone.logits(heads(hidden, by_heads)[0])
                 drafts = Drafts(sampler.choose(logits), logits, "mtp")

@@ -5,12 +5,12 @@ After Medusa (arXiv 2401.10774; docs/methods.md, section 3).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
 from dmtd_demo.decoders.base import Pass, Step, Steps
-from dmtd_demo.decoders.mtp import HeadsDecoder
+from dmtd_demo.decoders.mtp import HeadsDecoder, checked_heads
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.decoders.verify import Drafts, verify
 from dmtd_demo.sampling import Sampler
@@ -24,6 +24,10 @@ class VerifiedHeads(HeadsDecoder):
     label = "Checked heads (lossless)"
     lossless = True
     needs = frozenset({"mtp_heads"})
+
+    @classmethod
+    def model_defaults(cls, model: Model) -> dict[str, Any]:
+        return {"k": checked_heads(model)}
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:

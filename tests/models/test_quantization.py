@@ -41,6 +41,9 @@ OPTIONS = {
     "mtp-gate": ":threshold=0",
     "dmtd-adaptive": ":threshold=0,max=3",
     "mixed": ":threshold=0,max=3",
+    # the default goes by the quantization
+    "mtp-verified": ":k=3",
+    "mtp-lookup": ":k=3",
 }
 
 

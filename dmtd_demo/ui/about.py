@@ -56,9 +56,16 @@ element.querySelector("#offer")?.addEventListener("click", async ({ currentTarge
   await new Promise((resolve) => setTimeout(resolve));
   const toggle = document.querySelector("#models > button");
   if (!toggle.classList.contains("open")) toggle.click();
-  for (let waited = 0; waited < 400 && !document.querySelector(wanted); waited += 1)
+  // Gradio sets its own value a moment after it has built the list, over what was chosen: until the
+  // choice stays, or the list is closed
+  for (let waited = 0, kept = 0, seen = false; waited < 400 && kept < 6; waited += 1) {
+    const choice = document.querySelector(wanted);
+    if (seen && !choice) return;
+    seen = Boolean(choice);
+    kept = choice?.checked ? kept + 1 : 0;
+    if (choice && !choice.checked) choice.click();
     await new Promise((resolve) => setTimeout(resolve, 50));
-  document.querySelector(wanted)?.click();
+  }
   document.querySelector("#model-load")?.focus();
 });
 """

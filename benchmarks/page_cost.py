@@ -160,7 +160,7 @@ def serve_page(port: int, rate: float, report: Connection) -> None:
     Sends one (began, ended) per race, and the seconds of each panel's audit.
     """
     from dmtd_demo.ui.page import build
-    from dmtd_demo.ui.serve import serve
+    from dmtd_demo.ui.serve import Place, serve
 
     def timed(*args: Any) -> list[Any]:
         started = time.time()
@@ -171,7 +171,7 @@ def serve_page(port: int, rate: float, report: Connection) -> None:
     audit, local.audit_ids = local.audit_ids, timed
     DECODERS[Scripted.name] = Scripted
     PACE.rate, PACE.report = rate, report
-    serve(build(Residents(load("classroom"))), port=port, browser=False)
+    serve(build(Residents(load("classroom"))), Place(port=port, browser=False))
 
 
 # Tells the console when the last token is drawn, and when the race is over; both after the page has

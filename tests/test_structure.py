@@ -176,3 +176,24 @@ def test_no_two_test_files_have_one_name():
     """pytest imports them by their name alone."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+# One function of a GPU's kernel takes pointers, sizes and strides one by one: a kernel knows no
+# dataclass, and what starts it passes them on.
+KERNELS = {"backbone/kernels.py"}
+MOST_PARAMETERS = 6
+
+
+def test_no_function_takes_more_than_six_parameters():
+    """Beside self: what belongs together is a frozen dataclass."""
+    found = []
+    for path in modules():
+        if str(path.relative_to(PACKAGE)) in KERNELS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = [each.arg for each in taken if each.arg not in ("self", "cls")]
+                if len(names) > MOST_PARAMETERS:
+                    found.append(f"{path.relative_to(PACKAGE)}: {node.name} takes {len(names)}")
+    assert not found, found

@@ -194,7 +194,7 @@ def run_page(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> in
     # is a SOCKS proxy; it is to ask nobody
     with straight_to_loopback():
         from dmtd_demo.ui.page import build
-        from dmtd_demo.ui.serve import opened, serve
+        from dmtd_demo.ui.serve import Place, opened, serve
 
     # nor is a race to pay for them: a full collection took a quarter of a second of whichever panel
     # it fell on
@@ -234,12 +234,14 @@ def run_page(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> in
         waiting.close()
     serve(
         page,
+        Place(
+            host=args.host,
+            port=waiting.port if waiting else args.port,
+            browser=not (args.no_browser or waiting),
+            share=args.share,
+            own_window=args.window,
+        ),
         trust,
-        host=args.host,
-        port=waiting.port if waiting else args.port,
-        browser=not (args.no_browser or waiting),
-        share=args.share,
-        own_window=args.window,
-        lecture=lecture,
+        lecture,
     )
     return 0

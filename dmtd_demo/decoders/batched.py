@@ -36,30 +36,38 @@ class Written:
     stopped: bool = False
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How texts are written. batch: rows at once. sampler: greedy without one; texts are drawn from
+    its one generator. ends: the end marks, the model's own where not given. go_on: whether a text
+    goes on, asked every LOOK tokens.
+    """
+
+    batch: int = 64
+    sampler: Sampler | None = None
+    ends: frozenset[int] | None = None
+    go_on: Callable[[list[int]], bool] = lambda ids: True
+
+
 def batched_ar(
     model: Model,
     prompts: Sequence[Sequence[int]],
     longest: int,
-    *,
-    batch: int = 64,
-    sampler: Sampler | None = None,
-    ends: frozenset[int] | None = None,
-    go_on: Callable[[list[int]], bool] = lambda ids: True,
+    how: Writing = Writing(),
     tell: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[Written]:
     """Yield each prompt's text as it ends, in any order: its end mark, `longest` tokens, or
     `go_on`, asked every LOOK tokens.
 
-    sampler: greedy without one; texts are drawn from its one generator, so the same prompts and
-    seed give the same texts again. ends: the model's own marks where not given. tell: hears how
-    many tokens a step made, and may raise Cancelled. Greedy, a text is what `ar` writes, up to
-    near-ties where long sums round otherwise. Models that cannot be batched (recurrent layers,
-    several devices) write one text after another.
+    The same prompts and seed give the same texts again. tell: hears how many tokens a step made,
+    and may raise Cancelled. Greedy, a text is what `ar` writes, up to near-ties where long sums
+    round otherwise. Models that cannot be batched (recurrent layers, several devices) write one
+    text after another.
     """
-    sampler = sampler or Sampler(device=model.backbone.device)
-    ends = model.eos_ids if ends is None else ends
-    asked = _Asked(model, prompts, longest, sampler, ends, go_on, tell)
-    yield from _Batch(asked, batch) if model.backbone.can_batch else _one_by_one(asked)
+    sampler = how.sampler or Sampler(device=model.backbone.device)
+    ends = model.eos_ids if how.ends is None else how.ends
+    asked = _Asked(model, prompts, longest, sampler, ends, how.go_on, tell)
+    yield from _Batch(asked, how.batch) if model.backbone.can_batch else _one_by_one(asked)
 
 
 @dataclass(frozen=True)

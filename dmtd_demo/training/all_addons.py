@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from dmtd_demo.backbone.cpu_packed import dense_kept
 from dmtd_demo.backbone.split import Split
-from dmtd_demo.decoders.batched import batched_ar
+from dmtd_demo.decoders.batched import Writing, batched_ar
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.addons import MTPHeads, load_addons, save_addon
@@ -25,7 +25,7 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
 from dmtd_demo.training import features, loop, magpie
-from dmtd_demo.training.any_model import ROOM, STEPS, Settings, apart, learn
+from dmtd_demo.training.any_model import ROOM, STEPS, Lesson, Settings, apart, learn
 from dmtd_demo.training.calibrate import on_held_out
 from dmtd_demo.training.clp import prefix_length
 from dmtd_demo.training.corpus import read_rows
@@ -121,10 +121,12 @@ def measure(model: Model, batch: int) -> Speeds:
         model,
         [prefix] * batch,
         96,
-        batch=batch,
-        sampler=Sampler(Sampling(1.0, 64), device=backbone.device),
-        ends=frozenset(),
-        go_on=lambda ids: time.monotonic() - began < LOOK,
+        Writing(
+            batch=batch,
+            sampler=Sampler(Sampling(1.0, 64), device=backbone.device),
+            ends=frozenset(),
+            go_on=lambda ids: time.monotonic() - began < LOOK,
+        ),
         tell=told,
     ):
         pass
@@ -148,7 +150,7 @@ def _update(model: Model) -> float:
     n = features.DRAWN["heads"]
     labels = torch.arange(8192).remainder(min(8192, backbone.vocab_size // 2))
     seen = features.Features(torch.randn(n, backbone.hidden_size), labels[: n * K].view(n, K))
-    made = features.recipe("heads", backbone, model.base, 0, 0, {}, labels)
+    made = features.recipe("heads", model, 0, 0, {}, labels)
     with torch.enable_grad(), dense_kept(backbone.module.get_output_embeddings()):
         for _ in range(2):
             began = time.monotonic()
@@ -361,8 +363,8 @@ class AllAddons:
             "steps": steps,
             "seed": settings.seed,
         }
-        model = self.model
-        return learn(name, model, self.output, settings, seen, k, facts, tell=self.told), facts
+        lesson = Lesson(name, self.output, seen, k, facts)
+        return learn(self.model, settings, lesson, self.told), facts
 
     def _heads(self) -> dict[str, Any]:
         rows = self._rows()

@@ -214,9 +214,8 @@ def train_addon(
         "steps": steps,
         "seed": settings.seed,
     }
-    module = learn(
-        name, model, output, settings, seen, heads.k if heads else 0, facts, held, tell, watch
-    )
+    lesson = Lesson(name, output, seen, heads.k if heads else 0, facts, held)
+    module = learn(model, settings, lesson, tell, watch)
     if name in ("heads", "head0") or not processes(backbone.device).is_main_process:
         return
     found: dict[str, Any] = {}
@@ -234,25 +233,33 @@ def train_addon(
     print(f"{name}: default threshold {found['threshold']}, {found['validation']}")
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What one add-on is trained on, and the folder in whose `addons` it is to lie.
+
+    seen: hidden states. k: of the MTP heads that clp and gate choose from. facts: for the card.
+    held: what the confusion matrix is drawn from.
+    """
+
+    name: str
+    output: Path
+    seen: features.Features
+    k: int
+    facts: dict[str, Any]
+    held: features.Features | None = None
+
+
 def learn(
-    name: str,
     model: Model,
-    output: Path,
     settings: Settings,
-    seen: features.Features,
-    k: int,
-    facts: dict[str, Any],
-    held: features.Features | None = None,
+    lesson: Lesson,
     tell: Told = no_progress,
     watch: Callable[[Moment], None] | None = None,
 ) -> nn.Module:
-    """Train one add-on on hidden states that are there, and return it; it lies in `output`/addons.
-
-    k: of the MTP heads that clp and gate choose from. facts: for the card. held: what the confusion
-    matrix is drawn from. Raises UserError.
-    """
+    """Train one add-on on hidden states that are there, and return it. Raises UserError."""
+    name, output, seen = lesson.name, lesson.output, lesson.seen
     backbone, steps = model.backbone, settings.updates(name)
-    recipe = features.recipe(name, backbone, model.base, settings.seed, k, facts, seen.labels)
+    recipe = features.recipe(name, model, settings.seed, lesson.k, lesson.facts, seen.labels)
     recipe = replace(recipe, learning_rate=settings.rate or recipe.learning_rate)
     module = recipe.trainable
     looked = 0.0
@@ -263,10 +270,10 @@ def learn(
         if not watch:
             return
         confusion = None
-        if held and isinstance(module, CollocationLengthPredictor):
+        if lesson.held and isinstance(module, CollocationLengthPredictor):
             if time.monotonic() - looked > LOOK_SECONDS or progress.step == steps:
                 looked = time.monotonic()
-                confusion = features.confusion(module, held)
+                confusion = features.confusion(module, lesson.held)
         watch(Moment(progress.step, loss, figures, confusion))
 
     with dense_kept(backbone.module.get_output_embeddings()):

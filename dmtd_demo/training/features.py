@@ -20,13 +20,13 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import (
-    Base,
     CollocationLengthPredictor,
     LateHeads,
     MTPHeads,
     SpanGate,
     save_addon,
 )
+from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress as Told
 from dmtd_demo.progress import no_progress
 from dmtd_demo.training.clp import CAREFUL, OwnHead, length_loss, prefix_length, right_guesses
@@ -178,8 +178,7 @@ def confusion(predictor: CollocationLengthPredictor, seen: Features) -> list[lis
 
 def recipe(
     name: str,
-    backbone: Backbone,
-    base: Base,
+    model: Model,
     seed: int,
     k: int,
     facts: dict[str, object],
@@ -191,6 +190,7 @@ def recipe(
     labels: all that will be learned, whose tokens alone heads then choose from.
     """
     torch.manual_seed(seed)
+    backbone = model.backbone
     module, loss, rate = {
         "heads": lambda: _heads(backbone, K, 1, labels),
         "head0": lambda: _heads(backbone, 1, 0, labels),
@@ -204,7 +204,7 @@ def recipe(
     more = facts if isinstance(module, MTPHeads) else {"threshold": CAREFUL, **facts}
 
     def save(output: Path) -> None:
-        save_addon(output / "addons", method, module, base, backbone.hidden_size, **more)
+        save_addon(output / "addons", method, module, model.base, backbone.hidden_size, **more)
 
     # the others are small, and weigh classes over the whole batch
     counts = (

@@ -19,7 +19,7 @@ from typing import Any, Iterator, Sequence
 
 from tqdm import tqdm
 
-from dmtd_demo.decoders.batched import Written, batched_ar
+from dmtd_demo.decoders.batched import Writing, Written, batched_ar
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.chat import Message, check_text, encode_chat
 from dmtd_demo.models.model import Model
@@ -228,10 +228,7 @@ class Writer:
             self.model,
             prompts,
             longest,
-            batch=self.settings.batch,
-            sampler=sampler,
-            ends=ends,
-            go_on=self._goes_on,
+            Writing(self.settings.batch, sampler, ends, self._goes_on),
             tell=told,
         )
 

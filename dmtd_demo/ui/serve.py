@@ -8,6 +8,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import gradio as gr
@@ -115,19 +116,28 @@ def _until_closed(page: gr.Blocks, url: str) -> None:
         page.close()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a page is served and shown. host and port None leave the choice to Gradio's own
+    environment; own_window: in place of the browser.
+    """
+
+    host: str | None = None
+    port: int | None = None
+    browser: bool = True
+    share: bool = False
+    own_window: bool = False
+
+
 def serve(
     page: gr.Blocks,
+    place: Place = Place(),
     trust: Trust = Trust(),
-    host: str | None = None,
-    port: int | None = None,
-    browser: bool = True,
-    share: bool = False,
-    own_window: bool = False,
     lecture: Lecture | None = None,
 ) -> None:
     """Serve the page until it is interrupted, or until its own window is closed.
 
-    trust: who its owner is. host and port None leave the choice to Gradio's own environment.
+    trust: who its owner is. Raises UserError where there is no free port.
     """
     # otherwise prompts are kept in the visitor's browser
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
@@ -146,11 +156,11 @@ def serve(
         events={number: len(event.inputs) for number, event in page.fns.items()},
     )
     try:
-        with straight_to_loopback(asks_others=share), proxy_errors():
+        with straight_to_loopback(asks_others=place.share), proxy_errors():
             page.launch(
-                server_name=bracketed(host),
-                server_port=port,
-                share=share or None,
+                server_name=bracketed(place.host),
+                server_port=place.port,
+                share=place.share or None,
                 pwa=True,
                 favicon_path=ICON,
                 # what comes after the start is said, and opened, here
@@ -180,9 +190,9 @@ def serve(
     if trust.token:
         where = f"{page.share_url}/" if page.share_url else url
         print(f"* The owner's rights from anywhere else: {where}?token={trust.token}")
-    if own_window:
+    if place.own_window:
         _until_closed(page, url)
         return
-    if browser:
+    if place.browser:
         webbrowser.open(page.share_url or url)
     page.block_thread()

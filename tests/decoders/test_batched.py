@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from dmtd_demo.decoders import DECODERS
-from dmtd_demo.decoders.batched import LOOK, batched_ar, drawn
+from dmtd_demo.decoders.batched import LOOK, Writing, batched_ar, drawn
 from dmtd_demo.errors import Cancelled
 from dmtd_demo.models.model import Model
 from dmtd_demo.sampling import Sampler, Sampling, truncated
@@ -46,7 +46,8 @@ def test_ragged_prompts_write_the_texts_of_ar(kind):
     for batch in (4,) if kind == "qwen3_5_text" else (1, 4, 6, 64):
         told: list[int] = []
         found = {
-            w.index: w for w in batched_ar(model, prompts, LONGEST, batch=batch, tell=told.append)
+            w.index: w
+            for w in batched_ar(model, prompts, LONGEST, Writing(batch), tell=told.append)
         }
         assert [found[i].ids for i in range(len(wanted))] == wanted
         assert all(w.ended == (w.ids[-1] in ENDS) and not w.stopped for w in found.values())
@@ -60,13 +61,13 @@ def test_texts_are_drawn_stopped_and_cancelled():
 
     def texts_of(seed: int) -> list[list[int]]:
         sampler = Sampler(Sampling(temperature=1.5, seed=seed))
-        return [w.ids for w in batched_ar(model, prompts, 12, sampler=sampler)]
+        return [w.ids for w in batched_ar(model, prompts, 12, Writing(sampler=sampler))]
 
     assert texts_of(1) == texts_of(1) != texts_of(2) and texts_of(1)[0] != texts_of(1)[1]
-    texts = list(batched_ar(model, prompts, 50, go_on=lambda ids: len(ids) < 2 * LOOK))
+    texts = list(batched_ar(model, prompts, 50, Writing(go_on=lambda ids: len(ids) < 2 * LOOK)))
     assert [(len(w.ids), w.ended, w.stopped) for w in texts] == [(2 * LOOK, False, True)] * 3
     hybrid = tiny_model("qwen3_5_text")
-    texts = list(batched_ar(hybrid, prompts, 50, go_on=lambda ids: len(ids) < LOOK))
+    texts = list(batched_ar(hybrid, prompts, 50, Writing(go_on=lambda ids: len(ids) < LOOK)))
     assert [(len(w.ids), w.stopped) for w in texts] == [(LOOK, True)] * 3
 
     def cancel(tokens: int) -> None:

@@ -19,7 +19,7 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.server.address import bracketed, check_address, is_loopback
 from dmtd_demo.server.headers import frames, policy
 from dmtd_demo.server.trust import Trust
-from dmtd_demo.ui.serve import serve
+from dmtd_demo.ui.serve import Place, serve
 
 
 def link_local() -> str | None:
@@ -58,7 +58,7 @@ def test_the_page_comes_at(
 
     def run() -> None:
         try:
-            serve(page, trust, host=host, port=port)
+            serve(page, Place(host=host, port=port), trust)
         except BaseException as error:
             failed.append(error)
 

@@ -11,7 +11,7 @@ import os
 import queue
 import random
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -155,46 +155,49 @@ def collate(
     return Packed(ids, texts, heads, read.astype(np.int32), targets, used)
 
 
-def batches(
-    tokenizer: Tokenizer, end: int, pad: int, seed: str, rows: int, depth: int, longest: Any
-) -> Iterator[Packed]:
+@dataclass(frozen=True)
+class Batches:
+    """What batches are made of: so many rows each, with answers' next tokens up to `depth` further.
+
+    tokenizer: its file; end and pad: its marks. seed: of the conversations that are drawn.
+    """
+
+    tokenizer: str
+    end: int
+    pad: int
+    seed: str
+    rows: int
+    depth: int
+
+
+def batches(asked: Batches, longest: Any) -> Iterator[Packed]:
     """Make batches without end. longest.value: of a text in tokens, at the moment."""
-    rng = random.Random(f"heads:{seed}")
+    rng = random.Random(f"heads:{asked.seed}")
+    tokenizer = Tokenizer.from_file(asked.tokenizer)
     made: dict[int, tuple[Row, np.ndarray]] = {}
 
     def lengths() -> Iterator[int]:
-        for _, example in training_examples(seed):
+        for _, example in training_examples(asked.seed):
             if sum(len(text) for _, text in example.messages) > CHARACTERS * longest.value:
                 # encoding what is too long took most of the time while only short texts are wanted
                 continue
-            row = encoded(tokenizer, example, end)
+            row = encoded(tokenizer, example, asked.end)
             if len(row.ids) <= longest.value:
                 made[count[0]] = row, drawn_heads(rng, row)
                 count[0] += 1
                 yield len(row.ids)
 
     count = [0]
-    for placed in places(lengths(), rows, LENGTH):
+    for placed in places(lengths(), asked.rows, LENGTH):
         texts = [[made.pop(number) for number in row] for row in placed]
-        yield collate(texts, depth, LENGTH, pad, room(rows))
+        yield collate(texts, asked.depth, LENGTH, asked.pad, room(asked.rows))
 
 
-def _work(
-    out: Any,
-    parent: int,
-    longest: Any,
-    tokenizer: str,
-    end: int,
-    pad: int,
-    seed: str,
-    rows: int,
-    depth: int,
-) -> None:
+def _work(out: Any, parent: int, asked: Batches, longest: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the training process does with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
-    made = batches(Tokenizer.from_file(tokenizer), end, pad, seed, rows, depth, longest)
-    for batch in made:
+    for batch in batches(asked, longest):
         while True:
             try:
                 out.put(batch, timeout=2)
@@ -205,9 +208,7 @@ def _work(
 
 
 @contextlib.contextmanager
-def workers(
-    count: int, tokenizer: str, end: int, pad: int, seed: str, rows: int, depth: int, longest: int
-) -> Iterator[tuple[Any, Any]]:
+def workers(count: int, asked: Batches, longest: int) -> Iterator[tuple[Any, Any]]:
     """Give a queue of batches, and a shared number: the longest text that goes into new ones."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # they use no CUDA, and importing everything once more would take them ten seconds
@@ -216,7 +217,7 @@ def workers(
     made = [
         context.Process(
             target=_work,
-            args=(out, os.getpid(), limit, tokenizer, end, pad, f"{seed}:{i}", rows, depth),
+            args=(out, os.getpid(), replace(asked, seed=f"{asked.seed}:{i}"), limit),
             daemon=True,
         )
         for i in range(count)

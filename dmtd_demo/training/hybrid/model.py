@@ -72,17 +72,17 @@ class Hybrid:
         self,
         x: Tensor,
         w: Weights,
-        cos: Tensor,
-        sin: Tensor,
+        turned: tuple[Tensor, Tensor],
         mask: Tensor,
         keys: Sequence[Tensor] = (),
         values: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Apply a full-attention layer over x, and over keys and values that lie before its own.
 
-        Its own come back too. mask [rows, 1, n, all of them], added to the scores.
+        Its own come back too. turned: the cosines and sines of its positions. mask [rows, 1, n, all
+        of them], added to the scores.
         """
-        q, gate, k, v = self._before(x, w, cos, sin, self.sizes)
+        q, gate, k, v = self._before(x, w, *turned, self.sizes)
         seen, read = (torch.cat([*keys, k], 2), torch.cat([*values, v], 2)) if keys else (k, v)
         wide = mask.expand(-1, self.sizes.heads, -1, -1)
         out = F.scaled_dot_product_attention(q, seen, read, wide)
@@ -117,7 +117,7 @@ class Hybrid:
             if kind == "linear_attention":
                 x = self._linear(x, w, same, forget, s)
             else:
-                x = self._full(x, w, cos, sin, mask)[0]
+                x = self._full(x, w, (cos, sin), mask)[0]
         return norm(x, self.weights["model.norm.weight"], s.eps), embedded, mask
 
     def drafts(self, h: Tensor, embedded: Tensor, mask: Tensor, depth: int) -> list[Tensor]:
@@ -139,7 +139,7 @@ class Hybrid:
             shown = F.pad(embedded[:, i + 1 :], (0, 0, 0, i + 1))
             u = self._mtp_input(m, shown, self.mtp, s)
             at = slice(i, i + n)
-            out, k, v = self._full(u, self.mtp_layer, cos[at], sin[at], mask, keys, values)
+            out, k, v = self._full(u, self.mtp_layer, (cos[at], sin[at]), mask, keys, values)
             m = norm(out, self.mtp["norm.weight"], s.eps)
             keys, values, mask = [*keys, k], [*values, v], torch.cat([mask, own], -1)
             made.append(m)

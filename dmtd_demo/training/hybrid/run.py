@@ -34,7 +34,7 @@ from dmtd_demo.training.hybrid.checkpoint import (
     save_model,
     shapes,
 )
-from dmtd_demo.training.hybrid.data import LENGTH, workers
+from dmtd_demo.training.hybrid.data import LENGTH, Batches, workers
 from dmtd_demo.training.hybrid.judge import Judge, by_family, drafts_by_checking, encoded_rows
 from dmtd_demo.training.hybrid.optimizer import rate_factor
 from dmtd_demo.training.hybrid.predictor import chosen_threshold, spans, train_predictor
@@ -121,6 +121,18 @@ class Text:
         return cls(tokenizer, raw, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
+@dataclass(frozen=True)
+class Work:
+    """A run's settings and what it works with. held_out: family and example of each prompt."""
+
+    settings: Settings
+    config: Qwen3_5TextConfig
+    text: Text
+    device: torch.device
+    held_out: Sequence[tuple[str, Example]]
+    log: Log
+
+
 def start_weights(config: Qwen3_5TextConfig, seed: int, start: Path | None) -> Weights:
     """Return the weights in the folder `start`; else random ones with the table of `classroom`.
 
@@ -156,17 +168,17 @@ def train(settings: Settings) -> None:
     text = Text.of(ASSETS / "classroom")
     config = new_config(len(text.tokenizer), text.end, text.pad)
     weights = start_weights(config, settings.seed, settings.start)
-    log = Log(settings.output / "log.jsonl")
     held_out = held_out_examples(SEED, settings.prompts)
+    work = Work(settings, config, text, device, held_out, Log(settings.output / "log.jsonl"))
     with _stops() as caught:
-        exact, facts = _learn(settings, config, weights, text, device, held_out, log, caught)
+        exact, facts = _learn(work, weights, caught)
     if caught:
         raise Interrupted(
             f"training {NAME} was stopped after step {facts['steps']}; the model as it was is in "
             f"{settings.output / 'model'}",
             caught[0],
         )
-    _finish(settings, config, exact, text, device, held_out, log, facts)
+    _finish(work, exact, facts)
 
 
 @contextlib.contextmanager
@@ -184,38 +196,30 @@ def _stops() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _learn(
-    settings: Settings,
-    config: Qwen3_5TextConfig,
-    weights: Weights,
-    text: Text,
-    device: torch.device,
-    held_out: Sequence[tuple[str, Example]],
-    log: Log,
-    caught: list[int],
-) -> tuple[Weights, dict[str, int]]:
+def _learn(work: Work, weights: Weights, caught: list[int]) -> tuple[Weights, dict[str, int]]:
     """Train the model; returns its weights in float32, and how many tokens and steps it took."""
+    settings, config, text, log = work.settings, work.config, work.text, work.log
     begin = BEGIN if settings.start else 0.0
-    quick = encoded_rows(text.raw, text.end, [e for _, e in held_out[: QUICK * len(COMPOSITIONAL)]])
+    asked = [example for _, example in work.held_out[: QUICK * len(COMPOSITIONAL)]]
+    quick = encoded_rows(text.raw, text.end, asked)
+    batches = Batches(
+        tokenizer=str(ASSETS / "classroom" / "tokenizer.json"),
+        end=text.end,
+        pad=text.pad,
+        seed=f"hybrid:{settings.seed}:{settings.start or ''}",
+        rows=settings.rows,
+        depth=DEPTH,
+    )
     tokens = step = 0
-    with workers(
-        max(1, (os.cpu_count() or 2) - 4),
-        str(ASSETS / "classroom" / "tokenizer.json"),
-        text.end,
-        text.pad,
-        f"hybrid:{settings.seed}:{settings.start or ''}",
-        settings.rows,
-        DEPTH,
-        _longest(begin),
-    ) as (source, limit):
+    with workers(max(1, (os.cpu_count() or 2) - 4), batches, _longest(begin)) as (source, limit):
         log(
             stage="start",
             parameters=sum(t.numel() for t in weights.values()),
-            device=str(device),
+            device=str(work.device),
             torch=torch.__version__,
             settings={name: str(v) for name, v in asdict(settings).items() if v is not None},
         )
-        trainer = made_trainer(config, weights, settings.rows, device, settings.compile, log)
+        trainer = made_trainer(config, weights, settings.rows, work.device, settings.compile, log)
         log(stage="ready")
 
         def save() -> Weights:
@@ -258,7 +262,7 @@ def _learn(
                     )
                 last_log, logged, waited = time.monotonic(), tokens, 0.0
             if now - last_save >= settings.save_seconds:
-                judge = Judge(config, save(), device, text.pad)
+                judge = Judge(config, save(), work.device, text.pad)
                 shares = {tau: round(float(np.mean(judge.exact(quick, tau))), 3) for tau in (1, 4)}
                 log(stage="saved", ar=shares[1], C4=shares[4], **drafts_by_checking(judge, quick))
                 last_save = time.monotonic()
@@ -280,21 +284,13 @@ def _next(source: Any, caught: list[int]) -> Any:
     return None
 
 
-def _finish(
-    settings: Settings,
-    config: Qwen3_5TextConfig,
-    weights: Weights,
-    text: Text,
-    device: torch.device,
-    held_out: Sequence[tuple[str, Example]],
-    log: Log,
-    facts: dict[str, Any],
-) -> None:
+def _finish(work: Work, weights: Weights, facts: dict[str, Any]) -> None:
     """Measure the held-out figures, train the predictor and choose its threshold.
 
     What is known so far is written after each.
     """
-    judge = Judge(config, weights, device, text.pad)
+    settings, text, held_out = work.settings, work.text, work.held_out
+    judge = Judge(work.config, weights, work.device, text.pad)
     rows = encoded_rows(text.raw, text.end, [example for _, example in held_out])
     results: dict[str, Any] = {
         "model": NAME,
@@ -310,7 +306,7 @@ def _finish(
         part = settings.output / "training.json.part"
         part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         part.rename(settings.output / "training.json")
-        log(**more)
+        work.log(**more)
 
     right = judge.exact(rows)
     write(ar=round(float(np.mean(right)), 4))
@@ -334,7 +330,7 @@ def _finish(
         "native_clp",
         predictor,
         Base(NAME, None, check_weights(folder)),
-        config.hidden_size,
+        work.config.hidden_size,
         threshold=chosen,
         data=WORLD_NAME,
         validation={"prompts": len(validation), **found[chosen]},
@@ -342,4 +338,4 @@ def _finish(
     held = spans(judge, predictor, rows, (chosen, *SURE))
     write(threshold=chosen, validation=found[chosen], mtp_native=held[chosen])
     write(mtp_native_by_threshold={str(t): held[t] for t in SURE})
-    log(stage="done")
+    work.log(stage="done")

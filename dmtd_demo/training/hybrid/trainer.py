@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Callable
 
 import torch
@@ -27,6 +28,15 @@ FALL = 0.8  # relative weight of depth i: FALL ** (i - 1)
 AHEAD = 0.2  # weight of the drafts' loss beside the backbone's own
 
 
+@dataclass(frozen=True)
+class Way:
+    """How updates run. graph: captured as one CUDA graph; dtype: of the weights that Muon turns."""
+
+    compiled: bool = False
+    graph: bool = False
+    dtype: torch.dtype = torch.float32
+
+
 class Trainer:
     """One update after another on packed batches."""
 
@@ -36,16 +46,14 @@ class Trainer:
         weights: Weights,
         rows: int,
         device: torch.device,
-        compiled: bool = False,
-        graph: bool = False,
-        dtype: torch.dtype = torch.float32,
+        way: Way = Way(),
     ) -> None:
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = device, way.dtype
         self.weights = {}
         for name, t in weights.items():
-            kept = dtype if uses_muon(name, t) else torch.float32
+            kept = way.dtype if uses_muon(name, t) else torch.float32
             self.weights[name] = t.to(device, kept, copy=True).requires_grad_()
-        self.model = Hybrid(config, self.weights, compiled)
+        self.model = Hybrid(config, self.weights, way.compiled)
         self.optimizer = Optimizer(
             self.weights, config.linear_num_key_heads * config.linear_key_head_dim
         )
@@ -65,7 +73,7 @@ class Trainer:
         self.figures = torch.zeros(3 + DEPTH, device=device)
         self._events: list[Any] = []
         self._graph: Any = None
-        if graph:
+        if way.graph:
             self._capture()
 
     def loss(self) -> Tensor:
@@ -158,14 +166,14 @@ def made_trainer(
     """Return a trainer as fast as this machine can: on CUDA in a graph, else without what fails."""
     graph = device.type == "cuda"
     dtype = torch.bfloat16 if graph else torch.float32
-    ways = [(True, graph)] if compiled else []
-    ways += [(False, True), (False, False)] if graph else [(False, False)]
-    for compiles, captures in ways[:-1]:
+    ways = [Way(True, graph, dtype)] if compiled else []
+    ways += [Way(graph=True, dtype=dtype)] if graph else []
+    for way in ways:
         try:
-            return Trainer(config, weights, rows, device, compiles, captures, dtype)
+            return Trainer(config, weights, rows, device, way)
         except Exception as error:  # a missing compiler has many names
             why = f"{type(error).__name__}: {str(error)[:500]}"
-            log(stage="slower", compiled=compiles, graph=captures, error=why)
+            log(stage="slower", compiled=way.compiled, graph=way.graph, error=why)
             if graph:
                 torch.cuda.synchronize()
-    return Trainer(config, weights, rows, device, *ways[-1], dtype)
+    return Trainer(config, weights, rows, device, Way(dtype=dtype))

@@ -29,6 +29,8 @@ ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
     "--disable-default-apps",
+    # pages of one context share what they compiled: race_page.py
+    "--process-per-site",
 )
 
 

@@ -10,13 +10,13 @@ from race_page import LONG, OVER, RacePage
 def test_the_race_before_stays_pale_and_comes_back(visit: RacePage) -> None:
     page = visit.page
     visit.wait_for_charts()
-    visit.race(LONG, tokens=40)
+    visit.race(LONG, tokens=20)
     button = page.locator("#race-before")
     assert button.is_hidden() and page.locator(".was:visible").count() == 0
     speeds = page.locator(".tps").all_inner_texts()
     text = page.locator("[data-panel='1']").inner_text()
     visit.set("#panel-1-opt-tau", 2)
-    visit.race(LONG, tokens=40)
+    visit.race(LONG, tokens=20)
     assert page.locator(".was:visible").all_inner_texts() == [f"before: {s}" for s in speeds]
     page.wait_for_timeout(600)
     assert len(visit.chart("chart-tps")) == 6  # each panel's line, and that of the race before

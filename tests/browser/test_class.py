@@ -15,7 +15,7 @@ def test_a_student_sees_the_race_as_it_runs(
     # whoever comes late sees the last race
     student = RacePage(chromium, f"{lecture}class", scheme="dark", ready="done")
     assert sum(student.origins(0).values()) == 5
-    lecturer.set("#max-tokens", 200)
+    lecturer.set("#max-tokens", 80)
     lecturer.ask("What is DMTD?")
     student.wait_until("running", seconds=20)
     assert student.wait_until("done") == "done"

@@ -31,7 +31,9 @@ def innocent(page: object) -> None:
 
 def test_a_prompt_and_a_link_stay_text(chromium: object, app_url: str) -> None:
     prompt = "Hi. " + " ".join(PAYLOADS)
-    visit = RacePage(chromium, f"{app_url}?{urlencode({'prompt': prompt, 'max-tokens': 4})}")
+    # two panels: the prompt's two thousand tokens are what costs
+    query = urlencode({"prompt": prompt, "max-tokens": 4, "panel": ["ar", "dmtd"]}, doseq=True)
+    visit = RacePage(chromium, f"{app_url}?{query}")
     # the link is opened after the page
     visit.page.wait_for_function(
         "(prompt) => document.querySelector('#prompt textarea')?.value === prompt", arg=prompt

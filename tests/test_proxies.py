@@ -118,6 +118,24 @@ def test_a_remote_panel_elsewhere_says_what_is_wrong(monkeypatch: pytest.MonkeyP
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
+def test_addresses_in_no_proxy_may_have_brackets(
+    monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    monkeypatch.setenv("http_proxy", NOWHERE)
+    monkeypatch.setenv("NO_PROXY", "")
+    for given in ("[::1]", "[::1]:80, example.org"):
+        monkeypatch.setenv("no_proxy", given)
+        with pytest.raises(ModelError, match="cannot be reached: All connection"):
+            answered("http://server.example")
+        monkeypatch.setenv("no_proxy", given)
+        with straight_to_loopback():
+            assert httpx.get(server).status_code == 200
+        assert "[" not in os.environ["no_proxy"]
+    monkeypatch.setenv("no_proxy", "日本.jp")
+    with pytest.raises(ModelError, match="no_proxy needs names and addresses"):
+        answered("http://server.example")
+
+
 def test_the_hub_by_a_socks_proxy_is_one_sentence() -> None:
     error = ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
     with pytest.raises(UserError, match="pip install socksio"), hub.in_words("a/b"):

@@ -25,6 +25,8 @@ MOST_PIECES = 4
 # others never end the stream
 AFTER_SECONDS = 2.0
 DONE = "[DONE]"
+# before the first line of a stream: white space, and a byte-order mark
+BLANK = b" \t\r\n\xef\xbb\xbf"
 THINKS = ("<think>\n", "\n</think>\n\n")
 
 
@@ -193,11 +195,20 @@ async def _next(events: AsyncIterator[str], finished: bool) -> str | None:
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """Yield the data of each event; of a server that does not stream, its whole answer."""
+    """Yield the data of each event; of a server that does not stream, its whole answer.
+
+    That is known by its first character too: errors come as JSON whatever was asked for. Raises
+    ModelError where it is no answer.
+    """
     whole = response.headers.get("content-type", "").startswith("application/json")
-    waiting = b""
+    begun, waiting = False, b""
     async for chunk in response.aiter_bytes():
         waiting += chunk
+        if not begun and (start := waiting.lstrip(BLANK)):
+            begun, whole = True, whole or start.startswith(b"{")
+        if not whole:
+            # any of the three ends of a line that the form allows
+            waiting = waiting.replace(b"\r", b"\n")
         lines = []
         if not whole:
             *lines, waiting = waiting.split(b"\n")
@@ -207,7 +218,11 @@ async def _events(response: httpx.Response) -> AsyncGenerator[str, None]:
             if data := _data(line):
                 yield data
     if whole:
-        yield waiting.decode("utf-8", "replace")
+        text = waiting.decode("utf-8", "replace").removeprefix("\ufeff")
+        yield text
+        if "choices" not in json.loads(text):
+            words = _clean(" ".join(text.split()))[:200]
+            raise ModelError(f"answered something else than a chat completion: {words}")
         yield DONE
     elif data := _data(waiting):
         # of a last line without its end

@@ -186,9 +186,11 @@ def _address(text: str) -> str:
 
 def _sign(headers: Headers, scope: Scope) -> str:
     """Return the sign that something lies between the request and whoever asks; else empty."""
-    for name, _ in headers:
+    for given, _ in headers:
+        # as some fronts write it
+        name = given.replace("_", "-")
         if name in SIGNS or name.startswith(SIGN_PREFIXES) and name not in DIRECT:
-            return f"it was forwarded, as its header {name} says"
+            return f"it was forwarded, as its header {given} says"
     # No browser has spoken it for decades; nginx does, where it is told no better.
     return "it was forwarded, as its HTTP/1.0 says" if scope.get("http_version") == "1.0" else ""
 

@@ -41,8 +41,8 @@ class Reasons:
         self.counts: Counter[str] = Counter()
 
     def add(self, reason: str) -> None:
-        """Count one more."""
-        self.counts[reason] += 1
+        """Count one more. What a file's own words in it cannot show is U+FFFD."""
+        self.counts["".join(c if c.isprintable() else "\ufffd" for c in reason)] += 1
 
     @property
     def total(self) -> int:

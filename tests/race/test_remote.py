@@ -343,7 +343,14 @@ def raw(content: str, kind: str = "text/event-stream") -> Callable[[Fake, dict],
         ),
         (raw('data:{"choices":[{"delta":{"content":"Yes"}}]}\r\n\r\ndata:[DONE]'), "Yes", "eos"),
         (raw(': hello\n\nevent: x\nid: 1\ndata: {"choices": []}\n\ndata: [DONE]\n\n'), "", "eos"),
+        (raw('data: {"choices":[{"delta":{"content":"Yes"}}]}\r\rdata: [DONE]\r'), "Yes", "eos"),
+        (
+            raw('\ufeff\n\ndata: {"choices":[{"delta":{"content":"Ja"}}]}\ndata: [DONE]'),
+            "Ja",
+            "eos",
+        ),
         (raw(json.dumps(WHOLE), "application/json"), "Yes", "eos"),
+        (raw("\n" + json.dumps(WHOLE, indent=1)), "Yes", "eos"),
         (raw(json.dumps(WHOLE, indent=1), "application/json; charset=utf-8"), "Yes", "eos"),
         (
             lambda self, body: self.stream(*text("a\ud83d", "\ude00b\udc00", "c\ud800"), "[DONE]"),
@@ -445,6 +452,19 @@ for name in ("fails", "hangs"):
                 200, b'{"error": {"message": "late"}}', **{"Content-Type": "application/json"}
             ),
             "failed: late",
+        ),
+        (
+            lambda self, body: self.reply(
+                200, b'{"error": "full"}', **{"Content-Type": "text/event-stream"}
+            ),
+            "failed: full",
+        ),
+        (lambda self, body: self.reply(200, b'{"error": {"message": "late"}}'), "failed: late"),
+        (
+            lambda self, body: self.reply(
+                200, b'{"detail": "Not Found"}', **{"Content-Type": "application/json"}
+            ),
+            'something else than a chat completion: {"detail": "Not Found"}',
         ),
     ],
 )

@@ -130,6 +130,10 @@ WILD: list[tuple[list[dict[str, Any]], list[dict[str, str]] | str]] = [
     ([ASKED, {**BLUE, "function_call": {"name": "look"}}], "with a call of a tool"),
     ([ASKED, BLUE, {"role": "tool", "content": "7"}, BLUE], "with a turn of a tool"),
     ([ASKED, {"role": "critic", "content": "No."}, BLUE], "with a turn of another role (critic)"),
+    (
+        [ASKED, {"role": "\ud800\x1b[1m", "content": "No."}],
+        "with a turn of another role (\ufffd\ufffd[1m)",
+    ),
     ([{**ASKED, "content": [{"type": "text", "text": "a"}, IMAGE]}, BLUE], "(image_url)"),
     ([ASKED, {**BLUE, "content": 7}], "with a part that is no text (int)"),
     ([{**ASKED, "content": "a\x00"}, BLUE], "with control characters, or a turn that is too long"),

@@ -13,6 +13,9 @@ MOST = 300
 def in_one_line(error: BaseException) -> str:
     """The cause that a library's error names, without the lines around it, cut between words."""
     words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        # all that it says is the name
+        words = f"there is nothing by the name {words}"
     words = re.sub(r"^(Class v|V)alidation error for .*?: (\w+: )?", "", words)
     words = words.partition(" Errors: ")[0]
     return words if len(words) <= MOST else f"{words[:MOST].rpartition(' ')[0]} …"

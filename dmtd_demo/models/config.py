@@ -107,7 +107,10 @@ def config_of(raw: dict, folder: Path) -> tuple[Any, type[PreTrainedModel]]:
         name: value
         for name, value in raw.items()
         # a field of a method's name would take its place
-        if name not in UNREAD and not callable(getattr(config_cls, name, None))
+        if name not in UNREAD
+        and not callable(getattr(config_cls, name, None))
+        # an empty one, which says nothing, transformers would ask for its method
+        and (value or name != "quantization_config")
     }
     _check_fields(fields, path, kind)
     try:

@@ -62,6 +62,7 @@ def refusal(folder) -> str:
         (dict(num_encoding_layers="x", num_decoding_layers=1), "num_encoding_layers needs to be"),
         (dict(model_type=["qwen3"]), "qwen2, qwen3"),
         (dict(model_type=None), "is 'None'"),
+        (dict(hidden_act="relu2x"), "nothing by the name 'relu2x'"),
     ],
 )
 def test_a_config_that_does_not_fit_says_the_whole_cause(folder, changes, words):
@@ -69,6 +70,12 @@ def test_a_config_that_does_not_fit_says_the_whole_cause(folder, changes, words)
 
     edit(folder, **changes)
     assert re.search(words, refusal(folder)), refusal(folder)
+
+
+def test_an_empty_quantization_is_none(folder):
+    for empty in ({}, None, []):
+        edit(folder, quantization_config=empty)
+        assert load(str(folder), threads=1).quantization == "none"
 
 
 def test_tables_of_a_classifier_and_names_of_methods_are_not_read(folder):

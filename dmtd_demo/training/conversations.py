@@ -33,6 +33,10 @@ TEXT_PARTS = {"text", "input_text", "output_text"}
 class LeftOut(Exception):
     """A conversation that nothing is learned from. Its message says what it has, or lacks."""
 
+    def __init__(self, reason: str) -> None:
+        # a file's own words are in some of them
+        super().__init__("".join(c if c.isprintable() else "\ufffd" for c in reason))
+
 
 class Reasons:
     """Why conversations were left out, and how many for each reason."""
@@ -41,8 +45,8 @@ class Reasons:
         self.counts: Counter[str] = Counter()
 
     def add(self, reason: str) -> None:
-        """Count one more. What a file's own words in it cannot show is U+FFFD."""
-        self.counts["".join(c if c.isprintable() else "\ufffd" for c in reason)] += 1
+        """Count one more."""
+        self.counts[reason] += 1
 
     @property
     def total(self) -> int:

@@ -29,7 +29,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     holds by `--no-loadscope-reorder` in pyproject.toml: without it pytest-xdist hands out files
     with many tests first.
     """
-    items.sort(key=lambda item: "browser" in item.path.parts)
+    items.sort(key=lambda item: _turn(item.path))
+
+
+# these take longest, and begin before the other browser tests: one that began last would leave the
+# other process idle
+LONG_FILES = ("test_models.py", "test_guided.py", "test_watching.py", "test_page.py")
+
+
+def _turn(path: Path) -> int:
+    if "browser" not in path.parts:
+        return 0
+    return 1 if path.name in LONG_FILES else 2
 
 
 FAMILIES = [("qwen2", True), ("qwen2", False), ("qwen3", True), ("qwen3", False)]

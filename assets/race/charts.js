@@ -11,6 +11,7 @@ class Charts {
   constructor(source, pictures, panels) {
     this.panels = panels;
     this.ready = false;
+    this.marked = null;
     this.nextDraw = 0;
     this.racing = false;
     this.figures = pictures
@@ -203,11 +204,13 @@ class Charts {
     if (!this.ready || !figure) return;
     this.stale.delete(figure);
     const began = performance.now();
-    if (this.emptied.delete(figure)) {
+    const built = this.emptied.delete(figure);
+    if (built) {
       figure.reset();
       figure.plot.classList.remove("emptied");
     }
     figure.draw();
+    if (built && this.marked) figure.mark(this.marked);
     afterPaint(() => {
       this.nextDraw = performance.now() + CHART_SHARE * (performance.now() - began);
     });
@@ -215,7 +218,10 @@ class Charts {
 
   // The pinned span, in the charts that have a place for it. null: none.
   mark(span) {
-    if (this.ready) for (const figure of this.figures) figure.mark(span);
+    this.marked = span;
+    if (!this.ready) return;
+    // one that is still to be built gets it then
+    for (const figure of this.figures) if (!this.emptied.has(figure)) figure.mark(span);
   }
 
   // A chart as a figure of its own, with its caption and on the page's ground.

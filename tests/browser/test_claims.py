@@ -154,7 +154,7 @@ def test_ar_goes_on_where_it_would_have_chosen_otherwise(visit: RacePage) -> Non
     choice = re.search(r"ar’s own\s+(\S+) at", tooltip)[1].replace("␣", " ")
     branch = page.locator(".panel >> nth=1 >> .branch")
     page.wait_for_function(
-        "document.querySelector('.branch:not([hidden]) .ar').lastChild.data.length > 5"
+        "document.querySelector('.branch:not([hidden]) .ar')?.lastChild?.data.length > 5"
     )
     here, own = (
         branch.locator(f"dd.{name}").evaluate("node => node.lastChild.data")

@@ -27,6 +27,11 @@ def violations(visit: RacePage, state: str) -> list[str]:
     found = []
     for scheme, options in (("dark", {"runOnly": ["color-contrast"]}), ("light", {})):
         visit.page.emulate_media(color_scheme=scheme)
+        # the page hears of it a moment later
+        visit.page.wait_for_function(
+            "scheme => document.body.classList.contains('dark') === (scheme === 'dark')",
+            arg=scheme,
+        )
         visit.page.wait_for_function(AT_REST)
         found += (
             sync_playwright.Axe()

@@ -129,6 +129,8 @@ def test_each_decoder_has_its_own_options(visit: RacePage) -> None:
         "panel-0-opt-split",
         "panel-0-opt-tau",
     ]
+    # Gradio sets its own value a moment after it has built what holds it
+    visit.page.wait_for_timeout(300)
     visit.set("#panel-0-opt-tau", 2)
     visit.set("#panels", 4)
     visit.page.wait_for_selector("[data-panel='3']", state="attached")

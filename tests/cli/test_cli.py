@@ -266,14 +266,13 @@ def test_models_says_what_each_takes_and_can_do(run):
     )
     assert (
         len(re.findall(r"about [1-9]\d* minutes on an NVIDIA A10G, by estimate", out))
-        == len(CATALOG) - 1
+        == len(CATALOG) - 2
     )
     commands = [shlex.split(line)[3:] for line in out.splitlines() if "dmtd_demo train" in line]
     trained = Counter(build_parser().parse_args(words).model for words in commands)
-    # SmolLM2's add-ons ship with the app, all but one
-    assert trained == {name: 5 for name in CATALOG if name != "classroom"} | {
-        "SmolLM2-135M-Instruct": 1
-    }
+    # of two models all add-ons ship with the app
+    whole = ("classroom", "SmolLM2-135M-Instruct")
+    assert trained == {name: 6 for name in CATALOG if name not in whole}
 
 
 FOLDER = "<folder>"

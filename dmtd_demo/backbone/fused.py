@@ -12,7 +12,7 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional as F
 
 from dmtd_demo.backbone.cache import KVCache, PlacedEntries
-from dmtd_demo.backbone.linears import Linear, is_known, together
+from dmtd_demo.backbone.linears import Linear, Several, is_known, together
 from dmtd_demo.backbone.norms import FusedNorm
 
 # keys from which on one float32 position on a CPU attends by two products: 3 to 14 % of a whole
@@ -275,6 +275,8 @@ class FusedLayer(GroupedAttention):
         self.in_line = (
             device.type == "cpu"
             and dtype != torch.float32
+            # products of bitsandbytes round by what is beside a position as it is
+            and not isinstance(self.o, Several)
             # one query head and its key and value are fewer than ROWS
             and self.kv_heads * (self.group + 2) >= ROWS
             and attends_in_line(self.group, self.head_size, dtype)

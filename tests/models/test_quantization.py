@@ -129,8 +129,7 @@ def tokens(model: Model, panel: str, top: int = 0) -> list[dict]:
         ("nf4", "float32", 0),
         ("nf4-single", "float32", 0),
         ("nf4", None, 0.3),
-        # inputs are rounded to 8 bits too
-        ("int8", None, 0.5),
+        ("int8", None, 0.3),
         ("fast-int8", "float32", 0),
         ("fast-int8", None, 0.3),
         ("fast-int4", "float32", 0),

@@ -13,7 +13,12 @@ class Reply {
     this.kept = ""; // what stood in the box before the last prompt came into it
     const button = (id, name, hint, act) => {
       const node = el("button", { type: "button", id, "data-hint": hint }, name);
-      node.addEventListener("click", act);
+      // the box is high while it is written in: left under a press, it would move the button away
+      node.addEventListener("mousedown", (event) => event.preventDefault());
+      node.addEventListener("click", () => {
+        this.box.blur();
+        act();
+      });
       return node;
     };
     this.box = el("textarea", {

@@ -1,6 +1,6 @@
 """Where verified decoders part from `ar`: python benchmarks/near_ties.py [--model NAME
---quantization fast-int4 --dtype bfloat16 --prompts 64 --max-new-tokens 128 --panel mtp-verified …
---json]
+--quantization fast-int4 --dtype bfloat16 --data FILE.jsonl --prompts 64 --max-new-tokens 128
+--panel mtp-verified … --json]
 
 In exact arithmetic a lossless decoder writes what `ar` writes. Below float32 a pass over several
 positions may round otherwise than a pass over one, and a near-tie of the two most probable tokens
@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dmtd_demo.machine import describe
+from dmtd_demo.measure.evaluation import read_tasks
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.race.panels import PanelSpec, parse_panel
@@ -32,12 +33,13 @@ PROMPTS = Path(__file__).resolve().parents[1] / "dmtd_demo" / "training" / "prom
 PANELS = ("mtp-verified", "dmtd-spec", "prompt-lookup")
 
 
-def texts(model: Model, panels: list[PanelSpec], prompt: str, new: int) -> list[list[Any]]:
+def texts(
+    model: Model, panels: list[PanelSpec], messages: list[dict[str, str]], new: int
+) -> list[list[Any]]:
     """Race the panels; return the tokens of each, as records of a step have them."""
     found: list[list[Any]] = [[] for _ in panels]
-    messages = [[{"role": "user", "content": prompt}]] * len(panels)
     settings = RaceSettings(max_new_tokens=new, audit=False, top=2)
-    for batch in race(model, panels, messages, settings):
+    for batch in race(model, panels, [messages] * len(panels), settings):
         for record in batch:
             if record["type"] == "step":
                 found[record["panel"]].extend(record["tokens"])
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--quantization", default=None)
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--data", default=None, help="conversations, as `eval` takes")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--panel", action="append")
@@ -72,22 +75,28 @@ def main() -> None:
         dtype=options.dtype,
         threads=options.threads,
     )
-    prompts = PROMPTS.read_text(encoding="utf-8").splitlines()[: options.prompts]
+    if options.data:
+        asked = [messages for _, messages, _ in read_tasks(options.data, options.prompts)]
+    else:
+        lines = PROMPTS.read_text(encoding="utf-8").splitlines()[: options.prompts]
+        asked = [[{"role": "user", "content": line}] for line in lines]
     panels = [parse_panel(text) for text in ["ar", *(options.panel or PANELS)]]
     partings: dict[str, list[tuple[int, float | None]]] = {str(p): [] for p in panels[1:]}
     tokens = 0
-    for prompt in prompts:
-        plain, *others = texts(model, panels, prompt, options.max_new_tokens)
+    for done, messages in enumerate(asked, 1):
+        plain, *others = texts(model, panels, messages, options.max_new_tokens)
         tokens += len(plain)
         for panel, text in zip(panels[1:], others):
             found = parting(plain, text)
             if found is not None:
                 partings[str(panel)].append(found)
+        counts = ", ".join(f"{panel} {len(found)}" for panel, found in partings.items())
+        print(f"{done} of {len(asked)}, {tokens:,} tokens: {counts} part", file=sys.stderr)
     if options.json:
-        print(json.dumps({"prompts": len(prompts), "tokens": tokens, "partings": partings}))
+        print(json.dumps({"prompts": len(asked), "tokens": tokens, "partings": partings}))
         return
     print(f"{options.model}, {options.quantization or 'as chosen'}, {options.dtype or 'as chosen'}")
-    print(f"{len(prompts)} prompts, {tokens:,} tokens of ar; {describe('cpu')['processor']}")
+    print(f"{len(asked)} prompts, {tokens:,} tokens of ar; {describe('cpu')['processor']}")
     for panel, found in partings.items():
         gaps = [gap for _, gap in found if gap is not None]
         print(

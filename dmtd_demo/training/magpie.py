@@ -174,7 +174,11 @@ class Writer:
         def told(made: int) -> None:
             nonlocal tokens
             tokens += made
-            tell(STAGE, self.kept, settings.conversations)
+            share = self.kept / settings.conversations
+            if settings.seconds is not None:
+                # what is being written counts only when a whole draw is there: the clock goes on
+                share = max(share, 1 - (until - time.monotonic()) / settings.seconds)
+            tell(STAGE, round(1000 * min(share, 1.0)), 1000)
             rate = tokens / (time.monotonic() - began)
             bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
             bar.update(0)

@@ -90,3 +90,14 @@ def test_what_is_left_out_and_who_cannot_write(model, small_tokenizer, tmp_path,
         with pytest.raises(UserError, match="needs"):
             DataSettings(**{"conversations": 1, **wrong})
     assert magpie.repetition([1, 2, 3, 4] * 8) > 0.8 and magpie.repetition(range(50)) == 0
+
+
+def test_with_an_end_by_the_clock_the_bar_goes_on_within_a_draw(model, tmp_path):
+    said: list[int] = []
+    settings = DataSettings(10_000, batch=8, seconds=0.5)
+    writer = write_conversations(
+        model, tmp_path, settings, tell=lambda stage, done, total: said.append(1000 * done // total)
+    )
+    assert writer.kept < 10_000 and said == sorted(said)
+    # by what is kept alone it would stand at 0 of so many
+    assert len(set(said)) > 1 and said[-1] <= 1000

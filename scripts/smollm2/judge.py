@@ -1,8 +1,10 @@
 """Late-layer-only argmax against the model's own, on held-out conversations, by the app's model.
 
-    python scripts/smollm2/judge.py --texts 64 [--dtype float32] [--quantization fast-int4]
+    python scripts/smollm2/judge.py --texts 64 [--dtype float32] [--quantization fast-int4] \
+        [--untrained]
 
-The figures that `train.py` logs, for the layers as they ship and as the app loads them.
+The figures that `train.py` logs, for the layers as they ship and as the app loads them, or, with
+--untrained, for the model's own late layers at the same split.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--dtype")
     parser.add_argument("--quantization")
+    parser.add_argument("--untrained", action="store_true")
     options = parser.parse_args()
     model = load(
         "SmolLM2-135M-Instruct",
@@ -73,6 +76,8 @@ def main() -> None:
         quantization=options.quantization,
         threads=torch.get_num_threads(),
     )
+    if options.untrained:
+        model.backbone.adapted_to = None
     texts = random.Random(0).sample(rows(True), options.texts)
     print(json.dumps(agreement(model, texts, (2, 3, 4, 6)), indent=1))
 

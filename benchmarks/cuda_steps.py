@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dmtd_demo.backbone import cuda_packed  # noqa: E402
-from dmtd_demo.measure.bench import _panel, _Timed, bench_prompt  # noqa: E402
+from dmtd_demo.measure.bench import Timed, bench_prompt, timed_panel  # noqa: E402
 from dmtd_demo.measure.limits import memory_bandwidth  # noqa: E402
 from dmtd_demo.models.loading import load_random  # noqa: E402
 from dmtd_demo.models.model import Model  # noqa: E402
@@ -34,11 +34,11 @@ from dmtd_demo.race.panels import parse_panel  # noqa: E402
 VERIFIED = ("prompt-lookup", "dmtd-spec:tau=4")
 
 
-def timed(model: Model, panel: str, context: int, new: int) -> _Timed:
+def timed(model: Model, panel: str, context: int, new: int) -> Timed:
     """One run, with the garbage of those before out of its way."""
     gc.collect()
     with torch.inference_mode():
-        return _panel(model, parse_panel(panel), bench_prompt(model, context), new)
+        return timed_panel(model, parse_panel(panel), bench_prompt(model, context), new)
 
 
 def by_turns(
@@ -95,7 +95,7 @@ def parting(model: Model, new: int) -> dict[str, int | None]:
     ids = {}
     for panel in ("ar", *VERIFIED):
         with torch.inference_mode():
-            ids[panel] = _panel(model, parse_panel(panel), prompt, new).ids
+            ids[panel] = timed_panel(model, parse_panel(panel), prompt, new).ids
     return {
         panel: next((i for i, (a, b) in enumerate(zip(ids[panel], ids["ar"])) if a != b), None)
         for panel in VERIFIED

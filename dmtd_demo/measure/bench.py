@@ -101,7 +101,7 @@ class _Runs:
             self.timed_panels["ar"] = PanelSpec("ar")
         # without our fast paths
         as_loaded = _without_end(plain(model.backbone.module))
-        self.runs: dict[str, Callable[[], _Timed]] = {
+        self.runs: dict[str, Callable[[], Timed]] = {
             f"generate {way}": partial(_generate, as_loaded, prompt, new, **settings)
             for way, settings in ways.items()
         }
@@ -109,9 +109,9 @@ class _Runs:
         for name, panel in self.timed_panels.items():
             decoder = make_decoder(panel)
             self.options[name] = decoder.resolve(decoder.options, model)
-            self.runs[name] = partial(_timed_panel, model, panel, prompt, new)
+            self.runs[name] = partial(timed_panel, model, panel, prompt, new)
         self.speeds: dict[str, list[float]] = {name: [] for name in self.runs}
-        self.last: dict[str, _Timed] = {}
+        self.last: dict[str, Timed] = {}
         self.costs = PassCosts(model, prompt, new)
 
     def measure(self, rounds: int) -> None:
@@ -205,7 +205,7 @@ def bench_prompt(model: Model, context: int) -> list[int]:
     return ((filler * (short // len(filler) + 1))[:short] + ids)[-context:]
 
 
-class _Timed(BaseStreamer):
+class Timed(BaseStreamer):
     """Ids as they arrive.
 
     The clock runs from the first to the last, so the prefill is left out, as in traces.
@@ -280,8 +280,8 @@ def _generate(
     new: int,
     assistant_model: PreTrainedModel | None = None,
     **settings: Any,
-) -> _Timed:
-    timed = _Timed()
+) -> Timed:
+    timed = Timed()
     config = GenerationConfig(
         do_sample=False,
         repetition_penalty=1.0,
@@ -305,8 +305,9 @@ def _generate(
     return timed
 
 
-def _timed_panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> _Timed:
-    timed, read = _Timed(), 0
+def timed_panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> Timed:
+    """Run one panel for `new` tokens, past any EOS, and return its ids and times."""
+    timed, read = Timed(), 0
     for batch in race_ids(
         model, [panel], [prompt], RaceSettings(max_new_tokens=new, ignore_eos=True, audit=False)
     ):

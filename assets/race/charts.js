@@ -8,8 +8,10 @@ const OUT_OF_SIGHT_MS = 1000; // likewise: between drawings of charts that nobod
 class Charts {
   // source: the address of Plotly's script; "" in an exported file, which has `pictures` of the
   // charts instead: [{caption, source, paper}].
-  constructor(source, pictures, panels) {
+  // held(): whether the page is kept still.
+  constructor(source, pictures, panels, held) {
     this.panels = panels;
+    this.held = held;
     this.ready = false;
     this.marked = null;
     this.nextDraw = 0;
@@ -192,6 +194,7 @@ class Charts {
 
   tick() {
     const now = performance.now();
+    if (this.held()) return;
     if (!this.racing) return this.drawOne();
     if (now < this.nextDraw) return;
     const seen = [...this.stale].find(({ plot }) => this.inSight.has(plot));

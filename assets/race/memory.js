@@ -55,6 +55,7 @@ class Memory {
   begin() {
     this.asked = this.heard = performance.now();
     this.cut = false;
+    clearTimeout(this.timer); // the race brings the controls with it
   }
 
   soon() {

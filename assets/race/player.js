@@ -7,6 +7,7 @@ const LEAST_LEFT_MS = 2000; // of that, for what is left when the race is over l
 const EXPECTED_TOKENS = 256; // of an answer whose end is not known yet, at most
 const SLOW_ENOUGH = 0.8; // of the clock's speed, from which on a running race plays live
 const FIRST_MS = 500; // of a panel's clock: by then its speed is known from its first token alone
+const HELD_MS = 2000; // so long a race that is going to be played slowed has the machine for itself
 const SPEEDS = {
   watch: t("player.speed.watch"),
   pass: t("player.speed.pass"),
@@ -65,7 +66,7 @@ class Player {
       "aria-label": t("player.time"),
     });
     this.slider.addEventListener("input", () => {
-      this.playing = false;
+      this.playing = this.held = false;
       this.seekTime(Number(this.slider.value));
     });
     this.time = el("span", { class: "time", ...FIGURE });
@@ -148,6 +149,8 @@ class Player {
   clear() {
     this.following = true; // what comes is shown at once; false: the page shows the race up to `at`
     this.first = false; // the race is being played for the first time, slowed
+    this.held = false; // it has just begun: drawing would slow it down
+    this.heldUntil = 0;
     this.at = 0; // moments shown, of tape.moments
     this.clock = 0; // ms
     this.spent = 0; // ms that it has been playing
@@ -156,12 +159,26 @@ class Player {
     this.draw();
   }
 
-  // A race has begun that is to be watched: it plays as its record comes.
+  // A race has begun that is to be watched: its first token is shown, and the rest once the clock
+  // is done with it, or as it comes where that takes its time.
   begin() {
     this.first = this.speed !== "1";
     if (!this.first) return;
     this.following = false;
-    this.play();
+    this.held = this.playing = true;
+    this.pace();
+  }
+
+  // More has come of it.
+  heard() {
+    if (!this.held || !this.tape.moments.length) return;
+    if (!this.at) {
+      this.heldUntil = performance.now() + HELD_MS;
+      this.seek(1);
+    }
+    this.pace();
+    const over = this.tape.panels.every((_, panel) => this.tape.summaries[panel]);
+    if (this.held && (over || performance.now() > this.heldUntil)) this.play();
   }
 
   // The speed to play at, by what is known of the race.
@@ -217,7 +234,7 @@ class Player {
   // A running race that is slow enough by itself.
   goLive() {
     this.first = false;
-    this.playing = false;
+    this.playing = this.held = false;
     this.following = true;
     this.seek(this.tape.moments.length);
   }
@@ -238,7 +255,7 @@ class Player {
     const { moments } = this.tape;
     if (!moments.length && !this.first) return;
     if (this.at >= moments.length && !this.running) this.seek(0);
-    this.following = false;
+    this.following = this.held = false;
     this.playing = true;
     this.last = performance.now();
     this.pace();
@@ -247,7 +264,7 @@ class Player {
   }
 
   pause() {
-    this.playing = false;
+    this.playing = this.held = false;
     this.draw();
   }
 
@@ -337,7 +354,8 @@ class Player {
       this.clock = this.tape.duration;
     }
     if (ended && this.first) {
-      this.pace();
+      if (this.held) this.play();
+      else this.pace();
       if (this.at >= this.tape.moments.length) this.seek(this.at); // nothing is left to be played
     }
     this.draw();

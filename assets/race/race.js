@@ -39,7 +39,12 @@ class RaceView {
     );
     this.grid = el("div", { class: "panels" });
     this.table = new SummaryTable();
-    this.charts = new Charts(given.plotly, given.pictures, () => this.panels);
+    this.charts = new Charts(
+      given.plotly,
+      given.pictures,
+      () => this.panels,
+      () => this.player.held,
+    );
     this.keep = new Keep(
       this.tape,
       given.template || "",
@@ -145,12 +150,16 @@ class RaceView {
     }
     this.root.dataset.playing = this.playing;
     if (this.recorded) this.sayRecorded();
-    if (!this.player.first || this.stopping) return;
+    if (this.stopping) return;
+    if (!this.player.first) {
+      if (this.racing && this.stage === "steps") this.status.textContent = t("race.running");
+      return;
+    }
     const { rate } = this.player,
       seconds = (this.tape.duration / 1000).toFixed(2);
     const text =
       this.racing || rate === null
-        ? t("race.measuring")
+        ? t(this.player.held ? "race.held" : "race.measuring")
         : rate > 0.95
           ? t("race.played", { seconds })
           : t("race.slowed", {
@@ -237,7 +246,7 @@ class RaceView {
     if (first + lines.length <= this.taken) return; // the whole record once more
     this.waiting.push(...lines.slice(this.taken - first));
     this.taken = Math.max(this.taken, first + lines.length);
-    if (performance.now() > this.nextReceipt && this.racing) {
+    if (performance.now() > this.nextReceipt && this.racing && !this.player.held) {
       // the server may drop from the string what has come
       this.nextReceipt = performance.now() + RECEIPT_MS;
       document.querySelector("#take")?.click();
@@ -257,17 +266,20 @@ class RaceView {
   }
 
   draw() {
-    const began = performance.now();
-    const follow = new Set(this.panels.filter((panel) => panel.atEnd)); // asked once, before the text grows: it costs a layout
+    const began = performance.now(),
+      still = this.player.held;
+    const follow = new Set(still ? [] : this.panels.filter((panel) => panel.atEnd)); // asked once, before the text grows: it costs a layout
     for (const line of this.waiting.splice(0)) {
       const record = JSON.parse(line);
       this.memory?.hear(record);
       this.take(record, follow);
     }
+    this.player.heard();
+    this.nextDraw = performance.now() + MOST_WAIT_MS;
+    if (this.player.held && still) return;
     if (this.player.following) this.drawAll();
     this.player.drawTime();
     for (const panel of follow) panel.scroll.scrollTop = panel.scroll.scrollHeight;
-    this.nextDraw = performance.now() + MOST_WAIT_MS;
     afterPaint(() => {
       this.nextDraw =
         performance.now() + Math.min(MOST_WAIT_MS, DRAW_SHARE * (performance.now() - began));
@@ -708,7 +720,7 @@ document.addEventListener("pointerdown", (event) =>
 
 // What the buttons outside of this component call (the js= of their listeners in ui/page.py).
 let clicked = ""; // the id of the race that was asked for last: Stop names it, also while it waits for the device
-let asked = ""; // what was asked: run, how, and the values of the controls (ui/question.py)
+let asked = ""; // what was asked: run, how, the values of the controls, whether it is played slowed (ui/question.py)
 window.dmtdRace = {
   start(values) {
     if (view.racing || unsettled) return asked; // Gradio drops a second Run itself
@@ -722,7 +734,7 @@ window.dmtdRace = {
     view.starts += 1;
     const [how, given] = view.tour.on ? ["tour", values] : view.reply.take(values);
     view.how = how;
-    asked = JSON.stringify([clicked, how, given]);
+    asked = JSON.stringify([clicked, how, given, view.player.speed !== "1"]);
     view.memory.begin();
     this.remember(values);
     return asked;

@@ -51,7 +51,7 @@ class Question:
 
     how: "" for a conversation that begins with it; "reply" for a further turn; "edit" or "again" in
     place of the last one; "tour" outside the conversation. panels: the values of all panels'
-    controls.
+    controls. slowed: whether the page plays it when it is over, and needs little of it before.
 
     What the controls hold is checked as it is used, so that the visitor gets a sentence in the race
     view.
@@ -69,6 +69,7 @@ class Question:
     system: str
     thinking: bool
     panels: list[Any]
+    slowed: bool = False
 
     @classmethod
     def of(cls, text: str) -> Question:
@@ -77,15 +78,16 @@ class Question:
         Raises UserError where it is another's.
         """
         try:
-            run, how, values = json.loads(text)
+            run, how, values, *slowed = json.loads(text)
             settings = dict(zip(SETTINGS, values[: len(SETTINGS)], strict=True))
             question = cls(
                 run=run,
                 how=how,
+                slowed=True in slowed,
                 **settings | {"system": settings["system"] or ""},
                 panels=values[len(SETTINGS) :],
             )
-            if not all(
+            if slowed not in ([], [False], [True]) or not all(
                 isinstance(part, str) for part in (run, how, question.prompt, question.system)
             ):
                 raise TypeError

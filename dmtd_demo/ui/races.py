@@ -91,6 +91,7 @@ class VisitorRaces:
                     sampling,
                     question.max_new_tokens,
                     question.thinking and any(can_think(model.tokenizer) for model in models),
+                    question.slowed,
                 )
             except UserError as error:
                 yield wire.refusal(run, str(error)), gr.skip(), gr.skip()

@@ -24,6 +24,8 @@ from dmtd_demo.web.wire import WireRecord
 # ten events a second: what a page costs is their number, not their size
 EVENT_SECONDS = 0.1
 LONG_EVENT_SECONDS = 0.2  # once a record is LONG: drawing a long text costs more
+# in the first seconds of a race that the page plays when it is over (assets/race/player.js)
+HELD_EVENT_SECONDS, HELD_SECONDS = 0.5, 2.0
 LONG = 400  # lines, one per step
 ALTERNATIVES = 5  # that every token records for its tooltip
 
@@ -40,6 +42,7 @@ class WantedRace:
     sampling: Sampling
     max_new_tokens: int
     thinking: bool = False
+    slowed: bool = False
 
 
 class Stream:
@@ -64,6 +67,7 @@ class Stream:
         self.taken = taken
         self.record = WireRecord(wanted.run)
         self.summaries: dict[int, dict] = {}
+        self.begun = 0.0  # when the first token went out
         # the id in the race's header, and each panel's tokens
         self.header_run = ""
         self.ids: list[list[int | None]] = [[] for _ in wanted.panels]
@@ -117,16 +121,21 @@ class Stream:
                 ended = any(record["type"] == "end" for record in batch)
                 # the end of the race comes at once, with this
                 last = len(self.summaries) == len(wanted.panels)
-                if not last and (
-                    ended
-                    or time.monotonic() - sent
-                    >= (EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS)
-                ):
-                    sent = time.monotonic()
+                now = time.monotonic()
+                if not last and (ended or now - sent >= self._apart(now)):
+                    sent = now
+                    if not self.begun and any(self.ids):
+                        self.begun = now
                     yield self.record.window(self.taken())
         finally:
             records.close()  # a closed tab ends the race here too
         yield self._end(self.status)
+
+    def _apart(self, now: float) -> float:
+        """Return how far apart events are at this time, in seconds."""
+        if self.wanted.slowed and self.begun and now - self.begun < HELD_SECONDS:
+            return HELD_EVENT_SECONDS
+        return EVENT_SECONDS if len(self.record.lines) < LONG else LONG_EVENT_SECONDS
 
     def _take(self, record: dict) -> None:
         if record["type"] == "header":

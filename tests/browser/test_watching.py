@@ -139,9 +139,19 @@ def test_by_itself_it_takes_about_twelve_seconds_and_run_may_interrupt(
 ) -> None:
     visit = RacePage(chromium, app_url, speed="")
     visit.set("#max-tokens", 24)
+    # while the clock's own race runs, the page draws its first token and then keeps still
+    held = visit.page.evaluate_handle("""() => {
+      const race = document.querySelector("[data-status]"), seen = [];
+      new MutationObserver(() => {
+        if (race.querySelector(".status").textContent.startsWith("Measuring"))
+          seen.push(race.querySelectorAll("[data-panel] [data-origin]").length);
+      }).observe(race, { childList: true, subtree: true });
+      return seen;
+    }""")
     visit.ask(LONG)
     measured = "document.querySelector('.status').textContent.includes('measured ')"
     visit.page.wait_for_function(measured, timeout=1000 * END_SECONDS)
+    assert held.json_value()[-1] == max(held.json_value()) == 1
     visit.ask(LONG)  # while it is played: a new race
     visit.page.wait_for_function(measured, timeout=1000 * END_SECONDS)
     # the share of the clock that passes in two seconds says how long the whole takes

@@ -53,13 +53,15 @@ class Room {
     for (const panel of atEnd) panel.scroll.scrollTop = panel.scroll.scrollHeight;
   }
 
-  // Panels side by side: a name of two lines in one of them moves no text.
+  // Panels side by side: two lines above the text of one of them move no text.
   alignHeads() {
     const { panels, root } = this.view;
-    root.style.removeProperty("--head");
-    if (!WIDE.matches) return;
-    const heads = panels.map((panel) => panel.node.querySelector(".panel-head").offsetHeight);
-    root.style.setProperty("--head", `${Math.max(...heads)}px`);
+    for (const part of ["panel-head", "how"]) {
+      root.style.removeProperty(`--${part}`);
+      if (!WIDE.matches) continue;
+      const heights = panels.map((panel) => panel.node.querySelector(`.${part}`).offsetHeight);
+      root.style.setProperty(`--${part}`, `${Math.max(...heights)}px`);
+    }
   }
 
   // The box for a reply comes on screen, ready to be written in.

@@ -26,6 +26,9 @@ EVENT_SECONDS = 0.1
 LONG_EVENT_SECONDS = 0.2  # once a record is LONG: drawing a long text costs more
 # in the first seconds of a race that the page plays when it is over (assets/race/player.js)
 HELD_EVENT_SECONDS, HELD_SECONDS = 0.5, 2.0
+# before the first pass of such a race: the page draws the new turn, which would slow it down, and
+# the first token's event would wait as long for the header's anyway
+NEW_TURN_SECONDS = 0.08
 LONG = 400  # lines, one per step
 ALTERNATIVES = 5  # that every token records for its tooltip
 
@@ -127,6 +130,8 @@ class Stream:
                     if not self.begun and any(self.ids):
                         self.begun = now
                     yield self.record.window(self.taken())
+                    if self.wanted.slowed and not any(self.ids):
+                        time.sleep(NEW_TURN_SECONDS)
         finally:
             records.close()  # a closed tab ends the race here too
         yield self._end(self.status)

@@ -25,6 +25,12 @@ FEW = 16
 # in another order: keys are filled up by masked ones, queries where fewer than ROWS are left
 BLOCK = 32
 ROWS = 4
+# keys that are read together, and parts in which they are summed: more than one part and fewer than
+# two are halved, wherever that is (docs/performance.md, "Lossless below float32")
+READ = 512
+PART = 192
+# lengths after which attention is tried: where BLOCKs, PARTs and READs end
+TRIED_AFTER = (24, 182, 249, 376, 506, 696)
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,13 @@ def can_attend_apart(queries: Tensor, keys: Tensor, mask: Tensor) -> bool:
 
 
 def filled(positions: int) -> int:
-    """Return how many keys attention reads for so many positions, the masked ones included."""
-    return -(-positions // BLOCK) * BLOCK
+    """Return how many keys attention reads for so many positions, the masked ones included.
+
+    So many that a key's part of the sum does not depend on how many positions come after it.
+    """
+    keys = -(-positions // BLOCK) * BLOCK
+    over = keys % READ
+    return keys + 2 * PART - over if PART < over < 2 * PART else keys
 
 
 def missing_rows(queries: int) -> int:
@@ -79,13 +90,14 @@ def missing_rows(queries: int) -> int:
 def attends_in_line(group: int, head_size: int, dtype: torch.dtype) -> bool:
     """Whether attention on this CPU gives a position of 1 to FEW the same result, bit for bit.
 
-    It is tried, after 24 and after 530 positions, since it is the kernels' own affair.
+    It is tried, after some lengths, since it is the kernels' own affair; over many heads, since a
+    sum in another order seldom rounds to another 16 bits.
     """
     generator = torch.Generator().manual_seed(0)
-    layer, kv_heads = GroupedAttention(), 2
+    layer, kv_heads = GroupedAttention(), 24
     layer.head_size, layer.kv_heads, layer.group = head_size, kv_heads, group
     heads = torch.randn(FEW, kv_heads * (group + 2), head_size, generator=generator).to(dtype)
-    shape = (2, 1, kv_heads, filled(530 + FEW), head_size)
+    shape = (2, 1, kv_heads, filled(TRIED_AFTER[-1] + FEW), head_size)
     keys, values = torch.randn(shape, generator=generator).to(dtype)
 
     def attend(past: int, first: int, stop: int) -> Tensor:
@@ -97,7 +109,7 @@ def attends_in_line(group: int, head_size: int, dtype: torch.dtype) -> bool:
             mask,
         )
 
-    for past in (24, 530):
+    for past in TRIED_AFTER:
         alone = torch.cat([attend(past, at, at + 1) for at in range(FEW)])
         for stop in (2, 3, 5, 7, FEW):
             if not torch.equal(attend(past, 0, stop), alone[:stop]):

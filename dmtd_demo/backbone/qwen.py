@@ -32,6 +32,8 @@ from dmtd_demo.machine import on_zero_gpu
 
 # versions of transformers that were tried
 TRIED = "5.13 to 5.24"
+# positions before those by which `alike` is tried
+TRIED_AFTER = 20
 
 
 class Norm(Protocol):
@@ -174,6 +176,30 @@ class Backbone:
         return StaticPasses(
             self._fused, lambda window: self._signed_rope(self._embed.weight, 0, window)
         )
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether a position is the same, bit for bit, alone and beside up to FEW - 1 others.
+
+        Tried on the first layer, the final norm and the LM head: their kernels are those of all.
+        """
+        if self.hybrid or not self._fused:
+            return False
+        ids = [(7 * i + 1) % self.vocab_size for i in range(TRIED_AFTER + FEW)]
+
+        def read(*sizes: int) -> Tensor:
+            cache, at = self.new_cache(), 0
+            out = []
+            for n in (TRIED_AFTER, *sizes):
+                h = self.run_layers(self.embed(ids[at : at + n]), 0, 1, cache)
+                at += n
+                if at > TRIED_AFTER:
+                    out.append(self.logits(self.final_norm(h[0])))
+            return torch.cat(out)
+
+        with torch.inference_mode():
+            alone = read(1, 1, 1, 1, 1)
+            return all(torch.equal(read(*n)[:5], alone) for n in ((2, 3), (4, 1), (5,), (FEW,)))
 
     @property
     def preparing(self) -> float:

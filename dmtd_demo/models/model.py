@@ -88,7 +88,7 @@ class Model:
             self.dtype == "bfloat16"
             and self.quantization in ("none", "fast-int8", "fast-int4")
             and self.backbone.device.type == "cpu"
-            and not self.backbone.hybrid
+            and self.backbone.alike
         )
 
     def has(self, need: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from dmtd_demo.backbone.fused import FEW
 from dmtd_demo.decoders.stack import PREFILL_CHUNK, Stack
 from dmtd_demo.models.model import Model
 
@@ -33,9 +34,9 @@ class Judged:
 def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[Judged]:
     """Judge each generated id by `ar` given the text before it.
 
-    One pass over the whole text, in chunks, outside every clock. Below float32 the long pass and
-    single steps round differently, so there an id within one unit in the last place of the top
-    logit agrees too.
+    Passes over the whole text, in chunks, outside every clock. Below float32 passes over many
+    positions and single steps may round differently, so there an id within one unit in the last
+    place of the top logit agrees too.
     """
     parts = logits_before(model, prompt_ids, ids)
     return [judged for logits, wanted in parts for judged in _judge(logits, wanted)]
@@ -44,19 +45,27 @@ def audit_ids(model: Model, prompt_ids: Sequence[int], ids: Sequence[int]) -> li
 def logits_before(
     model: Model, prompt_ids: Sequence[int], ids: Sequence[int]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the logits of `ar` [n, vocabulary] before each of n ids, and those ids, in chunks."""
+    """Yield the logits of `ar` [n, vocabulary] before each of n ids, and those ids, in chunks.
+
+    Where a position comes out the same beside FEW others as alone, the text is read as steps read
+    it, the prompt first and then so many at a time: near-ties fall as they fell for `ar` itself.
+    """
     stack = Stack(model.backbone, model.split)
-    text, done = [*prompt_ids, *ids[:-1]], 0
-    for start in range(0, len(text), PREFILL_CHUNK):
-        chunk = text[start : start + PREFILL_CHUNK]
-        out, _ = stack.full(chunk)
-        # the last prompt position gives the first id
-        skip = max(len(prompt_ids) - 1 - start, 0)
-        if skip >= len(chunk):
-            continue
-        logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:]))
-        yield logits, torch.tensor(ids[done : done + len(logits)], device=logits.device)
-        done += len(logits)
+    exact = model.alike and model.backbone.dtype != torch.float32
+    few = FEW if exact else PREFILL_CHUNK
+    for start in range(0, len(prompt_ids), PREFILL_CHUNK):
+        out, _ = stack.full(prompt_ids[start : start + PREFILL_CHUNK])
+    # the last prompt position gives the first id
+    out = out[:, -1:]
+    for start in range(0, len(ids), few):
+        wanted = ids[start : start + few]
+        if start:
+            out, _ = stack.full(ids[start - 1 : start - 1 + len(wanted)])
+        elif len(wanted) > 1:
+            more, _ = stack.full(ids[: len(wanted) - 1])
+            out = torch.cat([out, more], dim=1)
+        logits = model.backbone.logits(model.backbone.final_norm(out[0]))
+        yield logits, torch.tensor(wanted, device=logits.device)
 
 
 def _judge(logits: Tensor, wanted: Tensor) -> list[Judged]:

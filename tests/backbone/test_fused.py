@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dmtd_demo.backbone import fused
 from dmtd_demo.backbone.cpu_packed import pack
 from dmtd_demo.backbone.qwen import Backbone
-from tiny import tiny_module
+from tiny import sums_alike, tiny_module
 
 
 def both(module, ids: list[list[int]], start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,16 +83,7 @@ def test_what_is_not_dense_is_not_fused():
     layer = module.model.layers[1].mlp
     other = Other(layer.up_proj.in_features, layer.up_proj.out_features, bias=False)
     layer.up_proj = other
-    assert Backbone(module)._fused == []
-
-
-def sums_alike() -> bool:
-    """Whether this CPU's bfloat16 products of a row are the same beside few and many others."""
-    weight, x = torch.randn(64, 1536).bfloat16(), torch.randn(16, 1536).bfloat16()
-    whole = torch.nn.functional.linear(x, weight)
-    return all(
-        torch.equal(torch.nn.functional.linear(x[:n], weight), whole[:n]) for n in range(2, 17)
-    )
+    assert Backbone(module)._fused == [] and not Backbone(module).alike
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
@@ -105,6 +96,7 @@ def test_in_16_bits_a_position_is_the_same_alone_and_beside_others(kind, quantiz
     if quantization != "none":
         pack(module, quantization)
     backbone = Backbone(module)
+    assert backbone.alike
     generator = torch.Generator().manual_seed(7)
     for past in (1, 20, 77):
         ids = torch.randint(0, 97, (past + 8,), generator=generator).tolist()

@@ -276,6 +276,7 @@ class FusedLayer(GroupedAttention):
             together(parts.gate, parts.up, gated=True),
             together(parts.down),
         )
+        self.products = (self.qkv, self.o, self.gate_up, self.down)
         self.before_attention, self.before_mlp = (
             FusedNorm(parts.before_attention, parts.eps),
             FusedNorm(parts.before_mlp, parts.eps),

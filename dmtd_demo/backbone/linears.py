@@ -104,10 +104,12 @@ class Dense:
     """One matrix for dense linears.
 
     In float32 on a CPU it lies as [in, out], which one position reads from memory in 1.4 ms where
-    [out, in] took 2.4 (docs/performance.md); otherwise as [out, in].
+    [out, in] took 2.4 (docs/performance.md); otherwise as [out, in]. ahead: the matrix is read once
+    before it is multiplied by (`reading.py`).
     """
 
     gated = False
+    ahead = False
 
     def __init__(self, *linears: nn.Linear) -> None:
         weight = linears[0].weight
@@ -140,6 +142,8 @@ class Dense:
         return self._product(x) if self.alone else onednn.among_others(self._product, x)
 
     def _product(self, x: Tensor) -> Tensor:
+        if self.ahead:
+            self.weight.sum()
         return (
             torch.mm(x, self.weight)
             if self.bias is None
@@ -149,6 +153,8 @@ class Dense:
     def add_to(self, h: Tensor, x: Tensor) -> Tensor:
         if not self.alone:
             return onednn.among_others(self._product, x).add_(h)
+        if self.ahead:
+            self.weight.sum()
         # as a bias, which cuBLAS adds by the way; a matrix would be copied first
         if h.is_cuda and h.shape[0] == 1:
             h = h[0]

@@ -215,7 +215,7 @@ def _model(
 
 
 def _prepare(model: Model) -> None:
-    """Capture or compile the passes that its decoders make at their defaults."""
+    """Capture or compile the passes that its decoders make at their defaults; time the products."""
     split = model.split or (Split.default(model.layers) if model.layers > 1 else None)
     heads = model.addons.get("mtp_heads")
     runs = [(0, model.layers, q) for q in range(1, 2 + (heads.k if heads else 0))]
@@ -225,6 +225,5 @@ def _prepare(model: Model) -> None:
             (split.early, split.late_start, model.tau or 4),
             (split.late_start, split.layers, 1),
         ]
-    found = model.backbone.prepare(runs)
-    if found:
-        model.reasons.append(found)
+    found = (model.backbone.prepare(runs), model.backbone.read_ahead())
+    model.reasons.extend(reason for reason in found if reason)

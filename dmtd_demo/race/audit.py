@@ -51,20 +51,20 @@ def logits_before(
     it, the prompt first and then so many at a time: near-ties fall as they fell for `ar` itself.
     """
     stack = Stack(model.backbone, model.split)
-    exact = model.alike and model.backbone.dtype != torch.float32
-    few = FEW if exact else PREFILL_CHUNK
-    for start in range(0, len(prompt_ids), PREFILL_CHUNK):
-        out, _ = stack.full(prompt_ids[start : start + PREFILL_CHUNK])
-    # the last prompt position gives the first id
-    out = out[:, -1:]
-    for start in range(0, len(ids), few):
-        wanted = ids[start : start + few]
-        if start:
-            out, _ = stack.full(ids[start - 1 : start - 1 + len(wanted)])
-        elif len(wanted) > 1:
-            more, _ = stack.full(ids[: len(wanted) - 1])
-            out = torch.cat([out, more], dim=1)
-        logits = model.backbone.logits(model.backbone.final_norm(out[0]))
+    text, first = [*prompt_ids, *ids[:-1]], len(prompt_ids) - 1
+    if model.alike and model.backbone.dtype != torch.float32:
+        starts = [*range(0, len(prompt_ids), PREFILL_CHUNK)]
+        starts += range(len(prompt_ids), len(text), FEW)
+    else:
+        starts = [*range(0, len(text), PREFILL_CHUNK)]
+    for start, stop in zip(starts, [*starts[1:], len(text)]):
+        out, _ = stack.full(text[start:stop])
+        # the last prompt position gives the first id
+        if stop <= first:
+            continue
+        skip = max(first - start, 0)
+        logits = model.backbone.logits(model.backbone.final_norm(out[0, skip:]))
+        wanted = ids[start + skip - first : stop - first]
         yield logits, torch.tensor(wanted, device=logits.device)
 
 

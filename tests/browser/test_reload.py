@@ -21,8 +21,9 @@ FULL = os.environ.get("DMTD_STRESS") == "full"
 class Wire:
     """A TCP proxy before the page, whose connections can all be cut.
 
-    cut_at: what the server has to say for that to happen. away: seconds for which nobody answers
-    then; None: what the server says is ended there as it should be, and nothing else is cut.
+    cut_at: what the server has to say for that to happen, once the test has seen it drawn. away:
+    seconds for which nobody answers then; None: what the server says is ended there as it should
+    be, and nothing else is cut.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -30,6 +31,7 @@ class Wire:
         self.upstream = (parts.hostname, parts.port)
         self.cut_at: bytes | None = None
         self.away: float | None = 0.0
+        self.drawn = threading.Event()
         self.cuts = 0
         self.until = 0.0
         self.open: list[socket.socket] = []
@@ -57,8 +59,12 @@ class Wire:
                 to.sendall(data)
                 if watched and self.cut_at and self.cut_at in data:
                     self.cut_at = None
-                    # so that it has been drawn
-                    time.sleep(0.3)
+                    # the rest of it; and until it has been drawn
+                    source.settimeout(0.05)
+                    with contextlib.suppress(TimeoutError):
+                        to.sendall(source.recv(65536))
+                    source.settimeout(None)
+                    self.drawn.wait(30)
                     if self.away is None:
                         self.cuts += 1
                         to.sendall(b"0\r\n\r\n")
@@ -78,6 +84,7 @@ class Wire:
 
     def close(self) -> None:
         self.listener.close()
+        self.drawn.set()
         self.away = 0.0
         self.cut()
 
@@ -116,6 +123,9 @@ def test_what_came_of_a_race_stays_where_the_connection_breaks_off(
     wire.away, wire.cut_at = seconds, b'\\"type\\":\\"step\\"'
     page.evaluate("window.before = true")
     visit.press("#reply")
+    page.wait_for_selector(".panel >> nth=0 >> .turn >> nth=2")
+    visit.wait_for_tokens()
+    wire.drawn.set()
     page.wait_for_function("!window.before", timeout=30_000)
     page.wait_for_selector("[data-status='stopped']", timeout=30_000)
     assert wire.cuts == 1 and "broke off" in visit.sentence

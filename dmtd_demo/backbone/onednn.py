@@ -269,7 +269,7 @@ def _compared(linears: Sequence[nn.Linear]) -> tuple[float, float]:
                 if timed:
                     each.append(time.perf_counter() - started)
     before, after, *read = (statistics.median(each[1:]) for each in times)
-    return min(before, *read), after
+    return min([before, *read]), after
 
 
 def _read_and_multiplied(weight: Tensor, x: Tensor) -> Tensor:

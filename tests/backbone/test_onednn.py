@@ -155,9 +155,11 @@ def test_where_there_is_no_such_layout_everything_stays(always, monkeypatch):
     )
 
 
-def test_both_are_timed():
-    linears = [torch.nn.Linear(64, 48), torch.nn.Linear(48, 32)]
-    assert all(seconds > 0 for seconds in onednn._compared(linears))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_are_timed(dtype):
+    linears = [torch.nn.Linear(64, 48, dtype=dtype), torch.nn.Linear(48, 32, dtype=dtype)]
+    plain, laid_out = onednn._compared(linears)
+    assert plain > 0 and laid_out > 0
 
 
 def test_a_model_of_the_size_of_ours_is_measured():

@@ -8,6 +8,7 @@ const EXPECTED_TOKENS = 256; // of an answer whose end is not known yet, at most
 const SLOW_ENOUGH = 0.8; // of the clock's speed, from which on a running race plays live
 const FIRST_MS = 500; // of a panel's clock: by then its speed is known from its first token alone
 const HELD_MS = 2000; // so long a race that is going to be played slowed has the machine for itself
+const LONGEST_FRAME_MS = 500; // of what is played between two frames
 const SPEEDS = {
   watch: t("player.speed.watch"),
   pass: t("player.speed.pass"),
@@ -153,7 +154,7 @@ class Player {
     this.heldUntil = 0;
     this.at = 0; // moments shown, of tape.moments
     this.clock = 0; // ms
-    this.spent = 0; // ms that it has been playing
+    this.spent = 0; // ms that it has been played for
     this.rate = null; // ms of the clock in a millisecond; null: not known yet
     this.playing = false;
     this.draw();
@@ -276,12 +277,11 @@ class Player {
     const moments = this.tape.moments;
     let clock = this.clock,
       at = this.at;
-    if (this.rate !== null) {
-      this.spent += now - this.last;
-      clock += (now - this.last) * this.rate;
-    }
+    // a page that stood still goes on where it was
+    if (this.rate !== null) clock += Math.min(now - this.last, LONGEST_FRAME_MS) * this.rate;
     this.last = now;
-    if (this.running) clock = Math.min(clock, this.horizon); // no panel is drawn ahead of what is known of the others
+    if (this.running) clock = Math.max(Math.min(clock, this.horizon), this.clock); // no panel is drawn ahead of what is known of the others
+    if (this.rate !== null) this.spent += (clock - this.clock) / this.rate; // waiting for more of the race is not playing it
     while (at < moments.length && moments[at].ms <= clock) at += 1;
     const over = at >= moments.length && !(this.running && this.first);
     if (over) this.playing = false;

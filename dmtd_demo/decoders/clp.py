@@ -43,11 +43,14 @@ def folded_lengths(probabilities: Sequence[float], k: int) -> tuple[float, ...]:
 def accepted_length(probabilities: Sequence[float], k: int, threshold: float, rule: str) -> int:
     """Return how many MTP tokens to accept, from P(length = 0..K) (docs/methods.md, section 3).
 
-    A k below K folds the upper classes into k.
+    A k below K folds the upper classes into k. A threshold of 1 accepts none: probabilities that
+    round to 1 are no certainty.
     """
     folded = folded_lengths(probabilities, k)
     if rule == "argmax":
         return max(range(k + 1), key=folded.__getitem__)
+    if threshold >= 1:
+        return 0
     at_least = 0.0
     # P(length >= s) only grows as s falls: the first one over the threshold is the largest s
     for s in range(k, 0, -1):

@@ -25,7 +25,12 @@ class GateOptions(Options):
 
 
 def open_gates(probabilities: Sequence[float], k: int, threshold: float) -> int:
-    """Return how many MTP tokens to accept: those before the first of k gates under it."""
+    """Return how many MTP tokens to accept: those before the first of k gates under it.
+
+    A threshold of 1 accepts none: probabilities that round to 1 are no certainty.
+    """
+    if threshold >= 1:
+        return 0
     return next(
         (i for i, p in enumerate(probabilities[:k]) if p < threshold), min(k, len(probabilities))
     )

@@ -110,7 +110,8 @@ class NativeHead(Decoder[NativeOptions]):
     ) -> tuple[int, tuple[float, ...]]:
         """Return how many drafts to make after a state [1, hidden], and the probabilities."""
         if options.rule == "probability":
-            return options.k, ()
+            # as in `accepted_length`: what rounds to 1 is no certainty
+            return options.k if options.threshold < 1 else 0, ()
         predictor = model.addons["native_clp"]
         probabilities = predictor(state).float().softmax(-1)[0].tolist()
         longest = accepted_length(probabilities, options.k, options.threshold, options.rule)

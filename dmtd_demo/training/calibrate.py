@@ -175,7 +175,7 @@ def by_share(
 
     For language models, whose long answers no unverified decoder keeps whole. probabilities: at
     positions of held-out texts; right: how many of the tokens after each are `ar`'s own. Where no
-    threshold shows it on ENOUGH tokens, the threshold is 1: hardly anything is taken along. Returns
+    threshold shows it on ENOUGH tokens, the threshold is 1: nothing is taken along. Returns
     facts for the add-on's card; by_threshold: [tokens per full pass, share right].
     """
     table, good_enough = {}, [1.0]

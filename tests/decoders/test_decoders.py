@@ -248,6 +248,8 @@ def test_accepted_length_is_the_definition(weights, k, threshold, rule):
     folded = p[:k] + [sum(p[k:])]
     if rule == "argmax":
         assert folded[s] == max(folded)
+    elif threshold == 1:
+        assert s == 0
     else:
         fits = [i for i in range(k + 1) if i == 0 or sum(folded[i:]) >= threshold - 1e-12]
         certain = [i for i in range(k + 1) if i == 0 or sum(folded[i:]) >= threshold + 1e-12]
@@ -258,6 +260,9 @@ def test_more_caution_never_accepts_more():
     p = [0.3, 0.1, 0.2, 0.15, 0.25]
     lengths = [accepted_length(p, 4, t / 20, "cumulative") for t in range(21)]
     assert lengths == sorted(lengths, reverse=True) and lengths[0] == 4 and lengths[-1] == 0
+    # at 1 the backbone alone, however the probabilities round
+    assert accepted_length([0.0, 0.0, 1.0], 2, 1.0, "cumulative") == 0
+    assert accepted_length([0.0, 0.0, 1.0], 2, 0.99, "cumulative") == 2
 
 
 def test_a_model_without_addons_says_what_clp_needs():

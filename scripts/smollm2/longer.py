@@ -1,0 +1,342 @@
+"""More training for the shipped MTP heads, on a CPU: Medusa's form and the one fed with its drafts.
+
+    python scripts/smollm2/longer.py states runs/longer &
+    python scripts/smollm2/longer.py train runs/longer --minutes 90
+    python scripts/smollm2/longer.py bundle runs/longer assets/smollm2-135m
+
+On one GPU `train.py` gave the heads 33 seconds: 327 updates of large batches. Here the frozen
+model's hidden states are computed once, text by text, and read again by every epoch; an update
+takes a few hundred positions, and its softmax ranges over the frequent tokens and a sample of the
+others (Jean et al., arXiv 1412.2007, section 3). `states` may still be running while `train` reads
+what is there. Both go on where they were if they are run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import weights
+from bundle import CAREFUL, DATA, NAME, clp_facts
+from corpus import Batch, Batches, Corpus
+from heads import FALL, FeedBackHead, HeadTrainer, K, judge_heads, train_small
+from model import Stack
+
+from dmtd_demo.models.addons import CARD, Base, MTPHeads, save_addon
+from dmtd_demo.models.catalog import CATALOG
+from dmtd_demo.models.fetch import at_hand
+
+FOLDER = ROOT / "assets" / "smollm2-135m"
+ROOM = 512
+# texts whose states are computed between two marks of how far it is
+BLOCK = 512
+# entries of the softmax: always, and drawn from the other frequent ones
+ALWAYS, DRAWN, FREQUENT = 2048, 1024, 16384
+
+
+def opened() -> tuple[Stack, Corpus]:
+    """The model on the CPU in bfloat16, and the shipped conversations."""
+    entry = CATALOG[NAME]
+    path = at_hand(entry.source, entry.archive)
+    if path is None:
+        sys.exit(f"run `python -m dmtd_demo get {NAME}` first")
+    made, _ = weights.load(path, torch.bfloat16, torch.device("cpu"))
+    return Stack(made, ROOM + 16), Corpus.load(FOLDER / "conversations.npz")
+
+
+def order(corpus: Corpus) -> np.ndarray:
+    """The texts to learn from, in the order in which their states are computed."""
+    texts = np.flatnonzero(~corpus.held & (corpus.lengths <= ROOM))
+    return np.random.default_rng(0).permutation(texts)
+
+
+class States:
+    """Hidden states after the final norm of the texts to learn from, on disk, end to end."""
+
+    def __init__(self, folder: Path, corpus: Corpus, hidden: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.texts, self.mark = order(corpus), folder / "states.done"
+        self.starts = np.concatenate([[0], np.cumsum(corpus.lengths[self.texts])])
+        size = (int(self.starts[-1]), hidden)
+        file = str(folder / "states.bin")
+        values = torch.from_file(file, True, size[0] * hidden, dtype=torch.bfloat16)
+        self.values = values.view(size)
+
+    @property
+    def done(self) -> int:
+        """How many of the texts are there."""
+        return int(self.mark.read_text()) if self.mark.exists() else 0
+
+    def compute(self, stack: Stack, batches: Batches) -> None:
+        """All that are missing, those of a block by like lengths together."""
+        began, first = time.monotonic(), self.done
+        lengths = batches.corpus.lengths
+        for start in range(first, len(self.texts), BLOCK):
+            places = np.arange(start, min(start + BLOCK, len(self.texts)))
+            widths = -(-lengths[self.texts[places]] // Batches.STEP) * Batches.STEP
+            for n in np.unique(widths):
+                lot = places[widths == n]
+                # so many rows always: in bfloat16 a new shape costs more than it
+                rows = max(1, 2048 // int(n))
+                for i in range(0, len(lot), rows):
+                    some = lot[i : i + rows]
+                    padded = np.resize(some, rows)
+                    h = stack.hidden(batches.batch(self.texts[padded], int(n)).ids)
+                    for row, place in zip(h, some):
+                        at, to = self.starts[place : place + 2]
+                        self.values[at:to] = row[: to - at]
+            self.mark.write_text(str(int(places[-1]) + 1))
+            seconds = time.monotonic() - began
+            tokens = self.starts[places[-1] + 1] - self.starts[first]
+            print(f"{places[-1] + 1} of {len(self.texts)} texts, {tokens / seconds:.0f} tokens/s")
+
+
+class Training:
+    """Both kinds of heads, and what an update reads."""
+
+    def __init__(self, folder: Path, stack: Stack, corpus: Corpus, options: Any) -> None:
+        self.folder, self.stack, self.options = folder, stack, options
+        self.states = States(folder, corpus, stack.shape.hidden)
+        self.batches = Batches(corpus, False, options.positions, torch.device("cpu"), ROOM)
+        self.judged = Batches(corpus, True, 4096, torch.device("cpu"), ROOM)
+        counts = np.bincount(corpus.tokens, minlength=stack.shape.vocabulary)
+        frequent = torch.from_numpy(np.argsort(-counts, kind="stable")[:FREQUENT].copy())
+        self.always, self.others = frequent[:ALWAYS], frequent[ALWAYS:]
+        self.medusa = MTPHeads(stack.shape.hidden, K)
+        self.head0 = MTPHeads(stack.shape.hidden, 1)
+        self.fed = FeedBackHead(stack)
+        self.head0.load_state_dict(load_file(FOLDER / "head0.safetensors"))
+        self.updates = self.seen = 0
+        self.spent = 0.0
+        self.kept = folder / "heads.pt"
+        self.modules = nn.ModuleDict({"medusa": self.medusa, "fed": self.fed})
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [*self.medusa.parameters()], "base": options.medusa_rate},
+                {"params": [*self.fed.parameters()], "base": options.rate},
+            ],
+            lr=options.rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+        )
+        if self.kept.exists():
+            state = torch.load(self.kept)
+            self.modules.load_state_dict(state["modules"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.updates, self.seen, self.spent = state["updates"], state["seen"], state["spent"]
+        else:
+            self.medusa.load_state_dict(load_file(FOLDER / "mtp_heads.safetensors"))
+            named = load_file(FOLDER / "fed_back.safetensors")
+            self.fed.load_state_dict({n.removeprefix("mtp."): t for n, t in named.items()})
+        self.random = np.random.default_rng(self.updates)
+
+    def save(self) -> None:
+        state = {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"updates": self.updates, "seen": self.seen, "spent": self.spent}
+        part = self.kept.with_suffix(".part")
+        torch.save(state, part)
+        part.rename(self.kept)
+
+    def lots(self) -> Iterator[tuple[np.ndarray, int]]:
+        """Epochs over the texts whose states are there: places of texts of one width, and it."""
+        lengths = self.batches.corpus.lengths
+        while True:
+            ready = self.states.done
+            if not ready:
+                time.sleep(5)
+                continue
+            widths = -(-lengths[self.states.texts[:ready]] // Batches.STEP) * Batches.STEP
+            found = []
+            for n in np.unique(widths):
+                rows = max(1, self.options.positions // int(n))
+                places = self.random.permutation(np.flatnonzero(widths == n))
+                whole = len(places) // rows * rows
+                found += [(lot, int(n)) for lot in places[:whole].reshape(-1, rows)]
+            for i in self.random.permutation(len(found)):
+                yield found[i]
+                # texts have come meanwhile: an epoch over more of them
+                if self.states.done > 1.3 * ready:
+                    break
+
+    def read(self, places: np.ndarray, n: int) -> tuple[Batch, Tensor]:
+        """A batch and its hidden states, [rows, n, hidden]."""
+        batch = self.batches.batch(self.states.texts[places], n)
+        h = torch.zeros(len(places), n, self.stack.shape.hidden, dtype=torch.bfloat16)
+        for row, place in zip(h, places):
+            at, to = self.states.starts[place : place + 2]
+            row[: to - at] = self.states.values[at:to]
+        return batch, h
+
+    def update(self, places: np.ndarray, n: int, share: float) -> float:
+        """One step on half of the answers' positions; share: of the whole time."""
+        warm = min(1.0, (self.updates + 1) / 100)
+        factor = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * factor
+        batch, h = self.read(places, n)
+        rows, at = len(places), torch.arange(n)
+        answer = (at >= batch.prompts[:, None] - 1) & (at < batch.lengths[:, None] - 1)
+        chance = torch.rand(rows * n) + (~answer).flatten() * 2
+        index = chance.topk(self.options.learned, largest=False).indices
+        row, column = index // n, index % n
+        wanted = F.pad(batch.ids, (0, K + 2))
+        drawn = self.others[torch.randperm(len(self.others))[:DRAWN]]
+        entries = torch.cat([self.always, drawn])
+        raised = torch.zeros(len(entries))
+        raised[ALWAYS:] = math.log(len(self.others) / DRAWN)
+        table = self.stack.weights.embedding
+        among = table[entries]
+        fed = [m.flatten(0, 1)[index] for m in self.fed(self.stack, batch.ids, h)]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            medusa = self.medusa(h.flatten(0, 1)[index]).unbind(1)
+        inside = answer.flatten()[index]
+        total, losses = torch.zeros(()), []
+        for i in range(1, K + 1):
+            goal = wanted[row, column + 1 + i]
+            counts = inside & (column + 1 + i < batch.lengths[row])
+            own, same = table[goal], entries == goal[:, None]
+            for state in (medusa[i - 1], fed[i - 1]):
+                state = state.to(torch.bfloat16)
+                logits = (state @ among.T).float() + raised
+                logits = logits.masked_fill(same, -math.inf)
+                mine = (state * own).sum(-1).float()
+                whole = torch.logaddexp(logits.logsumexp(-1), mine)
+                loss = ((whole - mine) * counts).sum() / counts.sum().clamp(min=1)
+                total = total + FALL ** (i - 1) * loss
+                losses.append(loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        for group in self.optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
+        self.optimizer.step()
+        self.updates += 1
+        self.seen += int(inside.sum())
+        return torch.stack(losses[1::2]).mean().item()
+
+    def tell(self, log: Path, positions: int, **more: Any) -> None:
+        """Accuracy on held-out texts, as `train.py` measures it, into the log."""
+        facts = {"updates": self.updates, "answer_positions": self.seen, **more}
+        facts |= {"seconds": round(self.spent), "texts": self.states.done}
+        # `judge_heads` asks a HeadTrainer
+        with torch.no_grad():
+            facts |= judge_heads(_Judged(self), self.judged.some(positions))
+        line = json.dumps(facts)
+        with log.open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+    def run(self) -> None:
+        seconds, log = 60 * self.options.minutes, self.folder / "log.jsonl"
+        told = saved = time.monotonic()
+        if not self.updates:
+            self.tell(log, self.options.judged)
+        losses: list[float] = []
+        for places, n in self.lots():
+            began = time.monotonic()
+            if self.spent >= seconds:
+                break
+            losses.append(self.update(places, n, self.spent / seconds))
+            now = time.monotonic()
+            self.spent += now - began
+            if now - told > 60 * self.options.every:
+                speed = len(losses) * self.options.learned / (now - told)
+                loss = round(sum(losses) / len(losses), 4)
+                self.tell(log, self.options.judged, loss=loss, per_second=round(speed))
+                losses, told = [], time.monotonic()
+            if now - saved > 120:
+                self.save()
+                saved = now
+        self.save()
+        self.tell(log, self.options.judged_last, last=True)
+
+
+class _Judged:
+    """What `judge_heads` and `train_small` ask: the trained heads, without their optimizer."""
+
+    def __init__(self, training: Training) -> None:
+        self.stack, self.fed = training.stack, training.fed
+        self.medusa, self.head0 = training.medusa, training.head0
+
+    def right(self, batch: Batch) -> Any:
+        return HeadTrainer.right(self, batch)  # type: ignore[arg-type]
+
+
+def bundle(training: Training, folder: Path, positions: int, seconds: float) -> None:
+    """The heads into a folder of add-ons, with CLP and gate learned anew on Medusa's heads.
+
+    positions: of texts, that CLP and gate learn from. Their thresholds are still to be read off
+    held-out texts: `calibrate.py --learned 0`, and `confidence.py`.
+    """
+    log = (training.folder / "log.jsonl").read_text().splitlines()
+    figures = next(json.loads(line) for line in reversed(log) if '"last": true' in line)
+    card = json.loads((folder / CARD).read_text())
+    base = Base(card["base_model"], card.get("base_revision"), card["base_fingerprint"])
+    hidden = training.stack.shape.hidden
+    seen = {"data": DATA, "longer": {k: figures[k] for k in ("updates", "answer_positions")}}
+    save_addon(folder, "mtp_heads", training.medusa, base, hidden, **seen, **figures["medusa"])
+    named = {f"mtp.{n}": p.detach().bfloat16() for n, p in training.fed.named_parameters()}
+    save_file(named, folder / "fed_back.safetensors")
+    some = Batches(training.batches.corpus, False, 4096, torch.device("cpu"), ROOM)
+    modules, facts = train_small(
+        _Judged(training),  # type: ignore[arg-type]
+        some.some(positions),
+        training.judged.some(positions // 4),
+        seconds,
+    )
+    print(json.dumps(facts), flush=True)
+    found = [{"phase": "heads", **facts}]
+    save_addon(folder, "clp", modules["clp"], base, hidden, data=DATA, **clp_facts(found))
+    save_addon(folder, "gate", modules["gate"], base, hidden, data=DATA, threshold=CAREFUL)
+    card = json.loads((folder / CARD).read_text())
+    card["addons"]["fed_back"] |= seen | figures["fed_back"]
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("states", "train", "bundle"))
+    parser.add_argument("run", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    parser.add_argument("--minutes", type=float, default=90.0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--positions", type=int, default=1024, help="of a batch, prompts and all")
+    parser.add_argument("--learned", type=int, default=384, help="positions of a batch with a loss")
+    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--medusa-rate", type=float, default=1e-3)
+    parser.add_argument("--every", type=float, default=10.0, help="minutes between two figures")
+    parser.add_argument("--judged", type=int, default=8192, help="held-out positions of each")
+    parser.add_argument("--judged-last", type=int, default=65536)
+    parser.add_argument("--small", type=int, default=131072, help="positions for CLP and gate")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    stack, corpus = opened()
+    if options.what == "states":
+        states = States(options.run, corpus, stack.shape.hidden)
+        batches = Batches(corpus, False, 2048, torch.device("cpu"), ROOM)
+        states.compute(stack, batches)
+        return
+    training = Training(options.run, stack, corpus, options)
+    if options.what == "train":
+        training.run()
+    else:
+        bundle(training, options.folder, options.small, 60.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,9 @@ def test_the_race_before_stays_pale_and_comes_back(visit: RacePage) -> None:
     visit.set("#panel-1-opt-tau", 2)
     visit.race(LONG, tokens=20)
     assert page.locator(".was:visible").all_inner_texts() == [f"before: {s}" for s in speeds]
-    page.wait_for_timeout(600)
-    assert len(visit.chart("chart-tps")) == 6  # each panel's line, and that of the race before
+    visit.wait_for_charts()
+    # each panel's line, and that of the race before
+    page.wait_for_function("document.getElementById('chart-tps').data.length === 6")
     assert page.locator(".live .was-line").nth(1).get_attribute("d").startswith("M")
     audit = page.locator(".summary td[data-was]").evaluate_all(
         "cells => cells.map(c => c.dataset.was)"

@@ -12,8 +12,13 @@ from race_page import LONG, OVER, RacePage
 def test_tokens_against_time_and_where_the_time_went(visit: RacePage, tmp_path: Path) -> None:
     visit.wait_for_charts()
     visit.race(tokens=40)
-    visit.page.wait_for_timeout(1500)
     totals = [sum(visit.origins(panel).values()) for panel in range(3)]
+    # all charts are drawn together, a moment after the race
+    visit.page.wait_for_function(
+        "totals => totals.every((total, i) => "
+        "document.getElementById('chart-race').data[i]?.y.at(-1) === total)",
+        arg=totals,
+    )
     facts = visit.page.locator(".facts").all_inner_texts()
     seconds = [
         next(float(part.removesuffix(" s")) for part in fact.split(" · ") if part.endswith(" s"))

@@ -130,8 +130,11 @@ def test_each_decoder_has_its_own_options(visit: RacePage) -> None:
         "panel-0-opt-tau",
     ]
     # Gradio sets its own value a moment after it has built what holds it
-    visit.page.wait_for_timeout(300)
-    visit.set("#panel-0-opt-tau", 2)
+    for _ in range(20):
+        visit.set("#panel-0-opt-tau", 2)
+        visit.page.wait_for_timeout(300)
+        if visit.page.input_value("#panel-0-opt-tau input[type='number']") == "2":
+            break
     visit.set("#panels", 4)
     visit.page.wait_for_selector("[data-panel='3']", state="attached")
     visit.race(tokens=12)
@@ -179,7 +182,11 @@ def test_it_fits_the_screen(chromium: object, app_url: str, screenshots: Path) -
     for name, width, height, scheme in SCREENS:
         visit.page.set_viewport_size({"width": width, "height": height})
         visit.page.emulate_media(color_scheme=scheme)
-        visit.page.wait_for_timeout(300)  # the charts follow
+        # the charts follow
+        visit.page.wait_for_function(
+            "width => document.documentElement.scrollWidth <= width", arg=width
+        )
+        visit.page.wait_for_timeout(300)
         visit.page.screenshot(path=screenshots / f"{name}.png", full_page=width < 900)
         check_screen(visit, width, height)
     visit.close()

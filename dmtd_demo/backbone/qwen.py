@@ -357,6 +357,11 @@ class Backbone:
         angles = self._signed_rope(h, 0, max(cache.lengths) + 1)
         return batched.step(self._fused, h, angles, cache)
 
+    @property
+    def in_line(self) -> bool:
+        """Whether the masks of `attending` are those of layers that attend in line."""
+        return not self.hybrid and bool(self._fused) and self._fused[0].in_line
+
     def attending(self, h: Tensor, past: int, q: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return cos, sin and mask as `FusedLayer` reads them beside h.
 
@@ -364,7 +369,7 @@ class Backbone:
         """
         cos, sin = self._signed_rope(h, past, past + q)
         mask = None
-        if q <= FEW and not self.hybrid and self._fused and self._fused[0].in_line:
+        if q <= FEW and self.in_line:
             return cos, sin, line_mask(past, q, self._fused[0].group, h)
         if 1 < q and (past or q <= FEW):
             mask = torch.full((q, past + q), -torch.inf, dtype=h.dtype, device=h.device).triu(

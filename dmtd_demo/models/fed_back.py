@@ -90,6 +90,8 @@ class FedBackHead(nn.Module):
                 None,
             )
         )
+        # its own linears are dense, whatever the backbone's are, whose masks it reads
+        layer.in_line = layer.in_line and self.backbone.in_line
         of_embedding, of_state, after = (
             FusedNorm(norms[key], eps) for key in ("of_embedding", "of_state", "after")
         )

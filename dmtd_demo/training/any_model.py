@@ -6,6 +6,7 @@ one loop.
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -350,4 +351,5 @@ def _heads(name: str, model: Model, output: Path) -> MTPHeads | OwnHead:
             f"training {name} needs MTP heads in {folder}: run `train heads --model … --output "
             f"{output}` first"
         )
-    return heads.float()
+    # a copy: those of the model go on in its dtype
+    return copy.deepcopy(heads).float()

@@ -359,6 +359,22 @@ def test_a_predictor_for_a_models_own_head(small_tokenizer, tmp_path, data, monk
         train_addon("native_clp", tiny_model(), tmp_path, settings)
 
 
+def test_the_models_own_heads_go_on_in_its_dtype(small_tokenizer, tmp_path, data, monkeypatch):
+    """CLP learns from heads in float32; the panels of the page go on with those of the model."""
+    model = tiny_model(
+        addons=True,
+        tokenizer=small_tokenizer,
+        vocab_size=len(small_tokenizer),
+        max_position_embeddings=512,
+        dtype=torch.bfloat16,
+    )
+    heads = model.addons["mtp_heads"]
+    facts = {"threshold": 0.7, "validation": {}}
+    monkeypatch.setattr("dmtd_demo.training.calibrate.spans", lambda *a: facts)
+    train_addon("clp", model, tmp_path, Settings(**{**SETTINGS, "data": data, "steps": 3}))
+    assert model.addons["mtp_heads"] is heads and heads.weight.dtype == torch.bfloat16
+
+
 def test_a_sampled_softmax_has_the_sum_of_the_whole_one_on_average():
     module = tiny_module("qwen3", vocab_size=9000)
     backbone = Backbone(module)

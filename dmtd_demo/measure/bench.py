@@ -230,6 +230,11 @@ class Timed(BaseStreamer):
         self._first = self._first or len(self.ids)
 
     def end(self) -> None:
+        if len(self._times) < 2:
+            raise UserError(
+                "bench needs more --new tokens than may come at once; all "
+                f"{len(self.ids)} of them did, drafted and checked"
+            )
         self._speed = (len(self.ids) - self._first) / (self._times[-1] - self._times[0])
 
     @property

@@ -58,7 +58,8 @@ class PassCosts:
         elif decoder == DirectMultiToken.name:
             split = split_of(options.split, self.model)
             stack = self._stack(split)
-            for cycle in range(self.new // options.tau + 1):
+            # the first one does not count
+            for cycle in range(max(2, self.new // options.tau + 1)):
                 self._time(
                     times if cycle else {},
                     _refill_name(options.tau, split),

@@ -1,0 +1,31 @@
+"""`bench` where it is asked for few tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dmtd_demo.decoders import DECODERS
+from dmtd_demo.errors import UserError
+from dmtd_demo.measure.bench import Timed
+from dmtd_demo.measure.limits import PassCosts
+from tiny import tiny_model
+
+
+def test_fewer_new_tokens_than_a_cycle_has_are_timed_all_the_same() -> None:
+    model = tiny_model()
+    costs = PassCosts(model, [5, 6, 7], 2)
+    options = DECODERS["dmtd"].defaults(model)
+    assert options.tau > 2
+    costs.walk("ar", None, {})
+    costs.walk("dmtd", options, {})
+    limit = costs.limit("dmtd", options, {})
+    assert limit is not None and limit > 0
+
+
+def test_tokens_that_all_come_at_once_have_no_speed() -> None:
+    timed = Timed()
+    for ids in ([5, 6], [1, 2, 3]):
+        timed.put(torch.tensor(ids))
+    with pytest.raises(UserError, match="more --new tokens than may come at once; all 3 of them"):
+        timed.end()

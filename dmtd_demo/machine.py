@@ -30,6 +30,14 @@ def describe(device: str) -> dict[str, Any]:
     return facts
 
 
+def is_there(device: str) -> bool:
+    """Say whether PyTorch finds a device: cpu, cuda or cuda:NUMBER."""
+    kind, colon, number = device.partition(":")
+    if kind != "cuda" or not torch.cuda.is_available():
+        return device == "cpu"
+    return not colon or number.isdecimal() and int(number) < torch.cuda.device_count()
+
+
 def on_zero_gpu() -> bool:
     """Say whether this is a ZeroGPU Space, by the rule of the package `spaces`."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")

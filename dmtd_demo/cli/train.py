@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 def run_train(options: argparse.Namespace) -> None:
     """Train the embedded models, add-ons, or the layers of another model."""
+    _check(options)
     if options.recipe == "classroom-hybrid":
         train_hybrid(options)
         return
@@ -85,6 +87,20 @@ def run_train(options: argparse.Namespace) -> None:
         options.vanilla,
     )
     run.train_recipe(options.recipe, training)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise UserError for numbers that cannot be, before anything is loaded."""
+    from dmtd_demo.errors import UserError
+    from dmtd_demo.models.threads import check
+    from dmtd_demo.sampling import Sampling
+
+    check(options.threads)
+    Sampling(seed=options.seed)
+    for name in ("tokens", "minutes", "seconds", "learning_rate", "checkpoint_seconds"):
+        value = getattr(options, name)
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"--{name.replace('_', '-')} needs a finite number; got {value}")
 
 
 def _loaded(options: argparse.Namespace, fast: bool) -> Model:

@@ -51,7 +51,9 @@ def describe_model(entry: CatalogEntry, device: str) -> dict[str, Any]:
     sizes = entry.sizes
     context = int(entry.shape["max_position_embeddings"])
     memory = {
-        name: Need.of(sizes, name, default_dtype(device, name, sizes)[0].itemsize, context).total
+        name: Need.of(
+            sizes, name, default_dtype(device, name, sizes)[0].itemsize, context, device
+        ).total
         for name in offered(device)
     }
     room = free(device)

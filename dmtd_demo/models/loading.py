@@ -107,7 +107,7 @@ def load(name: str = "classroom", **given: Unpack[LoadNames]) -> Model:
     attaching.take_all(model, found.folder, settings.addons, found.addons)
     if model.backbone.hybrid:
         attaching.take_checkpoints_own(model, found.folder)
-    _prepare(model)
+    _prepare(model, settings.trainable)
     return model
 
 
@@ -214,8 +214,11 @@ def _model(
     )
 
 
-def _prepare(model: Model) -> None:
-    """Capture or compile the passes that its decoders make at their defaults; time the products."""
+def _prepare(model: Model, trainable: bool = False) -> None:
+    """Capture or compile the passes that its decoders make at their defaults; time the products.
+
+    Those of a trainable model are left alone: reading ahead would join them.
+    """
     split = model.split or (Split.default(model.layers) if model.layers > 1 else None)
     heads = model.addons.get("mtp_heads")
     runs = [(0, model.layers, q) for q in range(1, 2 + (heads.k if heads else 0))]
@@ -225,5 +228,8 @@ def _prepare(model: Model) -> None:
             (split.early, split.late_start, model.tau or 4),
             (split.late_start, split.layers, 1),
         ]
-    found = (model.backbone.prepare(runs), model.backbone.read_ahead())
+    found = (
+        model.backbone.prepare(runs),
+        None if trainable else model.backbone.read_ahead(),
+    )
     model.reasons.extend(reason for reason in found if reason)

@@ -13,7 +13,7 @@ import torch
 
 from dmtd_demo.backbone.cuda_packed import CAPABILITY
 from dmtd_demo.errors import UserError
-from dmtd_demo.machine import free
+from dmtd_demo.machine import free, is_there
 from dmtd_demo.models.memory import Need, Sizes, gib
 
 QUANTIZATIONS = {
@@ -142,9 +142,7 @@ def _device(asked: Asked) -> tuple[str, list[str]]:
             f"{device}: "
             + ("a CUDA device is there" if device == "cuda" else "no CUDA device is there")
         )
-    elif not (
-        device == "cpu" or (device.split(":")[0] in ("cuda", "auto") and torch.cuda.is_available())
-    ):
+    elif not is_there("cuda" if device == "auto" else device):
         raise UserError(
             f"device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}"
         )

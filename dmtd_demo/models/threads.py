@@ -21,13 +21,18 @@ HOPELESS = 3
 WORTH = 1.2
 
 
+def check(threads: int | None) -> None:
+    """Raise UserError for a number of threads that cannot be."""
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UserError(f"threads needs a whole number from 1 to 1024; got {threads}")
+
+
 def choose(model: Model, threads: int | None) -> None:
     """Give the model the threads asked for, or on a CPU those with which a decode step is fastest.
 
     Raises UserError for a number that cannot be.
     """
-    if threads is not None and not 1 <= threads <= 1024:
-        raise UserError(f"threads needs a whole number from 1 to 1024; got {threads}")
+    check(threads)
     if threads is None and model.device == "cpu" and THREADS > 1:
         steps = step_seconds(
             model, sorted({1, *(2**power for power in range(1, THREADS.bit_length())), THREADS})

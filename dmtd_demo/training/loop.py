@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dmtd_demo.errors import Interrupted, TrainingError, UserError
+from dmtd_demo.machine import is_there
 from dmtd_demo.training.muon import Muon
 
 if TYPE_CHECKING:
@@ -206,6 +207,15 @@ def processes(device: torch.device) -> Accelerator:
         cpu=device.type == "cpu",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
+
+
+def target_of(device: str | None) -> torch.device:
+    """Return the device that is asked for; without one CUDA where it is there. Raises UserError."""
+    if device is not None and not is_there(device):
+        raise UserError(
+            f"--device needs to be cpu, or cuda where PyTorch finds a CUDA device; got {device!r}"
+        )
+    return torch.device(device or ("cuda" if is_there("cuda") else "cpu"))
 
 
 def own_device(device: str | None) -> str | None:

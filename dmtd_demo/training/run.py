@@ -27,7 +27,7 @@ from dmtd_demo.training import calibrate, classroom, clp, cycles, heads
 from dmtd_demo.training.corpus import WORLD_NAME
 from dmtd_demo.training.data import Batch, batches, encode
 from dmtd_demo.training.features import METHODS
-from dmtd_demo.training.loop import Position, Recipe, Run, train
+from dmtd_demo.training.loop import Position, Recipe, Run, target_of, train
 from dmtd_demo.training.tokenizer import train_tokenizer
 from dmtd_demo.training.world.mix import COMPOSITIONAL, held_out_examples, training_examples
 
@@ -87,10 +87,7 @@ class Training:
     @property
     def target(self) -> torch.device:
         """The device. Raises UserError where it is not there."""
-        target = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if target.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"--device {self.device} needs a CUDA device; PyTorch finds none")
-        return target
+        return target_of(self.device)
 
     def run(self, tokens: int, log: Path | None = None) -> Run:
         """Return the loop's part of it."""

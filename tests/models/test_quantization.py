@@ -17,6 +17,7 @@ from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear
 from dmtd_demo.backbone.qwen import Backbone, parameters
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
+from dmtd_demo.measure import availability
 from dmtd_demo.models import placement
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.config import CLASSES
@@ -383,6 +384,27 @@ def test_what_a_gpu_defaults_to_follows_what_was_measured(monkeypatch):
         assert found.quantization == chosen, (capability, room)
         assert "not quantized" in found.reasons[0] or found.reasons[0].startswith(f"{chosen}: ")
     assert place(sizes, 4096, Asked(device="cuda", quantization="nf4")).quantization == "nf4"
+
+
+def test_the_catalog_needs_on_a_gpu_what_loading_there_needs(monkeypatch):
+    """Not the dense weights, which lie beside it: only on a CPU they are there meanwhile."""
+    entry = CATALOG["Qwen3-8B"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (9, 0))
+    monkeypatch.setattr(availability, "free", lambda device: 2**40)
+    memory = availability.describe_model(entry, "cuda")["memory"]
+    context = entry.shape["max_position_embeddings"]
+    for name in ("fast-int8", "fast-int4"):
+        assert memory[name] == Need.of(entry.sizes, name, 2, context, "cuda").total
+        assert memory[name] < Need.of(entry.sizes, name, 2, context, "cpu").total
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cuda:x", "cuda:", "auto:0", "mps"])
+def test_a_device_that_is_not_there_is_refused_in_a_sentence(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    sizes = CATALOG["Qwen3-0.6B"].sizes
+    with pytest.raises(UserError, match=f"device needs to be cpu, or cuda .*; got '{device}'"):
+        place(sizes, 4096, Asked("none", "bfloat16", device))
 
 
 def test_random_weights_can_be_quantized():

@@ -39,6 +39,7 @@ from dmtd_demo.training.hybrid.judge import Judge, by_family, drafts_by_checking
 from dmtd_demo.training.hybrid.optimizer import rate_factor
 from dmtd_demo.training.hybrid.predictor import chosen_threshold, spans, train_predictor
 from dmtd_demo.training.hybrid.trainer import DEPTH, made_trainer
+from dmtd_demo.training.loop import target_of
 from dmtd_demo.training.world import Example
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw, held_out_examples, training_examples
 
@@ -86,8 +87,7 @@ class Settings:
             raise UserError(f"--seconds needs a number above 0; got {self.seconds:g}")
         if self.rows < 1:
             raise UserError(f"--rows needs a number, 1 or more; got {self.rows}")
-        if str(self.device).startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {self.device} needs a CUDA device; PyTorch finds none")
+        target_of(self.device)
 
 
 class Log:
@@ -160,7 +160,7 @@ def train(settings: Settings) -> None:
 
     A Ctrl-C or SIGTERM ends it after the update, with the model as it is then. Raises UserError.
     """
-    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = target_of(settings.device)
     threads = settings.threads or (2 if device.type == "cuda" else torch.get_num_threads())
     torch.set_num_threads(threads)
     # products of the recurrent state; what is evaluated is float32

@@ -43,6 +43,18 @@ class KVCache:
         held = entries[:, :shown].view(2, 1, heads // 2, shown, size)
         return held[0], held[1]
 
+    def room(self, h: Tensor, shape: tuple[int, int], layer: int) -> Tensor:
+        """Count the positions of h [q, hidden], and return the buffer for whoever writes them.
+
+        shape: 2 x kv heads, head size. The buffer is [2 x kv heads, capacity, head size].
+        """
+        stop = self._lengths[layer] + h.shape[0]
+        entries = self._entries[layer]
+        if entries is None or stop > entries.shape[1]:
+            entries = self._grow(layer, h.new_empty((0, *shape)), stop)
+        self._lengths[layer] = stop
+        return entries
+
     def update(
         self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:

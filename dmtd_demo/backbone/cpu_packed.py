@@ -293,13 +293,26 @@ KINDS: dict[str, type[Int8Linear] | type[Int4Linear]] = {
 }
 
 
+@dataclass(frozen=True)
+class Kinds:
+    """What holds matrices under `fast-int4`: those in 4 bits, and those in 8 that fit the kernel.
+
+    By default PyTorch's kernels; `integers.py` has others.
+    """
+
+    four: type[Int4Linear] = Int4Linear
+    eight: type[Int8Linear] = Int8Linear
+
+
 @torch.no_grad()
 def joined(*linears: PackedLinear) -> PackedLinear | None:
     """Return one linear for all, which are of one kind; their own tensors become views of its.
 
     None where that is not possible.
     """
-    kind, rows = type(linears[0]), 0 if isinstance(linears[0], Int8Linear) else 1
+    kind = type(linears[0])
+    # of a scale
+    rows = 1 if kind is Int4Linear else 0
     if kind is Int4Linear and any(linear.out_features % ROWS_TOGETHER for linear in linears[:-1]):
         return None
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
@@ -330,25 +343,27 @@ def pack(
     module: PreTrainedModel,
     quantization: str,
     held: Held | None = None,
+    kinds: Kinds = Kinds(),
 ) -> None:
     """Replace every dense linear by a packed one.
 
     One goes after another, so that the dense matrices go as they are packed. A tied LM head gets a
     packed copy; the table stays for look-ups. Matrices that the 4-bit kernel cannot hold are packed
-    in 8 bits. held: asked for each parameter in 4 bits.
+    in 8 bits. held: asked for each parameter in 4 bits. kinds: of `fast-int4`.
     """
     table = module.get_input_embeddings().weight
     for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and name not in DENSE:
-                kind, shared = KINDS[quantization], child.weight is table
-                if child.in_features % GROUP or child.out_features % ROW_MULTIPLE:
-                    kind = Int8Linear
+                shared = child.weight is table
+                fits = not (child.in_features % GROUP or child.out_features % ROW_MULTIPLE)
                 known = None
-                if held and kind is Int4Linear:
+                if held and fits and quantization == "fast-int4":
                     known = held(f"{path}.{name}.weight".lstrip("."))
                 if isinstance(known, Levels):
-                    packed: PackedLinear = Int4Linear.of_levels(known, child, shared)
+                    packed: PackedLinear = kinds.four.of_levels(known, child, shared)
+                elif quantization == "fast-int4" and fits:
+                    packed = (kinds.eight if known == 8 else kinds.four).of(child, shared)
                 else:
-                    packed = (Int8Linear if known == 8 else kind).of(child, shared)
+                    packed = Int8Linear.of(child, shared)
                 setattr(parent, name, packed)

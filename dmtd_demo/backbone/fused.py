@@ -12,7 +12,8 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional as F
 
 from dmtd_demo.backbone.cache import KVCache, PlacedEntries
-from dmtd_demo.backbone.linears import Linear, Several, is_known, together
+from dmtd_demo.backbone.integers import HALF_HEADS, ByBytesInt4, WholeLayer
+from dmtd_demo.backbone.linears import Kernel, Linear, Several, is_known, together
 from dmtd_demo.backbone.norms import FusedNorm
 
 # keys from which on one float32 position on a CPU attends by two products: 3 to 14 % of a whole
@@ -306,6 +307,22 @@ class FusedLayer(GroupedAttention):
                 ),
                 parts.eps,
             )
+        linears = [
+            product.linear
+            for product in self.products
+            if isinstance(product, Kernel) and isinstance(product.linear, ByBytesInt4)
+        ]
+        self.whole = (
+            WholeLayer(
+                linears,
+                (self.before_attention, self.before_mlp, self.qk_norm),
+                self.rotated_heads + self.kv_heads,
+                self.rotated_heads,
+                self.head_size,
+            )
+            if len(linears) == len(self.products) and self.head_size % HALF_HEADS == 0
+            else None
+        )
 
     def __call__(
         self,
@@ -324,6 +341,8 @@ class FusedLayer(GroupedAttention):
         """
         if isinstance(cache, PlacedEntries) and cache.kernels is not None:
             return self._by_kernels(h, cos, sin, mask, cache, cache.kernels)
+        if self.whole is not None and h.shape[0] <= FEW and isinstance(cache, KVCache):
+            return self.whole(h, cos, sin, cache, self.index)
         heads = self.heads(h, cos, sin)
         new = heads[:, self.query_heads :]
         if self.in_line and mask is not None and h.shape[0] <= FEW:
@@ -334,6 +353,8 @@ class FusedLayer(GroupedAttention):
 
     def heads(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return queries and keys, rotated, and values of h [q, hidden]: [q, heads, head size]."""
+        if self.whole is not None:
+            return self.whole.heads(h, cos, sin)
         heads = self.qkv(self.before_attention(h)).view(h.shape[0], -1, self.head_size)
         rotated = heads[:, : self.rotated_heads]
         qk = rotated if self.qk_norm is None else self.qk_norm(rotated)
@@ -345,6 +366,8 @@ class FusedLayer(GroupedAttention):
 
     def rest(self, h: Tensor, seen: Tensor) -> Tensor:
         """Run the layer from what its attention saw, [q, heads x head size], to its output."""
+        if self.whole is not None:
+            return self.whole.rest(h, seen)
         h = self.o.add_to(h, seen)
         inner = self.gate_up(self.before_mlp(h))
         if not self.gate_up.gated:

@@ -168,7 +168,7 @@ class Kernel:
     """
 
     def __init__(self, linear: PackedLinear | BlockedLinear) -> None:
-        self.weight = linear.weight
+        self.linear, self.weight = linear, linear.weight
         self._kernel = linear.kernel()
         # the product with a residual added by the way
         self._added = linear.added if isinstance(linear, CudaLinear) else None

@@ -13,7 +13,7 @@ import torch
 from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from dmtd_demo.backbone import cpu_packed, cuda_packed
+from dmtd_demo.backbone import cpu_packed, cuda_packed, integers
 from dmtd_demo.backbone.bitsandbytes_4bit import choose_layout
 from dmtd_demo.errors import Cancelled, UserError, is_out_of_memory
 from dmtd_demo.models import checkpoint, gguf_weights
@@ -141,7 +141,12 @@ def pack(
 ) -> None:
     """Pack dense weights in the format of their device, wherever they lie."""
     if placement.device == "cpu":
-        cpu_packed.pack(module, placement.quantization, held)
+        kinds = cpu_packed.Kinds()
+        chosen = integers.choose(module) if placement.quantization == "fast-int4" else None
+        if chosen is not None:
+            kinds, found = chosen
+            placement.reasons.append(found)
+        cpu_packed.pack(module, placement.quantization, held, kinds)
     else:
         cuda_packed.pack(module, placement.quantization, placement.device, held)
 

@@ -1,0 +1,284 @@
+"""Linears in 4 bits by products of bytes, and whole layers of them in one call.
+
+The kernel is the optional package of the folder `vnni`: AVX512-VNNI instructions, which multiply
+activations rounded to 8 bits by the levels as they are. Without that package, or where a trial
+finds it no faster, PyTorch's kernels of `cpu_packed.py` are what there is.
+"""
+
+from __future__ import annotations
+
+import statistics
+import struct
+import time
+from typing import Any, Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone.cpu_packed import (
+    DENSE,
+    GROUP,
+    ROW_MULTIPLE,
+    Int4Linear,
+    Int8Linear,
+    Kinds,
+    Packed,
+)
+from dmtd_demo.backbone.norms import FusedNorm
+
+# weights under which no trial is made: what fits a cache is not read from memory
+LARGE = 2**23
+# weights of the matrices that are tried
+SAMPLE = 2**25
+# the share of PyTorch's time that the kernel may take
+WORTH = 0.95
+# timed turns of either
+REPEATS = 5
+# what the head size has to be a multiple of for layers in one call
+HALF_HEADS = 32
+# the kernel's structs Matrix, Norm and what Layer has behind them (vnni/dmtd_vnni.c)
+MATRIX, NORM, LAYER = "PPPqqq", "Pd", "qqq"
+
+
+def _kernel() -> Any:
+    """Return the optional package's module; None where there is none that runs on this CPU."""
+    try:
+        import dmtd_vnni
+    except ImportError:
+        return None
+    return dmtd_vnni if dmtd_vnni.runs_here() else None
+
+
+KERNEL = _kernel()
+
+
+class _ByBytes:
+    """What both widths have in common.
+
+    Activations are bfloat16; every GROUP of a position's has a step of its own, a 127th of its
+    largest. Weights and scales lie in blocks of ROW_MULTIPLE rows.
+    """
+
+    bits: int
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    out_features: int
+    in_features: int
+
+    def matrix(self, with_bias: bool = True) -> tuple[bytes, list[Tensor]]:
+        """Return the kernel's struct, and the tensors whose addresses are in it."""
+        tensors = [self.weight.detach(), self.scale.contiguous()]
+        if self.bias is not None and with_bias:
+            tensors.append(self.bias.detach().float())
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        shape = self.out_features, self.in_features, self.bits
+        return struct.pack(MATRIX, *addresses, *[0] * (3 - len(tensors)), *shape), tensors
+
+    def product(self) -> Callable[[Tensor], Tensor]:
+        return self._product(with_bias=False)
+
+    def kernel(self) -> Callable[[Tensor], Tensor]:
+        return self._product(with_bias=True)
+
+    def _product(self, with_bias: bool) -> Callable[[Tensor], Tensor]:
+        matrix, held = self.matrix(with_bias)
+        outs, multiply, threads = self.out_features, KERNEL.product, torch.get_num_threads
+
+        # held: so that what the struct points to stays
+        def product(x: Tensor, held: Sequence[Tensor] = held) -> Tensor:
+            y = x.new_empty(len(x), outs)
+            multiply(matrix, x.data_ptr(), len(x), y.data_ptr(), threads())
+            return y
+
+        return product
+
+
+class ByBytesInt4(_ByBytes, Int4Linear):
+    """A linear in 4 bits: weight uint8 [out, in / 2]; scale, bfloat16 [out, groups, 2]."""
+
+    bits = 4
+
+    @classmethod
+    def _packed(cls, levels: Tensor, scale: Tensor, linear: nn.Linear, shared: bool) -> Int4Linear:
+        out, inputs = levels.shape
+        # block, row, group, half of it, four of them, one
+        low, high = levels.view(-1, ROW_MULTIPLE, inputs // GROUP, 2, GROUP // 8, 4).unbind(3)
+        weight = low.bitwise_or(high << 4).permute(0, 2, 3, 1, 4).reshape(out, -1)
+        scale = scale.view(len(scale), -1, ROW_MULTIPLE, 2).transpose(0, 1).reshape(out, -1, 2)
+        return cls(Packed(weight, scale, linear.bias, out, inputs, shared))
+
+    def dense(self) -> Tensor:
+        blocks, groups = self.out_features // ROW_MULTIPLE, self.in_features // GROUP
+        held = self.weight.view(blocks, groups, GROUP // 8, ROW_MULTIPLE, 4)
+        levels = torch.stack((held & 15, held >> 4), dim=2).permute(0, 4, 1, 2, 3, 5)
+        scale = self.scale.view(blocks, groups, ROW_MULTIPLE, 2).transpose(1, 2).float()
+        step, middle = (each.reshape(-1, groups, 1) for each in scale.unbind(-1))
+        whole = torch.addcmul(middle, levels.reshape(-1, groups, GROUP).float() - 8, step)
+        return whole.flatten(1).to(self.scale.dtype)
+
+
+class ByBytesInt8(_ByBytes, Int8Linear):
+    """A linear in 8 bits: weight, uint8 [out, in], is 128 more; scale [out]."""
+
+    bits = 8
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, linear: nn.Linear, shared: bool = False) -> Int8Linear:
+        plain = Int8Linear.of(linear, shared)
+        out, inputs = plain.weight.shape
+        weight = (plain.weight.view(torch.uint8) ^ 128).view(-1, ROW_MULTIPLE, inputs // 4, 4)
+        weight = weight.transpose(1, 2).reshape(out, inputs)
+        return cls(Packed(weight, plain.scale, linear.bias, out, inputs, shared))
+
+    def dense(self) -> Tensor:
+        held = self.weight.view(-1, self.in_features // 4, ROW_MULTIPLE, 4).transpose(1, 2)
+        weight = (held ^ 128).view(torch.int8).reshape(self.weight.shape)
+        return weight.to(self.scale.dtype) * self.scale[:, None]
+
+
+KINDS = Kinds(ByBytesInt4, ByBytesInt8)
+
+
+class WholeLayer:
+    """A decoder layer, all products of which are of this kind, in one call.
+
+    linears: of queries, keys and values, of attention's output, of gate and up, and the last.
+    rotated: query and key heads, of `heads`, which count values too.
+    """
+
+    def __init__(
+        self,
+        linears: Sequence[_ByBytes],
+        norms: Sequence[FusedNorm | None],
+        heads: int,
+        rotated: int,
+        head_size: int,
+    ) -> None:
+        self.shape, self.kv_shape = (heads, head_size), (2 * (heads - rotated), head_size)
+        self.held: list[Any] = []
+        parts = []
+        for linear in linears:
+            matrix, held = linear.matrix()
+            parts.append(matrix)
+            self.held += held
+        for norm in norms:
+            weight = None if norm is None or norm.scaled is None else norm.scaled.contiguous()
+            self.held.append(weight)
+            parts.append(
+                struct.pack(NORM, 0, 0)
+                if norm is None or weight is None
+                else struct.pack(NORM, weight.data_ptr(), norm.size[0] * norm.eps)
+            )
+        self.layer = b"".join((*parts, struct.pack(LAYER, heads, rotated, head_size)))
+
+    def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, index: int) -> Tensor:
+        """Run the layer over few positions h [q, hidden], which the cache takes.
+
+        cos, sin: as `FusedLayer` has them. index: of the layer.
+        """
+        h, cos, sin = h.contiguous(), cos.contiguous(), sin.contiguous()
+        past = cache.length(index)
+        entries = cache.room(h, self.kv_shape, index)
+        y = torch.empty_like(h)
+        KERNEL.whole(
+            self.layer,
+            h.data_ptr(),
+            len(h),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            entries.data_ptr(),
+            entries.shape[1],
+            past,
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
+
+    def heads(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return queries and keys, rotated, and values of h [q, hidden]: [q, heads, head size]."""
+        h, cos, sin = h.contiguous(), cos.contiguous(), sin.contiguous()
+        y = h.new_empty(len(h), *self.shape)
+        KERNEL.heads(
+            self.layer,
+            h.data_ptr(),
+            len(h),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
+
+    def rest(self, h: Tensor, seen: Tensor) -> Tensor:
+        """Run the layer from what its attention saw, [q, heads x head size], to its output."""
+        h, seen = h.contiguous(), seen.contiguous()
+        y = torch.empty_like(h)
+        KERNEL.rest(
+            self.layer,
+            h.data_ptr(),
+            seen.data_ptr(),
+            len(h),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
+
+
+@torch.inference_mode()
+def choose(module: PreTrainedModel) -> tuple[Kinds, str] | None:
+    """Try products of 1 and 4 positions, by this kernel and by PyTorch's in turn.
+
+    Returns what is to hold the weights and what was found, for the model's reasons; None where
+    there was nothing to choose.
+    """
+    fit = [
+        part
+        for name, part in module.named_modules()
+        if type(part) is nn.Linear
+        and name.rpartition(".")[2] not in DENSE
+        and not (part.in_features % GROUP or part.out_features % ROW_MULTIPLE)
+        and part.weight.dtype == torch.bfloat16
+    ]
+    if KERNEL is None or sum(linear.weight.numel() for linear in fit) < LARGE:
+        return None
+    sample = fit[:1]
+    for linear in fit[1:]:
+        if sum(part.weight.numel() for part in (*sample, linear)) <= SAMPLE:
+            sample.append(linear)
+    ours, theirs = _compared(sample)
+    megabytes = sum(linear.weight.numel() for linear in sample) / 2e6
+    found = (
+        f"one position and four through {megabytes:.0f} MB of them take {ours * 1000:.1f} ms by "
+        f"products of bytes (dmtd-vnni), and {theirs * 1000:.1f} by PyTorch's own kernel"
+    )
+    if ours > WORTH * theirs:
+        return Kinds(), f"4-bit matrices by PyTorch's kernel: {found}"
+    return KINDS, f"4-bit matrices by products of bytes: {found}"
+
+
+def _compared(linears: Sequence[nn.Linear]) -> tuple[float, float]:
+    """Return the median seconds through all linears, by this kernel and by PyTorch's."""
+    ways: list[list[Callable[[Tensor], Tensor]]] = [[], []]
+    for linear in linears:
+        levels = torch.randint(0, 16, linear.weight.shape, dtype=torch.uint8)
+        scale = torch.ones(linear.in_features // GROUP, linear.out_features, 2).bfloat16()
+        for way, kind in zip(ways, (ByBytesInt4, Int4Linear)):
+            way.append(kind._packed(levels, scale, linear, False).kernel())
+    inputs = [
+        [torch.ones(q, linear.in_features, dtype=torch.bfloat16) for linear in linears]
+        for q in (1, 4)
+    ]
+    times: list[list[float]] = [[], []]
+    for _ in range(REPEATS + 1):
+        for products, each in zip(ways, times):
+            started = time.perf_counter()
+            for xs in inputs:
+                for x, product in zip(xs, products):
+                    product(x)
+            each.append(time.perf_counter() - started)
+    ours, theirs = (statistics.median(each[1:]) for each in times)
+    return ours, theirs

@@ -1,0 +1,218 @@
+"""Products of bytes and layers of them against the formula in float64; the trial that chooses."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dmtd_demo.backbone import integers
+from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone.cpu_packed import (
+    GROUP,
+    Int4Linear,
+    Int8Linear,
+    Kinds,
+    Levels,
+    eight_bits,
+    four_bits,
+    joined,
+    pack,
+)
+from dmtd_demo.backbone.fused import FEW
+from dmtd_demo.backbone.integers import KINDS, ByBytesInt4, ByBytesInt8
+from dmtd_demo.backbone.qwen import Backbone
+from tiny import tiny_module
+
+needs_kernel = pytest.mark.skipif(
+    integers.KERNEL is None, reason="needs `pip install ./vnni` and a CPU with AVX512-VNNI"
+)
+pytestmark = needs_kernel
+
+
+def in_steps(x):
+    """Round each GROUP of a row to 127 steps of its largest."""
+    grouped = x.float().unflatten(-1, (-1, GROUP))
+    most = grouped.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+    return (grouped * torch.tensor(127.0).div(most)).round().double().mul(most.double() / 127).flatten(-2)
+
+
+def rounded(linear, kind):
+    """What a dense linear's weights are rounded to, [out, in], in float64."""
+    rows = linear.weight.float()
+    if kind is ByBytesInt8:
+        levels, scale = eight_bits(rows, torch.bfloat16)
+        return levels.double() * scale[:, None].double()
+    levels, scale = four_bits(rows, torch.bfloat16)
+    step, middle = scale.double().split(1, dim=-1)
+    return (middle + step * (levels.double().unflatten(1, (-1, GROUP)) - 8)).flatten(1)
+
+
+def product(x, linear, kind=ByBytesInt4):
+    y = in_steps(x) @ rounded(linear, kind).t()
+    return y if linear.bias is None else y + linear.bias.double()
+
+
+def dense(rows, columns, bias=False):
+    return torch.nn.Linear(columns, rows, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind,plain", [(ByBytesInt4, Int4Linear), (ByBytesInt8, Int8Linear)])
+@pytest.mark.parametrize("rows,columns", [(16, 32), (192, 576), (80, 4864)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_is_that_of_the_inputs_in_steps_and_the_same_weights(
+    kind, plain, rows, columns, bias
+):
+    torch.manual_seed(rows)
+    linear = dense(rows, columns, bias)
+    packed = kind.of(linear)
+    # the weights of PyTorch's kernel, to the bit, in as many bytes
+    assert torch.equal(packed.dense(), plain.of(linear).dense())
+    assert packed.weight.nbytes == plain.of(linear).weight.nbytes
+    # longer than what shares one reading of the matrix
+    x = torch.randn(70, columns).bfloat16()
+    expected = product(x, linear, kind)
+    torch.testing.assert_close(
+        packed(x).double(), expected, rtol=2**-8, atol=1e-4 * expected.abs().max().item()
+    )
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        alone = torch.cat([packed(x[i : i + 1]) for i in range(FEW)])
+        for n in range(2, FEW + 1):
+            assert torch.equal(packed(x[:n]), alone[:n])
+
+
+def test_levels_of_a_file_are_kept():
+    """Levels as they are, steps and middles in bfloat16, as PyTorch's kernel has them."""
+    torch.manual_seed(0)
+    held = torch.randint(0, 16, (48, 64), dtype=torch.uint8)
+    levels = Levels(held, torch.rand(2, 48) + 0.1, torch.randn(2, 48))
+    linear = dense(48, 64)
+    assert torch.equal(
+        ByBytesInt4.of_levels(levels, linear).dense(), Int4Linear.of_levels(levels, linear).dense()
+    )
+
+
+@pytest.mark.parametrize("kind", [ByBytesInt4, ByBytesInt8])
+@pytest.mark.parametrize("bias", [False, True])
+def test_joined_linears_hold_nothing_twice(kind, bias):
+    parts = [kind.of(dense(n, 64, bias)) for n in (64, 16, 32)]
+    x = torch.randn(2, 64).bfloat16()
+    before = torch.cat([part(x) for part in parts], dim=-1)
+    whole = joined(*parts)
+    assert torch.equal(whole(x), before)
+    assert torch.equal(torch.cat([part(x) for part in parts], dim=-1), before)
+    assert torch.equal(torch.cat([part.dense() for part in parts]), whole.dense())
+    assert {part.weight.untyped_storage().data_ptr() for part in parts} == {
+        whole.weight.untyped_storage().data_ptr()
+    }
+
+
+def is_near(got, expected, tolerance):
+    """Near on average: where an input rounds to the step beside, its whole row moves a little."""
+    error = (got.double() - expected).abs() / expected.std()
+    assert error.mean() < tolerance and error.max() < 0.1
+
+
+def norm(x, weight, eps):
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight.double()
+
+
+def layer_by_the_formula(layer, h, cos, sin, entries):
+    """A decoder layer over all positions of a text, h [q, hidden], in float64.
+
+    layer: of transformers, before it is packed. Rounded to bfloat16 is what the kernel stores: rotated heads,
+    values and both sums with the residual. entries: what the cache holds, [2, heads, q, size].
+    """
+    attention, mlp, size = layer.self_attn, layer.mlp, layer.self_attn.head_dim
+    x = norm(h.double(), layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon)
+    q, k, v = (
+        product(x, linear).unflatten(-1, (-1, size)).transpose(0, 1)
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    if hasattr(attention, "q_norm"):
+        q, k = (
+            norm(each, own.weight, own.variance_epsilon)
+            for each, own in ((q, attention.q_norm), (k, attention.k_norm))
+        )
+    q, k = (
+        (each * cos + torch.cat((-each[..., size // 2 :], each[..., : size // 2]), -1) * sin)
+        .bfloat16()
+        .double()
+        for each in (q, k)
+    )
+    is_near(entries, torch.stack((k, v)), 0.003)
+    k, v = (each.double().repeat_interleave(len(q) // len(k), 0) for each in entries)
+    seen = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1).flatten(1)
+    h = (h.double() + product(seen, attention.o_proj)).bfloat16().double()
+    x = norm(
+        h, layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon
+    )
+    inner = F.silu(product(x, mlp.gate_proj)) * product(x, mlp.up_proj)
+    return h + product(inner, mlp.down_proj)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_a_layer_is_the_formula_with_its_inputs_in_steps(family):
+    """In one call for few positions, and in two around attention for many."""
+    module = tiny_module(
+        family,
+        initializer_range=0.1,
+        hidden_size=128,
+        intermediate_size=192,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+    ).bfloat16()
+    plain = copy.deepcopy(module.model.layers[0])
+    pack(module, "fast-int4", kinds=KINDS)
+    backbone = Backbone(module)
+    ids = [(7 * i + 1) % 97 for i in range(90)]
+    with torch.inference_mode():
+        h = backbone.embed(ids)
+        many = backbone.new_cache()
+        out = backbone.run_layers(h, 0, 1, many)[0]
+        assert backbone._fused[0].whole is not None and backbone.alike
+        few = backbone.new_cache(capacity=64)
+        parts, at = [], 0
+        while at < len(ids):
+            n = 1 + at % FEW
+            parts.append(backbone.run_layers(h[:, at : at + n], 0, 1, few)[0])
+            at += n
+    cos, sin = backbone._rope(h, 0, len(ids))
+    # what attention saw is rounded to bfloat16 between two calls
+    for got, cache, tolerance in ((torch.cat(parts), few, 0.003), (out, many, 0.02)):
+        entries = cache._entries[0][:, : len(ids)].unflatten(0, (2, -1))
+        expected = layer_by_the_formula(
+            plain, h[0], cos[0].double(), sin[0].double(), entries
+        )
+        is_near(got, expected, tolerance)
+
+
+def test_the_trial_chooses_what_was_faster_and_says_both(monkeypatch):
+    module = tiny_module("qwen3", hidden_size=64, intermediate_size=128).bfloat16()
+    assert integers.choose(module) is None
+    monkeypatch.setattr(integers, "LARGE", 1)
+    for times, kinds in (((0.002, 0.004), KINDS), ((0.0039, 0.004), Kinds())):
+        monkeypatch.setattr(integers, "_compared", lambda linears, times=times: times)
+        chosen, found = integers.choose(module)
+        assert chosen == kinds
+        assert f"{times[0] * 1000:.1f} ms" in found and "4.0 by PyTorch's" in found
+    assert integers.choose(module.float()) is None
+    monkeypatch.setattr(integers, "KERNEL", None)
+    assert integers.choose(module.bfloat16()) is None
+
+
+def test_the_trial_measures_both():
+    ours, theirs = integers._compared([dense(64, 64), dense(32, 64)])
+    assert 0 < ours < 1 and 0 < theirs < 1
+
+
+def test_a_buffer_that_grows_keeps_what_it_holds():
+    cache = KVCache(1, capacity=2)
+    h = torch.zeros(2, 8)
+    cache.room(h, (4, 3), 0)[:, :2] = 7
+    entries = cache.room(h, (4, 3), 0)
+    assert entries.shape == (4, 4, 3) and cache.length(0) == 4 and (entries[:, :2] == 7).all()

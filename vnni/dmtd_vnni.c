@@ -1,0 +1,453 @@
+/* Layers of 4-bit weights by the bytes' products of AVX512-VNNI (dmtd_demo/backbone/integers.py).
+
+Activations are rounded to 127 steps of the largest of each 32, weights stay the levels that they
+are, and the sums of 32 are integers: a position's result never depends on what is beside it.
+
+Addresses come as integers, and what stays from call to call as the bytes of a struct below. Threads
+are those of PyTorch's own OpenMP: it is not linked but found in the process, so import torch first.
+*/
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030A0000
+#include <Python.h>
+#include <immintrin.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+/* inputs that share a step, and rows of a matrix that lie together */
+#define GROUP 32
+#define ROWS 16
+/* positions whose sums are held in registers, and positions that share one reading of a matrix */
+#define TOGETHER 8
+#define TILE 64
+/* bytes that are asked for ahead of their use */
+#define AHEAD 2048
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+/* A matrix [outs, ins] in blocks of ROWS rows, of each block group after group: in 4 bits, 4 x 64
+   bytes, each with the levels (0 to 15) of inputs 4 i + k and, in the upper half, 16 + 4 i + k of
+   the group, at byte 4 row + k of vector i; in 8 bits, 8 x 64 bytes likewise, each 128 more than the
+   weight. scales: in 4 bits [blocks, groups, ROWS] of (step, middle), a weight being
+   (level - 8) step + middle; in 8 bits a step for each row, bfloat16. bias: float or null. */
+typedef struct {
+    const uint8_t *levels;
+    const uint16_t *scales;
+    const float *bias;
+    int64_t outs, ins, bits;
+} Matrix;
+
+/* weight: the norm's, times the root of its size; least: its eps times its size. */
+typedef struct {
+    const float *weight;
+    double least;
+} Norm;
+
+/* A decoder layer. of_heads: the QK norm's, [rotated heads, head size], or null. */
+typedef struct {
+    Matrix qkv, o, gate_up, down;
+    Norm before_attention, before_mlp, of_heads;
+    int64_t heads, rotated, head_size;
+} Layer;
+
+/* 32 inputs of a position: steps; -8 times their sum; what a step is worth; that times the sum. */
+typedef struct {
+    int8_t steps[GROUP];
+    int32_t start;
+    float step, sum;
+    int32_t unused;
+} Inputs;
+
+INLINE __m512 wide(const uint16_t *x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16));
+}
+
+INLINE void narrow(uint16_t *to, __m512 x) {
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+}
+
+INLINE __m512 exponential(__m512 x) {
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87)), _mm512_set1_ps(87));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    /* the series, with the coefficients of Cephes' expf */
+    __m512 y = _mm512_set1_ps(1.9875691500e-4f);
+    y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(1.3981999507e-3f));
+    y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(8.3334519073e-3f));
+    y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(4.1665795894e-2f));
+    y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(1.6666665459e-1f));
+    y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(5.0000001201e-1f));
+    y = _mm512_fmadd_ps(y, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1)));
+    return _mm512_scalef_ps(y, n);
+}
+
+INLINE __m512 gated(__m512 gate, __m512 up) {
+    __m512 below = _mm512_add_ps(_mm512_set1_ps(1), exponential(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
+    return _mm512_mul_ps(_mm512_div_ps(gate, below), up);
+}
+
+INLINE void quantize(__m512 a, __m512 b, Inputs *to) {
+    float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    __m512 per = _mm512_set1_ps(most > 0 ? 127 / most : 0);
+    __m512i i = _mm512_cvtps_epi32(_mm512_mul_ps(a, per));
+    __m512i j = _mm512_cvtps_epi32(_mm512_mul_ps(b, per));
+    _mm_storeu_si128((__m128i *)to->steps, _mm512_cvtsepi32_epi8(i));
+    _mm_storeu_si128((__m128i *)(to->steps + 16), _mm512_cvtsepi32_epi8(j));
+    int sum = _mm512_reduce_add_epi32(_mm512_add_epi32(i, j));
+    to->start = -8 * sum;
+    to->step = most / 127;
+    to->sum = to->step * sum;
+}
+
+/* One position's inputs, x [size], after a norm where there is one. */
+TARGET static void take(const uint16_t *x, int64_t size, const Norm *norm, Inputs *to) {
+    __m512 root = _mm512_set1_ps(1);
+    if (norm) {
+        __m512 squares = _mm512_setzero_ps();
+        for (int64_t i = 0; i < size; i += 16)
+            squares = _mm512_fmadd_ps(wide(x + i), wide(x + i), squares);
+        root = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(squares) + (float)norm->least));
+    }
+    for (int64_t i = 0; i < size; i += GROUP, to++) {
+        __m512 a = wide(x + i), b = wide(x + i + 16);
+        if (norm) {
+            a = _mm512_mul_ps(_mm512_mul_ps(a, _mm512_loadu_ps(norm->weight + i)), root);
+            b = _mm512_mul_ps(_mm512_mul_ps(b, _mm512_loadu_ps(norm->weight + i + 16)), root);
+        }
+        quantize(a, b, to);
+    }
+}
+
+TARGET static void take_real(const float *x, int64_t size, Inputs *to) {
+    for (int64_t i = 0; i < size; i += GROUP, to++)
+        quantize(_mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16), to);
+}
+
+/* ROWS outputs of n positions, the inputs of which lie `groups` apart. bits, n: known to the
+   compiler. */
+INLINE void sums(const int bits, const int n, const Matrix *m, int64_t at, const Inputs *x, __m512 *y) {
+    const int64_t groups = m->ins / GROUP, bytes = bits * GROUP * ROWS / 8;
+    const uint8_t *levels = m->levels + at * groups * bytes;
+    const uint16_t *scales = m->scales + (bits == 4 ? at * groups * ROWS * 2 : at * ROWS);
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512 sum[TOGETHER];
+    for (int p = 0; p < n; p++)
+        sum[p] = m->bias ? _mm512_loadu_ps(m->bias + at * ROWS) : _mm512_setzero_ps();
+    __m512 step = bits == 8 ? wide(scales) : _mm512_setzero_ps(), middle = step;
+    for (int64_t g = 0; g < groups; g++, levels += bytes) {
+        __m512i w[8];
+        for (int i = 0; i < bits; i++) {
+            __m512i held = _mm512_loadu_si512(levels + 64 * i);
+            _mm_prefetch((const char *)levels + AHEAD + 64 * i, _MM_HINT_T0);
+            w[i] = bits == 8 ? held : _mm512_and_si512(held, low);
+            if (bits == 4)
+                w[i + 4] = _mm512_and_si512(_mm512_srli_epi16(held, 4), low);
+        }
+        if (bits == 4) {
+            __m512i both = _mm512_loadu_si512(scales + g * ROWS * 2);
+            step = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+            middle = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)));
+        }
+        for (int p = 0; p < n; p++) {
+            const Inputs *in = x + p * groups + g;
+            __m512i total = _mm512_set1_epi32(bits == 8 ? 16 * in->start : in->start);
+            for (int i = 0; i < 8; i++)
+                total = _mm512_dpbusd_epi32(
+                    total, w[i], _mm512_set1_epi32(((const int32_t *)in->steps)[i]));
+            __m512 worth = _mm512_mul_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(in->step));
+            sum[p] = _mm512_fmadd_ps(worth, step, sum[p]);
+            if (bits == 4)
+                sum[p] = _mm512_fmadd_ps(_mm512_set1_ps(in->sum), middle, sum[p]);
+        }
+    }
+    for (int p = 0; p < n; p++)
+        y[p] = sum[p];
+}
+
+#define CASE(bits, n) case n: sums(bits, n, m, at, x, y); break;
+#define CASES(bits) switch (n) { CASE(bits, 1) CASE(bits, 2) CASE(bits, 3) CASE(bits, 4) \
+    CASE(bits, 5) CASE(bits, 6) CASE(bits, 7) CASE(bits, 8) }
+
+TARGET static void block(const Matrix *m, int64_t at, const Inputs *x, int n, __m512 *y) {
+    if (m->bits == 4)
+        CASES(4)
+    else
+        CASES(8)
+}
+
+/* This thread's part of so many. */
+static void part(int64_t all, int64_t *from, int64_t *to) {
+    int me = omp_get_thread_num(), of = omp_get_num_threads();
+    *from = all * me / of;
+    *to = all * (me + 1) / of;
+}
+
+static int least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* This thread's rows of x m^T, to y [n, outs], or added to h there. */
+TARGET static void multiply(const Matrix *m, const Inputs *x, int64_t n, const uint16_t *h,
+                            uint16_t *y, float *real) {
+    int64_t from, to;
+    part(m->outs / ROWS, &from, &to);
+    for (int64_t at = from; at < to; at++)
+        for (int64_t p = 0; p < n; p += TOGETHER) {
+            __m512 sum[TOGETHER];
+            int some = least(n - p, TOGETHER);
+            block(m, at, x + p * (m->ins / GROUP), some, sum);
+            for (int i = 0; i < some; i++) {
+                int64_t here = (p + i) * m->outs + at * ROWS;
+                if (real)
+                    _mm512_storeu_ps(real + here, sum[i]);
+                else
+                    narrow(y + here, h ? _mm512_add_ps(wide(h + here), sum[i]) : sum[i]);
+            }
+        }
+}
+
+/* This thread's inputs of the matrix after gate_up: silu(gate) up. */
+TARGET static void multiply_gated(const Matrix *m, const Inputs *x, int64_t n, Inputs *to) {
+    int64_t from, stop, blocks = m->outs / 2 / ROWS, groups = m->outs / 2 / GROUP;
+    part(groups, &from, &stop);
+    for (int64_t g = from; g < stop; g++)
+        for (int64_t p = 0; p < n; p += TOGETHER) {
+            __m512 gate[2][TOGETHER], up[2][TOGETHER];
+            int some = least(n - p, TOGETHER);
+            const Inputs *in = x + p * (m->ins / GROUP);
+            for (int half = 0; half < 2; half++) {
+                block(m, 2 * g + half, in, some, gate[half]);
+                block(m, blocks + 2 * g + half, in, some, up[half]);
+            }
+            for (int i = 0; i < some; i++)
+                quantize(gated(gate[0][i], up[0][i]), gated(gate[1][i], up[1][i]),
+                         to + (p + i) * groups + g);
+        }
+}
+
+TARGET static void take_all(const Matrix *m, const uint16_t *x, int64_t n, const Norm *norm, Inputs *to) {
+#pragma omp for schedule(static)
+    for (int64_t p = 0; p < n; p++)
+        take(x + p * m->ins, m->ins, norm, to + p * (m->ins / GROUP));
+}
+
+/* One head: the norm, where there is one, and RoPE, where it is rotated. */
+TARGET static void turn(const Layer *l, int64_t head, const float *x, const uint16_t *cos,
+                        const uint16_t *sin, uint16_t *y) {
+    int64_t size = l->head_size, half = size / 2;
+    float normed[512];
+    if (head < l->rotated && l->of_heads.weight) {
+        __m512 squares = _mm512_setzero_ps();
+        for (int64_t i = 0; i < size; i += 16)
+            squares = _mm512_fmadd_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i), squares);
+        __m512 root = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(squares) + (float)l->of_heads.least));
+        const float *weight = l->of_heads.weight + head * size;
+        for (int64_t i = 0; i < size; i += 16)
+            _mm512_storeu_ps(normed + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(weight + i)), root));
+        x = normed;
+    }
+    for (int64_t i = 0; i < size; i += 16) {
+        __m512 here = _mm512_loadu_ps(x + i);
+        if (head < l->rotated)
+            here = _mm512_fmadd_ps(here, wide(cos + i),
+                _mm512_mul_ps(_mm512_loadu_ps(x + (i + half) % size), wide(sin + i)));
+        narrow(y + i, here);
+    }
+}
+
+/* What one query of one head sees of its keys and values [count, size], to y [size]. */
+TARGET static void attend(const uint16_t *query, const uint16_t *keys, const uint16_t *values,
+                          int64_t count, int64_t size, float *weights, float *y) {
+    const float scale = 1 / sqrtf(size);
+    __m512 most = _mm512_set1_ps(-INFINITY), all = _mm512_setzero_ps();
+    for (int64_t k = 0; k < count; k++) {
+        __m512 dot = _mm512_setzero_ps();
+        for (int64_t i = 0; i < size; i += 16)
+            dot = _mm512_fmadd_ps(wide(query + i), wide(keys + k * size + i), dot);
+        weights[k] = _mm512_reduce_add_ps(dot) * scale;
+    }
+    /* what fills the last 16 up weighs nothing */
+    for (int64_t k = count; k % 16; k++)
+        weights[k] = -INFINITY;
+    for (int64_t k = 0; k < count; k += 16)
+        most = _mm512_max_ps(most, _mm512_loadu_ps(weights + k));
+    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    for (int64_t k = 0; k < count; k += 16) {
+        __m512 x = _mm512_sub_ps(_mm512_loadu_ps(weights + k), most);
+        __mmask16 real = _cvtu32_mask16(count - k < 16 ? (1u << (count - k)) - 1 : 0xffff);
+        x = _mm512_maskz_mov_ps(real, exponential(x));
+        _mm512_storeu_ps(weights + k, x);
+        all = _mm512_add_ps(all, x);
+    }
+    __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(all));
+    for (int64_t i = 0; i < size; i += 32) {
+        __m512 low = _mm512_setzero_ps(), high = low;
+        for (int64_t k = 0; k < count; k++) {
+            __m512 weight = _mm512_set1_ps(weights[k]);
+            low = _mm512_fmadd_ps(weight, wide(values + k * size + i), low);
+            high = _mm512_fmadd_ps(weight, wide(values + k * size + i + 16), high);
+        }
+        _mm512_storeu_ps(y + i, _mm512_mul_ps(low, share));
+        _mm512_storeu_ps(y + i + 16, _mm512_mul_ps(high, share));
+    }
+}
+
+static Inputs *inputs(int64_t n, int64_t ins) { return malloc(n * (ins / GROUP) * sizeof(Inputs)); }
+
+/* This thread's share of a layer from the inputs of o, `seen`, to its output y [n, hidden]. */
+static void finish(const Layer *l, const uint16_t *h, const Inputs *seen, int64_t n, uint16_t *y,
+                   Inputs *in, Inputs *inner) {
+    multiply(&l->o, seen, n, h, y, NULL);
+#pragma omp barrier
+    take_all(&l->gate_up, y, n, &l->before_mlp, in);
+    multiply_gated(&l->gate_up, in, n, inner);
+#pragma omp barrier
+    multiply(&l->down, inner, n, y, y, NULL);
+#pragma omp barrier
+}
+
+/* product(matrix, x, rows, y, threads): x [rows, ins] to y [rows, outs], bfloat16. */
+static PyObject *product(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    const Matrix *m = (const Matrix *)PyBytes_AsString(args[0]);
+    const uint16_t *x = PyLong_AsVoidPtr(args[1]);
+    int64_t rows = PyLong_AsLong(args[2]);
+    uint16_t *y = PyLong_AsVoidPtr(args[3]);
+    int threads = PyLong_AsLong(args[4]);
+    Inputs *in = inputs(least(rows, TILE), m->ins);
+    Py_BEGIN_ALLOW_THREADS
+#pragma omp parallel num_threads(threads)
+    for (int64_t p = 0; p < rows; p += TILE) {
+        int64_t n = least(rows - p, TILE);
+        take_all(m, x + p * m->ins, n, NULL, in);
+        multiply(m, in, n, NULL, y + p * m->outs, NULL);
+#pragma omp barrier
+    }
+    Py_END_ALLOW_THREADS
+    free(in);
+    Py_RETURN_NONE;
+}
+
+/* heads(layer, h, rows, cos, sin, y, threads): queries and keys, rotated, and values. */
+static PyObject *heads(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    const Layer *l = (const Layer *)PyBytes_AsString(args[0]);
+    const Matrix *m = &l->qkv;
+    const uint16_t *h = PyLong_AsVoidPtr(args[1]);
+    int64_t rows = PyLong_AsLong(args[2]), size = l->head_size;
+    const uint16_t *cos = PyLong_AsVoidPtr(args[3]), *sin = PyLong_AsVoidPtr(args[4]);
+    uint16_t *y = PyLong_AsVoidPtr(args[5]);
+    int threads = PyLong_AsLong(args[6]);
+    Inputs *in = inputs(least(rows, TILE), m->ins);
+    float *real = malloc(least(rows, TILE) * m->outs * sizeof(float));
+    Py_BEGIN_ALLOW_THREADS
+#pragma omp parallel num_threads(threads)
+    for (int64_t p = 0; p < rows; p += TILE) {
+        int64_t n = least(rows - p, TILE);
+        take_all(m, h + p * m->ins, n, &l->before_attention, in);
+        multiply(m, in, n, NULL, NULL, real);
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n * l->heads; i++) {
+            int64_t row = p + i / l->heads;
+            turn(l, i % l->heads, real + i * size, cos + row * size, sin + row * size,
+                 y + p * m->outs + i * size);
+        }
+    }
+    Py_END_ALLOW_THREADS
+    free(in);
+    free(real);
+    Py_RETURN_NONE;
+}
+
+/* rest(layer, h, seen, rows, y, threads): from what attention saw to the layer's output y. */
+static PyObject *rest(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    const Layer *l = (const Layer *)PyBytes_AsString(args[0]);
+    const uint16_t *h = PyLong_AsVoidPtr(args[1]), *seen = PyLong_AsVoidPtr(args[2]);
+    int64_t rows = PyLong_AsLong(args[3]);
+    uint16_t *y = PyLong_AsVoidPtr(args[4]);
+    int threads = PyLong_AsLong(args[5]);
+    int64_t tile = least(rows, TILE), hidden = l->o.outs;
+    Inputs *in = inputs(tile, hidden), *of_seen = inputs(tile, l->o.ins);
+    Inputs *inner = inputs(tile, l->down.ins);
+    Py_BEGIN_ALLOW_THREADS
+#pragma omp parallel num_threads(threads)
+    for (int64_t p = 0; p < rows; p += TILE) {
+        int64_t n = least(rows - p, TILE);
+        take_all(&l->o, seen + p * l->o.ins, n, NULL, of_seen);
+        finish(l, h + p * hidden, of_seen, n, y + p * hidden, in, inner);
+    }
+    Py_END_ALLOW_THREADS
+    free(in);
+    free(of_seen);
+    free(inner);
+    Py_RETURN_NONE;
+}
+
+/* whole(layer, h, rows, cos, sin, entries, room, past, y, threads): the layer for up to TILE
+   positions after `past` others; keys and values go into entries [2 x kv heads, room, head size]. */
+static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    const Layer *l = (const Layer *)PyBytes_AsString(args[0]);
+    const uint16_t *h = PyLong_AsVoidPtr(args[1]);
+    int64_t rows = PyLong_AsLong(args[2]), size = l->head_size;
+    const uint16_t *cos = PyLong_AsVoidPtr(args[3]), *sin = PyLong_AsVoidPtr(args[4]);
+    uint16_t *entries = PyLong_AsVoidPtr(args[5]);
+    int64_t room = PyLong_AsLong(args[6]), past = PyLong_AsLong(args[7]);
+    uint16_t *y = PyLong_AsVoidPtr(args[8]);
+    int threads = PyLong_AsLong(args[9]);
+    int64_t queries = l->o.ins / size, kv_heads = (l->heads - queries) / 2;
+    int64_t group = queries / kv_heads, window = (past + rows + 15) / 16 * 16;
+    Inputs *in = inputs(rows, l->qkv.ins), *of_seen = inputs(rows, l->o.ins);
+    Inputs *inner = inputs(rows, l->down.ins);
+    float *real = malloc(rows * l->qkv.outs * sizeof(float));
+    float *weights = malloc(threads * (window + size) * sizeof(float));
+    uint16_t *asked = malloc(rows * l->o.ins * sizeof(uint16_t));
+    Py_BEGIN_ALLOW_THREADS
+#pragma omp parallel num_threads(threads)
+    {
+        float *mine = weights + omp_get_thread_num() * (window + size);
+        take_all(&l->qkv, h, rows, &l->before_attention, in);
+        multiply(&l->qkv, in, rows, NULL, NULL, real);
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows * l->heads; i++) {
+            int64_t row = i / l->heads, head = i % l->heads;
+            turn(l, head, real + i * size, cos + row * size, sin + row * size,
+                 head < queries ? asked + (row * queries + head) * size
+                                : entries + ((head - queries) * room + past + row) * size);
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows * queries; i++) {
+            int64_t row = i / queries, head = i % queries;
+            const uint16_t *keys = entries + head / group * room * size;
+            attend(asked + i * size, keys, keys + kv_heads * room * size, past + row + 1, size,
+                   mine, mine + window);
+            take_real(mine + window, size, of_seen + i * (size / GROUP));
+        }
+        finish(l, h, of_seen, rows, y, in, inner);
+    }
+    Py_END_ALLOW_THREADS
+    free(in);
+    free(of_seen);
+    free(inner);
+    free(real);
+    free(weights);
+    free(asked);
+    Py_RETURN_NONE;
+}
+
+/* runs_here(): whether this CPU has the instructions. */
+static PyObject *runs_here(PyObject *self, PyObject *none) {
+    __builtin_cpu_init();
+    return PyBool_FromLong(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                           __builtin_cpu_supports("avx512vnni"));
+}
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {FAST(product), FAST(heads), FAST(rest), FAST(whole),
+                                {"runs_here", runs_here, METH_NOARGS, NULL}, {0}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "dmtd_vnni", NULL, -1, methods};
+PyMODINIT_FUNC PyInit_dmtd_vnni(void) { return PyModule_Create(&module); }

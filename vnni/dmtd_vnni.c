@@ -22,15 +22,17 @@ are those of PyTorch's own OpenMP: it is not linked but found in the process, so
 #define TOGETHER 8
 #define TILE 64
 /* bytes that are asked for ahead of their use */
-#define AHEAD 2048
+#define AHEAD 4096
+/* the size of the largest head */
+#define MOST_HEAD 512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
-/* A matrix [outs, ins] in blocks of ROWS rows, of each block group after group: in 4 bits, 4 x 64
-   bytes, each with the levels (0 to 15) of inputs 4 i + k and, in the upper half, 16 + 4 i + k of
-   the group, at byte 4 row + k of vector i; in 8 bits, 8 x 64 bytes likewise, each 128 more than the
-   weight. scales: in 4 bits [blocks, groups, ROWS] of (step, middle), a weight being
-   (level - 8) step + middle; in 8 bits a step for each row, bfloat16. bias: float or null. */
+/* A matrix [outs, ins] in blocks of ROWS rows, of each block group after group. In 4 bits a group is
+   4 x 64 bytes: the levels (0 to 15) of inputs 4 i + k and, in the upper half, 16 + 4 i + k, at byte
+   4 row + k of vector i; in 8 bits 8 x 64 bytes likewise, each 128 more than the weight. scales,
+   bfloat16: in 4 bits [blocks, groups, ROWS] of (step, middle), a weight being
+   (level - 8) step + middle; in 8 bits a step for each row. bias: float or null. */
 typedef struct {
     const uint8_t *levels;
     const uint16_t *scales;
@@ -88,8 +90,8 @@ INLINE __m512 exponential(__m512 x) {
 }
 
 INLINE __m512 gated(__m512 gate, __m512 up) {
-    __m512 below = _mm512_add_ps(_mm512_set1_ps(1), exponential(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
-    return _mm512_mul_ps(_mm512_div_ps(gate, below), up);
+    __m512 turned = exponential(_mm512_sub_ps(_mm512_setzero_ps(), gate));
+    return _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(_mm512_set1_ps(1), turned)), up);
 }
 
 INLINE void quantize(__m512 a, __m512 b, Inputs *to) {
@@ -105,6 +107,10 @@ INLINE void quantize(__m512 a, __m512 b, Inputs *to) {
     to->sum = to->step * sum;
 }
 
+INLINE __m512 inverse_root(__m512 squares, const Norm *norm) {
+    return _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(squares) + (float)norm->least));
+}
+
 /* One position's inputs, x [size], after a norm where there is one. */
 TARGET static void take(const uint16_t *x, int64_t size, const Norm *norm, Inputs *to) {
     __m512 root = _mm512_set1_ps(1);
@@ -112,7 +118,7 @@ TARGET static void take(const uint16_t *x, int64_t size, const Norm *norm, Input
         __m512 squares = _mm512_setzero_ps();
         for (int64_t i = 0; i < size; i += 16)
             squares = _mm512_fmadd_ps(wide(x + i), wide(x + i), squares);
-        root = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(squares) + (float)norm->least));
+        root = inverse_root(squares, norm);
     }
     for (int64_t i = 0; i < size; i += GROUP, to++) {
         __m512 a = wide(x + i), b = wide(x + i + 16);
@@ -131,7 +137,8 @@ TARGET static void take_real(const float *x, int64_t size, Inputs *to) {
 
 /* ROWS outputs of n positions, the inputs of which lie `groups` apart. bits, n: known to the
    compiler. */
-INLINE void sums(const int bits, const int n, const Matrix *m, int64_t at, const Inputs *x, __m512 *y) {
+INLINE void sums(const int bits, const int n, const Matrix *m, int64_t at, const Inputs *x,
+                 __m512 *y) {
     const int64_t groups = m->ins / GROUP, bytes = bits * GROUP * ROWS / 8;
     const uint8_t *levels = m->levels + at * groups * bytes;
     const uint16_t *scales = m->scales + (bits == 4 ? at * groups * ROWS * 2 : at * ROWS);
@@ -229,7 +236,8 @@ TARGET static void multiply_gated(const Matrix *m, const Inputs *x, int64_t n, I
         }
 }
 
-TARGET static void take_all(const Matrix *m, const uint16_t *x, int64_t n, const Norm *norm, Inputs *to) {
+TARGET static void take_all(const Matrix *m, const uint16_t *x, int64_t n, const Norm *norm,
+                            Inputs *to) {
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < n; p++)
         take(x + p * m->ins, m->ins, norm, to + p * (m->ins / GROUP));
@@ -239,15 +247,18 @@ TARGET static void take_all(const Matrix *m, const uint16_t *x, int64_t n, const
 TARGET static void turn(const Layer *l, int64_t head, const float *x, const uint16_t *cos,
                         const uint16_t *sin, uint16_t *y) {
     int64_t size = l->head_size, half = size / 2;
-    float normed[512];
+    float normed[MOST_HEAD];
     if (head < l->rotated && l->of_heads.weight) {
+        const Norm *norm = &l->of_heads;
         __m512 squares = _mm512_setzero_ps();
         for (int64_t i = 0; i < size; i += 16)
             squares = _mm512_fmadd_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i), squares);
-        __m512 root = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(squares) + (float)l->of_heads.least));
-        const float *weight = l->of_heads.weight + head * size;
-        for (int64_t i = 0; i < size; i += 16)
-            _mm512_storeu_ps(normed + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(weight + i)), root));
+        __m512 root = inverse_root(squares, norm);
+        for (int64_t i = 0; i < size; i += 16) {
+            __m512 weight = _mm512_loadu_ps(norm->weight + head * size + i);
+            __m512 here = _mm512_mul_ps(_mm512_loadu_ps(x + i), weight);
+            _mm512_storeu_ps(normed + i, _mm512_mul_ps(here, root));
+        }
         x = normed;
     }
     for (int64_t i = 0; i < size; i += 16) {
@@ -296,7 +307,9 @@ TARGET static void attend(const uint16_t *query, const uint16_t *keys, const uin
     }
 }
 
-static Inputs *inputs(int64_t n, int64_t ins) { return malloc(n * (ins / GROUP) * sizeof(Inputs)); }
+static Inputs *inputs(int64_t n, int64_t ins) {
+    return malloc(n * (ins / GROUP) * sizeof(Inputs));
+}
 
 /* This thread's share of a layer from the inputs of o, `seen`, to its output y [n, hidden]. */
 static void finish(const Layer *l, const uint16_t *h, const Inputs *seen, int64_t n, uint16_t *y,
@@ -387,7 +400,8 @@ static PyObject *rest(PyObject *self, PyObject *const *args, Py_ssize_t count) {
 }
 
 /* whole(layer, h, rows, cos, sin, entries, room, past, y, threads): the layer for up to TILE
-   positions after `past` others; keys and values go into entries [2 x kv heads, room, head size]. */
+   positions after `past` others; keys and values go into entries,
+   [2 x kv heads, room, head size]. */
 static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     const Layer *l = (const Layer *)PyBytes_AsString(args[0]);
     const uint16_t *h = PyLong_AsVoidPtr(args[1]);
@@ -441,9 +455,10 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
 /* runs_here(): whether this CPU has the instructions. */
 static PyObject *runs_here(PyObject *self, PyObject *none) {
     __builtin_cpu_init();
-    return PyBool_FromLong(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                           __builtin_cpu_supports("avx512vnni"));
+    return PyBool_FromLong(
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni"));
 }
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}

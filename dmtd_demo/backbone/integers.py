@@ -25,6 +25,7 @@ from dmtd_demo.backbone.cpu_packed import (
     Int8Linear,
     Kinds,
     Packed,
+    PackedLinear,
 )
 from dmtd_demo.backbone.norms import FusedNorm
 
@@ -54,7 +55,7 @@ def _kernel() -> Any:
 KERNEL = _kernel()
 
 
-class _ByBytes:
+class _ByBytes(PackedLinear):
     """What both widths have in common.
 
     Activations are bfloat16; every GROUP of a position's has a step of its own, a 127th of its
@@ -62,11 +63,6 @@ class _ByBytes:
     """
 
     bits: int
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor | None
-    out_features: int
-    in_features: int
 
     def matrix(self, with_bias: bool = True) -> tuple[bytes, list[Tensor]]:
         """Return the kernel's struct, and the tensors whose addresses are in it."""
@@ -89,6 +85,8 @@ class _ByBytes:
 
         # held: so that what the struct points to stays
         def product(x: Tensor, held: Sequence[Tensor] = held) -> Tensor:
+            # the kernel is given an address alone
+            assert x.dtype == torch.bfloat16 and x.is_contiguous()
             y = x.new_empty(len(x), outs)
             multiply(matrix, x.data_ptr(), len(x), y.data_ptr(), threads())
             return y

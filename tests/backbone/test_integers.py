@@ -36,7 +36,13 @@ def in_steps(x):
     """Round each GROUP of a row to 127 steps of its largest."""
     grouped = x.float().unflatten(-1, (-1, GROUP))
     most = grouped.abs().amax(-1, keepdim=True).clamp(min=1e-30)
-    return (grouped * torch.tensor(127.0).div(most)).round().double().mul(most.double() / 127).flatten(-2)
+    return (
+        (grouped * torch.tensor(127.0).div(most))
+        .round()
+        .double()
+        .mul(most.double() / 127)
+        .flatten(-2)
+    )
 
 
 def rounded(linear, kind):
@@ -185,9 +191,7 @@ def test_a_layer_is_the_formula_with_its_inputs_in_steps(family):
     # what attention saw is rounded to bfloat16 between two calls
     for got, cache, tolerance in ((torch.cat(parts), few, 0.003), (out, many, 0.02)):
         entries = cache._entries[0][:, : len(ids)].unflatten(0, (2, -1))
-        expected = layer_by_the_formula(
-            plain, h[0], cos[0].double(), sin[0].double(), entries
-        )
+        expected = layer_by_the_formula(plain, h[0], cos[0].double(), sin[0].double(), entries)
         is_near(got, expected, tolerance)
 
 

@@ -43,7 +43,7 @@ HELD = 60  # held-out rows that thresholds and figures are read off at most
 LOOK = 8.0  # seconds for which decoding is measured
 # of the minutes that are given: for conversations and their hidden states, for heads, for the
 # small ones; the rest is for the evaluation
-SHARES = (0.5, 0.22, 0.16)
+SHARES = (0.65, 0.15, 0.1)
 STAGES = ("data", "heads", "clp", "gate", "adaptive", "evaluation")
 
 

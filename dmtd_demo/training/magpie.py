@@ -34,7 +34,10 @@ USER, ANSWER = 160, 512  # tokens of a message, and of an answer, at most
 TOP_K, TOP_P = 64, 0.95
 LAST, REPEATED = 64, 0.5  # of so many last tokens this share of 4-grams again: a loop
 DULL = 0.3  # share of an answer's 4-grams that occurred before in it, at most
-HOPELESS = 512  # draws of which none was kept
+# conversations of a draw, for each text that is written at once, at most: the more, the less often
+# the last texts of a draw are written with hardly any others beside them
+PER_ROW = 4
+HOPELESS = 512  # conversations of which none was kept
 STAGE = "Conversations of its own"
 
 
@@ -163,7 +166,7 @@ class Writer:
         return sum(draw[name] for draw in self.draws)
 
     def draw(self, tell: Progress, bar: tqdm[Any], until: float = math.inf) -> None:
-        """Draw twice a batch of conversations, and keep those that are whole.
+        """Draw some batches of conversations, and keep those that are whole.
 
         until: a time on the monotonic clock, after which texts end as they are.
         """
@@ -183,7 +186,9 @@ class Writer:
             bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
             bar.update(0)
 
-        drafts = [_Draft([]) for _ in range(2 * settings.batch)]
+        # every second one may be left out
+        batches = math.ceil(2 * (settings.conversations - self.kept) / settings.batch)
+        drafts = [_Draft([]) for _ in range(min(PER_ROW, max(batches, 1)) * settings.batch)]
         for turn in range(settings.turns):
             open_ = [draft for draft in drafts if not draft.gone]
             self._ask(open_, f"{settings.seed}:{number}:{turn}", told)
@@ -210,6 +215,7 @@ class Writer:
             self.kept += len(lines)
             bar.update(len(lines))
         facts = {
+            "drawn": len(drafts),
             "kept": sum(map(len, kept.values())),
             "dropped": dict(dropped),
             "tokens": tokens,
@@ -333,9 +339,9 @@ def write_conversations(
                 break
             until = math.inf if settings.seconds is None else began + settings.seconds
             writer.draw(tell, bar, until)
-            if not writer.kept and len(writer.draws) * 2 * settings.batch >= HOPELESS:
+            if not writer.kept and writer.sum("drawn") >= HOPELESS:
                 raise UserError(
-                    f"{model.name} wrote {len(writer.draws) * 2 * settings.batch} conversations "
+                    f"{model.name} wrote {writer.sum('drawn')} conversations "
                     f"of which none can be kept ({_listed(writer.dropped)}); it needs to be a chat "
                     "model, or --data FILE has to bring conversations"
                 )
@@ -347,7 +353,7 @@ def card(writer: Writer) -> str:
     """Return what a reader should know of a folder of conversations, as Markdown."""
     settings, model = writer.settings, writer.model
     held = len(_lines(writer.folder / HELD_OUT))
-    drawn = len(writer.draws) * 2 * settings.batch
+    drawn = writer.sum("drawn")
     tokens, seconds = writer.sum("tokens"), max(writer.sum("seconds"), 0.1)
     reasons = "".join(f"| {reason} | {n:,} |\n" for reason, n in writer.dropped.most_common())
     return (

@@ -1,10 +1,10 @@
-"""More training for the shipped MTP heads, on a CPU: Medusa's form and the one fed with its drafts.
+"""More training for the shipped MTP head that is fed with its own drafts, on a CPU.
 
     python scripts/smollm2/longer.py states runs/longer &
     python scripts/smollm2/longer.py train runs/longer --minutes 90
     python scripts/smollm2/longer.py bundle runs/longer assets/smollm2-135m
 
-On one GPU `train.py` gave the heads 33 seconds: 327 updates of large batches. Here the frozen
+On one GPU `train.py` gave all heads 33 seconds: 327 updates of large batches. Here the frozen
 model's hidden states are computed once, text by text, and read again by every epoch; an update
 takes a few hundred positions, and its softmax ranges over the frequent tokens and a sample of the
 others (Jean et al., arXiv 1412.2007, section 3). `states` may still be running while `train` reads
@@ -32,12 +32,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import weights
-from bundle import CAREFUL, DATA, NAME, clp_facts
+from bundle import NAME
 from corpus import Batch, Batches, Corpus
-from heads import FALL, FeedBackHead, HeadTrainer, K, judge_heads, train_small
+from heads import CHUNK, FALL, FeedBackHead, K
 from model import Stack
 
-from dmtd_demo.models.addons import CARD, Base, MTPHeads, save_addon
+from dmtd_demo.models.addons import CARD
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.fetch import at_hand
 
@@ -47,6 +47,8 @@ ROOM = 512
 BLOCK = 512
 # entries of the softmax: always, and drawn from the other frequent ones
 ALWAYS, DRAWN, FREQUENT = 2048, 1024, 16384
+# drafts in a row that are judged: training goes K deep
+JUDGED = 8
 
 
 def opened() -> tuple[Stack, Corpus]:
@@ -107,7 +109,7 @@ class States:
 
 
 class Training:
-    """Both kinds of heads, and what an update reads."""
+    """The head, and what an update reads."""
 
     def __init__(self, folder: Path, stack: Stack, corpus: Corpus, options: Any) -> None:
         self.folder, self.stack, self.options = folder, stack, options
@@ -117,36 +119,25 @@ class Training:
         counts = np.bincount(corpus.tokens, minlength=stack.shape.vocabulary)
         frequent = torch.from_numpy(np.argsort(-counts, kind="stable")[:FREQUENT].copy())
         self.always, self.others = frequent[:ALWAYS], frequent[ALWAYS:]
-        self.medusa = MTPHeads(stack.shape.hidden, K)
-        self.head0 = MTPHeads(stack.shape.hidden, 1)
-        self.fed = FeedBackHead(stack)
-        self.head0.load_state_dict(load_file(FOLDER / "head0.safetensors"))
+        self.head = FeedBackHead(stack)
         self.updates = self.seen = 0
         self.spent = 0.0
-        self.kept = folder / "heads.pt"
-        self.modules = nn.ModuleDict({"medusa": self.medusa, "fed": self.fed})
+        self.kept = folder / "head.pt"
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [*self.medusa.parameters()], "base": options.medusa_rate},
-                {"params": [*self.fed.parameters()], "base": options.rate},
-            ],
-            lr=options.rate,
-            betas=(0.9, 0.98),
-            weight_decay=0.01,
+            self.head.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         if self.kept.exists():
             state = torch.load(self.kept)
-            self.modules.load_state_dict(state["modules"])
+            self.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.updates, self.seen, self.spent = state["updates"], state["seen"], state["spent"]
         else:
-            self.medusa.load_state_dict(load_file(FOLDER / "mtp_heads.safetensors"))
             named = load_file(FOLDER / "fed_back.safetensors")
-            self.fed.load_state_dict({n.removeprefix("mtp."): t for n, t in named.items()})
+            self.head.load_state_dict({n.removeprefix("mtp."): t for n, t in named.items()})
         self.random = np.random.default_rng(self.updates)
 
     def save(self) -> None:
-        state = {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict()}
         state |= {"updates": self.updates, "seen": self.seen, "spent": self.spent}
         part = self.kept.with_suffix(".part")
         torch.save(state, part)
@@ -187,7 +178,7 @@ class Training:
         warm = min(1.0, (self.updates + 1) / 100)
         factor = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * factor
+            group["lr"] = self.options.rate * factor
         batch, h = self.read(places, n)
         rows, at = len(places), torch.arange(n)
         answer = (at >= batch.prompts[:, None] - 1) & (at < batch.lengths[:, None] - 1)
@@ -201,41 +192,65 @@ class Training:
         raised[ALWAYS:] = math.log(len(self.others) / DRAWN)
         table = self.stack.weights.embedding
         among = table[entries]
-        fed = [m.flatten(0, 1)[index] for m in self.fed(self.stack, batch.ids, h)]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            medusa = self.medusa(h.flatten(0, 1)[index]).unbind(1)
+        states = [m.flatten(0, 1)[index] for m in self.head(self.stack, batch.ids, h)]
         inside = answer.flatten()[index]
         total, losses = torch.zeros(()), []
         for i in range(1, K + 1):
             goal = wanted[row, column + 1 + i]
             counts = inside & (column + 1 + i < batch.lengths[row])
             own, same = table[goal], entries == goal[:, None]
-            for state in (medusa[i - 1], fed[i - 1]):
-                state = state.to(torch.bfloat16)
-                logits = (state @ among.T).float() + raised
-                logits = logits.masked_fill(same, -math.inf)
-                mine = (state * own).sum(-1).float()
-                whole = torch.logaddexp(logits.logsumexp(-1), mine)
-                loss = ((whole - mine) * counts).sum() / counts.sum().clamp(min=1)
-                total = total + FALL ** (i - 1) * loss
-                losses.append(loss.detach())
+            state = states[i - 1].to(torch.bfloat16)
+            logits = (state @ among.T).float() + raised
+            logits = logits.masked_fill(same, -math.inf)
+            mine = (state * own).sum(-1).float()
+            whole = torch.logaddexp(logits.logsumexp(-1), mine)
+            loss = ((whole - mine) * counts).sum() / counts.sum().clamp(min=1)
+            total = total + FALL ** (i - 1) * loss
+            losses.append(loss.detach())
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        for group in self.optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], 1.0)
+        nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
         self.optimizer.step()
         self.updates += 1
         self.seen += int(inside.sum())
-        return torch.stack(losses[1::2]).mean().item()
+        return torch.stack(losses).mean().item()
+
+    @torch.no_grad()
+    def figures(self, positions: int) -> dict[str, Any]:
+        """Accuracy by depth and the mean length of the right prefix, K and JUDGED deep.
+
+        At the positions of held-out answers that have JUDGED + 1 more tokens, over the whole
+        vocabulary, the draft before being the text's own token.
+        """
+        found = []
+        for batch in self.judged.some(positions):
+            h = self.stack.hidden(batch.ids)
+            n = batch.ids.shape[1]
+            at = torch.arange(n)
+            answer = at >= batch.prompts[:, None] - 1
+            inside = answer & (at < batch.lengths[:, None] - 1 - JUDGED)
+            index = inside.flatten().nonzero()[:, 0]
+            row, column = index // n, index % n
+            right = []
+            for d, state in enumerate(self.head(self.stack, batch.ids, h, JUDGED), 1):
+                parts = state.flatten(0, 1)[index].split(CHUNK)
+                guess = torch.cat([self.stack.logits(part).argmax(-1) for part in parts])
+                right.append(guess == batch.ids[row, column + 1 + d])
+            found.append(torch.stack(right, -1))
+        all_right = torch.cat(found).float()
+        lengths = all_right.cumprod(-1)
+        return {
+            "held_out_positions": len(all_right),
+            "accuracy": [round(x, 4) for x in all_right.mean(0).tolist()[:K]],
+            "prefix": round(lengths[:, :K].sum(-1).mean().item(), 4),
+            f"prefix_of_{JUDGED}": round(lengths.sum(-1).mean().item(), 4),
+        }
 
     def tell(self, log: Path, positions: int, **more: Any) -> None:
-        """Accuracy on held-out texts, as `train.py` measures it, into the log."""
+        """Figures on held-out texts, into the log."""
         facts = {"updates": self.updates, "answer_positions": self.seen, **more}
         facts |= {"seconds": round(self.spent), "texts": self.states.done}
-        # `judge_heads` asks a HeadTrainer
-        with torch.no_grad():
-            facts |= judge_heads(_Judged(self), self.judged.some(positions))
-        line = json.dumps(facts)
+        line = json.dumps(facts | self.figures(positions))
         with log.open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)
@@ -265,45 +280,19 @@ class Training:
         self.tell(log, self.options.judged_last, last=True)
 
 
-class _Judged:
-    """What `judge_heads` and `train_small` ask: the trained heads, without their optimizer."""
-
-    def __init__(self, training: Training) -> None:
-        self.stack, self.fed = training.stack, training.fed
-        self.medusa, self.head0 = training.medusa, training.head0
-
-    def right(self, batch: Batch) -> Any:
-        return HeadTrainer.right(self, batch)  # type: ignore[arg-type]
-
-
-def bundle(training: Training, folder: Path, positions: int, seconds: float) -> None:
-    """The heads into a folder of add-ons, with CLP and gate learned anew on Medusa's heads.
-
-    positions: of texts, that CLP and gate learn from. Their thresholds are still to be read off
-    held-out texts: `calibrate.py --learned 0`, and `confidence.py`.
-    """
+def bundle(training: Training, folder: Path) -> None:
+    """The head into a folder of add-ons, with the figures of the last line of the log."""
     log = (training.folder / "log.jsonl").read_text().splitlines()
-    figures = next(json.loads(line) for line in reversed(log) if '"last": true' in line)
-    card = json.loads((folder / CARD).read_text())
-    base = Base(card["base_model"], card.get("base_revision"), card["base_fingerprint"])
-    hidden = training.stack.shape.hidden
-    seen = {"data": DATA, "longer": {k: figures[k] for k in ("updates", "answer_positions")}}
-    save_addon(folder, "mtp_heads", training.medusa, base, hidden, **seen, **figures["medusa"])
-    named = {f"mtp.{n}": p.detach().bfloat16() for n, p in training.fed.named_parameters()}
+    figures = json.loads(log[-1])
+    if not figures.pop("last", False):
+        sys.exit(f"{training.folder} has no training that came to its end")
+    named = {
+        f"mtp.{name}": p.detach().bfloat16().contiguous()
+        for name, p in training.head.named_parameters()
+    }
     save_file(named, folder / "fed_back.safetensors")
-    some = Batches(training.batches.corpus, False, 4096, torch.device("cpu"), ROOM)
-    modules, facts = train_small(
-        _Judged(training),  # type: ignore[arg-type]
-        some.some(positions),
-        training.judged.some(positions // 4),
-        seconds,
-    )
-    print(json.dumps(facts), flush=True)
-    found = [{"phase": "heads", **facts}]
-    save_addon(folder, "clp", modules["clp"], base, hidden, data=DATA, **clp_facts(found))
-    save_addon(folder, "gate", modules["gate"], base, hidden, data=DATA, threshold=CAREFUL)
     card = json.loads((folder / CARD).read_text())
-    card["addons"]["fed_back"] |= seen | figures["fed_back"]
+    card["addons"]["fed_back"] |= figures
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
@@ -315,13 +304,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--positions", type=int, default=1024, help="of a batch, prompts and all")
-    parser.add_argument("--learned", type=int, default=384, help="positions of a batch with a loss")
-    parser.add_argument("--rate", type=float, default=6e-4)
-    parser.add_argument("--medusa-rate", type=float, default=1e-3)
+    parser.add_argument("--learned", type=int, default=640, help="positions of a batch with a loss")
+    parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--every", type=float, default=10.0, help="minutes between two figures")
     parser.add_argument("--judged", type=int, default=8192, help="held-out positions of each")
     parser.add_argument("--judged-last", type=int, default=65536)
-    parser.add_argument("--small", type=int, default=131072, help="positions for CLP and gate")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -335,7 +322,7 @@ def main() -> None:
     if options.what == "train":
         training.run()
     else:
-        bundle(training, options.folder, options.small, 60.0)
+        bundle(training, options.folder)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,10 @@ class Training:
         self.random = np.random.default_rng(self.updates)
 
     def save(self) -> None:
-        state = {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state: dict[str, Any] = {
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         state |= {"updates": self.updates, "seen": self.seen, "spent": self.spent}
         part = self.kept.with_suffix(".part")
         torch.save(state, part)
@@ -220,9 +223,11 @@ class Training:
         """Accuracy by depth and the mean length of the right prefix, K and JUDGED deep.
 
         At the positions of held-out answers that have JUDGED + 1 more tokens, over the whole
-        vocabulary, the draft before being the text's own token.
+        vocabulary, the draft before being the text's own token. likely: by K and threshold, tokens
+        per full pass and the share right of the drafts taken along, where drafts are taken as long
+        as each is held that probable (`mtp-native`'s rule).
         """
-        found = []
+        found, sure = [], []
         for batch in self.judged.some(positions):
             h = self.stack.hidden(batch.ids)
             n = batch.ids.shape[1]
@@ -231,19 +236,33 @@ class Training:
             inside = answer & (at < batch.lengths[:, None] - 1 - JUDGED)
             index = inside.flatten().nonzero()[:, 0]
             row, column = index // n, index % n
-            right = []
+            right, chances = [], []
             for d, state in enumerate(self.head(self.stack, batch.ids, h, JUDGED), 1):
                 parts = state.flatten(0, 1)[index].split(CHUNK)
-                guess = torch.cat([self.stack.logits(part).argmax(-1) for part in parts])
+                best = [self.stack.logits(part).float().softmax(-1).max(-1) for part in parts]
+                guess = torch.cat([indices for _, indices in best])
                 right.append(guess == batch.ids[row, column + 1 + d])
+                chances.append(torch.cat([values for values, _ in best]))
             found.append(torch.stack(right, -1))
+            sure.append(torch.stack(chances, -1))
         all_right = torch.cat(found).float()
         lengths = all_right.cumprod(-1)
+        likely: dict[str, Any] = {}
+        for k in (1, 2, K):
+            for threshold in (0.5, 0.7, 0.8, 0.9, 0.93, 0.95, 0.97):
+                taken = (torch.cat(sure)[:, :k] >= threshold).float().cumprod(-1)
+                good = (taken * lengths[:, :k]).sum() / taken.sum().clamp(min=1)
+                whole = 1 + taken.sum(-1).mean().item()
+                likely.setdefault(f"k={k}", {})[threshold] = [
+                    round(whole, 4),
+                    round(good.item(), 4),
+                ]
         return {
             "held_out_positions": len(all_right),
             "accuracy": [round(x, 4) for x in all_right.mean(0).tolist()[:K]],
             "prefix": round(lengths[:, :K].sum(-1).mean().item(), 4),
             f"prefix_of_{JUDGED}": round(lengths.sum(-1).mean().item(), 4),
+            "likely": likely,
         }
 
     def tell(self, log: Path, positions: int, **more: Any) -> None:
@@ -298,7 +317,7 @@ def bundle(training: Training, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("states", "train", "bundle"))
+    parser.add_argument("what", choices=("states", "train", "judge", "bundle"))
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--minutes", type=float, default=90.0)
@@ -321,6 +340,8 @@ def main() -> None:
     training = Training(options.run, stack, corpus, options)
     if options.what == "train":
         training.run()
+    elif options.what == "judge":
+        training.tell(options.run / "log.jsonl", options.judged_last, last=True)
     else:
         bundle(training, options.folder)
 

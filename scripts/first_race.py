@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dmtd_demo.comparison import compare
 from dmtd_demo.models.loading import load

@@ -72,7 +72,8 @@ class BlockedLinear(nn.Module):
         linear.weight = (
             dense
             if isinstance(dense, nn.Parameter)
-            else nn.Parameter(dense.contiguous(), requires_grad=False)
+            # not a part of several linears' in one, which each of them would keep whole
+            else nn.Parameter(dense.clone(), requires_grad=False)
         )
         linear.register_parameter("bias", self.bias)
         return linear

@@ -30,11 +30,15 @@ def run_train(options: argparse.Namespace) -> None:
 
         # dmtd without LoRA trains the weights themselves
         whole = options.recipe == "dmtd" and options.lora is None
+        # what trains layers is not for int8's own float16
+        own_dtype = "float32" if whole else None
+        if options.recipe == "dmtd" and options.quantization == "int8":
+            own_dtype = "bfloat16"
         model = load(
             options.model,
             quantization=options.quantization or ("none" if whole else None),
             fast=False,
-            dtype=options.dtype or ("float32" if whole else None),
+            dtype=options.dtype or own_dtype,
             device=own_device(options.device),
             threads=options.threads or THREADS,
         )

@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -24,8 +24,10 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.dmtd import MAX_TAU
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
+from dmtd_demo.models import gguf
 from dmtd_demo.models.memory import gib
 from dmtd_demo.models.model import Model
+from dmtd_demo.models.placement import FAST
 from dmtd_demo.text_files import parsed, read_text
 from dmtd_demo.training.data import IGNORED, Batch, Row, collate
 from dmtd_demo.training.loop import Lost, Position, Progress, Recipe
@@ -108,6 +110,17 @@ def prepare(model: Model, lora: int | None, checkpointing: bool, seed: int) -> N
         if not find_spec("peft"):
             raise UserError(
                 "--lora needs the package peft, which is not installed: pip install peft"
+            )
+        if model.quantization in FAST:
+            raise UserError(
+                "--lora needs weights that are not quantized, or in nf4, nf4-single or int8; got "
+                f"quantization {model.quantization}"
+            )
+        if (model.quantization, model.dtype) == ("int8", "float16"):
+            # autocast to bfloat16 takes no float16 beside it
+            raise UserError(
+                "--lora with int8 needs --dtype bfloat16 or float32; got float16, in which it is "
+                "not trained"
             )
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -206,6 +219,20 @@ def merged(module: PreTrainedModel) -> dict[str, Tensor]:
     return state
 
 
+def _alone(tensor: Tensor) -> Tensor:
+    """Return a tensor that is no part of another, which files do not take."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+
+
+def _config_of(model: Model, source: Path) -> dict[str, Any]:
+    """Return the config.json of a folder; of a GGUF file the one that it stands for."""
+    if source.is_dir():
+        return parsed(read_text(source / "config.json"))
+    raw = gguf.config_of(gguf.read(source))
+    return {**raw, "eos_token_id": sorted(model.eos_ids) or None}
+
+
 def save_model(model: Model, cycles: Cycles, folder: Path) -> None:
     """Write a folder in Hugging Face format, the split in its config.json, aside and then moved.
 
@@ -215,7 +242,7 @@ def save_model(model: Model, cycles: Cycles, folder: Path) -> None:
     source, split = model.folder, cycles.split
     if source is None:
         raise UserError("train dmtd needs a model from a folder or the hub; this one has neither")
-    raw = parsed(read_text(source / "config.json"))
+    raw = _config_of(model, source)
     dtype = str(raw.pop("torch_dtype", None) or raw.get("dtype") or "bfloat16")
     raw.update(
         dtype=dtype,
@@ -232,7 +259,7 @@ def save_model(model: Model, cycles: Cycles, folder: Path) -> None:
     aside.mkdir(parents=True)
     try:
         state = {
-            name: t.detach().to("cpu", getattr(torch, dtype)).contiguous()
+            name: _alone(t.detach().to("cpu", getattr(torch, dtype)))
             for name, t in merged(model.backbone.module).items()
         }
         save_torch_state_dict(state, aside)

@@ -24,6 +24,7 @@ from transformers import (
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import checkpoint, gguf, gguf_tokenizer, gguf_weights
 from dmtd_demo.models.loading import load
+from dmtd_demo.training.any_model import DMTDSettings, train_dmtd
 from gguf_files import write
 from tiny import SHAPE, tiny_module
 
@@ -421,3 +422,15 @@ def test_a_mutated_header_is_read_or_refused(good, tmp_path_factory, data):
         gguf_weights.fingerprint(file)
     except UserError as error:
         assert "\n" not in str(error)
+
+
+def test_trained_for_dmtd_it_becomes_a_folder(tmp_path, small_tokenizer):
+    module = tiny_module("qwen2", vocab_size=len(small_tokenizer), max_position_embeddings=512)
+    path = write(tmp_path / "tiny.gguf", module, "qwen2", tokenizer=small_tokenizer)
+    model = load(str(path), dtype="float32", threads=1)
+    (tmp_path / "data.txt").write_text("Once upon a time. " * 20)
+    settings = DMTDSettings(data=str(tmp_path / "data.txt"), steps=1, split="E0D2", batch=1)
+    train_dmtd(model, tmp_path, settings)
+    made = load(str(tmp_path / "model"), threads=1)
+    assert str(made.split) == "E0D2" and made.eos_ids == model.eos_ids
+    assert made.tokenizer.encode("What is 3?") == model.tokenizer.encode("What is 3?")

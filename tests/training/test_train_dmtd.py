@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from dmtd_demo.__main__ import main
+from dmtd_demo.backbone import onednn
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.loading import load
@@ -35,6 +36,7 @@ from dmtd_demo.training.data import Row
 from dmtd_demo.training.dmtd import draws
 from dmtd_demo.training.loop import Position, Progress, Recipe, rate_factor
 from dmtd_demo.training.masking import cyclical_heads, masked_hidden
+from tiny import tiny_module
 
 SETTINGS = dict(seed=0, resume=False, checkpoint_seconds=1e9, batch=4)
 
@@ -89,6 +91,44 @@ def correct(model: Model, split: Split, rows: list[Row]) -> float:
             == torch.tensor(row.ids[row.answer :])
         ).tolist()
     return sum(right) / len(right)
+
+
+@pytest.mark.parametrize("worth", [1e9, 0.0], ids=["laid out", "plain"])
+def test_a_bfloat16_model_is_saved_whatever_its_matrices_were_joined_to(
+    small_tokenizer, tmp_path, data, worth, monkeypatch
+):
+    """Weights and biases of joined linears are parts of one tensor, which files do not take."""
+    monkeypatch.setattr(onednn, "LARGE", 1)
+    monkeypatch.setattr(onednn, "WORTH", worth)
+    module = tiny_module("qwen2", vocab_size=len(small_tokenizer), max_position_embeddings=512)
+    module.to(torch.bfloat16).save_pretrained(tmp_path / "plain")
+    small_tokenizer.save_pretrained(tmp_path / "plain")
+    model = load(str(tmp_path / "plain"), dtype="bfloat16", threads=1)
+    assert model.backbone._fused
+    settings = DMTDSettings(data=data, steps=1, split="E0D2", rate=1e-9, **SETTINGS)
+    train_dmtd(model, tmp_path, settings)
+    made = load(str(tmp_path / "model"), dtype="bfloat16", threads=1, trainable=True)
+    state = made.backbone.module.state_dict()
+    assert all(torch.equal(t, state[name]) for name, t in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "more,word",
+    [
+        (("--quantization", "int8"), None),
+        (("--quantization", "int8", "--dtype", "float16"), "int8 needs --dtype bfloat16 or"),
+        (("--quantization", "fast-int4"), "in nf4, nf4-single or int8; got quantization fast-int4"),
+    ],
+)
+def test_lora_beside_quantized_weights_trains_or_is_refused(
+    model_folder, tmp_path, data, more, word, capsys
+):
+    pytest.importorskip("peft")
+    arguments = ("train", "dmtd", "--model", str(model_folder), "--output", str(tmp_path))
+    run = ("--data", data, "--lora", "2", "--max-steps", "1", "--threads", "1", "--batch", "2")
+    code = main([*arguments, *run, *more])
+    assert code == (2 if word else 0)
+    assert word is None or word in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lora", [None, 8], ids=["whole", "lora"])

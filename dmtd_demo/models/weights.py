@@ -174,13 +174,13 @@ def _bitsandbytes(placement: Placement, dense: list[str] | None) -> BitsAndBytes
     None: the LM head alone."""
     if placement.quantization in ("none", *FAST):
         return None
+    # it misses an optional package, whose kernels it would fetch from the hub
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if placement.quantization == "int8":
         # with another dtype it would say, for every layer of every step, that activations are cast
         # to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=dense)
-    # it misses an optional package, whose kernels it would fetch from the hub
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

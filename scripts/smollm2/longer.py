@@ -310,8 +310,14 @@ def bundle(training: Training, folder: Path) -> None:
         for name, p in training.head.named_parameters()
     }
     save_file(named, folder / "fed_back.safetensors")
+    (folder / "fed_back.safetensors").chmod(0o644)
+    kept = folder / "log.jsonl"
+    others = [line for line in kept.read_text().splitlines() if '"phase": "longer"' not in line]
+    lines = [*others, *(json.dumps({"phase": "longer", **json.loads(line)}) for line in log)]
+    kept.write_text("".join(line + "\n" for line in lines))
     card = json.loads((folder / CARD).read_text())
-    card["addons"]["fed_back"] |= figures
+    facts = ("updates", "answer_positions", "held_out_positions", "accuracy", "prefix")
+    card["addons"]["fed_back"] |= {name: figures[name] for name in facts}
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 

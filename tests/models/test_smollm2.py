@@ -124,7 +124,8 @@ def test_four_bits_are_the_ones_of_the_file(model, smollm2):
     print(f"relative error, levels kept {error(kept):.5f}, rounded again {error(again):.5f}")
     assert error(kept) < 0.0035 < error(again)
     packed = load(NAME, quantization="fast-int4").backbone.module.get_submodule(name)
-    assert torch.equal(packed.dense(), kept.dense()) and torch.equal(packed.scale, kept.scale)
+    # whatever kernel holds them
+    assert torch.equal(packed.dense(), kept.dense())
 
 
 @torch.no_grad()
@@ -135,7 +136,7 @@ def test_by_default_it_is_packed_as_its_file_holds_it(model, smollm2):
     words = "tensors of Q4_1 (210), F32 (61), Q8_0 (1): the levels of Q4_1 are kept, Q8_0 is held"
     assert any(words in reason for reason in packed.reasons)
     head = packed.backbone.module.lm_head
-    assert type(head) is Int8Linear and head.weight.shape == (49_152, 576)
+    assert isinstance(head, Int8Linear) and head.weight.shape == (49_152, 576)
     text = "The sky is blue because sunlight is scattered by the molecules of the air."
     ids = encode_chat(model.tokenizer, CHAT) + model.tokenizer(text).input_ids
     wanted = model.backbone.module(torch.tensor([ids])).logits.log_softmax(-1)

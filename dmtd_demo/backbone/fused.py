@@ -12,7 +12,7 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional as F
 
 from dmtd_demo.backbone.cache import KVCache, PlacedEntries
-from dmtd_demo.backbone.integers import HALF_HEADS, ByBytesInt4, WholeLayer
+from dmtd_demo.backbone.integers import HALF_HEADS, LARGEST_HEAD, ByBytesInt4, WholeLayer
 from dmtd_demo.backbone.linears import Kernel, Linear, Several, is_known, together
 from dmtd_demo.backbone.norms import FusedNorm
 
@@ -320,7 +320,9 @@ class FusedLayer(GroupedAttention):
                 self.rotated_heads,
                 self.head_size,
             )
-            if len(linears) == len(self.products) and self.head_size % HALF_HEADS == 0
+            if len(linears) == len(self.products)
+            and self.head_size % HALF_HEADS == 0
+            and self.head_size <= LARGEST_HEAD
             else None
         )
 

@@ -39,6 +39,8 @@ WORTH = 0.95
 REPEATS = 5
 # what the head size has to be a multiple of for layers in one call
 HALF_HEADS = 32
+# and what it may be at most: the kernel's MOST_HEAD
+LARGEST_HEAD = 512
 # the kernel's structs Matrix, Norm and what Layer has behind them (vnni/dmtd_vnni.c)
 MATRIX, NORM, LAYER = "PPPqqq", "Pd", "qqq"
 

@@ -127,7 +127,7 @@ class Training:
             self.head.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         if self.kept.exists():
-            state = torch.load(self.kept)
+            state = torch.load(self.kept, weights_only=True)
             self.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.updates, self.seen, self.spent = state["updates"], state["seen"], state["spent"]

@@ -5,6 +5,8 @@ are, and the sums of 32 are integers: a position's result never depends on what 
 
 Addresses come as integers, and what stays from call to call as the bytes of a struct below. Threads
 are those of PyTorch's own OpenMP: it is not linked but found in the process, so import torch first.
+Where a thread cannot be had OpenMP ends the process, and after a fork it waits for ever for those
+of the parent, both as under PyTorch's own kernels; one thread needs neither.
 */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030A0000
@@ -101,8 +103,9 @@ INLINE void quantize(__m512 a, __m512 b, Inputs *to) {
     __m512i j = _mm512_cvtps_epi32(_mm512_mul_ps(b, per));
     _mm_storeu_si128((__m128i *)to->steps, _mm512_cvtsepi32_epi8(i));
     _mm_storeu_si128((__m128i *)(to->steps + 16), _mm512_cvtsepi32_epi8(j));
-    int sum = _mm512_reduce_add_epi32(_mm512_add_epi32(i, j));
-    to->start = -8 * sum;
+    int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(i, j));
+    /* unsigned, for it wraps where an input is no number */
+    to->start = -8u * (uint32_t)sum;
     to->step = most / 127;
     to->sum = to->step * sum;
 }
@@ -163,7 +166,7 @@ INLINE void sums(const int bits, const int n, const Matrix *m, int64_t at, const
         }
         for (int p = 0; p < n; p++) {
             const Inputs *in = x + p * groups + g;
-            __m512i total = _mm512_set1_epi32(bits == 8 ? 16 * in->start : in->start);
+            __m512i total = _mm512_set1_epi32(bits == 8 ? 16u * (uint32_t)in->start : in->start);
             for (int i = 0; i < 8; i++)
                 total = _mm512_dpbusd_epi32(
                     total, w[i], _mm512_set1_epi32(((const int32_t *)in->steps)[i]));
@@ -307,8 +310,33 @@ TARGET static void attend(const uint16_t *query, const uint16_t *keys, const uin
     }
 }
 
+/* n times `each` of such a size; null where there is no room for them. */
+static void *room_for(int64_t n, int64_t each, int64_t size) {
+    int64_t all;
+    if (__builtin_mul_overflow(n, each, &all) || __builtin_mul_overflow(all, size, &all) || all < 0)
+        return NULL;
+    return malloc(all ? all : 1);
+}
+
 static Inputs *inputs(int64_t n, int64_t ins) {
-    return malloc(n * (ins / GROUP) * sizeof(Inputs));
+    return room_for(n, ins / GROUP, sizeof(Inputs));
+}
+
+/* The struct that a call begins with; null, with TypeError, where it is none or where there are not
+   so many arguments. */
+static const void *struct_of(PyObject *const *args, Py_ssize_t count, Py_ssize_t due,
+                             Py_ssize_t size) {
+    if (count == due && PyObject_TypeCheck(args[0], &PyBytes_Type) && PyBytes_Size(args[0]) == size)
+        return PyBytes_AsString(args[0]);
+    PyErr_Format(PyExc_TypeError, "needs a struct of %zd bytes and %zd numbers", size, due - 1);
+    return NULL;
+}
+
+/* None, where there was room for everything; else MemoryError, or what an argument raised. */
+static PyObject *answer(int done) {
+    if (done)
+        Py_RETURN_NONE;
+    return PyErr_Occurred() ? NULL : PyErr_NoMemory();
 }
 
 /* This thread's share of a layer from the inputs of o, `seen`, to its output y [n, hidden]. */
@@ -325,12 +353,17 @@ static void finish(const Layer *l, const uint16_t *h, const Inputs *seen, int64_
 
 /* product(matrix, x, rows, y, threads): x [rows, ins] to y [rows, outs], bfloat16. */
 static PyObject *product(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const Matrix *m = (const Matrix *)PyBytes_AsString(args[0]);
+    const Matrix *m = struct_of(args, count, 5, sizeof(Matrix));
+    if (!m)
+        return NULL;
     const uint16_t *x = PyLong_AsVoidPtr(args[1]);
     int64_t rows = PyLong_AsLong(args[2]);
     uint16_t *y = PyLong_AsVoidPtr(args[3]);
     int threads = PyLong_AsLong(args[4]);
     Inputs *in = inputs(least(rows, TILE), m->ins);
+    const int able = in && !PyErr_Occurred();
+    if (!able)
+        goto end;
     Py_BEGIN_ALLOW_THREADS
 #pragma omp parallel num_threads(threads)
     for (int64_t p = 0; p < rows; p += TILE) {
@@ -340,13 +373,16 @@ static PyObject *product(PyObject *self, PyObject *const *args, Py_ssize_t count
 #pragma omp barrier
     }
     Py_END_ALLOW_THREADS
+end:
     free(in);
-    Py_RETURN_NONE;
+    return answer(able);
 }
 
 /* heads(layer, h, rows, cos, sin, y, threads): queries and keys, rotated, and values. */
 static PyObject *heads(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const Layer *l = (const Layer *)PyBytes_AsString(args[0]);
+    const Layer *l = struct_of(args, count, 7, sizeof(Layer));
+    if (!l)
+        return NULL;
     const Matrix *m = &l->qkv;
     const uint16_t *h = PyLong_AsVoidPtr(args[1]);
     int64_t rows = PyLong_AsLong(args[2]), size = l->head_size;
@@ -354,7 +390,10 @@ static PyObject *heads(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     uint16_t *y = PyLong_AsVoidPtr(args[5]);
     int threads = PyLong_AsLong(args[6]);
     Inputs *in = inputs(least(rows, TILE), m->ins);
-    float *real = malloc(least(rows, TILE) * m->outs * sizeof(float));
+    float *real = room_for(least(rows, TILE), m->outs, sizeof(float));
+    const int able = in && real && !PyErr_Occurred();
+    if (!able)
+        goto end;
     Py_BEGIN_ALLOW_THREADS
 #pragma omp parallel num_threads(threads)
     for (int64_t p = 0; p < rows; p += TILE) {
@@ -370,14 +409,17 @@ static PyObject *heads(PyObject *self, PyObject *const *args, Py_ssize_t count) 
         }
     }
     Py_END_ALLOW_THREADS
+end:
     free(in);
     free(real);
-    Py_RETURN_NONE;
+    return answer(able);
 }
 
 /* rest(layer, h, seen, rows, y, threads): from what attention saw to the layer's output y. */
 static PyObject *rest(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const Layer *l = (const Layer *)PyBytes_AsString(args[0]);
+    const Layer *l = struct_of(args, count, 6, sizeof(Layer));
+    if (!l)
+        return NULL;
     const uint16_t *h = PyLong_AsVoidPtr(args[1]), *seen = PyLong_AsVoidPtr(args[2]);
     int64_t rows = PyLong_AsLong(args[3]);
     uint16_t *y = PyLong_AsVoidPtr(args[4]);
@@ -385,6 +427,9 @@ static PyObject *rest(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     int64_t tile = least(rows, TILE), hidden = l->o.outs;
     Inputs *in = inputs(tile, hidden), *of_seen = inputs(tile, l->o.ins);
     Inputs *inner = inputs(tile, l->down.ins);
+    const int able = in && of_seen && inner && !PyErr_Occurred();
+    if (!able)
+        goto end;
     Py_BEGIN_ALLOW_THREADS
 #pragma omp parallel num_threads(threads)
     for (int64_t p = 0; p < rows; p += TILE) {
@@ -393,17 +438,20 @@ static PyObject *rest(PyObject *self, PyObject *const *args, Py_ssize_t count) {
         finish(l, h + p * hidden, of_seen, n, y + p * hidden, in, inner);
     }
     Py_END_ALLOW_THREADS
+end:
     free(in);
     free(of_seen);
     free(inner);
-    Py_RETURN_NONE;
+    return answer(able);
 }
 
 /* whole(layer, h, rows, cos, sin, entries, room, past, y, threads): the layer for up to TILE
    positions after `past` others; keys and values go into entries,
    [2 x kv heads, room, head size]. */
 static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const Layer *l = (const Layer *)PyBytes_AsString(args[0]);
+    const Layer *l = struct_of(args, count, 10, sizeof(Layer));
+    if (!l)
+        return NULL;
     const uint16_t *h = PyLong_AsVoidPtr(args[1]);
     int64_t rows = PyLong_AsLong(args[2]), size = l->head_size;
     const uint16_t *cos = PyLong_AsVoidPtr(args[3]), *sin = PyLong_AsVoidPtr(args[4]);
@@ -415,9 +463,12 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     int64_t group = queries / kv_heads, window = (past + rows + 15) / 16 * 16;
     Inputs *in = inputs(rows, l->qkv.ins), *of_seen = inputs(rows, l->o.ins);
     Inputs *inner = inputs(rows, l->down.ins);
-    float *real = malloc(rows * l->qkv.outs * sizeof(float));
-    float *weights = malloc(threads * (window + size) * sizeof(float));
-    uint16_t *asked = malloc(rows * l->o.ins * sizeof(uint16_t));
+    float *real = room_for(rows, l->qkv.outs, sizeof(float));
+    float *weights = room_for(threads, window + size, sizeof(float));
+    uint16_t *asked = room_for(rows, l->o.ins, sizeof(uint16_t));
+    const int able = in && of_seen && inner && real && weights && asked && !PyErr_Occurred();
+    if (!able)
+        goto end;
     Py_BEGIN_ALLOW_THREADS
 #pragma omp parallel num_threads(threads)
     {
@@ -443,13 +494,14 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
         finish(l, h, of_seen, rows, y, in, inner);
     }
     Py_END_ALLOW_THREADS
+end:
     free(in);
     free(of_seen);
     free(inner);
     free(real);
     free(weights);
     free(asked);
-    Py_RETURN_NONE;
+    return answer(able);
 }
 
 /* runs_here(): whether this CPU has the instructions. */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import struct
 
 import pytest
 import torch
@@ -220,3 +221,25 @@ def test_a_buffer_that_grows_keeps_what_it_holds():
     cache.room(h, (4, 3), 0)[:, :2] = 7
     entries = cache.room(h, (4, 3), 0)
     assert entries.shape == (4, 4, 3) and cache.length(0) == 4 and (entries[:, :2] == 7).all()
+
+
+def test_what_there_is_no_room_for_raises():
+    """Buffers of more bytes than there are addresses for; and calls with what is no struct."""
+    matrix = struct.pack(integers.MATRIX, 0, 0, 0, 16, 2**61, 4)
+    layer = (
+        matrix * 4 + struct.pack(integers.NORM, 0, 0) * 3 + struct.pack(integers.LAYER, 6, 4, 32)
+    )
+    calls = (
+        (integers.KERNEL.product, matrix, 4),
+        (integers.KERNEL.heads, layer, 6),
+        (integers.KERNEL.rest, layer, 5),
+        (integers.KERNEL.whole, layer, 9),
+    )
+    for call, given, numbers in calls:
+        with pytest.raises(MemoryError):
+            call(given, *[64] * numbers)
+        for wrong in ((given[1:], *[64] * numbers), (given,), (0, *[64] * numbers)):
+            with pytest.raises(TypeError, match=f"bytes and {numbers} numbers"):
+                call(*wrong)
+        with pytest.raises(TypeError, match="int"):
+            call(given, *[None] * numbers)

@@ -163,6 +163,11 @@ class Int8Linear(PackedLinear):
             Packed(weight, scale, linear.bias, linear.out_features, linear.in_features, shared)
         )
 
+    @property
+    def eight(self) -> type[Int8Linear]:
+        """What holds a matrix in 8 bits for the same kernel."""
+        return type(self)
+
     def dense(self) -> Tensor:
         return self.weight.to(self.scale.dtype) * self.scale[:, None]
 
@@ -242,8 +247,10 @@ class Int4Linear(PackedLinear):
     """A linear in 4 bits, whose weight has two weights in a byte, laid out for the kernel.
 
     scale [in / GROUP, out, 2]: what a step of a group is worth, and its eighth level; its least and
-    largest weight lie at the ends.
+    largest weight lie at the ends. eight: what holds a matrix in 8 bits for the same kernel.
     """
+
+    eight: type[Int8Linear] = Int8Linear
 
     @classmethod
     @torch.no_grad()
@@ -304,6 +311,21 @@ class Kinds:
     eight: type[Int8Linear] = Int8Linear
 
 
+def fits_four_bits(linear: nn.Linear) -> bool:
+    """Whether the 4-bit kernels can hold a linear of this shape."""
+    return not (linear.in_features % GROUP or linear.out_features % ROW_MULTIPLE)
+
+
+def in_eight_bits(linear: nn.Linear, other: nn.Module) -> nn.Module:
+    """Return a dense linear in 8 bits, for the kernel of another that is packed.
+
+    The linear itself where the other is not packed, or not on a CPU.
+    """
+    if not isinstance(other, (Int8Linear, Int4Linear)):
+        return linear
+    return (other.eight if fits_four_bits(linear) else Int8Linear).of(linear)
+
+
 @torch.no_grad()
 def joined(*linears: PackedLinear) -> PackedLinear | None:
     """Return one linear for all, which are of one kind; their own tensors become views of its.
@@ -356,7 +378,7 @@ def pack(
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and name not in DENSE:
                 shared = child.weight is table
-                fits = not (child.in_features % GROUP or child.out_features % ROW_MULTIPLE)
+                fits = fits_four_bits(child)
                 known = None
                 if held and fits and quantization == "fast-int4":
                     known = held(f"{path}.{name}.weight".lstrip("."))

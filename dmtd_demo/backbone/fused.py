@@ -12,7 +12,7 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional as F
 
 from dmtd_demo.backbone.cache import KVCache, PlacedEntries
-from dmtd_demo.backbone.integers import HALF_HEADS, LARGEST_HEAD, ByBytesInt4, WholeLayer
+from dmtd_demo.backbone.integers import HALF_HEADS, LARGEST_HEAD, ByBytes, WholeLayer
 from dmtd_demo.backbone.linears import Kernel, Linear, Several, is_known, together
 from dmtd_demo.backbone.norms import FusedNorm
 
@@ -310,7 +310,7 @@ class FusedLayer(GroupedAttention):
         linears = [
             product.linear
             for product in self.products
-            if isinstance(product, Kernel) and isinstance(product.linear, ByBytesInt4)
+            if isinstance(product, Kernel) and isinstance(product.linear, ByBytes)
         ]
         self.whole = (
             WholeLayer(

@@ -57,7 +57,7 @@ def _kernel() -> Any:
 KERNEL = _kernel()
 
 
-class _ByBytes(PackedLinear):
+class ByBytes(PackedLinear):
     """What both widths have in common.
 
     Activations are bfloat16; every GROUP of a position's has a step of its own, a 127th of its
@@ -96,7 +96,7 @@ class _ByBytes(PackedLinear):
         return product
 
 
-class ByBytesInt4(_ByBytes, Int4Linear):
+class ByBytesInt4(ByBytes, Int4Linear):
     """A linear in 4 bits: weight uint8 [out, in / 2]; scale, bfloat16 [out, groups, 2]."""
 
     bits = 4
@@ -120,7 +120,7 @@ class ByBytesInt4(_ByBytes, Int4Linear):
         return whole.flatten(1).to(self.scale.dtype)
 
 
-class ByBytesInt8(_ByBytes, Int8Linear):
+class ByBytesInt8(ByBytes, Int8Linear):
     """A linear in 8 bits: weight, uint8 [out, in], is 128 more; scale [out]."""
 
     bits = 8
@@ -140,6 +140,7 @@ class ByBytesInt8(_ByBytes, Int8Linear):
         return weight.to(self.scale.dtype) * self.scale[:, None]
 
 
+ByBytesInt4.eight = ByBytesInt8
 KINDS = Kinds(ByBytesInt4, ByBytesInt8)
 
 
@@ -152,7 +153,7 @@ class WholeLayer:
 
     def __init__(
         self,
-        linears: Sequence[_ByBytes],
+        linears: Sequence[ByBytes],
         norms: Sequence[FusedNorm | None],
         heads: int,
         rotated: int,

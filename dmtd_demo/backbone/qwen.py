@@ -155,12 +155,19 @@ class Backbone:
         start = self.adapted_to.late_start if self.adapted_to else 0
         return nn.ModuleList(self._adapted[start:])
 
-    def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Return out and in of a layer's linears, by name; all layers are alike."""
+    def linears(self) -> dict[str, nn.Module]:
+        """Return the last layer's linears, by name; all layers are alike."""
         return {
-            name: (part.out_features, part.in_features)
+            name: part
             for name, part in self._layers[-1].named_modules()
             if hasattr(part, "out_features")
+        }
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return out and in of a layer's linears, by name."""
+        return {
+            name: (cast(Linear, part).out_features, cast(Linear, part).in_features)
+            for name, part in self.linears().items()
         }
 
     def new_cache(self, capacity: int = 256) -> KVCache:

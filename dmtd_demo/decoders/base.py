@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from dmtd_demo.backbone.qwen import parameters
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Alternative, Choice, Sampler
 
@@ -192,12 +193,7 @@ class Decoder(Generic[OptionsT]):
     @classmethod
     def extra_parameters(cls, model: Model) -> int:
         """Count the parameters that the method adds to the backbone."""
-        return sum(
-            p.numel()
-            for need in cls.needs
-            if need in model.addons
-            for p in model.addons[need].parameters()
-        )
+        return sum(parameters(model.addons[need]) for need in cls.needs if need in model.addons)
 
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         """Decode without end after the prompt.

@@ -127,7 +127,7 @@ def norm(x, weight, eps):
     return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight.double()
 
 
-def layer_by_the_formula(layer, h, cos, sin, entries):
+def layer_by_the_formula(layer, kind, h, cos, sin, entries):
     """A decoder layer over all positions of a text, h [q, hidden], in float64.
 
     layer: of transformers, before it is packed. Rounded to bfloat16 is what the kernel stores: rotated heads,
@@ -136,7 +136,7 @@ def layer_by_the_formula(layer, h, cos, sin, entries):
     attention, mlp, size = layer.self_attn, layer.mlp, layer.self_attn.head_dim
     x = norm(h.double(), layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon)
     q, k, v = (
-        product(x, linear).unflatten(-1, (-1, size)).transpose(0, 1)
+        product(x, linear, kind).unflatten(-1, (-1, size)).transpose(0, 1)
         for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     if hasattr(attention, "q_norm"):
@@ -153,16 +153,17 @@ def layer_by_the_formula(layer, h, cos, sin, entries):
     is_near(entries, torch.stack((k, v)), 0.003)
     k, v = (each.double().repeat_interleave(len(q) // len(k), 0) for each in entries)
     seen = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1).flatten(1)
-    h = (h.double() + product(seen, attention.o_proj)).bfloat16().double()
+    h = (h.double() + product(seen, attention.o_proj, kind)).bfloat16().double()
     x = norm(
         h, layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon
     )
-    inner = F.silu(product(x, mlp.gate_proj)) * product(x, mlp.up_proj)
-    return h + product(inner, mlp.down_proj)
+    inner = F.silu(product(x, mlp.gate_proj, kind)) * product(x, mlp.up_proj, kind)
+    return h + product(inner, mlp.down_proj, kind)
 
 
+@pytest.mark.parametrize("kind", [ByBytesInt4, ByBytesInt8])
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_a_layer_is_the_formula_with_its_inputs_in_steps(family):
+def test_a_layer_is_the_formula_with_its_inputs_in_steps(family, kind):
     """In one call for few positions, and in two around attention for many."""
     module = tiny_module(
         family,
@@ -174,7 +175,8 @@ def test_a_layer_is_the_formula_with_its_inputs_in_steps(family):
         head_dim=32,
     ).bfloat16()
     plain = copy.deepcopy(module.model.layers[0])
-    pack(module, "fast-int4", kinds=KINDS)
+    held = (lambda name: 8) if kind is ByBytesInt8 else None
+    pack(module, "fast-int4", held, KINDS)
     backbone = Backbone(module)
     ids = [(7 * i + 1) % 97 for i in range(90)]
     with torch.inference_mode():
@@ -192,7 +194,9 @@ def test_a_layer_is_the_formula_with_its_inputs_in_steps(family):
     # what attention saw is rounded to bfloat16 between two calls
     for got, cache, tolerance in ((torch.cat(parts), few, 0.003), (out, many, 0.02)):
         entries = cache._entries[0][:, : len(ids)].unflatten(0, (2, -1))
-        expected = layer_by_the_formula(plain, h[0], cos[0].double(), sin[0].double(), entries)
+        expected = layer_by_the_formula(
+            plain, kind, h[0], cos[0].double(), sin[0].double(), entries
+        )
         is_near(got, expected, tolerance)
 
 

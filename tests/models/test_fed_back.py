@@ -12,10 +12,15 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import naive
+from dmtd_demo.backbone import integers
 from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone.cpu_packed import Int8Linear, Kinds, pack
+from dmtd_demo.backbone.integers import KINDS
+from dmtd_demo.backbone.qwen import Backbone, parameters
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import load_fed_back
 from dmtd_demo.models.fed_back import LINEARS, NORMS, FedBackHead, names_of
+from dmtd_demo.models.memory import taken
 from tiny import tiny_model
 
 
@@ -63,6 +68,35 @@ def test_runs_with_a_cache_are_the_formula():
             m = head.run(states[at : at + n], embedded, cache)
             at += n
             torch.testing.assert_close(m[0], wanted[at - 1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantization", ["fast-int8", "fast-int4"])
+@pytest.mark.parametrize("kinds", [Kinds(), KINDS], ids=["PyTorch's", "by bytes"])
+def test_beside_a_packed_backbone_it_is_packed_in_8_bits(quantization, kinds):
+    if kinds is KINDS and integers.KERNEL is None:
+        pytest.skip("needs dmtd-vnni and a CPU with AVX512-VNNI")
+    # of the shape for which the kernel has whole layers
+    shape = {"hidden_size": 128, "intermediate_size": 192}
+    model = tiny_model("qwen2", dtype=torch.bfloat16, initializer_range=0.1, **shape)
+    head, other = random_head(model).bfloat16(), random_head(model).bfloat16()
+    pack(model.backbone.module, quantization, kinds=kinds)
+    backbone = model.backbone = other.backbone = head.backbone = Backbone(model.backbone.module)
+    head.pack()
+    kind = kinds.eight if quantization == "fast-int4" else Int8Linear
+    assert {type(linear) for linear in head.linears.values()} == {kind}
+    with torch.no_grad():
+        for key, linear in head.linears.items():
+            other.linears[key].weight.copy_(linear.dense())
+    assert parameters(head) == parameters(other) and taken(head) < 0.6 * taken(other)
+    ids = [(11 * i) % 97 for i in range(9)]
+    states = torch.randn(9, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = []
+    with torch.inference_mode():
+        for each in (head, other):
+            cache = KVCache(1)
+            each.run(states[:6], backbone.embed(ids[:6])[0], cache)
+            found.append(each.run(states[6:], backbone.embed(ids[6:])[0], cache).float())
+    assert (found[0] - found[1]).abs().max() < 0.05 * found[1].abs().max()
 
 
 def test_a_head_that_does_not_fit_is_refused(tmp_path: Path):

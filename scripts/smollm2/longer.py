@@ -1,8 +1,9 @@
-"""More training for the shipped MTP head that is fed with its own drafts, on a CPU.
+"""More training for the shipped MTP heads, on a CPU: fed_back or mtp_heads.
 
     python scripts/smollm2/longer.py states runs/longer &
-    python scripts/smollm2/longer.py train runs/longer --minutes 90
-    python scripts/smollm2/longer.py bundle runs/longer assets/smollm2-135m
+    python scripts/smollm2/longer.py train runs/longer --heads fed_back --minutes 90
+    python scripts/smollm2/longer.py judge runs/longer --heads fed_back
+    python scripts/smollm2/longer.py bundle runs/longer assets/smollm2-135m --heads fed_back
 
 On one GPU `train.py` gave all heads 33 seconds: 327 updates of large batches. Here the frozen
 model's hidden states are computed once, text by text, and read again by every epoch; an update
@@ -37,7 +38,7 @@ from corpus import Batch, Batches, Corpus
 from heads import CHUNK, FALL, FeedBackHead, K
 from model import Stack
 
-from dmtd_demo.models.addons import CARD
+from dmtd_demo.models.addons import CARD, MTPHeads
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.fetch import at_hand
 
@@ -47,35 +48,45 @@ ROOM = 512
 BLOCK = 512
 # entries of the softmax: always, and drawn from the other frequent ones
 ALWAYS, DRAWN, FREQUENT = 2048, 1024, 16384
-# drafts in a row that are judged: training goes K deep
-JUDGED = 8
+# drafts in a row that are judged, by the heads: training goes K deep
+JUDGED = {"fed_back": 8, "mtp_heads": K}
+# the shipped conversations, and the answers to everyday requests beside them
+TEXTS = ("conversations", "everyday")
 
 
-def opened() -> tuple[Stack, Corpus]:
-    """The model on the CPU in bfloat16, and the shipped conversations."""
+def opened() -> tuple[Stack, dict[str, Corpus]]:
+    """The model on the CPU in bfloat16, and of TEXTS those that are there."""
     entry = CATALOG[NAME]
     path = at_hand(entry.source, entry.archive)
     if path is None:
         sys.exit(f"run `python -m dmtd_demo get {NAME}` first")
     made, _ = weights.load(path, torch.bfloat16, torch.device("cpu"))
-    return Stack(made, ROOM + 16), Corpus.load(FOLDER / "conversations.npz")
+    files = {name: FOLDER / f"{name}.npz" for name in TEXTS}
+    there = {name: Corpus.load(file) for name, file in files.items() if file.exists()}
+    return Stack(made, ROOM + 16), there
 
 
-def order(corpus: Corpus) -> np.ndarray:
+def order(corpus: Corpus, first: int) -> np.ndarray:
     """The texts to learn from, in the order in which their states are computed."""
     texts = np.flatnonzero(~corpus.held & (corpus.lengths <= ROOM))
-    return np.random.default_rng(0).permutation(texts)
+    return np.roll(np.random.default_rng(0).permutation(texts), -first)
 
 
 class States:
-    """Hidden states after the final norm of the texts to learn from, on disk, end to end."""
+    """Hidden states after the final norm of the texts to learn from, on disk, end to end.
 
-    def __init__(self, folder: Path, corpus: Corpus, hidden: int) -> None:
+    name: of the texts. first: where in their order it begins. positions: of a batch.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, corpus: Corpus, hidden: int, first: int, positions: int
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.texts, self.mark = order(corpus), folder / "states.done"
+        self.batches = Batches(corpus, False, positions, torch.device("cpu"), ROOM)
+        self.texts, self.mark = order(corpus, first), folder / f"{name}.done"
         self.starts = np.concatenate([[0], np.cumsum(corpus.lengths[self.texts])])
         size = (int(self.starts[-1]), hidden)
-        file = str(folder / "states.bin")
+        file = str(folder / f"{name}.bin")
         values = torch.from_file(file, True, size[0] * hidden, dtype=torch.bfloat16)
         self.values = values.view(size)
 
@@ -84,9 +95,30 @@ class States:
         """How many of the texts are there."""
         return int(self.mark.read_text()) if self.mark.exists() else 0
 
-    def compute(self, stack: Stack, batches: Batches) -> None:
+    def lots(self, random: np.random.Generator) -> list[tuple[States, np.ndarray, int]]:
+        """What is there, as places of texts of one width, and that width."""
+        widths = self.batches.corpus.lengths[self.texts[: self.done]]
+        widths = -(-widths // Batches.STEP) * Batches.STEP
+        found = []
+        for n in np.unique(widths):
+            rows = max(1, self.batches.positions // int(n))
+            places = random.permutation(np.flatnonzero(widths == n))
+            whole = len(places) // rows * rows
+            found += [(self, lot, int(n)) for lot in places[:whole].reshape(-1, rows)]
+        return found
+
+    def read(self, places: np.ndarray, n: int) -> tuple[Batch, Tensor]:
+        """A batch and its hidden states, [rows, n, hidden]."""
+        batch = self.batches.batch(self.texts[places], n)
+        h = torch.zeros(len(places), n, self.values.shape[1], dtype=torch.bfloat16)
+        for row, place in zip(h, places):
+            at, to = self.starts[place : place + 2]
+            row[: to - at] = self.values[at:to]
+        return batch, h
+
+    def compute(self, stack: Stack) -> None:
         """All that are missing, those of a block by like lengths together."""
-        began, first = time.monotonic(), self.done
+        began, first, batches = time.monotonic(), self.done, self.batches
         lengths = batches.corpus.lengths
         for start in range(first, len(self.texts), BLOCK):
             places = np.arange(start, min(start + BLOCK, len(self.texts)))
@@ -105,24 +137,34 @@ class States:
             self.mark.write_text(str(int(places[-1]) + 1))
             seconds = time.monotonic() - began
             tokens = self.starts[places[-1] + 1] - self.starts[first]
-            print(f"{places[-1] + 1} of {len(self.texts)} texts, {tokens / seconds:.0f} tokens/s")
+            said = f"{places[-1] + 1} of {len(self.texts)} texts, {tokens / seconds:.0f} tokens/s"
+            print(said, flush=True)
 
 
 class Training:
-    """The head, and what an update reads."""
+    """The heads of one kind, and what an update reads."""
 
-    def __init__(self, folder: Path, stack: Stack, corpus: Corpus, options: Any) -> None:
-        self.folder, self.stack, self.options = folder, stack, options
-        self.states = States(folder, corpus, stack.shape.hidden)
-        self.batches = Batches(corpus, False, options.positions, torch.device("cpu"), ROOM)
-        self.judged = Batches(corpus, True, 4096, torch.device("cpu"), ROOM)
-        counts = np.bincount(corpus.tokens, minlength=stack.shape.vocabulary)
+    def __init__(
+        self, folder: Path, stack: Stack, corpora: dict[str, Corpus], options: Any
+    ) -> None:
+        self.folder, self.stack, self.options, self.kind = folder, stack, options, options.heads
+        cpu, hidden = torch.device("cpu"), stack.shape.hidden
+        self.states = [
+            States(folder, name, corpus, hidden, options.first, options.positions)
+            for name, corpus in corpora.items()
+        ]
+        self.judged = {
+            name: Batches(corpus, True, 4096, cpu, ROOM) for name, corpus in corpora.items()
+        }
+        tokens = np.concatenate([corpus.tokens for corpus in corpora.values()])
+        counts = np.bincount(tokens, minlength=stack.shape.vocabulary)
         frequent = torch.from_numpy(np.argsort(-counts, kind="stable")[:FREQUENT].copy())
         self.always, self.others = frequent[:ALWAYS], frequent[ALWAYS:]
-        self.head = FeedBackHead(stack)
+        fed = self.kind == "fed_back"
+        self.head = FeedBackHead(stack) if fed else MTPHeads(hidden, K)
         self.updates = self.seen = 0
         self.spent = 0.0
-        self.kept = folder / "head.pt"
+        self.kept = folder / f"{self.kind}.pt"
         self.optimizer = torch.optim.AdamW(
             self.head.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
@@ -132,9 +174,17 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.updates, self.seen, self.spent = state["updates"], state["seen"], state["spent"]
         else:
-            named = load_file(FOLDER / "fed_back.safetensors")
+            named = load_file(FOLDER / f"{self.kind}.safetensors")
             self.head.load_state_dict({n.removeprefix("mtp."): t for n, t in named.items()})
         self.random = np.random.default_rng(self.updates)
+
+    def guesses(self, ids: Tensor, h: Tensor, index: Tensor, depth: int) -> list[Tensor]:
+        """What the LM head is to read for each depth, at the places of `index` in [rows x n]."""
+        if isinstance(self.head, FeedBackHead):
+            states = self.head(self.stack, ids, h, depth)
+            return [state.flatten(0, 1)[index] for state in states]
+        with torch.autocast("cpu", dtype=h.dtype):
+            return list(self.head(h.flatten(0, 1)[index]).unbind(1))
 
     def save(self) -> None:
         state: dict[str, Any] = {
@@ -146,43 +196,27 @@ class Training:
         torch.save(state, part)
         part.rename(self.kept)
 
-    def lots(self) -> Iterator[tuple[np.ndarray, int]]:
-        """Epochs over the texts whose states are there: places of texts of one width, and it."""
-        lengths = self.batches.corpus.lengths
+    def lots(self) -> Iterator[tuple[States, np.ndarray, int]]:
+        """Epochs over the texts whose states are there."""
         while True:
-            ready = self.states.done
-            if not ready:
+            ready = sum(states.done for states in self.states)
+            found = [lot for states in self.states for lot in states.lots(self.random)]
+            if not found:
                 time.sleep(5)
-                continue
-            widths = -(-lengths[self.states.texts[:ready]] // Batches.STEP) * Batches.STEP
-            found = []
-            for n in np.unique(widths):
-                rows = max(1, self.options.positions // int(n))
-                places = self.random.permutation(np.flatnonzero(widths == n))
-                whole = len(places) // rows * rows
-                found += [(lot, int(n)) for lot in places[:whole].reshape(-1, rows)]
             for i in self.random.permutation(len(found)):
                 yield found[i]
                 # texts have come meanwhile: an epoch over more of them
-                if self.states.done > 1.3 * ready:
+                if sum(states.done for states in self.states) > 1.3 * ready:
                     break
 
-    def read(self, places: np.ndarray, n: int) -> tuple[Batch, Tensor]:
-        """A batch and its hidden states, [rows, n, hidden]."""
-        batch = self.batches.batch(self.states.texts[places], n)
-        h = torch.zeros(len(places), n, self.stack.shape.hidden, dtype=torch.bfloat16)
-        for row, place in zip(h, places):
-            at, to = self.states.starts[place : place + 2]
-            row[: to - at] = self.states.values[at:to]
-        return batch, h
-
-    def update(self, places: np.ndarray, n: int, share: float) -> float:
+    def update(self, lot: tuple[States, np.ndarray, int], share: float) -> float:
         """One step on half of the answers' positions; share: of the whole time."""
         warm = min(1.0, (self.updates + 1) / 100)
         factor = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate * factor
-        batch, h = self.read(places, n)
+        states, places, n = lot
+        batch, h = states.read(places, n)
         rows, at = len(places), torch.arange(n)
         answer = (at >= batch.prompts[:, None] - 1) & (at < batch.lengths[:, None] - 1)
         chance = torch.rand(rows * n) + (~answer).flatten() * 2
@@ -195,14 +229,14 @@ class Training:
         raised[ALWAYS:] = math.log(len(self.others) / DRAWN)
         table = self.stack.weights.embedding
         among = table[entries]
-        states = [m.flatten(0, 1)[index] for m in self.head(self.stack, batch.ids, h)]
+        guesses = self.guesses(batch.ids, h, index, K)
         inside = answer.flatten()[index]
         total, losses = torch.zeros(()), []
         for i in range(1, K + 1):
             goal = wanted[row, column + 1 + i]
             counts = inside & (column + 1 + i < batch.lengths[row])
             own, same = table[goal], entries == goal[:, None]
-            state = states[i - 1].to(torch.bfloat16)
+            state = guesses[i - 1].to(torch.bfloat16)
             logits = (state @ among.T).float() + raised
             logits = logits.masked_fill(same, -math.inf)
             mine = (state * own).sum(-1).float()
@@ -219,26 +253,26 @@ class Training:
         return torch.stack(losses).mean().item()
 
     @torch.no_grad()
-    def figures(self, positions: int) -> dict[str, Any]:
+    def figures(self, batches: list[Batch]) -> dict[str, Any]:
         """Accuracy by depth and the mean length of the right prefix, K and JUDGED deep.
 
-        At the positions of held-out answers that have JUDGED + 1 more tokens, over the whole
+        At the positions of answers that have JUDGED + 1 more tokens, over the whole
         vocabulary, the draft before being the text's own token. likely: by K and threshold, tokens
         per full pass and the share right of the drafts taken along, where drafts are taken as long
         as each is held that probable (`mtp-native`'s rule).
         """
-        found, sure = [], []
-        for batch in self.judged.some(positions):
+        found, sure, deep = [], [], JUDGED[self.kind]
+        for batch in batches:
             h = self.stack.hidden(batch.ids)
             n = batch.ids.shape[1]
             at = torch.arange(n)
             answer = at >= batch.prompts[:, None] - 1
-            inside = answer & (at < batch.lengths[:, None] - 1 - JUDGED)
+            inside = answer & (at < batch.lengths[:, None] - 1 - deep)
             index = inside.flatten().nonzero()[:, 0]
             row, column = index // n, index % n
             right, chances = [], []
-            for d, state in enumerate(self.head(self.stack, batch.ids, h, JUDGED), 1):
-                parts = state.flatten(0, 1)[index].split(CHUNK)
+            for d, state in enumerate(self.guesses(batch.ids, h, index, deep), 1):
+                parts = state.to(h.dtype).split(CHUNK)
                 best = [self.stack.logits(part).float().softmax(-1).max(-1) for part in parts]
                 guess = torch.cat([indices for _, indices in best])
                 right.append(guess == batch.ids[row, column + 1 + d])
@@ -261,15 +295,18 @@ class Training:
             "held_out_positions": len(all_right),
             "accuracy": [round(x, 4) for x in all_right.mean(0).tolist()[:K]],
             "prefix": round(lengths[:, :K].sum(-1).mean().item(), 4),
-            f"prefix_of_{JUDGED}": round(lengths.sum(-1).mean().item(), 4),
+            f"prefix_of_{deep}": round(lengths.sum(-1).mean().item(), 4),
             "likely": likely,
         }
 
     def tell(self, log: Path, positions: int, **more: Any) -> None:
         """Figures on held-out texts, into the log."""
         facts = {"updates": self.updates, "answer_positions": self.seen, **more}
-        facts |= {"seconds": round(self.spent), "texts": self.states.done}
-        line = json.dumps(facts | self.figures(positions))
+        facts |= {"heads": self.kind, "seconds": round(self.spent)}
+        facts["texts"] = sum(states.done for states in self.states)
+        for name, batches in self.judged.items():
+            facts[name] = self.figures(batches.some(positions))
+        line = json.dumps(facts)
         with log.open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)
@@ -280,11 +317,11 @@ class Training:
         if not self.updates:
             self.tell(log, self.options.judged)
         losses: list[float] = []
-        for places, n in self.lots():
+        for lot in self.lots():
             began = time.monotonic()
             if self.spent >= seconds:
                 break
-            losses.append(self.update(places, n, self.spent / seconds))
+            losses.append(self.update(lot, self.spent / seconds))
             now = time.monotonic()
             self.spent += now - began
             if now - told > 60 * self.options.every:
@@ -300,24 +337,30 @@ class Training:
 
 
 def bundle(training: Training, folder: Path) -> None:
-    """The head into a folder of add-ons, with the figures of the last line of the log."""
-    log = (training.folder / "log.jsonl").read_text().splitlines()
-    figures = json.loads(log[-1])
-    if not figures.pop("last", False):
-        sys.exit(f"{training.folder} has no training that came to its end")
+    """The heads into a folder of add-ons, with the figures of the last line of the log."""
+    kind = training.kind
+    log = [json.loads(line) for line in (training.folder / "log.jsonl").read_text().splitlines()]
+    log = [line for line in log if line["heads"] == kind]
+    if not log or not log[-1].pop("last", False):
+        sys.exit(f"{training.folder} has no training of {kind} that came to its end")
+    prefix = "mtp." if kind == "fed_back" else ""
     named = {
-        f"mtp.{name}": p.detach().bfloat16().contiguous()
+        f"{prefix}{name}": p.detach().bfloat16().contiguous()
         for name, p in training.head.named_parameters()
     }
-    save_file(named, folder / "fed_back.safetensors")
-    (folder / "fed_back.safetensors").chmod(0o644)
-    kept = folder / "log.jsonl"
-    others = [line for line in kept.read_text().splitlines() if '"phase": "longer"' not in line]
-    lines = [*others, *(json.dumps({"phase": "longer", **json.loads(line)}) for line in log)]
-    kept.write_text("".join(line + "\n" for line in lines))
+    file = folder / f"{kind}.safetensors"
+    save_file(named, file)
+    file.chmod(0o644)
+    with (folder / "log.jsonl").open("a") as kept:
+        kept.write("".join(json.dumps({"phase": "longer", **line}) + "\n" for line in log))
     card = json.loads((folder / CARD).read_text())
-    facts = ("updates", "answer_positions", "held_out_positions", "accuracy", "prefix")
-    card["addons"]["fed_back"] |= {name: figures[name] for name in facts}
+    facts = {name: log[-1][name] for name in ("updates", "answer_positions")}
+    judged = {name: log[-1][name] for name in training.judged}
+    for name in ("held_out_positions", "accuracy", "prefix"):
+        facts[name] = judged["conversations"][name]
+        if "everyday" in judged:
+            facts[f"everyday_{name}"] = judged["everyday"][name]
+    card["addons"][kind] |= facts
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
@@ -326,6 +369,9 @@ def main() -> None:
     parser.add_argument("what", choices=("states", "train", "judge", "bundle"))
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    parser.add_argument("--heads", choices=JUDGED, default="fed_back")
+    parser.add_argument("--texts", choices=TEXTS, default=TEXTS[0], help="whose states")
+    parser.add_argument("--first", type=int, default=0, help="where in their order to begin")
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--positions", type=int, default=1024, help="of a batch, prompts and all")
@@ -337,13 +383,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    stack, corpus = opened()
+    stack, corpora = opened()
     if options.what == "states":
-        states = States(options.run, corpus, stack.shape.hidden)
-        batches = Batches(corpus, False, 2048, torch.device("cpu"), ROOM)
-        states.compute(stack, batches)
+        corpus, hidden = corpora[options.texts], stack.shape.hidden
+        States(options.run, options.texts, corpus, hidden, options.first, 2048).compute(stack)
         return
-    training = Training(options.run, stack, corpus, options)
+    training = Training(options.run, stack, corpora, options)
     if options.what == "train":
         training.run()
     elif options.what == "judge":

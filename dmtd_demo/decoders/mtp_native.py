@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token, option
 from dmtd_demo.decoders.clp import accepted_length, folded_lengths
-from dmtd_demo.decoders.native import NativeText, drafts_option, native_prefill
+from dmtd_demo.decoders.native import Likely, NativeText, drafts_option, native_prefill
 from dmtd_demo.decoders.stack import Stack
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Choice, Sampler
@@ -121,8 +121,9 @@ class NativeHead(Decoder[NativeOptions]):
     def _drafts(
         text: NativeText, m: Tensor, longest: int, options: NativeOptions, sampler: Sampler
     ) -> list[Choice]:
-        drafts, _ = text.drafts(m, longest, sampler)
-        if options.rule == "probability":
-            likely = [math.exp(draft.logprob) >= options.threshold for draft in drafts]
-            drafts = drafts[: (likely + [False]).index(False)]
-        return drafts
+        if options.rule != "probability":
+            return text.drafts(m, longest, sampler)[0]
+        # none is drawn after one that is not likely
+        drafts, _ = text.drafts(m, longest, sampler, lambda row: Likely(options.threshold)(row))
+        likely = [math.exp(draft.logprob) >= options.threshold for draft in drafts]
+        return drafts[: (likely + [False]).index(False)]

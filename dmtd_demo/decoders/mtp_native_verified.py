@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Sequence
 import torch
 
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps
-from dmtd_demo.decoders.native import NativeText, drafts_option, native_prefill, usual_k
+from dmtd_demo.decoders.native import (
+    Likely,
+    NativeText,
+    drafts_option,
+    native_prefill,
+    p_min_option,
+    usual_k,
+    usual_p_min,
+)
 from dmtd_demo.decoders.stack import Stack
 from dmtd_demo.decoders.verify import Drafts, verify
 from dmtd_demo.sampling import Sampler
@@ -19,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerifiedNativeOptions(Options):
-    k: int = drafts_option("how often the head is applied: tokens drafted for one pass")
+    k: int = drafts_option("how often the head is applied at most: tokens drafted for one pass")
+    p_min: float = p_min_option()
 
 
 class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
@@ -33,7 +42,7 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
 
     @classmethod
     def model_defaults(cls, model: Model) -> dict[str, Any]:
-        return {"k": usual_k(model)}
+        return {"k": usual_k(model), "p_min": usual_p_min(model)}
 
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
@@ -44,7 +53,7 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
         while True:
             m = text.pair(new)
             k = min(options.k, stack.room - 1)
-            choices, logits = text.drafts(m, k, sampler) if k > 0 else ([], None)
+            choices, logits = text.drafts(m, k, sampler, Likely(options.p_min))
             drafts = Drafts(choices, logits, "mtp")
             tokens, runs, states = verify(stack, new[-1], drafts, sampler)
             text.saw(states)

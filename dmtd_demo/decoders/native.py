@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,11 +18,45 @@ if TYPE_CHECKING:
 
 # a draft's share of a full pass from which on, and under which, k changes
 DEAR, CHEAP = 0.25, 0.1
+# how likely drafts have to be together to be worth a place in a CPU's pass
+P_MIN = 0.3
 
 
 def drafts_option(help: str) -> Any:
     """Declare the option k: how often the head is applied; None is by the cost of a draft."""
     return option(None, int, "drafts k", help, within=(1, MAX_K, 1))
+
+
+def p_min_option() -> Any:
+    """Declare the option p_min of a decoder that stops drafting where its drafts get unlikely."""
+    return option(
+        None,
+        float,
+        "p min",
+        "draft on while all drafts together are right with at least this probability, by the "
+        "head's own word",
+        within=(0.0, 1.0, 0.01),
+    )
+
+
+class Likely:
+    """Says whether to draft on, from the logits of one draft after another.
+
+    While the probabilities of each draft's likeliest token, multiplied, reach p_min. That is
+    known before the draft is drawn, so what is drawn does not decide whether it is verified, and
+    sampled text keeps its distribution. (llama.cpp's `--draft-p-min` looks at one draft alone.)
+    """
+
+    def __init__(self, p_min: float) -> None:
+        self.p_min, self.together = p_min, 1.0
+
+    def __call__(self, logits: Tensor) -> bool:
+        """logits: of the next draft, [1, vocabulary]."""
+        if self.p_min <= 0:
+            return True
+        logits = logits.float()
+        self.together *= (logits.max() - logits.logsumexp(-1)[0]).exp().item()
+        return self.together >= self.p_min
 
 
 def usual_k(model: Model) -> int:
@@ -34,6 +68,11 @@ def usual_k(model: Model) -> int:
     head = sum(p.numel() * p.element_size() for p in model.addons["native_mtp"].parameters())
     share = (lm_head + head) / (sum(layers) + lm_head)
     return 1 if share > DEAR else 2 if share > CHEAP else 3
+
+
+def usual_p_min(model: Model) -> float:
+    """Return P_MIN on a CPU; 0 on a GPU, where a further place is nearly free and a look waits."""
+    return P_MIN if model.backbone.device.type == "cpu" else 0.0
 
 
 class NativeText:
@@ -65,22 +104,34 @@ class NativeText:
         self.unpaired = [rest] if len(rest) else []
         return self.head.run(states[: len(ids)], self.backbone.embed(list(ids))[0], self.cache)
 
-    def drafts(self, m: Tensor, k: int, sampler: Sampler) -> tuple[list[Choice], Tensor]:
-        """Draw k tokens one after another, the head applied again to its own output.
+    def drafts(
+        self,
+        m: Tensor,
+        k: int,
+        sampler: Sampler,
+        go_on: Callable[[Tensor], bool] = lambda logits: True,
+    ) -> tuple[list[Choice], Tensor | None]:
+        """Draw up to k tokens one after another, the head applied again to its own output.
 
-        Returns them and the logits [k, vocabulary] that they were drawn from; the cache holds no
-        more than before.
+        go_on: whether to draw a token from its logits [1, vocabulary]; the first no is the end.
+        Returns the tokens and the logits [tokens, vocabulary] that they were drawn from, None where
+        there are none; the cache holds no more than before.
         """
         pairs = self.cache.length(0)
         rows: list[Tensor] = []
         ids: list[Tensor] = []
-        # nothing here waits for the device
+        # nothing here waits for the device, but for what `go_on` looks at
         for depth in range(k):
             if depth:
                 m = self.head.run(m, self.backbone.embed(ids[-1][None])[0], self.cache)
-            rows.append(self.backbone.logits(m))
-            ids.append(sampler.draw(rows[-1]))
+            row = self.backbone.logits(m)
+            if not go_on(row):
+                break
+            rows.append(row)
+            ids.append(sampler.draw(row))
         self.cache.crop(pairs)
+        if not rows:
+            return [], None
         logits = torch.cat(rows)
         return sampler.describe(torch.cat(ids), logits), logits
 

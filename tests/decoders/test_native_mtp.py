@@ -10,7 +10,7 @@ from test_lossless import chi_square
 
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.clp import accepted_length
-from dmtd_demo.decoders.native import NativeText
+from dmtd_demo.decoders.native import Likely, NativeText
 from dmtd_demo.errors import UserError
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.sampling import Sampler, Sampling
@@ -121,9 +121,9 @@ def generated_texts():
     return [(model, [(ids, generated(model, ids, 64)) for ids in asked]) for model in models]
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 6])
-def test_verified_is_generate(generated_texts, k):
-    panel = PanelSpec("mtp-native-verified", {"k": k})
+@pytest.mark.parametrize("k,p_min", [(1, 0.0), (2, 0.0), (4, 0.0), (6, 0.0), (6, 0.005)])
+def test_verified_is_generate(generated_texts, k, p_min):
+    panel = PanelSpec("mtp-native-verified", {"k": k, "p_min": p_min})
     for model, texts in generated_texts:
         for prompt, wanted in texts:
             assert ids_of(steps_of(model, panel, prompt, 64))[:64] == wanted
@@ -134,7 +134,9 @@ def test_verified_is_ar_on_a_split_of_its_own(head_input):
     model = tiny_model(KIND, split=Split(4, 1, 1, head_input))
     for prompt in prompts(4, 20):
         wanted = ids_of(steps_of(model, PanelSpec("ar"), prompt, 40))
-        fast = ids_of(steps_of(model, PanelSpec("mtp-native-verified", {"k": 3}), prompt, 40))
+        fast = ids_of(
+            steps_of(model, PanelSpec("mtp-native-verified", {"k": 3, "p_min": 0.0}), prompt, 40)
+        )
         assert fast[:40] == wanted
 
 
@@ -174,6 +176,21 @@ def test_unverified_is_the_formula(rule, threshold):
     assert len(kept) > 1 or threshold == 0.0
 
 
+def test_drafting_ends_where_the_drafts_together_get_unlikely():
+    model = tiny_model(KIND, layers=8, seed=4)
+    text = [3, 1, 4, 1, 5, 9, 2, 6]
+    likely = drafted(model, text, 5).softmax(-1).max(-1).values.cumprod(0).tolist()
+    counts = []
+    for p_min in (0.0, *(x * 0.999 for x in likely), likely[0] * 1.001):
+        states = states_of(model, text[:-1])
+        reading = NativeText(model)
+        reading.saw(states)
+        choices, logits = reading.drafts(reading.pair(text[1:]), 5, Sampler(), Likely(p_min))
+        assert (logits is None and not choices) or len(logits) == len(choices)
+        counts.append(len(choices))
+    assert counts == [5, 1, 2, 3, 4, 5, 0]
+
+
 def test_a_draft_says_how_probable_it_was():
     model = tiny_model(KIND, seed=6)
     panel = PanelSpec("mtp-native", {"k": 1, "threshold": 0.0, "rule": "probability"})
@@ -196,7 +213,7 @@ def test_a_prompt_in_chunks_gives_the_same_text(monkeypatch):
     model = tiny_model(KIND, layers=8)
     prompt = prompts(2, 50)[1]
     panels = [
-        PanelSpec("mtp-native-verified", {"k": 2}),
+        PanelSpec("mtp-native-verified", {"k": 2, "p_min": 0.0}),
         PanelSpec("mtp-native", {"k": 2, "threshold": 0.1, "rule": "probability"}),
     ]
     whole = [ids_of(steps_of(model, panel, prompt, 30)) for panel in panels]
@@ -227,7 +244,9 @@ def test_sampled_text_has_the_models_own_distribution():
             counts[ids_of(steps_of(model, panel, prompt, 3, sampling))[2]] += 1
         return chi_square(counts, marginal)
 
-    assert statistic(PanelSpec("mtp-native-verified", {"k": 2})) < 29.88  # p = 0.0001
+    # p = 0.0001; the second p_min stops about half of the drafts
+    for p_min in (0.0, 0.2):
+        assert statistic(PanelSpec("mtp-native-verified", {"k": 2, "p_min": p_min})) < 29.88
     wrong = {"k": 1, "threshold": 0.0, "rule": "probability"}
     assert statistic(PanelSpec("mtp-native", wrong)) > 29.88
     assert math.isfinite(float(marginal.sum()))

@@ -78,7 +78,7 @@ def test_every_layout_is_the_same_model(tmp_path, tied, wrapper, shards):
     assert model.parameters == made.parameters and model.has("native_mtp")
     assert ids_of(steps_of(model, PanelSpec("ar"), PROMPT, 40)) == generated(made, PROMPT, 40)
     for panel in (
-        PanelSpec("mtp-native-verified", {"k": 2}),
+        PanelSpec("mtp-native-verified", {"k": 2, "p_min": 0.0}),
         PanelSpec("mtp-native", {"threshold": 0.1}),
     ):
         assert ids_of(steps_of(model, panel, PROMPT, 40)) == ids_of(

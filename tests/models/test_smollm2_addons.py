@@ -59,7 +59,7 @@ def test_verified_text_is_ar_s_own(model):
     wanted, _ = text_of(model, PanelSpec("ar"), ids, 32)
     for panel in (
         PanelSpec("mtp-verified"),
-        PanelSpec("mtp-native-verified", {"k": 4}),
+        PanelSpec("mtp-native-verified", {"k": 4, "p_min": 0.0}),
         PanelSpec("dmtd-spec", {"tau": 3}),
     ):
         text, full = text_of(model, panel, ids, 32)

@@ -34,6 +34,8 @@ ROWS_TOGETHER = 64
 # for drafts too. 49,152 x 576, one thread, CPU time: 4.4 ms for one position and 10.3 for five by
 # `_weight_int8pack_mm`, 1.5 and 2.1 so
 HEAD_ROWS = 2**14
+# bytes that FBGEMM holds for each row beside its weights: their sum, their scale, their zero
+REPEATED_ROW = 12
 # positions that the 4-bit kernel multiplies at once: a pass over five costs half as much again
 AT_ONCE = 4
 FOUR_BITS = torch.ops.aten._weight_int4pack_mm_for_cpu.default
@@ -87,12 +89,14 @@ class Packed:
 class PackedLinear(nn.Module):
     """A linear x W^T + bias, W rounded: x [..., in] to [..., out].
 
-    A shared weight is counted as a buffer, any other as a parameter.
+    A shared weight is counted as a buffer, any other as a parameter. repeated: bytes that hold the
+    weight once more from its first product on.
     """
 
     weight: Tensor
     scale: Tensor
     bias: nn.Parameter | None
+    repeated = 0
 
     def __init__(self, packed: Packed) -> None:
         super().__init__()
@@ -163,6 +167,12 @@ class Int8Linear(PackedLinear):
             Packed(weight, scale, linear.bias, linear.out_features, linear.in_features, shared)
         )
 
+    def __init__(self, packed: Packed) -> None:
+        super().__init__(packed)
+        # not of another kernel's
+        if type(self) is Int8Linear and is_by_integers(packed.out_features, packed.scale):
+            self.repeated = packed.weight.numel() + REPEATED_ROW * packed.out_features
+
     @property
     def eight(self) -> type[Int8Linear]:
         """What holds a matrix in 8 bits for the same kernel."""
@@ -175,7 +185,7 @@ class Int8Linear(PackedLinear):
         weight, scale = self.weight, self.scale
         if self._by_integers is not None:
             return self._by_integers
-        if scale.dtype == torch.bfloat16 and self.out_features >= HEAD_ROWS and has_integers():
+        if is_by_integers(self.out_features, scale):
             self._by_integers = by_integers(weight, scale)
             return self._by_integers
         return lambda x: torch._weight_int8pack_mm(x, weight, scale)
@@ -193,6 +203,11 @@ def has_integers() -> bool:
         and engines.engine in ("x86", "fbgemm")
         and engines.engine in engines.supported_engines
     )
+
+
+def is_by_integers(rows: int, scale: Tensor) -> bool:
+    """Whether a matrix of so many rows in 8 bits is multiplied as integers here."""
+    return scale.dtype == torch.bfloat16 and rows >= HEAD_ROWS and has_integers()
 
 
 def by_integers(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
@@ -357,6 +372,8 @@ def joined(*linears: PackedLinear) -> PackedLinear | None:
         )
         if bias is not None and linear.bias is not None:
             linear.bias.data = bias[start:stop]
+        # `whole` is none of the model's modules
+        linear.repeated = whole.repeated * linear.out_features // whole.out_features
         start = stop
     return whole
 

@@ -32,7 +32,8 @@ class CatalogEntry:
     checkpoint. addons: a folder or the hub id of published add-ons, None where there are none yet
     (those of a local model lie in its folder). note: what else to know. archive: where else the
     file can be had. stored: bytes of the checkpoint, where they are not two a parameter.
-    in_four_bits: whether most of its weights come in levels that 4-bit packing keeps.
+    in_four_bits: whether most of its weights come in levels that 4-bit packing keeps; finer: how
+    many of its matrices' and its LM head's come in more bits, and are held in 8 then.
     """
 
     name: str
@@ -45,10 +46,12 @@ class CatalogEntry:
     archive: Archive | None = None
     stored: int | None = None
     in_four_bits: bool = False
+    finer: int = 0
 
     @property
     def sizes(self) -> Sizes:
-        return replace(Sizes.of(self.family, self.shape), in_four_bits=self.in_four_bits)
+        sizes = Sizes.of(self.family, self.shape)
+        return replace(sizes, in_four_bits=self.in_four_bits, finer=self.finer)
 
     @property
     def is_local(self) -> bool:
@@ -110,6 +113,8 @@ _SMOLLM2 = CatalogEntry(
     ),
     stored=98_362_432,
     in_four_bits=True,
+    # its LM head
+    finer=49152 * 576,
 )
 
 

@@ -43,8 +43,10 @@ class Found:
     @property
     def sizes(self) -> Sizes:
         sizes = Sizes.of(self.config.model_type, self.config.to_dict())
-        in_four_bits = self.file is not None and gguf_weights.in_four_bits(self.file)
-        return replace(sizes, in_four_bits=in_four_bits)
+        if self.file is None:
+            return sizes
+        in_four_bits, finer = gguf_weights.in_four_bits(self.file), gguf_weights.finer(self.file)
+        return replace(sizes, in_four_bits=in_four_bits, finer=finer)
 
     @property
     def context(self) -> int:
@@ -178,4 +180,5 @@ def entry_of(found: Found) -> CatalogEntry:
         note=found.note,
         stored=found.file.size if found.file else None,
         in_four_bits=found.sizes.in_four_bits,
+        finer=found.sizes.finer,
     )

@@ -100,14 +100,30 @@ def levels(file: File, stored: Stored, name: str) -> Levels | None:
 def held_by_name(file: File) -> Held:
     """Look up what 4-bit packing keeps of a parameter by its transformers name: levels, or 8
     bits of what the file has in more than 4; None where it is to be rounded as any other."""
-    stored = {name: held for name, held, _ in parameters(file, config_of(file))}
-    stored.setdefault("lm_head.weight", stored["model.embed_tokens.weight"])
+    stored = _stored_by_name(file)
 
     def find(name: str) -> Levels | int | None:
         tensor = file.tensors[stored[name]]
         return 8 if tensor.kind in FINER else levels(file, tensor, name)
 
     return find
+
+
+def _stored_by_name(file: File) -> dict[str, str]:
+    """Each parameter's tensor in the file, the LM head's too where it is tied."""
+    stored = {name: held for name, held, _ in parameters(file, config_of(file))}
+    stored.setdefault("lm_head.weight", stored["model.embed_tokens.weight"])
+    return stored
+
+
+def finer(file: File) -> int:
+    """Count the weights of matrices that 4-bit packing holds in 8 bits, the LM head's included."""
+    matrices = (
+        file.tensors[stored]
+        for name, stored in _stored_by_name(file).items()
+        if name.endswith(("proj.weight", "lm_head.weight"))
+    )
+    return sum(math.prod(tensor.shape) for tensor in matrices if tensor.kind in FINER)
 
 
 def in_four_bits(file: File) -> bool:

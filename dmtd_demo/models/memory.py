@@ -20,9 +20,11 @@ class Sizes:
     matrices: parameters of those inside the layers, which quantization shrinks; rows: of these
     matrices; rest: all other parameters. kv: cache entries of one token. head: parameters of the
     LM head, which are among the rest; vocabulary: its rows; tied: whether they are the embedding
-    table's too. in_four_bits: whether most come in levels that 4-bit packing keeps. mtp:
-    parameters of the MTP head that the checkpoint brings. state: bytes of a text's recurrent
-    states, whatever its length.
+    table's too. in_four_bits: whether most come in levels that 4-bit packing keeps; finer: of these
+    matrices and the head, what comes in more bits and is held in 8 then. mtp: parameters of the
+    MTP head that the checkpoint brings. state: bytes of a text's recurrent states, whatever its
+    length. joined: rows of a layer's matrices that are multiplied as one, and their parameters in
+    all layers.
     """
 
     matrices: int
@@ -35,6 +37,8 @@ class Sizes:
     in_four_bits: bool = False
     mtp: int = 0
     state: int = 0
+    finer: int = 0
+    joined: tuple[tuple[int, int], ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -63,6 +67,9 @@ class Sizes:
             vocabulary * hidden,
             vocabulary,
             bool(config.get("tie_word_embeddings")),
+            joined=tuple(
+                (rows, layers * hidden * rows) for rows in (queries + 2 * keys, 2 * inner)
+            ),
         )
 
     @classmethod
@@ -116,6 +123,11 @@ class Sizes:
             bool(config.get("tie_word_embeddings")),
             mtp=mtp,
             state=state,
+            joined=(
+                (2 * queries + 2 * keys, full * hidden * (2 * queries + 2 * keys)),
+                (channels + values, recurrent * hidden * (channels + values)),
+                (2 * inner, layers * hidden * 2 * inner),
+            ),
         )
 
 
@@ -125,7 +137,8 @@ def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
     bitsandbytes' nf4: 4 bits and a float32 scale per 64 weights, or, quantized once more, a byte
     per 64 and a float32 per 256 of these; int8: a byte, and a float32 scale per row. fast-int8: a
     byte, and a scale per row; fast-int4: half a byte, and scale and offset per 32 weights; both
-    for the LM head too, whose table stays for look-ups where it is tied.
+    for the LM head too, whose table stays for look-ups where it is tied. What a file has finer than
+    in 4 bits is a byte there; its scales are not counted.
     """
     untied = 0 if sizes.tied else sizes.head * itemsize
     matrices = {
@@ -138,9 +151,32 @@ def weight_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
         + sizes.head
         + itemsize * sizes.vocabulary
         - untied,
-        "fast-int4": (sizes.matrices + sizes.head) * (1 / 2 + 2 * itemsize / 32) - untied,
+        "fast-int4": (sizes.matrices + sizes.head - sizes.finer) * (1 / 2 + 2 * itemsize / 32)
+        + sizes.finer
+        - untied,
     }[quantization]
     return int(matrices) + (sizes.rest + sizes.mtp) * itemsize
+
+
+def repeated_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
+    """Bytes that a CPU holds once more, since it multiplies large matrices in 8 bits as integers.
+
+    Under fast-int4 that is the head, where a file has it finer and `vnni` does not hold it.
+    """
+    # with transformers: what estimates from bytes alone starts without it
+    from dmtd_demo.backbone.cpu_packed import HEAD_ROWS, REPEATED_ROW, has_integers
+    from dmtd_demo.backbone.integers import KERNEL
+
+    if itemsize != 2 or not has_integers():
+        return 0
+    large: list[tuple[int, int]] = []
+    if quantization == "fast-int8":
+        large = [(sizes.vocabulary, sizes.head), *sizes.joined]
+    elif quantization == "fast-int4" and sizes.finer >= sizes.head and KERNEL is None:
+        large = [(sizes.vocabulary, sizes.head)]
+    # of a row beside its weights: `hidden` columns
+    per_weight = 1 + REPEATED_ROW * sizes.vocabulary / sizes.head
+    return int(per_weight * sum(size for rows, size in large if rows >= HEAD_ROWS))
 
 
 @dataclass(frozen=True)
@@ -156,6 +192,8 @@ class Need:
         cls, sizes: Sizes, quantization: str, itemsize: int, context: int, device: str = "cpu"
     ) -> Need:
         weights = weight_bytes(sizes, quantization, itemsize)
+        if device == "cpu":
+            weights += repeated_bytes(sizes, quantization, itemsize)
         working = int(WORKING + weights / 20)
         # the dense weights are loaded first; for a GPU, beside it
         if quantization in ("fast-int8", "fast-int4") and device == "cpu":
@@ -185,7 +223,7 @@ def amount(size: float) -> str:
 def taken(module: nn.Module) -> int:
     """Bytes that a loaded module's weights hold, the scales of quantized ones included.
 
-    Shared ones count once.
+    Shared ones count once; what products hold once more in a layout of their own counts too.
     """
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
     for part in module.modules():
@@ -197,4 +235,5 @@ def taken(module: nn.Module) -> int:
         scales = getattr(weight, "SCB", None)  # of 8 bits
         if scales is not None:
             tensors[id(scales)] = scales
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    repeated = sum(getattr(part, "repeated", 0) for part in module.modules())
+    return repeated + sum(t.numel() * t.element_size() for t in tensors.values())

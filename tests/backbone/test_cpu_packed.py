@@ -4,6 +4,9 @@ against dense ones.
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -28,7 +31,7 @@ from dmtd_demo.backbone.supported import MODEL_TYPES
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load, load_random
-from dmtd_demo.models.memory import Sizes, taken, weight_bytes
+from dmtd_demo.models.memory import Need, Sizes, repeated_bytes, taken, weight_bytes
 from dmtd_demo.models.placement import FAST, Asked, offered, place
 from tiny import fused_layers, tiny_module
 
@@ -38,7 +41,13 @@ TEXTS = [
     "Ada found a kite in the garden and took it home.",
     "Explain quantization.",
 ]
+needs_integers = pytest.mark.skipif(not has_integers(), reason="this CPU has no products of bytes")
 DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)]
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def is_the_product(packed, linear, weight, dtype, tolerance) -> None:
@@ -73,7 +82,7 @@ def test_8_bits_are_the_product_with_the_dequantized_weights(dtype, tolerance, r
     is_the_product(packed, linear, weight, dtype, tolerance)
 
 
-@pytest.mark.skipif(not has_integers(), reason="this CPU has no products of bytes")
+@needs_integers
 @pytest.mark.parametrize("columns", [64, 577])
 def test_an_lm_head_in_8_bits_is_multiplied_as_integers(columns):
     """Up to the 16 bits of its input, and bit for bit the same alone and beside others."""
@@ -221,6 +230,31 @@ def test_it_takes_what_the_arithmetic_says(quantization):
         )
         < 0.01
     )
+
+
+@needs_integers
+def test_what_products_as_integers_hold_once_more_is_counted():
+    """Of the LM head and of joined matrices with as many rows; in bytes of the process, too."""
+    module = tiny_module(
+        "qwen3",
+        hidden_size=64,
+        intermediate_size=HEAD_ROWS // 2,
+        vocab_size=HEAD_ROWS,
+    ).bfloat16()
+    pack(module, "fast-int8")
+    backbone = Backbone(module)
+    with torch.inference_mode():
+        h = backbone.embed([1, 2])
+        backbone.logits(backbone.run_layers(h, 0, backbone.layers, backbone.new_cache()))
+    sizes = Sizes.of("qwen3", module.config.to_dict())
+    tables = sum(b.nbytes for b in module.model.rotary_emb.buffers())
+    stated = weight_bytes(sizes, "fast-int8", 2) + repeated_bytes(sizes, "fast-int8", 2)
+    assert taken(module) - tables == stated == Need.of(sizes, "fast-int8", 2, 64).weights
+    assert stated > 1.2 * weight_bytes(sizes, "fast-int8", 2)
+    linear = Int8Linear.of(torch.nn.Linear(2048, HEAD_ROWS, bias=False, dtype=torch.bfloat16))
+    before = resident()
+    linear(torch.zeros(1, 2048, dtype=torch.bfloat16))
+    assert abs((resident() - before) / linear.repeated - 1) < 0.1
 
 
 def test_they_have_one_name_on_every_device():

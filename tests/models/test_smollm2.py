@@ -51,6 +51,7 @@ def test_it_is_what_the_catalog_says(model, smollm2):
     assert model.parameters == Sizes.of(entry.family, entry.shape).parameters
     assert model.parameters - biases == 134_515_008
     assert model.context == 8192 and model.name == NAME
+    assert find(NAME).sizes == entry.sizes
 
 
 @torch.no_grad()

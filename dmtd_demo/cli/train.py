@@ -195,7 +195,7 @@ def judged(model: Model, folder: Path, held: Path, seconds: float) -> dict[str, 
         folder, backbone.hidden_size, backbone.dtype, backbone.device, model.base
     )
     model.addons.update(modules)
-    model.addon_facts.update(facts)
+    model.addon_facts.update({method: facts[method] for method in modules})
     names = ("ar", "mtp-verified", "clp", "mtp-gate", "dmtd-adaptive")
     panels = [parse_panel(name) for name in names if not DECODERS[name].missing(model)]
     tasks = read_tasks(str(held), 100)

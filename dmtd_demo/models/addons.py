@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,9 @@ ADDONS: dict[str, type[nn.Module]] = {
 # Add-ons for the backbone itself, with facts of their own: `load_layers`, `load_fed_back`.
 APART = (dmtd_layers.NAME, fed_back.NAME)
 
+# Those that read late-layer-only passes, and so go with one split.
+CYCLES = ("adaptive", "mixed")
+
 
 def save_addon(
     folder: Path,
@@ -193,9 +197,20 @@ def save_addon(
         temporary,
     )
     temporary.rename(folder / f"{method}.safetensors")
-    temporary = folder / f"{CARD}.part"
-    temporary.write_text(json.dumps(card, indent=2) + "\n")
-    temporary.rename(path)
+    _write_card(folder, card)
+
+
+def copy_apart(method: str, source: Path, folder: Path) -> None:
+    """Copy an add-on for the backbone itself into a folder that has others of the same model."""
+    if source.resolve() == folder.resolve():
+        return
+    for path in source.glob(f"{method}*.safetensors"):
+        temporary = folder / f"{path.name}.part"
+        shutil.copyfile(path, temporary)
+        temporary.rename(folder / path.name)
+    card = _read_card(folder)
+    card["addons"][method] = _read_card(source)["addons"][method]
+    _write_card(folder, card)
 
 
 def methods_in(folder: Path) -> set[str]:
@@ -286,6 +301,12 @@ def _check_base(folder: Path, card: dict, base: Base) -> None:
             f"{fingerprint or 'not named'}); this model is {base.name} (weights "
             f"{base.fingerprint or 'unknown'}): take those made for it, or train them"
         )
+
+
+def _write_card(folder: Path, card: dict[str, Any]) -> None:
+    temporary = folder / f"{CARD}.part"
+    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    temporary.rename(folder / CARD)
 
 
 def _read_card(folder: Path) -> dict:

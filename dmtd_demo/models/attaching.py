@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from dmtd_demo.backbone.qwen import parameters
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import checkpoint, hub
-from dmtd_demo.models.addons import load_addons, load_fed_back, load_layers
+from dmtd_demo.models.addons import (
+    CYCLES,
+    copy_apart,
+    load_addons,
+    load_fed_back,
+    load_layers,
+)
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.native_mtp import NativeMTP, read_native
 
@@ -75,23 +82,45 @@ def _take_layers(model: Model, folder: Path) -> None:
     model.addon_facts.pop("fed_back", None)
     head = load_fed_back(folder, model.backbone)
     if head is not None:
-        model.addons["native_mtp"] = head
+        model.addons["native_mtp"], model.apart["fed_back"] = head, folder
         model.reasons.append(
             "an MTP head that reads its own drafts, in Qwen3.5's form: trained beside the model, "
             "no part of its checkpoint"
         )
     facts = model.addon_facts.pop("dmtd_layers", None)
-    if facts is None:
-        return
     try:
         split = load_layers(folder, model.backbone)
     except UserError:
-        for method in ("adaptive", "mixed"):
+        for method in CYCLES:
             model.addons.pop(method, None)
         raise
-    if split:
-        model.split, model.tau = split, facts["tau"]
+    if split and facts:
+        model.split, model.tau, model.apart["dmtd_layers"] = split, facts["tau"], folder
         model.reasons.append(
             f"late-layer-only passes of {split} run late layers of their own; full passes, and so "
             "ar, the model's"
         )
+    _leave_other_splits(model)
+
+
+def _leave_other_splits(model: Model) -> None:
+    """Take from the model what was trained on cycles of another split than those it runs."""
+    for method in CYCLES:
+        split = str(model.split or (Split.default(model.layers) if model.layers > 1 else None))
+        trained = model.addon_facts.get(method, {}).get("split", split)
+        if trained != split:
+            model.addons.pop(method, None)
+            model.addon_facts.pop(method)
+            model.reasons.append(
+                f"without {method}, which was trained on cycles of {trained}; this model runs "
+                f"those of {split}"
+            )
+
+
+def keep_apart(model: Model, folder: Path) -> None:
+    """Copy what the model has for the backbone itself into a folder of add-ons trained on it.
+
+    So it runs there what they were trained on.
+    """
+    for method, source in model.apart.items():
+        copy_apart(method, source, folder)

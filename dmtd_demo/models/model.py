@@ -21,8 +21,9 @@ class Model:
 
     split, tau: what the checkpoint says of itself; None where it was never trained for DMTD.
     eos_ids: every id that ends a text. reasons: why this device, dtype, quantization and thread
-    count. addons: modules of models/addons.py, by kind; addon_facts: of their card. folder: where
-    it lies. threads: on a CPU; 0: as it is.
+    count. addons: modules of models/addons.py, by kind; addon_facts: of their card. apart: the
+    folders of what add-ons brought for the backbone itself. folder: where it lies. threads: on a
+    CPU; 0: as it is.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Model:
     base: Base = Base("")
     addons: dict[str, Any] = field(default_factory=dict)
     addon_facts: dict[str, dict] = field(default_factory=dict)
+    apart: dict[str, Path] = field(default_factory=dict)
     warmed: set[str] = field(default_factory=set)
     folder: Path | None = None
     threads: int = 0

@@ -21,6 +21,7 @@ from dmtd_demo.decoders.batched import Writing, batched_ar
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.addons import MTPHeads, load_addons, save_addon
+from dmtd_demo.models.attaching import keep_apart
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
@@ -447,13 +448,16 @@ class AllAddons:
         learned = (rows.predictors + rows.heads)[: self.plan.small_rows]
         seen = features.collect("adaptive", self._source(), learned, room, self.told)
         module, facts = self._learned("adaptive", seen, self.plan.small_steps)
+        facts["split"] = str(self._source().split)
         held = self._few(rows.held)
         try:
             judged = features.collect("adaptive", self._source(), held, room, self.told)
         except UserError:
             # the few held-out answers are shorter than a cycle
             judged = seen
-        return self._calibrated("adaptive", module, facts, judged, LONGEST - 1)
+        found = self._calibrated("adaptive", module, facts, judged, LONGEST - 1)
+        keep_apart(self.model, self.output / "addons")
+        return found
 
     def _evaluation(self) -> dict[str, Any]:
         for part in ("held", "learned"):

@@ -23,12 +23,14 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.addons import (
+    CYCLES,
     CollocationLengthPredictor,
     LateHeads,
     MTPHeads,
     load_addons,
     save_addon,
 )
+from dmtd_demo.models.attaching import keep_apart
 from dmtd_demo.models.memory import gib
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.native_mtp import NativeMTP
@@ -52,7 +54,6 @@ STEPS = {
     "dmtd": 1000,
 }
 BATCH = 16  # rows of an update of dmtd
-CYCLES = ("adaptive", "mixed")  # what DMTD's cycles are steered by
 HELD_OUT = 10  # every tenth row calibrates the threshold instead of training
 APART = 5  # every fifth of the others teaches those that predict how far heads are right
 ROOM = 2**32  # bytes of hidden states at most
@@ -214,6 +215,7 @@ def train_addon(
         "positions": len(seen.h),
         "steps": steps,
         "seed": settings.seed,
+        **({"split": str(split)} if name in CYCLES else {}),
     }
     lesson = Lesson(name, output, seen, heads.k if heads else 0, facts, held)
     module = learn(model, settings, lesson, tell, watch)
@@ -231,6 +233,8 @@ def train_addon(
         return
     folder, method = output / "addons", features.METHODS[name]
     save_addon(folder, method, module, model.base, backbone.hidden_size, **{**facts, **found})
+    if name in CYCLES:
+        keep_apart(model, folder)
     print(f"{name}: default threshold {found['threshold']}, {found['validation']}")
 
 

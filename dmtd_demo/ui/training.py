@@ -23,6 +23,7 @@ import gradio as gr
 
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.models.addons import ADDONS, load_addons, save_addon
+from dmtd_demo.models.attaching import keep_apart
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.native_mtp import NativeMTP
 from dmtd_demo.models.residents import Residents
@@ -280,7 +281,7 @@ class TrainingPart:
         )
         self.earlier.setdefault(model, (dict(model.addons), dict(model.addon_facts)))
         model.addons.update(modules)
-        model.addon_facts.update(facts)
+        model.addon_facts.update({method: facts[method] for method in modules})
 
     def _train(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
@@ -314,6 +315,7 @@ class TrainingPart:
             save_addon(
                 folder, other, model.addons[other], model.base, size, **model.addon_facts[other]
             )
+        keep_apart(model, folder)
 
     def _shown(
         self,

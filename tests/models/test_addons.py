@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmtd_demo.backbone.qwen import parameters
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
+from dmtd_demo.models import attaching, dmtd_layers
 from dmtd_demo.models.addons import (
     Base,
     CollocationLengthPredictor,
@@ -17,6 +19,7 @@ from dmtd_demo.models.addons import (
     save_addon,
 )
 from dmtd_demo.models.publishing import publish
+from tiny import tiny_model
 
 CPU = torch.device("cpu")
 
@@ -142,3 +145,39 @@ def test_push_writes_a_card_and_says_what_it_lacks(folder):
     cut(folder)
     with pytest.raises(UserError, match="whole safetensors file"):
         publish(folder, "me/addons", "mit")
+
+
+def test_what_reads_cycles_goes_with_their_layers_or_stays_away(tmp_path):
+    """An adaptive of another split would be asked about hidden states that it never saw."""
+    split = Split(4, 1, 1, "replace")
+    shape = {"intermediate_size": 64, "head_dim": 16}
+    published, trained, nowhere = (tmp_path / name for name in ("published", "trained", "none"))
+    torch.manual_seed(0)
+    predictor = CollocationLengthPredictor(32, 5)
+    for folder, trained_on in ((published, "E1D1"), (trained, "E1D1")):
+        save_addon(folder, "adaptive", predictor, Base("tiny"), 32, threshold=0.5, split=trained_on)
+    sizes = tiny_model(**shape).backbone.linear_shapes()
+    differences = [{name: 0.1 * torch.randn(size) for name, size in sizes.items()}]
+    dmtd_layers.save(published, split, differences, 8, files=2)
+    card = json.loads((published / "addons.json").read_text())
+    card["addons"]["dmtd_layers"] = {"split": "E1D1", "tau": 2, "bits": 8, "files": 2}
+    (published / "addons.json").write_text(json.dumps(card))
+
+    def loaded(addons):
+        model = tiny_model(**shape)
+        model.base = Base("tiny")
+        attaching.take_all(model, nowhere, str(addons), None)
+        return model
+
+    model = loaded(published)
+    assert model.split == split and model.has("adaptive")
+    without = loaded(trained)
+    assert without.split is None and not without.has("adaptive") and not without.addon_facts
+    assert "trained on cycles of E1D1; this model runs those of " in without.reasons[-1]
+    attaching.keep_apart(model, trained)
+    again = loaded(trained)
+    assert again.split == split and again.tau == 2 and again.has("adaptive")
+    for mine, its in zip(again.backbone.adapted.parameters(), model.backbone.adapted.parameters()):
+        assert torch.equal(mine, its)
+    # as training goes on in the folder that they came from
+    attaching.keep_apart(again, trained)

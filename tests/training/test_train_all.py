@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.models.addons import methods_in
 from dmtd_demo.training import all_addons, magpie
@@ -77,6 +78,7 @@ def test_every_stage_runs_is_cancelled_and_goes_on(model, tmp_path, monkeypatch)
     assert found["evaluation"]["raced"] and len(found["heads"]["accuracy"]) == 4
     card = json.loads((tmp_path / "addons" / "addons.json").read_text())["addons"]
     assert all("by_threshold" in card[name]["validation"] for name in ("clp", "gate", "adaptive"))
+    assert card["adaptive"]["split"] == str(Split.default(model.layers))
     assert json.loads((tmp_path / all_addons.FIGURES).read_text()) == found
     with pytest.raises(UserError, match="give another --output"):
         train_all(model, tmp_path, AllSettings(conversations=25, batch=16))

@@ -33,6 +33,16 @@ def loaded(options: argparse.Namespace) -> Model:
     )
 
 
+def check_whole(options: argparse.Namespace, name: str, low: int, high: int | None = None) -> None:
+    """Raise UserError for an option whose whole number is below `low` or over `high`."""
+    from dmtd_demo.errors import UserError
+
+    value = getattr(options, name)
+    if value < low or high is not None and value > high:
+        wanted = f"{low} or more" if high is None else f"from {low} to {high:,}"
+        raise UserError(f"--{name.replace('_', '-')} needs a whole number, {wanted}; got {value}")
+
+
 def race_settings(options: argparse.Namespace) -> RaceSettings:
     """Build the settings of a race; raises UserError."""
     from dmtd_demo.race.settings import RaceSettings

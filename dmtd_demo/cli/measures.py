@@ -8,19 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dmtd_demo.cli.given import loaded, local_panels, race_settings
+from dmtd_demo.cli.given import check_whole, loaded, local_panels, race_settings
 from dmtd_demo.race.table import aligned
+
+# all are drawn, and asked by every panel, before there is a figure
+MOST_PROMPTS = 100_000
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Print exact match and the other figures of held-out prompts."""
     from dmtd_demo.decoders import DECODERS
-    from dmtd_demo.errors import UserError
     from dmtd_demo.measure import evaluation
     from dmtd_demo.race.panels import parse_panel
 
-    if options.prompts < 1:
-        raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
+    check_whole(options, "prompts", 1, MOST_PROMPTS)
     # neither alternatives nor a text after its end mark are looked at
     settings = replace(race_settings(options), top=0, ignore_eos=False)
     tasks = (
@@ -57,27 +58,22 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_curves(options: argparse.Namespace) -> None:
     """Print the accuracy of MTP heads and of cycle lengths over training."""
-    from dmtd_demo.errors import UserError
     from dmtd_demo.measure.curves import curves
     from dmtd_demo.measure.report import curve_tables
 
-    if options.prompts < 1:
-        raise UserError(f"--prompts needs a whole number, 1 or more; got {options.prompts}")
+    check_whole(options, "prompts", 1, MOST_PROMPTS)
+    check_whole(options, "seed", 0)
     result = curves(loaded(options), options.kept, options.seed, options.prompts)
     print(json.dumps(result) if options.json else curve_tables(result))
 
 
 def run_bench(options: argparse.Namespace) -> None:
     """Print tokens per second beside those of `generate`."""
-    from dmtd_demo.errors import UserError
     from dmtd_demo.measure.bench import bench
     from dmtd_demo.models.loading import load
 
     for name, low in (("context", 1), ("new", 2), ("rounds", 1)):
-        if getattr(options, name) < low:
-            raise UserError(
-                f"--{name} needs a whole number, {low} or more; got {getattr(options, name)}"
-            )
+        check_whole(options, name, low)
     model = loaded(options)
     assistant = (
         load(options.assistant, dtype=model.dtype, device=model.device, threads=model.threads)

@@ -29,7 +29,7 @@ from dmtd_demo.models.chat import encode_chat
 from dmtd_demo.models.model import Model
 from dmtd_demo.race.panels import PanelSpec, make_decoder
 from dmtd_demo.race.race import race_ids
-from dmtd_demo.race.request import check_prompt
+from dmtd_demo.race.request import check_length
 from dmtd_demo.race.settings import RaceSettings
 
 # tokens that transformers' prompt lookup drafts
@@ -57,8 +57,9 @@ def bench(
     A row's `bytes_per_token` counts the backbone's weights that its passes read;
     `share_of_memory` is how much of `memory_bandwidth` (bytes/s) that takes.
     """
+    # before a prompt of that length is made
+    check_length(model, context, new)
     prompt = bench_prompt(model, context)
-    check_prompt(model, prompt, new)
     # generate would run a `sum` checkpoint as another function
     can_generate = model.split is None or model.split.head_input == "replace"
     runs = _Runs(model, panels, prompt, new, _ways(model, assistant) if can_generate else {})

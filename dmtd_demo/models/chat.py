@@ -29,8 +29,8 @@ def encode_chat(
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         lacks = "tokenizer" if tokenizer is None else "chat template"
         raise UserError(
-            f"this model has no {lacks}, which a prompt in words needs; give token ids by "
-            "--prompt-ids instead"
+            f"this model has no {lacks}, which a prompt in words needs; generate, compare and draw "
+            "take token ids by --prompt-ids"
         )
     check_messages(messages)
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)

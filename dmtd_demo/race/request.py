@@ -73,6 +73,15 @@ def messages_of(prompt: str, system: str | None = None) -> list[Message]:
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
+def check_length(model: Model, tokens: int, max_new_tokens: int) -> None:
+    """Raise UserError for a prompt of so many tokens that the new ones do not fit after."""
+    if tokens + max_new_tokens > model.context:
+        raise UserError(
+            f"prompt and new tokens need to fit the context of {model.context} tokens; "
+            f"got a prompt of {tokens} and {max_new_tokens} new tokens"
+        )
+
+
 def check_prompt(model: Model, ids: Sequence[int], max_new_tokens: int) -> None:
     """Raise UserError for a prompt that cannot be read.
 
@@ -80,11 +89,7 @@ def check_prompt(model: Model, ids: Sequence[int], max_new_tokens: int) -> None:
     """
     if not ids:
         raise UserError("a prompt needs at least one token; got none")
-    if len(ids) + max_new_tokens > model.context:
-        raise UserError(
-            f"prompt and new tokens need to fit the context of {model.context} tokens; "
-            f"got a prompt of {len(ids)} and {max_new_tokens} new tokens"
-        )
+    check_length(model, len(ids), max_new_tokens)
     worst = max(ids, key=lambda i: i if i >= 0 else model.backbone.vocab_size - i)
     if not 0 <= worst < model.backbone.vocab_size:
         raise UserError(

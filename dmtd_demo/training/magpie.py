@@ -41,6 +41,10 @@ HOPELESS = 512  # conversations of which none was kept
 STAGE = "Conversations of its own"
 
 
+# of what is kept for each in memory
+MOST = {"conversations": 10_000_000, "batch": 4096, "turns": 64}
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """What is written. conversations: to keep, the held-out ones among them; batch: texts at once;
@@ -57,10 +61,10 @@ class DataSettings:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("conversations", "batch", "turns"):
-            if getattr(self, name) < 1:
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
                 raise UserError(
-                    f"--{name} needs a whole number, 1 or more; got {getattr(self, name)}"
+                    f"--{name} needs a whole number from 1 to {most:,}; got {getattr(self, name)}"
                 )
         # what Sampling refuses is refused before the first draw
         Sampling(self.temperature, seed=self.seed)

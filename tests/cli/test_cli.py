@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import re
@@ -9,9 +10,11 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+import dmtd_demo
 from dmtd_demo import compare as notebook
 from dmtd_demo.__main__ import main
 from dmtd_demo.cli.options import build_parser
@@ -20,6 +23,8 @@ from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.race import _run as run_entries
 from written import ANYWHERE
+
+PACKAGE = Path(dmtd_demo.__file__).parent
 
 
 @pytest.fixture
@@ -321,8 +326,11 @@ FOLDER = "<folder>"
         (["generate", "--model", FOLDER, "--prompt", "a", "--addons", "nowhere"], "addons.json"),
         (["compare", "--model", FOLDER, "--prompt", "a", "--panel", "dmtd:tau=x"], "whole number"),
         (["eval", "--model", FOLDER, "--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["eval", "--prompts", "0"], "1 or more"),
+        (["eval", "--prompts", "0"], "from 1 to 100,000"),
+        (["curves", "--prompts", str(10**9)], "from 1 to 100,000"),
+        (["eval", "--random-weights", "classroom"], "no tokenizer"),
         (["bench", "--model", FOLDER, "--new", "1"], "2 or more"),
+        (["bench", "--model", FOLDER, "--context", str(10**20)], "need to fit the context of"),
         (["nothing"], "invalid choice"),
         ([], "COMMAND"),
         (["train", "clp", "--output", "nowhere"], "no folder"),
@@ -344,6 +352,54 @@ def test_bad_input_is_one_line_and_code_2(run, model_folder, arguments, word):
     code, out, err = run(*(str(model_folder) if a is FOLDER else a for a in arguments))
     assert code == 2 and not out
     assert len(err.splitlines()) == 1 and re.search(word, err), err
+
+
+# where an error is raised, and which commands can come there; elsewhere all that load a model
+RAISED = {
+    "cli/page.py": (),
+    "cli/train.py": ("train",),
+    "training/": ("train",),
+    "server/": (),
+    "measure/bench.py": ("bench",),
+    "measure/evaluation.py": ("eval",),
+    "measure/curves.py": ("curves",),
+    "models/publishing.py": ("push",),
+}
+LOADING = ("generate", "compare", "draw", "eval", "curves", "bench")
+
+
+def test_errors_name_options_that_their_commands_have():
+    """A text that names commands itself, as in `eval --json`, needs one of those to have it."""
+    (commands,) = build_parser()._subparsers._group_actions
+    options = {
+        name: {option for action in parser._actions for option in action.option_strings}
+        for name, parser in commands.choices.items()
+    }
+    page = re.findall(r'"(--[a-z-]+)"', (PACKAGE / "cli/page.py").read_text())
+    found = 0
+    for path in sorted(PACKAGE.rglob("*.py")):
+        at = next((at for at in RAISED if path.is_relative_to(PACKAGE / at)), None)
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(call, ast.Call) or getattr(call.func, "id", "") != "UserError":
+                continue
+            text = " ".join(
+                part.value
+                for part in ast.walk(call)
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            )
+            named = [name for name in options if re.search(rf"\b{name}\b", text)]
+            # one function for each command
+            named += ["generate", "draw"] if path == PACKAGE / "cli/races.py" else []
+            for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text):
+                found += 1
+                able = [name for name in options if option in options[name]]
+                wanted = RAISED[at] if at else LOADING
+                assert (
+                    set(named) & set(able)
+                    or (wanted and set(wanted) <= set(able))
+                    or (not wanted and option in page)
+                ), f"{path.name}: {option} of {wanted or 'the page'} in {text!r}"
+    assert found > 40
 
 
 def test_a_failure_while_running_is_code_1(run, model_folder, monkeypatch):

@@ -79,7 +79,7 @@ def run_train(options: argparse.Namespace) -> None:
 
     training = run.Training(
         Path(options.output),
-        int(options.tokens) if options.tokens else None,
+        None if options.tokens is None else int(options.tokens),
         options.seed,
         options.resume,
         options.device,
@@ -105,6 +105,10 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not math.isfinite(value):
             raise UserError(f"--{name.replace('_', '-')} needs a finite number; got {value}")
+    if options.checkpoint_seconds < 0:
+        raise UserError(
+            f"--checkpoint-seconds needs a number, 0 or more; got {options.checkpoint_seconds}"
+        )
 
 
 def _loaded(options: argparse.Namespace, fast: bool) -> Model:

@@ -78,6 +78,9 @@ class PassCosts:
             order = [int(s) for s, count in spans.items() for _ in range(count)]
             random.Random(0).shuffle(order)
             for s in order:
+                # near the end of the context it begins anew after the prompt
+                if stack.room <= s:
+                    stack = self._stack(self.model.split)
                 if stack.room > s:
                     self._time(
                         times,
@@ -102,7 +105,9 @@ class PassCosts:
                 * ms["full(1)"]
                 / (ms[_refill_name(tau, split)] + (tau - 1) * ms.get(_late_name(tau, split), 0))
             )
-        if decoder == CollocationLength.name and spans:
+        # a step may fill the context alone
+        timed = all(f"step({s})" in ms for s in spans)
+        if decoder == CollocationLength.name and spans and timed:
             total = sum(spans.values())
             mean = sum(int(s) * n for s, n in spans.items()) / total
             return (

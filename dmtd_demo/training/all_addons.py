@@ -174,7 +174,7 @@ def planned(speeds: Speeds, settings: AllSettings) -> Plan:
     else:
         whole = 60 * settings.minutes
         data, heads, rest = (share * whole for share in SHARES)
-        number = max(8, int(data / (written + read)))
+        number = max(8, min(magpie.MOST["conversations"], int(data / (written + read))))
         head_steps = max(20, min(STEPS["heads"], int(heads / speeds.update)))
         small_steps = max(20, min(STEPS["clp"], int(rest / 6 / step)))
         # held-out rows cost the same

@@ -54,6 +54,7 @@ STEPS = {
     "dmtd": 1000,
 }
 BATCH = 16  # rows of an update of dmtd
+MOST_BATCH = 65536  # each is held as it is drawn
 HELD_OUT = 10  # every tenth row calibrates the threshold instead of training
 APART = 5  # every fifth of the others teaches those that predict how far heads are right
 ROOM = 2**32  # bytes of hidden states at most
@@ -150,6 +151,8 @@ def train_dmtd(model: Model, output: Path, settings: DMTDSettings) -> None:
             "--batch needs a row for every process and every --gradient-accumulation (1 or more); "
             f"got {settings.batch} rows for {least} pieces"
         )
+    if settings.batch > MOST_BATCH:
+        raise UserError(f"--batch needs at most {MOST_BATCH:,} rows; got {settings.batch}")
     keep_layout(model.backbone.module)
     model.backbone = Backbone(plain(model.backbone.module))
     rows = _rows(model, output, settings)

@@ -23,6 +23,18 @@ def test_fewer_new_tokens_than_a_cycle_has_are_timed_all_the_same() -> None:
     assert limit is not None and limit > 0
 
 
+def test_steps_near_the_end_of_the_context_are_timed_anew_after_the_prompt() -> None:
+    model = tiny_model(addons=True)
+    costs = PassCosts(model, [5] * (model.context - 6), 6)
+    options = DECODERS["clp"].defaults(model)
+    costs.walk("ar", None, {})
+    costs.walk("clp", options, {"1": 1, "4": 2})
+    limit = costs.limit("clp", options, {"1": 1, "4": 2})
+    assert limit is not None and limit > 0
+    # a step that no room was for has no time, and so the decoder no limit
+    assert costs.limit("clp", options, {"5": 1}) is None
+
+
 def test_tokens_that_all_come_at_once_have_no_speed() -> None:
     timed = Timed()
     for ids in ([5, 6], [1, 2, 3]):

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import NativeText
 from dmtd_demo.models.loading import load, load_random
 from dmtd_demo.models.model import Model
@@ -68,7 +69,9 @@ def costs(model: Model, rounds: int) -> dict[str, float]:
     steps["LM head"] = lambda: backbone.logits(state)
     steps["MTP head, one pair"] = pair
     for k in (1, 2, 3):
-        steps[f"{k} drafts"] = lambda k=k: text.drafts(m, k, Sampler(device=device))
+        steps[f"{k} drafts"] = lambda k=k: text.drafts(
+            m, k, Drafting(model, Sampler(device=device))
+        )
     return {name: milliseconds(step, device, rounds) for name, step in steps.items()}
 
 

@@ -115,6 +115,18 @@ class PackedLinear(nn.Module):
         """Return the weights as they are rounded, [out, in]."""
         raise NotImplementedError
 
+    def picked(self, rows: Tensor) -> PackedLinear | None:
+        """Return a linear of these rows [n] alone, rounded as they are here; None where its kernel
+        cannot divide them.
+
+        n: a multiple of ROWS_TOGETHER.
+        """
+        return None
+
+    def _of_rows(self, weight: Tensor, scale: Tensor, rows: Tensor) -> Packed:
+        bias = None if self.bias is None else self.bias[rows]
+        return Packed(weight, scale, bias, len(rows), self.in_features)
+
     def product(self) -> Callable[[Tensor], Tensor]:
         """Return the product without the bias: x [rows, in], contiguous, to [rows, out]."""
         raise NotImplementedError
@@ -149,7 +161,10 @@ def dense_kept(linear: nn.Module) -> Iterator[None]:
 
 
 class Int8Linear(PackedLinear):
-    """A linear in 8 bits: weight int8 [out, in]; scale [out], each row's largest weight at 127."""
+    """A linear in 8 bits: weight int8 [out, in]; scale [out], each row's largest weight at 127.
+
+    large: it is an LM head, or rows of one.
+    """
 
     _by_integers: Callable[[Tensor], Tensor] | None = None
 
@@ -169,9 +184,18 @@ class Int8Linear(PackedLinear):
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
+        self._count_as_large(packed.out_features >= HEAD_ROWS)
+
+    def _count_as_large(self, large: bool) -> None:
+        self.large = large
         # not of another kernel's
-        if type(self) is Int8Linear and is_by_integers(packed.out_features, packed.scale):
-            self.repeated = packed.weight.numel() + REPEATED_ROW * packed.out_features
+        if type(self) is Int8Linear and is_by_integers(large, self.scale):
+            self.repeated = self.weight.numel() + REPEATED_ROW * self.out_features
+
+    def picked(self, rows: Tensor) -> Int8Linear:
+        part = type(self)(self._of_rows(self.weight[rows], self.scale[rows], rows))
+        part._count_as_large(self.large)
+        return part
 
     @property
     def eight(self) -> type[Int8Linear]:
@@ -185,7 +209,7 @@ class Int8Linear(PackedLinear):
         weight, scale = self.weight, self.scale
         if self._by_integers is not None:
             return self._by_integers
-        if is_by_integers(self.out_features, scale):
+        if is_by_integers(self.large, scale):
             self._by_integers = by_integers(weight, scale)
             return self._by_integers
         return lambda x: torch._weight_int8pack_mm(x, weight, scale)
@@ -205,9 +229,9 @@ def has_integers() -> bool:
     )
 
 
-def is_by_integers(rows: int, scale: Tensor) -> bool:
-    """Whether a matrix of so many rows in 8 bits is multiplied as integers here."""
-    return scale.dtype == torch.bfloat16 and rows >= HEAD_ROWS and has_integers()
+def is_by_integers(large: bool, scale: Tensor) -> bool:
+    """Whether a matrix in 8 bits, of HEAD_ROWS or rows of such, is multiplied as integers here."""
+    return scale.dtype == torch.bfloat16 and large and has_integers()
 
 
 def by_integers(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
@@ -303,6 +327,19 @@ class Int4Linear(PackedLinear):
 
     def dense(self) -> Tensor:
         return self.product()(torch.eye(self.in_features, dtype=self.scale.dtype)).t()
+
+    def picked(self, rows: Tensor) -> Int4Linear:
+        levels = torch.empty(len(rows), self.in_features, dtype=torch.uint8)
+        eye = torch.eye(self.in_features, dtype=self.scale.dtype)
+        for start in range(0, self.out_features, ROWS_AT_ONCE):
+            weight = self.weight[start : start + ROWS_AT_ONCE]
+            # by a step of 1 and a middle of 8 the weights are the levels
+            plain = self.scale.new_tensor([1, 8]).expand(len(self.scale), len(weight), 2)
+            here = (start <= rows) & (rows < start + ROWS_AT_ONCE)
+            found = FOUR_BITS(eye, weight, GROUP, plain.contiguous())
+            levels[here] = found[:, rows[here] - start].t().to(torch.uint8)
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1)
+        return Int4Linear(self._of_rows(packed, self.scale[:, rows], rows))
 
     def product(self) -> Callable[[Tensor], Tensor]:
         weight, scale = self.weight, self.scale.contiguous()

@@ -78,6 +78,14 @@ class ByBytes(PackedLinear):
     def product(self) -> Callable[[Tensor], Tensor]:
         return self._product(with_bias=False)
 
+    @staticmethod
+    def _pick(held: Tensor, rows: Tensor, each: int) -> Tensor:
+        """Pick rows of what lies in blocks of them, `each` elements of one after another."""
+        blocks = held.reshape(-1, held[0].numel() // each, ROW_MULTIPLE, each)
+        picked = blocks.transpose(1, 2).reshape(len(held), -1)[rows]
+        blocks = picked.view(-1, ROW_MULTIPLE, blocks.shape[1], each).transpose(1, 2)
+        return blocks.reshape(len(rows), *held.shape[1:])
+
     def kernel(self) -> Callable[[Tensor], Tensor]:
         return self._product(with_bias=True)
 
@@ -110,6 +118,10 @@ class ByBytesInt4(ByBytes, Int4Linear):
         scale = scale.view(len(scale), -1, ROW_MULTIPLE, 2).transpose(0, 1).reshape(out, -1, 2)
         return cls(Packed(weight, scale, linear.bias, out, inputs, shared))
 
+    def picked(self, rows: Tensor) -> Int4Linear:
+        weight, scale = self._pick(self.weight, rows, 4), self._pick(self.scale, rows, 2)
+        return ByBytesInt4(self._of_rows(weight, scale, rows))
+
     def dense(self) -> Tensor:
         blocks, groups = self.out_features // ROW_MULTIPLE, self.in_features // GROUP
         held = self.weight.view(blocks, groups, GROUP // 8, ROW_MULTIPLE, 4)
@@ -133,6 +145,9 @@ class ByBytesInt8(ByBytes, Int8Linear):
         weight = (plain.weight.view(torch.uint8) ^ 128).view(-1, ROW_MULTIPLE, inputs // 4, 4)
         weight = weight.transpose(1, 2).reshape(out, inputs)
         return cls(Packed(weight, plain.scale, linear.bias, out, inputs, shared))
+
+    def picked(self, rows: Tensor) -> Int8Linear:
+        return ByBytesInt8(self._of_rows(self._pick(self.weight, rows, 4), self.scale[rows], rows))
 
     def dense(self) -> Tensor:
         held = self.weight.view(-1, self.in_features // 4, ROW_MULTIPLE, 4).transpose(1, 2)

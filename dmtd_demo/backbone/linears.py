@@ -68,6 +68,28 @@ def is_known(linear: Linear) -> bool:
     )
 
 
+@torch.no_grad()
+def picked(linear: Linear, rows: Tensor) -> nn.Module | None:
+    """Return a linear of these rows [n] alone, held and rounded as they are; None where it cannot
+    be divided, or lies on no CPU.
+
+    n: a multiple of `cpu_packed.ROWS_TOGETHER`.
+    """
+    if not is_known(linear) or linear.weight.device.type != "cpu":
+        return None
+    if isinstance(linear, PackedLinear):
+        return linear.picked(rows)
+    bias = None if linear.bias is None else linear.bias[rows]
+    if isinstance(linear, BlockedLinear):
+        return BlockedLinear(linear.dense()[rows], bias)
+    if type(linear) is not nn.Linear:
+        return None
+    part = nn.Linear(linear.in_features, len(rows), bias=False, device="meta")
+    part.weight = nn.Parameter(linear.weight[rows], requires_grad=False)
+    part.register_parameter("bias", None if bias is None else nn.Parameter(bias, False))
+    return part
+
+
 def together(*linears: Linear, gated: bool = False) -> Product:
     """Return one product for linears of the same input, joined where that is possible.
 

@@ -23,7 +23,7 @@ from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import FEW, FusedLayer, LayerParts, can_fuse, line_mask
 from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
 from dmtd_demo.backbone.hybrid import HybridCache, HybridLayer, is_recurrent, layers_of
-from dmtd_demo.backbone.linears import Dense, Linear
+from dmtd_demo.backbone.linears import Dense, Linear, picked
 from dmtd_demo.backbone.norms import CentredNorm, FusedNorm
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.backbone.supported import HYBRID, SILU, check_config
@@ -482,6 +482,11 @@ class Backbone:
         Returns [..., vocabulary].
         """
         return self._head(normed.to(self.dtype)).to(self.device)
+
+    def head_of(self, ids: Tensor) -> nn.Module | None:
+        """Return the LM head's rows of these tokens [n] alone, as they are held; None where it
+        cannot be divided, or lies on no CPU."""
+        return picked(self._head, ids)
 
     def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return cos and sin of [start, stop) for `FusedLayer`, each [q, 1, head size]."""

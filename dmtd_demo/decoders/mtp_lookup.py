@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Sequence
 import torch
 
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, option
+from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.mtp import checked_heads
 from dmtd_demo.decoders.prompt_lookup import Lookup
 from dmtd_demo.decoders.stack import Stack, prefill
@@ -51,8 +52,8 @@ class LookupOrHeads(Decoder[MTPLookupOptions]):
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
-        heads, backbone = model.addons["mtp_heads"], model.backbone
-        stack, lookup = Stack(backbone, model.split), Lookup(options.ngram)
+        heads, drafting = model.addons["mtp_heads"], Drafting(model, sampler)
+        stack, lookup = Stack(model.backbone, model.split), Lookup(options.ngram)
         token = yield from prefill(stack, prompt_ids, sampler)
         lookup.extend([*prompt_ids, token.id])
         # of the position before the token; none after the prefill
@@ -64,8 +65,7 @@ class LookupOrHeads(Decoder[MTPLookupOptions]):
             drafts = replace(nothing, choices=[Choice(i, 0.0) for i in known])
             by_heads = 0 if hidden is None else min(most, checked_heads(model))
             if by_heads > len(known):
-                logits = backbone.logits(heads(hidden, by_heads)[0])
-                drafts = Drafts(sampler.choose(logits), logits, "mtp")
+                drafts = Drafts(*drafting.choose(heads(hidden, by_heads)[0]), "mtp")
             tokens, runs, h = verify(stack, token.id, drafts, sampler)
             yield Step(tokens, (Pass("verify", runs),))
             token, hidden = tokens[-1], h[-1:]

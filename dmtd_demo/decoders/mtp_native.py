@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token, option
 from dmtd_demo.decoders.clp import accepted_length, folded_lengths
+from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import Likely, NativeText, drafts_option, native_prefill
 from dmtd_demo.decoders.stack import Stack
 from dmtd_demo.errors import UserError
@@ -82,6 +83,7 @@ class NativeHead(Decoder[NativeOptions]):
         options = self.resolve(self.options, model)
         backbone = model.backbone
         stack, text = Stack(backbone, model.split), NativeText(model)
+        drafting = Drafting(model, sampler)
         token = yield from native_prefill(stack, text, prompt_ids, sampler)
         emitted, waiting = [token.id], [token.id]
         while True:
@@ -95,7 +97,7 @@ class NativeHead(Decoder[NativeOptions]):
             longest = min(longest, stack.room - 1)
             # where nothing is drafted the pairs wait for a step that drafts
             if longest > 0:
-                drafts = self._drafts(text, text.pair(waiting), longest, options, sampler)
+                drafts = self._drafts(text, text.pair(waiting), longest, options, drafting)
                 waiting = [draft.id for draft in drafts]
             emitted = [first.id, *(draft.id for draft in drafts)]
             yield Step(
@@ -119,11 +121,11 @@ class NativeHead(Decoder[NativeOptions]):
 
     @staticmethod
     def _drafts(
-        text: NativeText, m: Tensor, longest: int, options: NativeOptions, sampler: Sampler
+        text: NativeText, m: Tensor, longest: int, options: NativeOptions, drafting: Drafting
     ) -> list[Choice]:
         if options.rule != "probability":
-            return text.drafts(m, longest, sampler)[0]
+            return text.drafts(m, longest, drafting)[0]
         # none is drawn after one that is not likely
-        drafts, _ = text.drafts(m, longest, sampler, lambda row: Likely(options.threshold)(row))
+        drafts, _ = text.drafts(m, longest, drafting, lambda row: Likely(options.threshold)(row))
         likely = [math.exp(draft.logprob) >= options.threshold for draft in drafts]
         return drafts[: (likely + [False]).index(False)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 import torch
 
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps
+from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import (
     Likely,
     NativeText,
@@ -48,12 +49,13 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
         stack, text = Stack(model.backbone, model.split), NativeText(model)
+        drafting = Drafting(model, sampler)
         token = yield from native_prefill(stack, text, prompt_ids, sampler)
         new = [token.id]
         while True:
             m = text.pair(new)
             k = min(options.k, stack.room - 1)
-            choices, logits = text.drafts(m, k, sampler, Likely(options.p_min))
+            choices, logits = text.drafts(m, k, drafting, Likely(options.p_min))
             drafts = Drafts(choices, logits, "mtp")
             tokens, runs, states = verify(stack, new[-1], drafts, sampler)
             text.saw(states)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 import torch
 
 from dmtd_demo.decoders.base import Pass, Step, Steps
+from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.mtp import HeadsDecoder, checked_heads
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.decoders.verify import Drafts, verify
@@ -32,14 +33,16 @@ class VerifiedHeads(HeadsDecoder):
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
-        heads, backbone = model.addons["mtp_heads"], model.backbone
-        stack = Stack(backbone, model.split)
+        heads = model.addons["mtp_heads"]
+        stack = Stack(model.backbone, model.split)
+        drafting = Drafting(model, sampler)
         token = yield from prefill(stack, prompt_ids, sampler)
-        logits = torch.empty(0, backbone.vocab_size, device=backbone.device)
+        # none of the position before the token after the prefill
+        hidden = None
         while True:
-            logits = logits[: stack.room - 1]
-            drafts = Drafts(sampler.choose(logits) if len(logits) else [], logits, "mtp")
+            k = 0 if hidden is None else min(options.k, stack.room - 1)
+            choices, logits = drafting.choose(heads(hidden, k)[0]) if k > 0 else ([], None)
+            drafts = Drafts(choices, logits, "mtp")
             tokens, runs, h = verify(stack, token.id, drafts, sampler)
             yield Step(tokens, (Pass("verify", runs),))
-            token = tokens[-1]
-            logits = backbone.logits(heads(h[-1:], options.k)[0])
+            token, hidden = tokens[-1], h[-1:]

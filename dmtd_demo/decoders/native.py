@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.decoders.base import Step, Token, option
+from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.mtp import MAX_K
 from dmtd_demo.decoders.stack import Stack, prefill
 from dmtd_demo.sampling import Choice, Sampler
@@ -108,32 +109,33 @@ class NativeText:
         self,
         m: Tensor,
         k: int,
-        sampler: Sampler,
+        drafting: Drafting,
         go_on: Callable[[Tensor], bool] = lambda logits: True,
     ) -> tuple[list[Choice], Tensor | None]:
         """Draw up to k tokens one after another, the head applied again to its own output.
 
-        go_on: whether to draw a token from its logits [1, vocabulary]; the first no is the end.
-        Returns the tokens and the logits [tokens, vocabulary] that they were drawn from, None where
-        there are none; the cache holds no more than before.
+        go_on: whether to draw a token from its logits [1, …]; the first no is the end. Returns the
+        tokens and the logits that they were drawn from, as `Drafting` has them, None where there
+        are none; the cache holds no more than before.
         """
         pairs = self.cache.length(0)
         rows: list[Tensor] = []
-        ids: list[Tensor] = []
+        drawn: list[Tensor] = []
         # nothing here waits for the device, but for what `go_on` looks at
         for depth in range(k):
             if depth:
-                m = self.head.run(m, self.backbone.embed(ids[-1][None])[0], self.cache)
-            row = self.backbone.logits(m)
+                embedded = self.backbone.embed(drafting.ids(drawn[-1])[None])[0]
+                m = self.head.run(m, embedded, self.cache)
+            row = drafting.logits(m)
             if not go_on(row):
                 break
             rows.append(row)
-            ids.append(sampler.draw(row))
+            drawn.append(drafting.sampler.draw(row))
         self.cache.crop(pairs)
         if not rows:
             return [], None
         logits = torch.cat(rows)
-        return sampler.describe(torch.cat(ids), logits), logits
+        return drafting.describe(torch.cat(drawn), logits), logits
 
 
 def native_prefill(

@@ -20,8 +20,9 @@ from dmtd_demo.sampling import Choice, Sampler
 class Drafts:
     """Tokens to be verified.
 
-    logits [drafts, vocabulary]: the distributions that they were drawn from; None where they were
-    not drawn (n-gram drafts). origin: of those that stand.
+    logits: the distributions that they were drawn from, as `Drafting` has them, [drafts,
+    vocabulary] at a temperature; None where they were not drawn (n-gram drafts). origin: of those
+    that stand.
     """
 
     choices: Sequence[Choice]

@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmtd_demo.backbone.cpu_packed import ROWS_TOGETHER
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
-from dmtd_demo.models import dmtd_layers, fed_back
+from dmtd_demo.models import dmtd_layers, fed_back, frequent
 from dmtd_demo.models.causes import in_one_line, not_whole
 from dmtd_demo.text_files import parsed, read_text
 
@@ -150,8 +151,9 @@ ADDONS: dict[str, type[nn.Module]] = {
     "mixed": LateHeads,
 }
 
-# Add-ons for the backbone itself, with facts of their own: `load_layers`, `load_fed_back`.
-APART = (dmtd_layers.NAME, fed_back.NAME)
+# Add-ons for the backbone itself, with facts of their own: `load_layers`, `load_fed_back`,
+# `load_frequent`.
+APART = (dmtd_layers.NAME, fed_back.NAME, frequent.NAME)
 
 # Those that read late-layer-only passes, and so go with one split.
 CYCLES = ("adaptive", "mixed")
@@ -282,6 +284,22 @@ def load_fed_back(folder: Path, backbone: Backbone) -> fed_back.FedBackHead | No
             f"{facts.get('width')!r}"
         )
     return fed_back.load(folder, facts["width"], backbone)
+
+
+def load_frequent(folder: Path, backbone: Backbone) -> frequent.FrequentHead | None:
+    """The LM head for drafts by the folder's list of frequent tokens; None where it has none, or
+    where the backbone's cannot be divided. The base was checked by `load_addons`. Raises
+    UserError."""
+    facts = _read_card(folder)["addons"].get(frequent.NAME)
+    if facts is None:
+        return None
+    entries = facts.get("entries")
+    if type(entries) is not int or not ROWS_TOGETHER <= entries <= backbone.vocab_size:
+        raise UserError(
+            f"{folder / CARD}: {frequent.NAME} needs entries, a whole number from {ROWS_TOGETHER} "
+            f"to {backbone.vocab_size}; got {entries!r}"
+        )
+    return frequent.load(folder, entries, backbone)
 
 
 def _check_base(folder: Path, card: dict, base: Base) -> None:

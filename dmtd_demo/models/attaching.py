@@ -13,6 +13,7 @@ from dmtd_demo.models.addons import (
     copy_apart,
     load_addons,
     load_fed_back,
+    load_frequent,
     load_layers,
 )
 from dmtd_demo.models.model import Model
@@ -76,8 +77,9 @@ def _take_addons(model: Model, addons: str) -> Path:
 def _take_layers(model: Model, folder: Path) -> None:
     """Give the model what a folder of add-ons has for the backbone itself.
 
-    An MTP head that reads its drafts; late layers, and with them the split and tau. What was
-    trained on their late hidden states goes where they do not fit. Raises UserError.
+    An MTP head that reads its drafts, and the tokens that drafts are chosen from; late layers, and
+    with them the split and tau. What was trained on their late hidden states goes where they do not
+    fit. Raises UserError.
     """
     model.addon_facts.pop("fed_back", None)
     head = load_fed_back(folder, model.backbone)
@@ -86,6 +88,14 @@ def _take_layers(model: Model, folder: Path) -> None:
         model.reasons.append(
             "an MTP head that reads its own drafts, in Qwen3.5's form: trained beside the model, "
             "no part of its checkpoint"
+        )
+    model.addon_facts.pop("frequent", None)
+    frequent = load_frequent(folder, model.backbone)
+    if frequent is not None:
+        model.addons["frequent"], model.apart["frequent"] = frequent, folder
+        model.reasons.append(
+            f"drafts of MTP heads are chosen from the {len(frequent.names):,} most frequent of "
+            f"{model.backbone.vocab_size:,} tokens (FR-Spec); what checks them reads all"
         )
     facts = model.addon_facts.pop("dmtd_layers", None)
     try:

@@ -22,6 +22,7 @@ WHAT = {
     "adaptive": "predictor of cycle lengths, for `dmtd-adaptive`",
     "mixed": "MTP heads on late hidden states, for `mixed`",
     "dmtd_layers": "late layers for late-layer-only passes, for `dmtd` and `dmtd-spec`",
+    "frequent": "the most frequent tokens, from which drafts are chosen",
     "fed_back": "MTP head that reads its own drafts, for `mtp-native-verified` and `mtp-native`",
 }
 

@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import frequent
+
 from dmtd_demo.models.addons import ADDONS, CARD, Base, save_addon
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.fetch import at_hand
@@ -105,6 +107,7 @@ def main() -> None:
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
     shutil.copyfile(run / "data.npz", folder / "conversations.npz")
+    frequent.add(folder, entry.shape["vocab_size"])
     for line in log:
         if line["phase"] == "start":
             # where the run's files lay says nothing here

@@ -132,12 +132,13 @@ def chi_square(counts: torch.Tensor, wanted: torch.Tensor) -> float:
 CRITICAL = 29.88  # chi-square, 7 degrees of freedom, p = 0.0001
 
 
-def draw_next(rule, sampled_drafts: bool) -> torch.Tensor:
+def draw_next(rule, sampled_drafts: bool, never: tuple[int, ...] = ()) -> torch.Tensor:
     """Counts of the token after a fixed text, over DRAWS drafts of one token, by an acceptance
-    rule.
+    rule. never: tokens that are not drafted.
     """
     torch.manual_seed(3)
     logits, draft_logits = torch.randn(2, 8), torch.randn(1, 8)
+    draft_logits[:, never] = -torch.inf
     sampler = Sampler(Sampling(temperature=1.0, seed=11))
     counts = torch.zeros(8)
     fixed = int(draft_logits.argmax())
@@ -148,11 +149,15 @@ def draw_next(rule, sampled_drafts: bool) -> torch.Tensor:
     return counts
 
 
-@pytest.mark.parametrize("sampled_drafts", [True, False], ids=["drawn", "given"])
-def test_the_acceptance_rule_keeps_the_verifiers_distribution(sampled_drafts):
+@pytest.mark.parametrize(
+    "sampled_drafts,never",
+    [(True, ()), (True, (0, 2, 5, 6)), (False, ())],
+    ids=["drawn", "drawn from some tokens", "given"],
+)
+def test_the_acceptance_rule_keeps_the_verifiers_distribution(sampled_drafts, never):
     torch.manual_seed(3)
     wanted = torch.randn(2, 8)[0].softmax(-1)
-    assert chi_square(draw_next(Sampler.verify, sampled_drafts), wanted) < CRITICAL
+    assert chi_square(draw_next(Sampler.verify, sampled_drafts, never), wanted) < CRITICAL
 
     # accepts by the verifier's probability alone, and draws the rest from all of it
     def wrong(sampler, drafts, draft_logits, logits):
@@ -162,7 +167,7 @@ def test_the_acceptance_rule_keeps_the_verifiers_distribution(sampled_drafts):
         return (1, sampler.choose(logits[1:])[0]) if keep else (0, sampler.choose(logits[:1])[0])
 
     # the same test sees a rule that is wrong
-    assert chi_square(draw_next(wrong, sampled_drafts), wanted) > CRITICAL
+    assert chi_square(draw_next(wrong, sampled_drafts, never), wanted) > CRITICAL
 
 
 @pytest.mark.slow

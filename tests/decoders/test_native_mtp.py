@@ -10,8 +10,10 @@ from test_lossless import chi_square
 
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.clp import accepted_length
+from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import Likely, NativeText
 from dmtd_demo.errors import UserError
+from dmtd_demo.models.frequent import FrequentHead
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.sampling import Sampler, Sampling
 from tiny import tiny_model
@@ -62,7 +64,7 @@ def test_drafts_are_the_formulas(layers):
             m = text.pair(ids[1 + half :]) if len(ids) > 1 + half else None
             if m is None:
                 continue
-            choices, logits = text.drafts(m, 4, Sampler())
+            choices, logits = text.drafts(m, 4, Drafting(model, Sampler()))
         wanted = drafted(model, ids, 4)
         assert torch.allclose(logits, wanted, atol=1e-4)
         assert [c.id for c in choices] == wanted.argmax(-1).tolist()
@@ -106,7 +108,7 @@ def test_its_first_draft_is_that_of_transformers_module():
     text = NativeText(model)
     with torch.inference_mode():
         text.saw(states)
-        _, logits = text.drafts(text.pair(ids[1:]), 1, Sampler())
+        _, logits = text.drafts(text.pair(ids[1:]), 1, Drafting(model, Sampler()))
     assert torch.allclose(module.lm_head(m[0, -1:]), logits, atol=1e-5)
 
 
@@ -247,6 +249,10 @@ def test_sampled_text_has_the_models_own_distribution():
     # p = 0.0001; the second p_min stops about half of the drafts
     for p_min in (0.0, 0.2):
         assert statistic(PanelSpec("mtp-native-verified", {"k": 2, "p_min": p_min})) < 29.88
+    ids = torch.tensor([1, 3, 4, 6])
+    model.addons["frequent"] = FrequentHead(ids, model.backbone.head_of(ids))
+    assert statistic(PanelSpec("mtp-native-verified", {"k": 2, "p_min": 0.2})) < 29.88
+    del model.addons["frequent"]
     wrong = {"k": 1, "threshold": 0.0, "rule": "probability"}
     assert statistic(PanelSpec("mtp-native", wrong)) > 29.88
     assert math.isfinite(float(marginal.sum()))

@@ -54,7 +54,8 @@ class Keep {
       }),
     );
     document.addEventListener("click", (event) => {
-      if (!this.node.contains(event.target)) this.node.open = false;
+      // the page's own clicks (#take in a race, #remember after it) are no visitor's
+      if (event.isTrusted && !this.node.contains(event.target)) this.node.open = false;
     });
     this.node.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || !this.node.open) return;

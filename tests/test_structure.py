@@ -197,3 +197,20 @@ def test_no_function_takes_more_than_six_parameters():
                 if len(names) > MOST_PARAMETERS:
                     found.append(f"{path.relative_to(PACKAGE)}: {node.name} takes {len(names)}")
     assert not found, found
+
+
+def test_scripts_do_nothing_before_they_read_their_options() -> None:
+    """So that --help answers: no statement of a script that can be run works as it is imported."""
+    scripts = [
+        (path, path.read_text(encoding="utf-8"))
+        for folder in ("scripts", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
+    runnable = [(path, text) for path, text in scripts if '__name__ == "__main__"' in text]
+    assert len(runnable) > 20
+    for path, text in runnable:
+        assert "argparse" in text, path
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                assert ast.unparse(node.value.func).startswith(("sys.path.", "os.environ.")), path
+            assert not isinstance(node, (ast.For, ast.While, ast.With)), path

@@ -171,9 +171,14 @@ class Sampler:
         which leaves the verifier's distribution as it is.
         """
         if self.sampling.temperature == 0:
-            best = _argmax(logits).tolist()
-            stand = next((i for i, draft in enumerate(drafts) if draft != best[i]), len(drafts))
-            return stand, self.choose(logits[stand : stand + 1])[0]
+            best = _argmax(logits)
+            ids = best.tolist()
+            stand = next((i for i, draft in enumerate(drafts) if draft != ids[i]), len(drafts))
+            own = logits[stand : stand + 1]
+            # on a GPU one kernel chooses and describes
+            return stand, (
+                self.choose(own) if own.is_cuda else self.describe(best[stand : stand + 1], own)
+            )[0]
         wanted = truncated(logits, self.sampling).softmax(-1)
         proposed = (
             None if draft_logits is None else truncated(draft_logits, self.sampling).softmax(-1)

@@ -339,7 +339,8 @@ class FusedLayer(GroupedAttention):
         cos, sin: [q, 1, head size], sin with its first half negated. mask, -inf where not seen:
         [group x q, past + q] up to FEW, then [q, past + q]; [q, 1, 1, past + q] where
         positions attend apart (`can_attend_apart`); as `line_mask` gives it up to FEW where they
-        attend in line; else None for one position, or where nothing came before them.
+        attend in line; else None for one position, where nothing came before them, or where all
+        layers are calls of their own (`WholeLayer`).
         """
         if isinstance(cache, PlacedEntries) and cache.kernels is not None:
             return self._by_kernels(h, cos, sin, mask, cache, cache.kernels)

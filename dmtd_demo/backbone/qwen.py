@@ -364,6 +364,15 @@ class Backbone:
         angles = self._signed_rope(h, 0, max(cache.lengths) + 1)
         return batched.step(self._fused, h, angles, cache)
 
+    @cached_property
+    def _whole(self) -> bool:
+        """Whether every layer takes few positions in one call, and reads no mask."""
+        return (
+            not self.hybrid
+            and bool(self._fused)
+            and all(layer.whole is not None for layer in self._fused)
+        )
+
     @property
     def in_line(self) -> bool:
         """Whether the masks of `attending` are those of layers that attend in line."""
@@ -376,6 +385,8 @@ class Backbone:
         """
         cos, sin = self._signed_rope(h, past, past + q)
         mask = None
+        if q <= FEW and self._whole:
+            return cos, sin, None
         if q <= FEW and self.in_line:
             return cos, sin, line_mask(past, q, self._fused[0].group, h)
         if 1 < q and (past or q <= FEW):

@@ -12,6 +12,7 @@ from dmtd_demo.decoders.base import Step, Token, option
 from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.mtp import MAX_K
 from dmtd_demo.decoders.stack import Stack, prefill
+from dmtd_demo.models.memory import taken
 from dmtd_demo.sampling import Choice, Sampler
 
 if TYPE_CHECKING:
@@ -63,11 +64,13 @@ class Likely:
 def usual_k(model: Model) -> int:
     """Return how many drafts are worth their cost: 1 for small models.
 
-    Their LM head is a large part of them.
+    Their LM head is a large part of them, where no list of frequent tokens spares a draft the most
+    of it.
     """
     layers, lm_head = model.backbone.weight_bytes()
-    head = sum(p.numel() * p.element_size() for p in model.addons["native_mtp"].parameters())
-    share = (lm_head + head) / (sum(layers) + lm_head)
+    frequent = model.addons.get("frequent")
+    read = lm_head if frequent is None else taken(frequent)
+    share = (read + taken(model.addons["native_mtp"])) / (sum(layers) + lm_head)
     return 1 if share > DEAR else 2 if share > CHEAP else 3
 
 

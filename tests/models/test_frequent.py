@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from dmtd_demo.decoders.drafting import Drafting
+from dmtd_demo.decoders.native import usual_k
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import frequent
 from dmtd_demo.models.addons import load_frequent
@@ -85,6 +86,13 @@ def test_without_a_list_the_whole_vocabulary_drafts():
         choices, logits = Drafting(model, Sampler()).choose(states)
         assert torch.equal(logits, model.backbone.logits(states))
         assert choices == Sampler().choose(logits)
+
+
+def test_cheaper_drafts_are_worth_more_of_them():
+    model = tiny_model(KIND, vocab_size=4096, layers=8)
+    assert usual_k(model) == 1
+    with_list(model, 64)
+    assert usual_k(model) == 3
 
 
 def test_a_list_is_read_strictly(tmp_path: Path, monkeypatch):

@@ -153,12 +153,14 @@ def run_report(options: argparse.Namespace) -> None:
 
     try:
         result = parsed(read_text(options.file))
-        print(summary_table(result), family_table(result), sep="\n", end="")
+        tables = summary_table(result), family_table(result)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"report needs a file that `eval --json` printed; reading {options.file} gave: "
             f"{' '.join(str(error).split())[:200]}"
         ) from None
+    # not among what is caught: whoever reads them may have closed the pipe
+    print(*tables, sep="\n", end="")
 
 
 def run_results(options: argparse.Namespace) -> None:

@@ -118,6 +118,21 @@ def test_libraries_are_silent_beside_a_command_unless_they_are_asked(monkeypatch
     assert not logging.root.manager.disable
 
 
+def test_a_reader_that_has_gone_is_no_fault_of_the_file(monkeypatch, capsys):
+    """As `report … | head` has it."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with monkeypatch.context() as here:
+        here.setattr(sys, "stdout", Gone())
+        here.setattr(sys, "stderr", errors := io.StringIO())
+        here.setattr(errors, "close", lambda: None)
+        assert main(["report", str(ROOT / "assets/classroom/results.json")]) == 1
+    assert not errors.getvalue()
+
+
 def test_a_message_is_one_line_without_control_characters():
     assert one_line("a\n b\r\nc\x1b[0m \x00\u202e\ud800 é\U000e0001") == (
         "a b c\\u001b[0m \\u0000\\u202e\\ud800 é\\U000e0001"

@@ -306,7 +306,9 @@ def test_a_run_from_nothing_to_a_folder(tmp_path):
     "given, message",
     [
         (["--seconds", "0"], "--seconds needs a number above 0; got 0"),
-        (["--rows", "0"], "--rows needs a number, 1 or more; got 0"),
+        (["--rows", "0"], "--rows needs a number from 1 to 4,096; got 0"),
+        (["--rows", str(10**9)], "--rows needs a number from 1 to 4,096; got 1000000000"),
+        (["--max-steps", "0"], "--max-steps needs a whole number, 1 or more; got 0"),
         (["--resume"], "it takes no --resume"),
         (["--start", "assets/classroom"], "--start needs a folder with the 176 tensors"),
     ],

@@ -85,8 +85,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.seconds > 0:
             raise UserError(f"--seconds needs a number above 0; got {self.seconds:g}")
-        if self.rows < 1:
-            raise UserError(f"--rows needs a number, 1 or more; got {self.rows}")
+        # each has 512 tokens, which are held and passed at once
+        if not 1 <= self.rows <= 4096:
+            raise UserError(f"--rows needs a number from 1 to 4,096; got {self.rows}")
+        if self.updates is not None and self.updates < 1:
+            raise UserError(f"--max-steps needs a whole number, 1 or more; got {self.updates}")
         target_of(self.device)
 
 

@@ -187,7 +187,9 @@ def test_drafting_ends_where_the_drafts_together_get_unlikely():
         states = states_of(model, text[:-1])
         reading = NativeText(model)
         reading.saw(states)
-        choices, logits = reading.drafts(reading.pair(text[1:]), 5, Sampler(), Likely(p_min))
+        choices, logits = reading.drafts(
+            reading.pair(text[1:]), 5, Drafting(model, Sampler()), Likely(p_min)
+        )
         assert (logits is None and not choices) or len(logits) == len(choices)
         counts.append(len(choices))
     assert counts == [5, 1, 2, 3, 4, 5, 0]

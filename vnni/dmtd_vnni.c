@@ -34,12 +34,13 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
    4 x 64 bytes: the levels (0 to 15) of inputs 4 i + k and, in the upper half, 16 + 4 i + k, at byte
    4 row + k of vector i; in 8 bits 8 x 64 bytes likewise, each 128 more than the weight. scales,
    bfloat16: in 4 bits [blocks, groups, ROWS] of (step, middle), a weight being
-   (level - 8) step + middle; in 8 bits a step for each row. bias: float or null. */
+   (level - 8) step + middle, or of the step alone where `middles` is 0; in 8 bits a step for each
+   row. bias: float or null. */
 typedef struct {
     const uint8_t *levels;
     const uint16_t *scales;
     const float *bias;
-    int64_t outs, ins, bits;
+    int64_t outs, ins, bits, middles;
 } Matrix;
 
 /* weight: the norm's, times the root of its size; least: its eps times its size. */
@@ -138,13 +139,13 @@ TARGET static void take_real(const float *x, int64_t size, Inputs *to) {
         quantize(_mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16), to);
 }
 
-/* ROWS outputs of n positions, the inputs of which lie `groups` apart. bits, n: known to the
+/* ROWS outputs of n positions, the inputs of which lie `groups` apart. bits, middles, n: known to the
    compiler. */
-INLINE void sums(const int bits, const int n, const Matrix *m, int64_t at, const Inputs *x,
-                 __m512 *y) {
+INLINE void sums(const int bits, const int middles, const int n, const Matrix *m, int64_t at,
+                 const Inputs *x, __m512 *y) {
     const int64_t groups = m->ins / GROUP, bytes = bits * GROUP * ROWS / 8;
     const uint8_t *levels = m->levels + at * groups * bytes;
-    const uint16_t *scales = m->scales + (bits == 4 ? at * groups * ROWS * 2 : at * ROWS);
+    const uint16_t *scales = m->scales + (bits == 4 ? at * groups * ROWS * (1 + middles) : at * ROWS);
     const __m512i low = _mm512_set1_epi8(15);
     __m512 sum[TOGETHER];
     for (int p = 0; p < n; p++)
@@ -159,7 +160,9 @@ INLINE void sums(const int bits, const int n, const Matrix *m, int64_t at, const
             if (bits == 4)
                 w[i + 4] = _mm512_and_si512(_mm512_srli_epi16(held, 4), low);
         }
-        if (bits == 4) {
+        if (bits == 4 && !middles)
+            step = wide(scales + g * ROWS);
+        if (bits == 4 && middles) {
             __m512i both = _mm512_loadu_si512(scales + g * ROWS * 2);
             step = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
             middle = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)));
@@ -172,7 +175,7 @@ INLINE void sums(const int bits, const int n, const Matrix *m, int64_t at, const
                     total, w[i], _mm512_set1_epi32(((const int32_t *)in->steps)[i]));
             __m512 worth = _mm512_mul_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(in->step));
             sum[p] = _mm512_fmadd_ps(worth, step, sum[p]);
-            if (bits == 4)
+            if (bits == 4 && middles)
                 sum[p] = _mm512_fmadd_ps(_mm512_set1_ps(in->sum), middle, sum[p]);
         }
     }
@@ -180,15 +183,17 @@ INLINE void sums(const int bits, const int n, const Matrix *m, int64_t at, const
         y[p] = sum[p];
 }
 
-#define CASE(bits, n) case n: sums(bits, n, m, at, x, y); break;
-#define CASES(bits) switch (n) { CASE(bits, 1) CASE(bits, 2) CASE(bits, 3) CASE(bits, 4) \
-    CASE(bits, 5) CASE(bits, 6) CASE(bits, 7) CASE(bits, 8) }
+#define CASE(bits, middles, n) case n: sums(bits, middles, n, m, at, x, y); break;
+#define CASES(b, z) switch (n) { CASE(b, z, 1) CASE(b, z, 2) CASE(b, z, 3) CASE(b, z, 4) \
+    CASE(b, z, 5) CASE(b, z, 6) CASE(b, z, 7) CASE(b, z, 8) }
 
 TARGET static void block(const Matrix *m, int64_t at, const Inputs *x, int n, __m512 *y) {
-    if (m->bits == 4)
-        CASES(4)
+    if (m->bits == 8)
+        CASES(8, 0)
+    else if (m->middles)
+        CASES(4, 1)
     else
-        CASES(8)
+        CASES(4, 0)
 }
 
 /* This thread's part of so many. */
@@ -517,4 +522,12 @@ static PyObject *runs_here(PyObject *self, PyObject *none) {
 static PyMethodDef methods[] = {FAST(product), FAST(heads), FAST(rest), FAST(whole),
                                 {"runs_here", runs_here, METH_NOARGS, NULL}, {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "dmtd_vnni", NULL, -1, methods};
-PyMODINIT_FUNC PyInit_dmtd_vnni(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit_dmtd_vnni(void) {
+    PyObject *made = PyModule_Create(&module);
+    /* by which the app knows whether this is the kernel that it was written for */
+    if (made && PyModule_AddIntConstant(made, "MATRIX_BYTES", sizeof(Matrix))) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    return made;
+}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import struct
 import time
+import warnings
 from typing import Any, Callable, Sequence
 
 import torch
@@ -42,7 +43,7 @@ HALF_HEADS = 32
 # and what it may be at most: the kernel's MOST_HEAD
 LARGEST_HEAD = 512
 # the kernel's structs Matrix, Norm and what Layer has behind them (vnni/dmtd_vnni.c)
-MATRIX, NORM, LAYER = "PPPqqq", "Pd", "qqq"
+MATRIX, NORM, LAYER = "PPPqqqq", "Pd", "qqq"
 
 
 def _kernel() -> Any:
@@ -50,6 +51,12 @@ def _kernel() -> Any:
     try:
         import dmtd_vnni
     except ImportError:
+        return None
+    if getattr(dmtd_vnni, "MATRIX_BYTES", None) != struct.calcsize(MATRIX):
+        warnings.warn(
+            "the installed dmtd-vnni is of another version and is not used; "
+            "`pip install ./vnni` brings this one's"
+        )
         return None
     return dmtd_vnni if dmtd_vnni.runs_here() else None
 
@@ -65,6 +72,7 @@ class ByBytes(PackedLinear):
     """
 
     bits: int
+    middles = False
 
     def matrix(self, with_bias: bool = True) -> tuple[bytes, list[Tensor]]:
         """Return the kernel's struct, and the tensors whose addresses are in it."""
@@ -72,7 +80,7 @@ class ByBytes(PackedLinear):
         if self.bias is not None and with_bias:
             tensors.append(self.bias.detach().float())
         addresses = [tensor.data_ptr() for tensor in tensors]
-        shape = self.out_features, self.in_features, self.bits
+        shape = self.out_features, self.in_features, self.bits, self.middles
         return struct.pack(MATRIX, *addresses, *[0] * (3 - len(tensors)), *shape), tensors
 
     def product(self) -> Callable[[Tensor], Tensor]:
@@ -108,14 +116,19 @@ class ByBytesInt4(ByBytes, Int4Linear):
     """A linear in 4 bits: weight uint8 [out, in / 2]; scale, bfloat16 [out, groups, 2]."""
 
     bits = 4
+    middles = True
 
     @classmethod
     def _packed(cls, levels: Tensor, scale: Tensor, linear: nn.Linear, shared: bool) -> Int4Linear:
+        if not scale[..., 1].any():
+            cls, scale = EvenInt4, scale[..., :1]
         out, inputs = levels.shape
         # block, row, group, half of it, four of them, one
         low, high = levels.view(-1, ROW_MULTIPLE, inputs // GROUP, 2, GROUP // 8, 4).unbind(3)
         weight = low.bitwise_or(high << 4).permute(0, 2, 3, 1, 4).reshape(out, -1)
-        scale = scale.view(len(scale), -1, ROW_MULTIPLE, 2).transpose(0, 1).reshape(out, -1, 2)
+        kept, groups = scale.shape[-1], len(scale)
+        scale = scale.reshape(groups, -1, ROW_MULTIPLE, kept).transpose(0, 1)
+        scale = scale.reshape(out, groups, kept)
         return cls(Packed(weight, scale, linear.bias, out, inputs, shared))
 
     def picked(self, rows: Tensor) -> Int4Linear:
@@ -126,10 +139,18 @@ class ByBytesInt4(ByBytes, Int4Linear):
         blocks, groups = self.out_features // ROW_MULTIPLE, self.in_features // GROUP
         held = self.weight.view(blocks, groups, GROUP // 8, ROW_MULTIPLE, 4)
         levels = torch.stack((held & 15, held >> 4), dim=2).permute(0, 4, 1, 2, 3, 5)
-        scale = self.scale.view(blocks, groups, ROW_MULTIPLE, 2).transpose(1, 2).float()
-        step, middle = (each.reshape(-1, groups, 1) for each in scale.unbind(-1))
+        scale = self.scale.view(blocks, groups, ROW_MULTIPLE, -1).transpose(1, 2).float()
+        scale = scale.reshape(-1, groups, scale.shape[-1])
+        step = scale[..., :1]
+        middle = scale[..., 1:] if self.middles else torch.zeros_like(step)
         whole = torch.addcmul(middle, levels.reshape(-1, groups, GROUP).float() - 8, step)
         return whole.flatten(1).to(self.scale.dtype)
+
+
+class EvenInt4(ByBytesInt4):
+    """The same where every middle is 0, as in Q4_0: scale, bfloat16 [out, groups, 1]."""
+
+    middles = False
 
 
 class ByBytesInt8(ByBytes, Int8Linear):

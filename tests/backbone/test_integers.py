@@ -91,15 +91,27 @@ def test_a_product_is_that_of_the_inputs_in_steps_and_the_same_weights(
             assert torch.equal(packed(x[:n]), alone[:n])
 
 
-def test_levels_of_a_file_are_kept():
-    """Levels as they are, steps and middles in bfloat16, as PyTorch's kernel has them."""
+@pytest.mark.parametrize("even", [False, True])
+def test_levels_of_a_file_are_kept(even):
+    """Levels as they are, steps and middles in bfloat16, as PyTorch's kernel has them; middles that
+    are all 0, as in Q4_0, are not held."""
     torch.manual_seed(0)
     held = torch.randint(0, 16, (48, 64), dtype=torch.uint8)
-    levels = Levels(held, torch.rand(2, 48) + 0.1, torch.randn(2, 48))
-    linear = dense(48, 64)
-    assert torch.equal(
-        ByBytesInt4.of_levels(levels, linear).dense(), Int4Linear.of_levels(levels, linear).dense()
+    levels = Levels(held, torch.rand(2, 48) + 0.1, torch.randn(2, 48) * (not even))
+    linear, x = dense(48, 64), torch.randn(70, 64).bfloat16()
+    ours, theirs = (kind.of_levels(levels, linear) for kind in (ByBytesInt4, Int4Linear))
+    assert torch.equal(ours.dense(), theirs.dense())
+    assert ours.scale.numel() == 48 * 2 * (1 if even else 2)
+    step, middle = (
+        each.bfloat16().double().t()[..., None] for each in (levels.step, levels.middle)
     )
+    weights = middle + step * (held.double().unflatten(1, (-1, GROUP)) - 8)
+    expected = in_steps(x) @ weights.flatten(1).t()
+    torch.testing.assert_close(
+        ours(x).double(), expected, rtol=2**-8, atol=1e-4 * expected.abs().max().item()
+    )
+    whole = joined(ours, ByBytesInt4.of_levels(levels, linear))
+    assert torch.equal(whole(x), torch.cat([ours(x), ours(x)], dim=-1))
 
 
 @pytest.mark.parametrize("kind", [ByBytesInt4, ByBytesInt8])
@@ -229,7 +241,7 @@ def test_a_buffer_that_grows_keeps_what_it_holds():
 
 def test_what_there_is_no_room_for_raises():
     """Buffers of more bytes than there are addresses for; and calls with what is no struct."""
-    matrix = struct.pack(integers.MATRIX, 0, 0, 0, 16, 2**61, 4)
+    matrix = struct.pack(integers.MATRIX, 0, 0, 0, 16, 2**61, 4, 1)
     layer = (
         matrix * 4 + struct.pack(integers.NORM, 0, 0) * 3 + struct.pack(integers.LAYER, 6, 4, 32)
     )

@@ -55,7 +55,8 @@ def _kernel() -> Any:
     if getattr(dmtd_vnni, "MATRIX_BYTES", None) != struct.calcsize(MATRIX):
         warnings.warn(
             "the installed dmtd-vnni is of another version and is not used; "
-            "`pip install ./vnni` brings this one's"
+            "`pip install ./vnni` brings this one's",
+            stacklevel=2,
         )
         return None
     return dmtd_vnni if dmtd_vnni.runs_here() else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
 NATIVE_RULES = ("cumulative", "argmax", "probability")
-# the threshold where no predictor is trained
+# the threshold where no predictor is trained and the head's card names none
 LIKELY = 0.9
 
 
@@ -58,7 +58,8 @@ class NativeHead(Decoder[NativeOptions]):
     def model_defaults(cls, model: Model) -> dict[str, Any]:
         facts = model.addon_facts.get("native_clp")
         if facts is None:
-            return {"k": 1, "threshold": LIKELY, "rule": "probability"}
+            own = model.addon_facts.get("native_mtp", {})
+            return {"k": 1, "threshold": LIKELY, **own, "rule": "probability"}
         return {"k": facts["k"], "threshold": facts["threshold"], "rule": "cumulative"}
 
     @classmethod

@@ -81,9 +81,11 @@ def _take_layers(model: Model, folder: Path) -> None:
     with them the split and tau. What was trained on their late hidden states goes where they do not
     fit. Raises UserError.
     """
-    model.addon_facts.pop("fed_back", None)
+    facts = model.addon_facts.pop("fed_back", None)
     head = load_fed_back(folder, model.backbone)
-    if head is not None:
+    if head is not None and facts:
+        known = facts.keys() & {"k", "threshold"}
+        model.addon_facts["native_mtp"] = {name: facts[name] for name in known}
         model.addons["native_mtp"], model.apart["fed_back"] = head, folder
         model.reasons.append(
             "an MTP head that reads its own drafts, in Qwen3.5's form: trained beside the model, "

@@ -17,8 +17,10 @@ from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.cpu_packed import Int8Linear, Kinds, pack
 from dmtd_demo.backbone.integers import KINDS
 from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.decoders.mtp_native import NativeHead
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import load_fed_back
+from dmtd_demo.models.attaching import take_all
 from dmtd_demo.models.fed_back import LINEARS, NORMS, FedBackHead, names_of
 from dmtd_demo.models.memory import taken
 from tiny import tiny_model
@@ -120,3 +122,17 @@ def test_a_head_that_does_not_fit_is_refused(tmp_path: Path):
         load_fed_back(tmp_path, model.backbone)
     with pytest.raises(UserError, match="for this model"):
         load_fed_back(tmp_path, tiny_model("qwen2", hidden_size=64).backbone)
+
+
+def test_what_its_card_says_is_the_default_of_its_unverified_decoder(tmp_path: Path):
+    model = tiny_model("qwen2")
+    head, card = random_head(model), {"schema": 1, "base_model": "", "hidden_size": 32}
+    tensors = {names_of(head)[name]: t.clone() for name, t in head.state_dict().items()}
+    save_file(tensors, tmp_path / "fed_back.safetensors")
+    for facts, wanted in (({}, (1, 0.9)), ({"k": 3, "threshold": 0.95}, (3, 0.95))):
+        whole_card = card | {"addons": {"fed_back": {"width": 48, **facts}}}
+        (tmp_path / "addons.json").write_text(json.dumps(whole_card))
+        model.addons, model.addon_facts = {}, {}
+        take_all(model, tmp_path, str(tmp_path), None)
+        found = NativeHead.defaults(model)
+        assert (found.k, found.threshold, found.rule) == (*wanted, "probability")

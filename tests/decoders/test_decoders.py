@@ -15,6 +15,8 @@ import naive
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.decoders.clp import accepted_length
+from dmtd_demo.decoders.mtp import checked_heads
+from dmtd_demo.decoders.mtp_verified import VerifiedHeads
 from dmtd_demo.decoders.stack import PREFILL_CHUNK
 from dmtd_demo.errors import UserError
 from dmtd_demo.race.panels import PanelSpec
@@ -273,6 +275,25 @@ def test_a_model_without_addons_says_what_clp_needs():
 def test_more_heads_than_trained_is_an_error():
     with pytest.raises(UserError, match="from 1 to 4"):
         steps_of(tiny_model(addons=True), PanelSpec("clp", {"k": 5}), [1], 2)
+
+
+@pytest.mark.parametrize(
+    "quantization,accuracy,heads",
+    [
+        ("none", [0.1], 4),
+        ("fast-int4", None, 3),
+        ("fast-int4", [0.9, 0.8, 0.7, 0.6], 3),
+        ("fast-int4", [0.4, 0.2, 0.19, 0.3], 2),
+        ("fast-int4", [0.1, 0.1, 0.1, 0.1], 1),
+    ],
+)
+def test_heads_whose_drafts_cost_more_than_they_bring_are_not_checked(
+    quantization, accuracy, heads
+):
+    model = tiny_model(addons=True)
+    model.quantization = quantization
+    model.addon_facts["mtp_heads"] = {} if accuracy is None else {"accuracy": accuracy}
+    assert VerifiedHeads.defaults(model).k == checked_heads(model) == heads
 
 
 @pytest.mark.parametrize("split", ["E0D4", "E3D1", "E0D0", "x", "E9999D1"])

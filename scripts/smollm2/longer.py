@@ -67,7 +67,10 @@ def opened() -> tuple[Stack, dict[str, Corpus]]:
 
 
 def order(corpus: Corpus, first: int) -> np.ndarray:
-    """The texts to learn from, in the order in which their states are computed."""
+    """The texts to learn from, in the order in which their states are computed.
+
+    first: where in it to begin.
+    """
     texts = np.flatnonzero(~corpus.held & (corpus.lengths <= ROOM))
     return np.roll(np.random.default_rng(0).permutation(texts), -first)
 
@@ -150,7 +153,7 @@ class Training:
         self.folder, self.stack, self.options, self.kind = folder, stack, options, options.heads
         cpu, hidden = torch.device("cpu"), stack.shape.hidden
         self.states = [
-            States(folder, name, corpus, hidden, options.first, options.positions)
+            States(folder, name, corpus, hidden, options.begins[name], options.positions)
             for name, corpus in corpora.items()
         ]
         self.judged = {
@@ -371,7 +374,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--heads", choices=JUDGED, default="fed_back")
     parser.add_argument("--texts", choices=TEXTS, default=TEXTS[0], help="whose states")
-    parser.add_argument("--first", type=int, default=0, help="where in their order to begin")
+    parser.add_argument(
+        "--first", type=int, default=0, help="where in the order of the conversations to begin"
+    )
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--positions", type=int, default=1024, help="of a batch, prompts and all")
@@ -383,10 +388,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    # of every kind of texts: a run must say the same in each of its commands
+    options.begins = dict.fromkeys(TEXTS, 0) | {TEXTS[0]: options.first}
     stack, corpora = opened()
     if options.what == "states":
         corpus, hidden = corpora[options.texts], stack.shape.hidden
-        States(options.run, options.texts, corpus, hidden, options.first, 2048).compute(stack)
+        begins = options.begins[options.texts]
+        States(options.run, options.texts, corpus, hidden, begins, 2048).compute(stack)
         return
     training = Training(options.run, stack, corpora, options)
     if options.what == "train":

@@ -13,17 +13,21 @@ def test_tokens_against_time_and_where_the_time_went(visit: RacePage, tmp_path: 
     visit.wait_for_charts()
     visit.race(tokens=40)
     totals = [sum(visit.origins(panel).values()) for panel in range(3)]
-    # all charts are drawn together, a moment after the race
-    visit.page.wait_for_function(
-        "totals => totals.every((total, i) => "
-        "document.getElementById('chart-race').data[i]?.y.at(-1) === total)",
-        arg=totals,
-    )
     facts = visit.page.locator(".facts").all_inner_texts()
     seconds = [
         next(float(part.removesuffix(" s")) for part in fact.split(" · ") if part.endswith(" s"))
         for fact in facts
     ]
+    # all charts are drawn one after another, a moment after the race
+    visit.page.wait_for_function(
+        """([totals, seconds]) => {
+            const data = id => document.getElementById(id).data
+            const spent = i => data('chart-time').reduce((sum, kind) => sum + kind.x[i], 0)
+            return totals.every((total, i) => data('chart-race')[i]?.y.at(-1) === total)
+                && seconds.every((end, i) => Math.abs(spent(i) - end) < 0.006)
+        }""",
+        arg=[totals, seconds],
+    )
     curves = visit.chart("chart-race")
     assert [curve["y"][-1] for curve in curves] == totals
     for curve, end in zip(curves, seconds):

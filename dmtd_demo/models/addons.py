@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +23,8 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import dmtd_layers, fed_back, frequent
-from dmtd_demo.models.causes import in_one_line, not_whole
+from dmtd_demo.models.addon_file import addon_tensors
+from dmtd_demo.models.causes import in_one_line
 from dmtd_demo.text_files import parsed, read_text
 
 CARD = "addons.json"
@@ -250,15 +250,7 @@ def load_addons(
                 f"{', '.join(ADDONS)}"
             )
         module = ADDONS[method](hidden_size, facts["k"])
-        path = folder / f"{method}.safetensors"
-        try:
-            tensors = load_file(path)
-        except FileNotFoundError:
-            raise UserError(
-                f"the add-on folder {folder} needs {path.name} for {method}; the file is not there"
-            ) from None
-        except (SafetensorError, OSError) as error:
-            raise not_whole(path, error) from None
+        path, tensors = addon_tensors(folder, method)
         _check_tensors(path, tensors, module)
         module.load_state_dict(tensors)
         modules[method] = module.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.causes import not_whole
+from dmtd_demo.models.addon_file import addon_tensors
 
 NAME = "dmtd_layers"
 GROUP = 32
@@ -87,13 +86,7 @@ def take(folder: Path, facts: dict[str, Any], backbone: Backbone) -> Split:
     split = Split.parse(facts["split"], backbone.layers, "replace")
     tensors: dict[str, Tensor] = {}
     for n in range(facts["files"]):
-        path = folder / f"{NAME}-{n}.safetensors"
-        try:
-            tensors |= load_file(path)
-        except FileNotFoundError:
-            raise UserError(f"the add-on folder {folder} needs {path.name} for {NAME}") from None
-        except (SafetensorError, OSError) as error:
-            raise not_whole(path, error) from None
+        tensors |= addon_tensors(folder, NAME, f"-{n}")[1]
     backbone.adapt(split, _differences(folder, split, facts["bits"], tensors, backbone))
     return split
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dmtd_demo.backbone.cache import KVCache
@@ -27,7 +25,7 @@ from dmtd_demo.backbone.linears import Linear, Product, together
 from dmtd_demo.backbone.norms import FusedNorm
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.causes import not_whole
+from dmtd_demo.models.addon_file import addon_tensors
 
 NAME = "fed_back"
 LINEARS = {
@@ -131,13 +129,7 @@ def names_of(head: FedBackHead) -> dict[str, str]:
 
 def load(folder: Path, width: int, backbone: Backbone) -> FedBackHead:
     """The head of a folder of add-ons. Raises UserError where it does not fit the backbone."""
-    path = folder / f"{NAME}.safetensors"
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"the add-on folder {folder} needs {path.name} for {NAME}") from None
-    except (SafetensorError, OSError) as error:
-        raise not_whole(path, error) from None
+    path, tensors = addon_tensors(folder, NAME)
     head = FedBackHead(backbone, width)
     state = {}
     for name, wanted in head.state_dict().items():

@@ -10,14 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dmtd_demo.backbone.cpu_packed import ROWS_TOGETHER
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.causes import not_whole
+from dmtd_demo.models.addon_file import addon_tensors
 
 NAME = "frequent"
 # how many of the listed tokens drafts are chosen from (docs/performance.md, "Cheap drafts")
@@ -49,13 +47,7 @@ def read(folder: Path, entries: int, vocabulary: int) -> Tensor:
 
     entries: what its card says. Raises UserError where they are not so many different tokens.
     """
-    path = folder / f"{NAME}.safetensors"
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"the add-on folder {folder} needs {path.name} for {NAME}") from None
-    except (SafetensorError, OSError) as error:
-        raise not_whole(path, error) from None
+    path, tensors = addon_tensors(folder, NAME)
     ids = tensors.pop("ids", None)
     if ids is None or tensors or ids.dtype != torch.int32 or ids.shape != (entries,):
         got = "nothing" if ids is None else f"{list(ids.shape)}, {ids.dtype}"

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from dmtd_demo.backbone import integers
-from dmtd_demo.backbone.cpu_packed import Int4Linear, eight_bits
+from dmtd_demo.backbone.cpu_packed import Int4Linear
 from dmtd_demo.backbone.onednn import BlockedLinear
+from dmtd_demo.backbone.packed import eight_bits
 
 Product = Callable[[Tensor], Tensor]
 SHAPES = (

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from dmtd_demo.backbone.cpu_packed import Packed  # noqa: E402
 from dmtd_demo.backbone.cuda_packed import KINDS, CudaLinear, Shape  # noqa: E402
+from dmtd_demo.backbone.packed import Packed  # noqa: E402
 from dmtd_demo.measure.limits import memory_bandwidth  # noqa: E402
 from dmtd_demo.models.catalog import CATALOG  # noqa: E402
 

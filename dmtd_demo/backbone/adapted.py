@@ -13,8 +13,9 @@ from typing import Any, Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from dmtd_demo.backbone.cpu_packed import KINDS, PackedLinear
+from dmtd_demo.backbone.cpu_packed import KINDS
 from dmtd_demo.backbone.onednn import BlockedLinear
+from dmtd_demo.backbone.packed import PackedLinear
 from dmtd_demo.errors import UserError
 
 # a path within a module and what is there, to what takes its place; None: it stays

@@ -6,158 +6,35 @@ the LM head is packed too.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-# rows that are quantized at once, so that the float32 copy of an LM head is never whole
-ROWS_AT_ONCE = 4096
-# linears of recurrent layers that stay dense: tiny, with fewer rows than kernels of 4 bits want
-DENSE = ("in_proj_a", "in_proj_b")
-# attribute of packed weights: how many lie in an element
-IN_ONE = "in_one"
-# weights of a row that share a scale, in 4 bits
-GROUP = 32
+from dmtd_demo.backbone import fbgemm
+from dmtd_demo.backbone.fbgemm import by_integers, is_by_integers
+from dmtd_demo.backbone.packed import (
+    DENSE,
+    GROUP,
+    IN_ONE,
+    ROWS_AT_ONCE,
+    Held,
+    Levels,
+    Packed,
+    PackedLinear,
+    eight_bits,
+    four_bits,
+)
+
 # what the number of rows has to be a multiple of, in 4 bits
 ROW_MULTIPLE = 16
 # rows that the 4-bit layouts keep together, at most
 ROWS_TOGETHER = 64
-# rows from which on 8 bits are multiplied as integers where the CPU can: LM heads, which are read
-# for drafts too. 49,152 x 576, one thread, CPU time: 4.4 ms for one position and 10.3 for five by
-# `_weight_int8pack_mm`, 1.5 and 2.1 so
-HEAD_ROWS = 2**14
-# bytes that FBGEMM holds for each row beside its weights: their sum, their scale, their zero
-REPEATED_ROW = 12
 # positions that the 4-bit kernel multiplies at once: a pass over five costs half as much again
 AT_ONCE = 4
 FOUR_BITS = torch.ops.aten._weight_int4pack_mm_for_cpu.default
-
-
-def eight_bits(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Round rows, float32, to int8 by a scale for each.
-
-    The scales are rounded to the dtype before the weights are.
-    """
-    scale = (rows.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
-    return rows.div(scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8), scale
-
-
-def four_bits(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Round rows, float32, to levels from 0 to 15, uint8, in groups of GROUP.
-
-    Returns them and, for each group, [rows, groups, 2]: what a level is worth, and the eighth. Both
-    are rounded to the dtype before the weights are.
-    """
-    grouped = rows.unflatten(1, (-1, GROUP))
-    least, most = grouped.aminmax(dim=-1)
-    step = ((most - least) / 15).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
-    middle = (least + 8 * step.float()).to(dtype)
-    levels = (
-        (grouped - middle.float()[..., None])
-        .div_(step.float()[..., None])
-        .add_(8)
-        .round_()
-        .clamp_(0, 15)
-    )
-    return levels.flatten(1).to(torch.uint8), torch.stack((step, middle), dim=-1)
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """The tensors of one packed linear, and its shape.
-
-    weight: as its kernel wants it. scale: what else it takes to read the weight. bias: [out] or
-    None. shared: the weights are another module's parameters too (a tied LM head).
-    """
-
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor | None
-    out_features: int
-    in_features: int
-    shared: bool = False
-
-
-class PackedLinear(nn.Module):
-    """A linear x W^T + bias, W rounded: x [..., in] to [..., out].
-
-    A shared weight is counted as a buffer, any other as a parameter. repeated: bytes that hold the
-    weight once more from its first product on.
-    """
-
-    weight: Tensor
-    scale: Tensor
-    bias: nn.Parameter | None
-    repeated = 0
-
-    def __init__(self, packed: Packed) -> None:
-        super().__init__()
-        self.out_features, self.in_features = packed.out_features, packed.in_features
-        if packed.shared:
-            self.register_buffer("weight", packed.weight)
-        else:
-            self.weight = nn.Parameter(packed.weight, requires_grad=False)
-        self.register_buffer("scale", packed.scale)
-        bias = packed.bias
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        # `dense` for as long as `dense_kept` lasts; no part of this module
-        self.held: list[Tensor] = []
-
-    def dense(self) -> Tensor:
-        """Return the weights as they are rounded, [out, in]."""
-        raise NotImplementedError
-
-    def picked(self, rows: Tensor) -> PackedLinear | None:
-        """Return a linear of these rows [n] alone, rounded as they are here; None where its kernel
-        cannot divide them.
-
-        n: a multiple of ROWS_TOGETHER.
-        """
-        return None
-
-    def _of_rows(self, weight: Tensor, scale: Tensor, rows: Tensor) -> Packed:
-        bias = None if self.bias is None else self.bias[rows]
-        return Packed(weight, scale, bias, len(rows), self.in_features)
-
-    def product(self) -> Callable[[Tensor], Tensor]:
-        """Return the product without the bias: x [rows, in], contiguous, to [rows, out]."""
-        raise NotImplementedError
-
-    def kernel(self) -> Callable[[Tensor], Tensor]:
-        """Return the product with the bias: all of `forward` but what a module's call takes."""
-        product, bias = self.product(), self.bias
-        return product if bias is None else lambda x: product(x).add_(bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:  # the kernels have no backward
-            return F.linear(x, self.held[0] if self.held else self.dense(), self.bias)
-        return self.kernel()(x.reshape(-1, self.in_features).contiguous()).view(
-            *x.shape[:-1], self.out_features
-        )
-
-
-@contextmanager
-def dense_kept(linear: nn.Module) -> Iterator[None]:
-    """Make a packed linear's dense weights once, not each time that gradients go through it.
-
-    With any other module nothing changes.
-    """
-    if not isinstance(linear, PackedLinear):
-        yield
-        return
-    linear.held = [linear.dense()]
-    try:
-        yield
-    finally:
-        linear.held = []
 
 
 class Int8Linear(PackedLinear):
@@ -184,13 +61,13 @@ class Int8Linear(PackedLinear):
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
-        self._count_as_large(packed.out_features >= HEAD_ROWS)
+        self._count_as_large(packed.out_features >= fbgemm.HEAD_ROWS)
 
     def _count_as_large(self, large: bool) -> None:
         self.large = large
         # not of another kernel's
         if type(self) is Int8Linear and is_by_integers(large, self.scale):
-            self.repeated = self.weight.numel() + REPEATED_ROW * self.out_features
+            self.repeated = self.weight.numel() + fbgemm.REPEATED_ROW * self.out_features
 
     def picked(self, rows: Tensor) -> Int8Linear:
         part = type(self)(self._of_rows(self.weight[rows], self.scale[rows], rows))
@@ -213,73 +90,6 @@ class Int8Linear(PackedLinear):
             self._by_integers = by_integers(weight, scale)
             return self._by_integers
         return lambda x: torch._weight_int8pack_mm(x, weight, scale)
-
-
-@cache
-def has_integers() -> bool:
-    """Whether this CPU multiplies bytes, and PyTorch's build has the kernels for it.
-
-    Without its own instructions for that FBGEMM's sums of pairs could overflow.
-    """
-    engines = torch.backends.quantized
-    return (
-        torch.cpu._is_vnni_supported()
-        and engines.engine in ("x86", "fbgemm")
-        and engines.engine in engines.supported_engines
-    )
-
-
-def is_by_integers(large: bool, scale: Tensor) -> bool:
-    """Whether a matrix in 8 bits, of HEAD_ROWS or rows of such, is multiplied as integers here."""
-    return scale.dtype == torch.bfloat16 and large and has_integers()
-
-
-def by_integers(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the product of x [rows, in] by bytes, int8 [out, in], each row of which has a scale.
-
-    x goes in as 127 steps of its row's largest entry, and 127 of half a step again, 16 bits in all:
-    twice the rows, which cost next to nothing, and more than bfloat16 has. Sums are integers, so a
-    position's result does not depend on what is beside it. By FBGEMM, which ships with PyTorch; it
-    holds the weight once more in its own layout.
-    """
-    with warnings.catch_warnings():
-        # of torch.ao, which this is not
-        warnings.simplefilter("ignore")
-        zeros = torch.zeros(len(weight), dtype=torch.long)
-        quantized = torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0)
-        held = torch.ops.quantized.linear_prepack(quantized, None)
-    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-    least = torch.finfo(torch.float32).tiny
-
-    def product(x: Tensor) -> Tensor:
-        rows = len(x)
-        steps = x.float()
-        step = torch.linalg.vector_norm(steps, torch.inf, -1, True).div_(127).clamp_(min=least)
-        steps = steps / step
-        coarse = steps.round()
-        fine = steps.sub_(coarse).mul_(254).round_()
-        # one step is 1, and a byte is 128 more
-        y = multiply(torch.cat((coarse, fine)), 1.0, 128, held)
-        return torch.add(y[:rows], y[rows:], alpha=1 / 254).mul_(step).to(x.dtype)
-
-    return product
-
-
-@dataclass(frozen=True, eq=False)
-class Levels:
-    """A matrix [rows, columns] as w = (level - 8) step + middle, in groups of GROUP of a row.
-
-    levels: uint8 [rows, columns], 0 to 15; step, middle: float32 [groups, rows].
-    """
-
-    levels: Tensor
-    step: Tensor
-    middle: Tensor
-
-
-# A parameter's name to the levels that it comes in, which are kept; 8 for what comes in more bits
-# than 4 and is held in 8; None for what is rounded as any other.
-Held = Callable[[str], "Levels | int | None"]
 
 
 class Int4Linear(PackedLinear):

@@ -2,7 +2,7 @@
 
 They are what `--quantization fast-int8` and `fast-int4` mean on a GPU of compute capability 8.0 and
 up. The kernels take one position up to sixteen at once; longer passes dequantize a matrix and
-multiply by it. The weights are rounded as on a CPU (`cpu_packed.py`).
+multiply by it. The weights are rounded as on a CPU (`packed.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from dmtd_demo.backbone.cpu_packed import (
+from dmtd_demo.backbone.packed import (
     DENSE,
     GROUP,
     IN_ONE,

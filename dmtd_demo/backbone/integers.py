@@ -18,17 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.cpu_packed import (
-    DENSE,
-    GROUP,
-    ROW_MULTIPLE,
-    Int4Linear,
-    Int8Linear,
-    Kinds,
-    Packed,
-    PackedLinear,
-)
+from dmtd_demo.backbone.cpu_packed import ROW_MULTIPLE, Int4Linear, Int8Linear, Kinds
 from dmtd_demo.backbone.norms import FusedNorm
+from dmtd_demo.backbone.packed import DENSE, GROUP, Packed, PackedLinear
 
 # weights under which no trial is made: what fits a cache is not read from memory
 LARGE = 2**23

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dmtd_demo.backbone import cpu_packed, cuda_packed, onednn
-from dmtd_demo.backbone.cpu_packed import PackedLinear
 from dmtd_demo.backbone.cuda_packed import CudaLinear
 from dmtd_demo.backbone.onednn import BlockedLinear
+from dmtd_demo.backbone.packed import PackedLinear
 
 # bytes up to which matrices in oneDNN's layout are joined: the call costs as much as it reads. Each
 # of them alone would compute all

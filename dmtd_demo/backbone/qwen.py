@@ -1,16 +1,15 @@
 """A thin view over transformers' own Qwen2, Qwen3 and Qwen3.5 modules.
 
-What depends on transformers' internals lies in this file and in `hybrid.py`; their modules are
-called, never patched or copied, so that quantized linears and accelerate's hooks work as they are.
-Passes with a cache take the fused layers instead, where there are any.
+What depends on transformers' internals lies in this file, in `qwen_modules.py` and in `hybrid.py`;
+their modules are called, never patched or copied, so that quantized linears and accelerate's hooks
+work as they are. Passes with a cache take the fused layers instead, where there are any.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from functools import cached_property
-from typing import Mapping, Protocol, Sequence, cast
+from typing import Mapping, Sequence, cast
 
 import torch
 import transformers
@@ -20,54 +19,20 @@ from dmtd_demo.backbone import batched, reading
 from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
 from dmtd_demo.backbone.batched import BatchCache
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.fused import FEW, FusedLayer, LayerParts, can_fuse, line_mask
+from dmtd_demo.backbone.fused import FEW, FusedLayer, can_fuse, line_mask
 from dmtd_demo.backbone.graphs import StaticCache, StaticPasses, triton_kernels
 from dmtd_demo.backbone.hybrid import HybridCache, HybridLayer, is_recurrent, layers_of
 from dmtd_demo.backbone.linears import Dense, Linear, picked
 from dmtd_demo.backbone.norms import CentredNorm, FusedNorm
+from dmtd_demo.backbone.qwen_modules import does_not_fit, parts_of
+from dmtd_demo.backbone.rope import Rope
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.backbone.supported import HYBRID, SILU, check_config
-from dmtd_demo.errors import ModelError, UserError
+from dmtd_demo.errors import UserError
 from dmtd_demo.machine import on_zero_gpu
 
-# versions of transformers that were tried
-TRIED = "5.13 to 5.24"
 # positions before those by which `alike` is tried
 TRIED_AFTER = 20
-
-
-class Norm(Protocol):
-    """What is read of transformers' RMSNorm of Qwen2 and Qwen3."""
-
-    weight: Tensor
-    variance_epsilon: float
-
-
-class Attention(Protocol):
-    """What is read of transformers' attention; Qwen3's has q_norm and k_norm beside it."""
-
-    head_dim: int
-    q_proj: Linear
-    k_proj: Linear
-    v_proj: Linear
-    o_proj: Linear
-
-
-class MLP(Protocol):
-    """What is read of transformers' MLP."""
-
-    gate_proj: Linear
-    up_proj: Linear
-    down_proj: Linear
-
-
-class DecoderLayer(Protocol):
-    """What is read of a decoder layer of transformers' Qwen2 and Qwen3."""
-
-    self_attn: Attention
-    mlp: MLP
-    input_layernorm: Norm
-    post_attention_layernorm: Norm
 
 
 class Backbone:
@@ -82,7 +47,7 @@ class Backbone:
         check_config(config)
         try:
             inner = module.model
-            self._embed, self._layers, self._norm, self._rotary = (
+            self._embed, self._layers, self._norm, rotary = (
                 inner.embed_tokens,
                 list(inner.layers),
                 inner.norm,
@@ -90,7 +55,7 @@ class Backbone:
             )
             self._head = module.lm_head
         except AttributeError as error:
-            raise _does_not_fit(error) from error
+            raise does_not_fit(error) from error
         # transformers 5.24 gave the argument another name, which layers before it would take
         # without a word and ignore
         self._cache_argument = (
@@ -113,13 +78,12 @@ class Backbone:
         # differ
         self._adapted: list[nn.Module] = []
         self.adapted_to: Split | None = None
-        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._signed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         # set once the layers are fused
         self._fused_norm: FusedNorm | None = None
         # by layer, whether it has a recurrent state in place of keys and values
         self.recurrent = [is_recurrent(layer) for layer in self._layers]
         self.hybrid = config.model_type == HYBRID
+        self.rope = Rope(rotary, threefold=self.hybrid)
         # short passes over buffers that stay, as CUDA graphs; a GPU that is lent for one call gains
         # nothing
         self.static = self.device.type == "cuda" and not on_zero_gpu() and not self.hybrid
@@ -181,7 +145,7 @@ class Backbone:
     @cached_property
     def _passes(self) -> StaticPasses:
         return StaticPasses(
-            self._fused, lambda window: self._signed_rope(self._embed.weight, 0, window)
+            self._fused, lambda window: self.rope.signed(self._embed.weight, 0, window)
         )
 
     @cached_property
@@ -294,7 +258,7 @@ class Backbone:
             return self._run_hybrid(h, start, stop, past, cache)
         if cache is not None and not torch.is_grad_enabled() and self._fused:
             return self._run_fused(h, start, stop, past, cache, adapted)
-        position_embeddings = self._rope(h, past, past + q)
+        position_embeddings = self.rope.span(h, past, past + q)
         # one position sees everything; with nothing before it transformers' SDPA is causal by
         # itself
         mask = None
@@ -317,7 +281,7 @@ class Backbone:
                     **{self._cache_argument: cache},
                 )
         except (TypeError, AttributeError) as error:
-            raise _does_not_fit(error) from error
+            raise does_not_fit(error) from error
         return h.to(self.device)  # where the layers lie on several devices
 
     def _run_fused(
@@ -356,12 +320,12 @@ class Backbone:
         """
         h = self.embed(ids)
         where = torch.tensor(list(rows), device=h.device)
-        return batched.begin(self._fused, h, self._signed_rope(h, 0, h.shape[1]), cache, where)
+        return batched.begin(self._fused, h, self.rope.signed(h, 0, h.shape[1]), cache, where)
 
     def step_texts(self, ids: Sequence[int], cache: BatchCache) -> Tensor:
         """Read one more position of every text of the cache: its hidden state, [B, hidden]."""
         h = self._embed(torch.tensor(ids, device=self.device))
-        angles = self._signed_rope(h, 0, max(cache.lengths) + 1)
+        angles = self.rope.signed(h, 0, max(cache.lengths) + 1)
         return batched.step(self._fused, h, angles, cache)
 
     @cached_property
@@ -383,7 +347,7 @@ class Backbone:
 
         They are those of q positions after `past` others.
         """
-        cos, sin = self._signed_rope(h, past, past + q)
+        cos, sin = self.rope.signed(h, past, past + q)
         mask = None
         if q <= FEW and self._whole:
             return cos, sin, None
@@ -417,7 +381,7 @@ class Backbone:
         """
         if self.config.hidden_act not in SILU:
             return []
-        parts = self._parts(0, self._layers)
+        parts = parts_of(0, self._layers)
         # as the parameters are, so that they stay trainable
         with torch.inference_mode(self._embed.weight.is_inference()):
             if not all(can_fuse(p) and p.q.weight.device == self.device for p in parts):
@@ -431,36 +395,8 @@ class Backbone:
         assert self.adapted_to is not None
         start = self.adapted_to.late_start
         with torch.inference_mode(self._embed.weight.is_inference()):
-            late = [FusedLayer(p) for p in self._parts(start, self._adapted[start:])]
+            late = [FusedLayer(p) for p in parts_of(start, self._adapted[start:])]
         return [*self._fused[:start], *late]
-
-    @staticmethod
-    def _parts(first: int, layers: Sequence[nn.Module]) -> list[LayerParts]:
-        """Name the parts of the layers. first: the index of the first of them."""
-        try:
-            return [
-                LayerParts(
-                    i,
-                    layer.self_attn.head_dim,
-                    layer.input_layernorm.variance_epsilon,
-                    layer.self_attn.q_proj,
-                    layer.self_attn.k_proj,
-                    layer.self_attn.v_proj,
-                    layer.self_attn.o_proj,
-                    layer.mlp.gate_proj,
-                    layer.mlp.up_proj,
-                    layer.mlp.down_proj,
-                    layer.input_layernorm.weight,
-                    layer.post_attention_layernorm.weight,
-                    *(
-                        getattr(getattr(layer.self_attn, name, None), "weight", None)
-                        for name in ("q_norm", "k_norm")
-                    ),
-                )
-                for i, layer in enumerate(cast(Sequence[DecoderLayer], layers), first)
-            ]
-        except AttributeError as error:
-            raise _does_not_fit(error) from error
 
     def compile_layers(self) -> None:
         """Compile each layer by torch.compile, for training on a few fixed shapes.
@@ -498,60 +434,3 @@ class Backbone:
         """Return the LM head's rows of these tokens [n] alone, as they are held; None where it
         cannot be divided, or lies on no CPU."""
         return picked(self._head, ids)
-
-    def _signed_rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of [start, stop) for `FusedLayer`, each [q, 1, head size]."""
-        key = (h.device, h.dtype)
-        pair = self._signed.get(key)
-        if pair is None or pair[0].shape[0] < stop:
-            self._rope(h, start, stop)
-            with torch.inference_mode(False), torch.no_grad():
-                cos, sin = (table[0][:, None] for table in self._tables[key])
-                half = sin.shape[-1] // 2
-                pair = cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
-            self._signed[key] = pair
-        return pair[0][start:stop], pair[1][start:stop]
-
-    def rope(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of any positions [n], each [1, n, size], as transformers' layers read
-        them beside h."""
-        cos, sin = self._rope(h, 0, int(positions.max()) + 1)
-        return cos[:, positions], sin[:, positions]
-
-    def _rope(self, h: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of the positions [start, stop), each [1, q, head size].
-
-        They come from a table that grows by doubling.
-        """
-        key = (h.device, h.dtype)
-        table = self._tables.get(key)
-        if table is None or table[0].shape[1] < stop:
-            size = 256
-            while size < stop:
-                size *= 2
-            with torch.inference_mode(False), torch.no_grad():
-                positions = torch.arange(size, device=h.device)[None]
-                # one for time, height and width each, which are the same in a text; before
-                # transformers 5.24 they had to be given
-                if self.hybrid:
-                    positions = positions.expand(3, 1, -1)
-                table = self._rotary(torch.empty(0, device=h.device, dtype=h.dtype), positions)
-            self._tables[key] = table
-        return table[0][:, start:stop], table[1][:, start:stop]
-
-
-def _does_not_fit(error: Exception) -> ModelError:
-    return ModelError(
-        f"the Qwen modules of transformers {transformers.__version__} are not as expected "
-        f"({error}); tried versions: {TRIED}"
-    )
-
-
-def parameters(module: nn.Module) -> int:
-    """Count a module's parameters: shared ones once, those packed into 4 bits unpacked."""
-    return sum(
-        math.prod(p.quant_state.shape)
-        if hasattr(p, "quant_state")
-        else p.numel() * getattr(p, "in_one", 1)
-        for p in module.parameters()
-    )

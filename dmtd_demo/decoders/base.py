@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from dmtd_demo.backbone.qwen import parameters
+from dmtd_demo.backbone.packed import parameters
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Alternative, Choice, Sampler
 

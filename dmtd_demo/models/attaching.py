@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmtd_demo.backbone.qwen import parameters
+from dmtd_demo.backbone.packed import parameters
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import checkpoint, hub

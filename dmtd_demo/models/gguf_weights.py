@@ -14,7 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import Q4_K, dequantize
 from torch import Tensor
 
-from dmtd_demo.backbone.cpu_packed import GROUP, Held, Levels
+from dmtd_demo.backbone.packed import GROUP, Held, Levels
 from dmtd_demo.models.checkpoint import SAMPLE
 from dmtd_demo.models.gguf import config_of, parameters
 from dmtd_demo.models.gguf_header import File

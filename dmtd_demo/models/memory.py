@@ -164,7 +164,7 @@ def repeated_bytes(sizes: Sizes, quantization: str, itemsize: int) -> int:
     Under fast-int4 that is the head, where a file has it finer and `vnni` does not hold it.
     """
     # with transformers: what estimates from bytes alone starts without it
-    from dmtd_demo.backbone.cpu_packed import HEAD_ROWS, REPEATED_ROW, has_integers
+    from dmtd_demo.backbone.fbgemm import HEAD_ROWS, REPEATED_ROW, has_integers
     from dmtd_demo.backbone.integers import KERNEL
 
     if itemsize != 2 or not has_integers():

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.packed import parameters
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.models.addons import Base
 from dmtd_demo.models.memory import taken

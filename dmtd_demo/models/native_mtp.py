@@ -77,7 +77,7 @@ class NativeMTP(nn.Module):
             mask[:, :, 0] = before
             for later in range(1, depth + 1):
                 mask[later:, columns, later, columns] = True
-            rope = backbone.rope(u, torch.cat([columns + d for d in range(depth + 1)]))
+            rope = backbone.rope.at(u, torch.cat([columns + d for d in range(depth + 1)]))
             side = n * (depth + 1)
             m = self(u[None], following[None], rope, mask.view(1, 1, side, side))[0, -n:]
             found.append(backbone.logits(m).argmax(-1))

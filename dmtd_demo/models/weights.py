@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from dmtd_demo.backbone import cpu_packed, cuda_packed, integers
 from dmtd_demo.backbone.bitsandbytes_4bit import choose_layout
+from dmtd_demo.backbone.packed import DENSE, Held
 from dmtd_demo.errors import Cancelled, UserError, is_out_of_memory
 from dmtd_demo.models import checkpoint, gguf_weights
 from dmtd_demo.models.causes import in_one_line
@@ -69,7 +70,7 @@ def _module_of(
         state = gguf_weights.state(source.file, placement.dtype)
     transformers_logging.disable_progress_bar()
     previous = transformers_logging.set_tqdm_hook(partial(_told, progress))
-    dense = ["lm_head", *cpu_packed.DENSE] if source.hybrid else None
+    dense = ["lm_head", *DENSE] if source.hybrid else None
     on_one = "cpu" if placement.quantization in FAST else placement.device
     try:
         # what it would warn of is checked afterwards
@@ -136,9 +137,7 @@ def _check_all_read(source: Source, info: dict[str, Any], placement: Placement) 
         )
 
 
-def pack(
-    module: PreTrainedModel, placement: Placement, held: cpu_packed.Held | None = None
-) -> None:
+def pack(module: PreTrainedModel, placement: Placement, held: Held | None = None) -> None:
     """Pack dense weights in the format of their device, wherever they lie."""
     if placement.device == "cpu":
         kinds = cpu_packed.Kinds()

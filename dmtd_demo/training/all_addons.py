@@ -15,7 +15,7 @@ from typing import Any, Callable
 import torch
 from safetensors.torch import load_file, save_file
 
-from dmtd_demo.backbone.cpu_packed import dense_kept
+from dmtd_demo.backbone.packed import dense_kept
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.batched import Writing, batched_ar
 from dmtd_demo.errors import UserError

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from dmtd_demo.backbone.bitsandbytes_4bit import keep_layout
-from dmtd_demo.backbone.cpu_packed import dense_kept
 from dmtd_demo.backbone.onednn import plain
+from dmtd_demo.backbone.packed import dense_kept
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -33,13 +32,14 @@ from dmtd_demo.server.job import Job, Jobs
 from dmtd_demo.server.trust import standing_of
 from dmtd_demo.text_files import read_text
 from dmtd_demo.training.all_addons import AllSettings, Plan, train_all
-from dmtd_demo.training.any_model import Moment, Settings, train_addon
+from dmtd_demo.training.any_model import Settings, train_addon
 from dmtd_demo.training.corpus import WORLD
 from dmtd_demo.training.features import METHODS
 from dmtd_demo.ui.controls import OpenRadio, OpenSlider
 from dmtd_demo.ui.examples import of_the_world
 from dmtd_demo.ui.i18n import control
 from dmtd_demo.ui.model_facts import complaint
+from dmtd_demo.ui.training_curves import Curves, picture
 from dmtd_demo.web.texts import ENGLISH, label, slot, span
 
 # updates: after them the small ones learn little more
@@ -48,7 +48,6 @@ FEWEST_ROWS, MOST_ROWS, ROWS = 20, 2000, 400
 ALL = "all"  # every one of them, in the order in which they need each other
 LEAST_MINUTES, MOST_MINUTES, MINUTES = 2, 240, 20
 LOOK_SECONDS = 0.4  # between two drawings
-POINTS = 120  # of a curve, at most
 OUTPUT = Path("runs")  # under which the results lie
 ASKED = "asked.json"  # in the folder of a training until it is over: what it was asked for
 # from which one that was cancelled goes on: its plan, a checkpoint, the model's own answers
@@ -65,22 +64,6 @@ STAGES = {
 }
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Curves:
-    """The figures seen of one training."""
-
-    loss: list[tuple[int, float]] = field(default_factory=list)
-    right: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # accuracies by name
-    confusion: list[list[int]] | None = None
-
-    def see(self, moment: Moment) -> None:
-        self.loss.append((moment.step, moment.loss))
-        for name, value in moment.figures.items():
-            if name.startswith("acc"):
-                self.right.setdefault(name, []).append((moment.step, value))
-        self.confusion = moment.confusion or self.confusion
 
 
 class TrainingPart:
@@ -470,65 +453,3 @@ def _whole_bar(stage: str, done: int, total: int, plans: Sequence[Plan], again: 
         value = f'value="{done}" max="{total}"'
     words += _going_on(again)
     return f'<p role="status">{words}</p><progress {value} {label(key)}></progress>'
-
-
-def picture(curves: Curves) -> str:
-    """Draw the loss, the accuracies and the confusion matrix, as HTML."""
-    if not curves.loss:
-        return ""
-    curved = [_curve("train.loss", {"": curves.loss}, max(value for _, value in curves.loss))]
-    if curves.right:
-        curved.append(
-            _curve(
-                "train.right" if len(curves.right) == 1 else "train.right_heads",
-                {name.removeprefix("acc"): points for name, points in curves.right.items()},
-                1.0,
-            )
-        )
-    matrix = _matrix(curves.confusion) if curves.confusion else ""
-    return f'<div class="train-pictures"><div>{"".join(curved)}</div>{matrix}</div>'
-
-
-def _curve(key: str, series: dict[str, Sequence[tuple[int, float]]], top: float) -> str:
-    """Draw lines from 0 to `top` over the updates; beside each its last value."""
-    last = max(points[-1][0] for points in series.values())
-    lines, ends = [], []
-    for index, (name, points) in enumerate(series.items()):
-        every = -(-len(points) // POINTS)
-        shown = [*points[:-1:every], points[-1]]
-        path = " ".join(
-            f"{300 * step / last:.1f},{100 - 100 * min(value, top) / (top or 1):.1f}"
-            for step, value in shown
-        )
-        lines.append(f'<polyline points="{path}" class="line-{index}"/>')
-        ends.append(
-            f'<b class="line-{index}">{escape(name)}{" " if name else ""}{points[-1][1]:.3f}</b>'
-        )
-    return (
-        f"<figure><figcaption>{span(key)} {' '.join(ends)}</figcaption>"
-        '<svg viewBox="0 0 300 100" preserveAspectRatio="none" '
-        f'aria-hidden="true">{"".join(lines)}</svg>'
-        f'<div class="axis"><span>0–{top:.2g}</span>'
-        f"<span>{span('train.updates', number=last)}</span></div></figure>"
-    )
-
-
-def _matrix(counts: list[list[int]]) -> str:
-    """Draw a table in per cent of its rows: how many tokens were right, by how many it said."""
-    heads = "".join(f'<th scope="col">{length}</th>' for length in range(len(counts)))
-    rows = []
-    for true, row in enumerate(counts):
-        whole = sum(row)
-        cells = "".join(
-            f'<td style="--share:{count / max(whole, 1):.3f}"'
-            f"{' class=right' if said == true else ''}>"
-            f"{f'{100 * count / whole:.0f}' if whole else '–'}</td>"
-            for said, count in enumerate(row)
-        )
-        rows.append(f'<tr><th scope="row">{true}</th>{cells}<td class="whole">{whole:,}</td></tr>')
-    return (
-        f"<figure><figcaption>{span('train.matrix')}</figcaption><table><thead><tr><td></td>{heads}"
-        f'<td class="whole">{span("train.positions")}</td></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-        f'<p class="axis">{span("train.matrix.about")}</p></figure>'
-    )

@@ -12,21 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from dmtd_demo.backbone import cuda_packed
-from dmtd_demo.backbone.cpu_packed import (
-    DENSE,
-    GROUP,
-    HEAD_ROWS,
-    KINDS,
-    ROWS_TOGETHER,
-    Int4Linear,
-    Int8Linear,
-    by_integers,
-    dense_kept,
-    has_integers,
-    joined,
-    pack,
-)
-from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.cpu_packed import KINDS, ROWS_TOGETHER, Int4Linear, Int8Linear, joined, pack
+from dmtd_demo.backbone.fbgemm import HEAD_ROWS, by_integers, has_integers
+from dmtd_demo.backbone.packed import DENSE, GROUP, dense_kept, parameters
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.supported import MODEL_TYPES
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.catalog import CATALOG

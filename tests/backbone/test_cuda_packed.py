@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 
 from dmtd_demo.backbone import cuda_packed
-from dmtd_demo.backbone.cpu_packed import Levels, eight_bits, four_bits
 from dmtd_demo.backbone.cuda_packed import (
     AT_ONCE,
     KINDS,
@@ -26,7 +25,8 @@ from dmtd_demo.backbone.cuda_packed import (
     pack,
     shape_of,
 )
-from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.packed import Levels, eight_bits, four_bits, parameters
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.supported import MODEL_TYPES
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load_random

@@ -11,19 +11,10 @@ from torch.nn import functional as F
 
 from dmtd_demo.backbone import integers
 from dmtd_demo.backbone.cache import KVCache
-from dmtd_demo.backbone.cpu_packed import (
-    GROUP,
-    Int4Linear,
-    Int8Linear,
-    Kinds,
-    Levels,
-    eight_bits,
-    four_bits,
-    joined,
-    pack,
-)
+from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear, Kinds, joined, pack
 from dmtd_demo.backbone.fused import FEW
 from dmtd_demo.backbone.integers import KINDS, ByBytesInt4, ByBytesInt8
+from dmtd_demo.backbone.packed import GROUP, Levels, eight_bits, four_bits
 from dmtd_demo.backbone.qwen import Backbone
 from tiny import tiny_module
 
@@ -202,7 +193,7 @@ def test_a_layer_is_the_formula_with_its_inputs_in_steps(family, kind):
             n = 1 + at % FEW
             parts.append(backbone.run_layers(h[:, at : at + n], 0, 1, few)[0])
             at += n
-    cos, sin = backbone._rope(h, 0, len(ids))
+    cos, sin = backbone.rope.span(h, 0, len(ids))
     # what attention saw is rounded to bfloat16 between two calls
     for got, cache, tolerance in ((torch.cat(parts), few, 0.003), (out, many, 0.02)):
         entries = cache._entries[0][:, : len(ids)].unflatten(0, (2, -1))

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from dmtd_demo.backbone import onednn
 from dmtd_demo.backbone.onednn import BlockedLinear, joined, lay_out, plain
-from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.packed import parameters
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.supported import MODEL_TYPES
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.memory import taken

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from dmtd_demo.backbone import integers
-from dmtd_demo.backbone.cpu_packed import ROWS_AT_ONCE, Int4Linear, Int8Linear
+from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear
 from dmtd_demo.backbone.integers import ByBytesInt4, ByBytesInt8
 from dmtd_demo.backbone.linears import picked
 from dmtd_demo.backbone.onednn import BlockedLinear
+from dmtd_demo.backbone.packed import ROWS_AT_ONCE
 
 
 def large(linear):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dmtd_demo.backbone.qwen import parameters
+from dmtd_demo.backbone.packed import parameters
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import attaching, dmtd_layers

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import naive
-from dmtd_demo.backbone.qwen import parameters
+from dmtd_demo.backbone.packed import parameters
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel

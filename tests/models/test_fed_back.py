@@ -16,7 +16,8 @@ from dmtd_demo.backbone import integers
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.cpu_packed import Int8Linear, Kinds, pack
 from dmtd_demo.backbone.integers import KINDS
-from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.packed import parameters
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.decoders.mtp_native import NativeHead
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import load_fed_back

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from dmtd_demo.backbone.bitsandbytes_4bit import SWITCH, choose_layout, keep_layout
 from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear
-from dmtd_demo.backbone.qwen import Backbone, parameters
+from dmtd_demo.backbone.packed import parameters
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.measure import availability

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmtd_demo.backbone import cpu_packed, linears, onednn, reading
+from dmtd_demo.backbone import fbgemm, linears, onednn, reading
 from dmtd_demo.backbone.onednn import BlockedLinear
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.models.fed_back import FedBackHead
@@ -66,7 +66,7 @@ def test_every_decoder_runs_over_what_was_chosen(
         (reading, "LARGE", 1),
         (reading, "SECONDS", 0),
         (reading, "WORTH", 1e9),
-        (cpu_packed, "HEAD_ROWS", 96),
+        (fbgemm, "HEAD_ROWS", 96),
         (local, "WARM_UP_STEPS", 1),
     ):
         monkeypatch.setattr(module, name, value)

@@ -44,6 +44,8 @@ from conftest import ARGUMENTS, BROWSERS
 
 from dmtd_demo.decoders import DECODERS, Decoder, Options, Pass, Step, Steps, Token
 from dmtd_demo.decoders.base import option
+from dmtd_demo.destinations import make_folder
+from dmtd_demo.errors import UserError
 from dmtd_demo.machine import describe
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
@@ -523,6 +525,11 @@ def main() -> None:
         ),
     )
     args = parser.parse_args()
+    try:
+        if args.profile:
+            make_folder(args.profile.parent)
+    except UserError as error:
+        parser.error(str(error))
     result = measure(args.panels, args.tokens, args.rate, args.profile)
     print(json.dumps(result) if args.json else table(result))
 

@@ -18,6 +18,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmtd_demo.destinations import write_text
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.chat import check_text
 from dmtd_demo.models.loading import load
@@ -168,7 +169,8 @@ class Comparison:
     def save(self, path: str | Path) -> None:
         """Write the race as JSON lines, which the page opens.
 
-        A name that ends in .html gets a file that replays itself.
+        A name that ends in .html gets a file that replays itself. Folders are made where there are
+        none. Raises UserError.
         """
         path = Path(path)
         text = (
@@ -176,7 +178,7 @@ class Comparison:
             if path.suffix == ".html"
             else "".join(trace.dumps(record) + "\n" for record in self.records)
         )
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
     def replay(self) -> str:
         """Return the HTML file that replays this race, without a network or a server."""

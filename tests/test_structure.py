@@ -22,7 +22,7 @@ FLOORS = [
     {"decoders"},
     {"models"},
     {"backbone"},
-    {"machine", "progress", "proxies", "sampling", "shipped", "text_files"},
+    {"destinations", "machine", "progress", "proxies", "sampling", "shipped", "text_files"},
     {"cuda", "errors"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}

@@ -94,12 +94,15 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise UserError for numbers that cannot be, before anything is loaded."""
+    """Raise UserError for what cannot be, numbers or --output, before anything is loaded."""
+    from dmtd_demo.destinations import check_folder
     from dmtd_demo.errors import UserError
     from dmtd_demo.models.threads import check
     from dmtd_demo.sampling import Sampling
 
     check(options.threads)
+    if options.output:
+        check_folder(options.output)
     Sampling(seed=options.seed)
     for name in ("tokens", "minutes", "seconds", "learning_rate", "checkpoint_seconds"):
         value = getattr(options, name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from dmtd_demo.destinations import write_text
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import hub
 from dmtd_demo.models.addons import CARD, load_addons
@@ -99,8 +100,8 @@ def publish(folder: Path, hub_id: str, license: str | None, private: bool = Fals
         raise UserError(
             "push needs --license, such as apache-2.0: under which others may use the add-ons"
         )
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card_text(card, hub_id), encoding="utf-8")
+    write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
+    write_text(folder / "README.md", card_text(card, hub_id))
     return hub.push(folder, hub_id, private)
 
 

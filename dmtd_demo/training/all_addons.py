@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from dmtd_demo.backbone.packed import dense_kept
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.batched import Writing, batched_ar
+from dmtd_demo.destinations import make_folder
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.addons import MTPHeads, load_addons, save_addon
@@ -235,7 +236,7 @@ class AllAddons:
         self.tell, self.judge = tell, judge
         self.stage, self.share = "", 0.0
         self.done: dict[str, Any] = {}
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         self.plan = self._planned()
 
     def _planned(self) -> Plan:

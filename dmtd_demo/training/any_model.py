@@ -20,6 +20,7 @@ from dmtd_demo.backbone.onednn import plain
 from dmtd_demo.backbone.packed import dense_kept
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
+from dmtd_demo.destinations import check_folder
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import free
 from dmtd_demo.models.addons import (
@@ -142,6 +143,7 @@ def train_dmtd(model: Model, output: Path, settings: DMTDSettings) -> None:
 
     The result lies in `output`/model, a folder in Hugging Face format. Raises UserError.
     """
+    check_folder(output)
     steps, taus = settings.updates("dmtd"), dmtd.parse_taus(settings.tau)
     own = model.split or Split.default(model.layers)
     split = Split.parse(settings.split, model.layers, own.head_input) if settings.split else own
@@ -194,6 +196,7 @@ def train_addon(
     tell: hears what is being done, and may raise Cancelled. watch: sees every update. Raises
     UserError.
     """
+    check_folder(output)
     steps = settings.updates(name)
     backbone, split = model.backbone, model.split or Split.default(model.layers)
     heads = _heads(name, model, output) if name in ("clp", "native_clp", "gate") else None

@@ -20,6 +20,7 @@ from typing import Any, Iterator, Sequence
 from tqdm import tqdm
 
 from dmtd_demo.decoders.batched import Writing, Written, batched_ar
+from dmtd_demo.destinations import make_folder
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.chat import Message, check_text, encode_chat
 from dmtd_demo.models.model import Model
@@ -134,7 +135,7 @@ class Writer:
         users_turn(model, [])
         assert model.tokenizer is not None
         self._special = [token for token in model.tokenizer.get_added_vocab() if token.strip()]
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._resume()
 
     def _resume(self) -> None:

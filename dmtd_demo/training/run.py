@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dmtd_demo.backbone.split import Split
+from dmtd_demo.destinations import check_folder
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import (
     Base,
@@ -110,6 +111,7 @@ def train_recipe(name: str, training: Training) -> None:
     tokens = DEFAULT_TOKENS[name] if training.tokens is None else training.tokens
     if tokens < 1:
         raise UserError(f"--tokens needs a number, 1 or more; got {tokens}")
+    check_folder(training.output)
     target = training.target
     if training.threads:
         torch.set_num_threads(training.threads)

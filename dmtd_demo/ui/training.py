@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import gradio as gr
 
+from dmtd_demo.destinations import make_folder
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.models.addons import ADDONS, load_addons, save_addon
 from dmtd_demo.models.attaching import keep_apart
@@ -411,11 +412,10 @@ def _kept(output: Path) -> Iterator[None]:
 
 def _fresh(model: Model, name: str) -> Path:
     """Return a folder for one training; a hub id gives the last part of its name."""
-    OUTPUT.mkdir(parents=True, exist_ok=True)
     return Path(
         tempfile.mkdtemp(
             prefix=f"{model.name.rpartition('/')[2]}-{name}-{datetime.now():%Y%m%d-%H%M%S}-",
-            dir=OUTPUT,
+            dir=make_folder(OUTPUT),
         )
     )
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3_5TextConfig
 
+from dmtd_demo.destinations import check_folder
 from dmtd_demo.errors import Interrupted, UserError
 from dmtd_demo.models.addons import Base, save_addon
 from dmtd_demo.models.catalog import ASSETS
@@ -163,6 +164,7 @@ def train(settings: Settings) -> None:
 
     A Ctrl-C or SIGTERM ends it after the update, with the model as it is then. Raises UserError.
     """
+    check_folder(settings.output)
     device = target_of(settings.device)
     threads = settings.threads or (2 if device.type == "cuda" else torch.get_num_threads())
     torch.set_num_threads(threads)

@@ -132,7 +132,7 @@ def _loaded(options: argparse.Namespace, fast: bool) -> Model:
 def write_data(options: argparse.Namespace) -> None:
     """Let a chat model write conversations, and say what came of them."""
     from dmtd_demo.errors import UserError
-    from dmtd_demo.training.magpie import CARD, DataSettings, write_conversations
+    from dmtd_demo.training.magpie import CARD, DataSettings, read_openings, write_conversations
 
     if not options.model:
         raise UserError("train data needs --model: a chat model, which writes the conversations")
@@ -143,6 +143,7 @@ def write_data(options: argparse.Namespace) -> None:
         options.temperature,
         options.answer_temperature,
         options.seed,
+        openings=read_openings(options.openings),
     )
     model = _loaded(options, fast=True)
     folder = Path(options.output or "runs/data")

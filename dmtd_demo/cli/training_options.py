@@ -122,6 +122,12 @@ def _add_own_data(train: CommandParser) -> None:
         default=0.0,
         help="data only: of the answers (default: 0, greedy: what heads have to predict)",
     )
+    train.add_argument(
+        "--openings",
+        metavar="FILE",
+        help="data only: a file whose lines are first words of requests, which the model goes on "
+        "with; everyday for the list that ships (default: it begins itself)",
+    )
 
 
 def _add_layer_training(train: CommandParser) -> None:

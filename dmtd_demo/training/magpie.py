@@ -3,7 +3,8 @@
 Given its chat template up to the user's turn, an instruction-tuned model writes a user's message;
 then it answers (Magpie, Xu et al., arXiv 2406.08464). Messages are drawn, answers are greedy, so
 that they are what heads and layers have to predict. What was cut off, runs in a loop or was there
-before is left out, and counted by its reason.
+before is left out, and counted by its reason. Left to itself a model writes what its training data
+holds; with openings, a few words that a first message begins with, it writes what people ask.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -27,9 +29,11 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.models.template import render
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
+from dmtd_demo.text_files import lines_of, read_text
 
 CONVERSATIONS, HELD_OUT = "conversations.jsonl", "held_out.jsonl"
 LOG, CARD = "draws.jsonl", "README.md"
+OPENINGS = Path(__file__).with_name("openings.txt")  # everyday ones, that ship
 USER, ANSWER = 160, 512  # tokens of a message, and of an answer, at most
 # a user's message is drawn from the likeliest tokens alone: one odd token makes an odd request
 TOP_K, TOP_P = 64, 0.95
@@ -50,7 +54,8 @@ MOST = {"conversations": 10_000_000, "batch": 4096, "turns": 64}
 class DataSettings:
     """What is written. conversations: to keep, the held-out ones among them; batch: texts at once;
     turns: answers of a conversation at most. seconds: an end by the clock, with as many as there
-    are then. Raises UserError for values that cannot be.
+    are then. openings: the first message of a conversation begins with one of them, where there are
+    any. Raises UserError for values that cannot be.
     """
 
     conversations: int
@@ -60,6 +65,7 @@ class DataSettings:
     answer_temperature: float = 0.0
     seed: int = 0
     seconds: float | None = None
+    openings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, most in MOST.items():
@@ -74,7 +80,9 @@ class DataSettings:
     def told(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that it goes on."""
         names = ("batch", "turns", "temperature", "answer_temperature", "seed")
-        return {name: getattr(self, name) for name in names}
+        told = {name: getattr(self, name) for name in names}
+        # folders written without any go on as they were
+        return told | ({"openings": _hash("\n".join(self.openings))} if self.openings else {})
 
 
 def is_held_out(messages: Sequence[Message]) -> bool:
@@ -114,11 +122,29 @@ def users_turn(model: Model, messages: Sequence[Message]) -> tuple[list[int], fr
     )
 
 
+def read_openings(file: str | None) -> tuple[str, ...]:
+    """Return the lines of a file that say something; of none, no openings; `everyday` is the list
+    that ships. Raises UserError.
+    """
+    if file is None:
+        return ()
+    path = OPENINGS if file == "everyday" else Path(file)
+    found = tuple(line.strip() for _, line in lines_of(read_text(path)))
+    if not found:
+        raise UserError(f"--openings needs a file with an opening on each line; {file} has none")
+    for opening in found:
+        check_text(opening)
+    return found
+
+
 @dataclass
-class _Draft:
-    """A conversation that is being written. gone: why it is left out."""
+class Draft:
+    """A conversation that is being written. opening: what its first message begins with. gone: why
+    it is left out.
+    """
 
     messages: list[Message]
+    opening: str = ""
     gone: str = ""
 
 
@@ -193,10 +219,10 @@ class Writer:
 
         # every second one may be left out
         batches = math.ceil(2 * (settings.conversations - self.kept) / settings.batch)
-        drafts = [_Draft([]) for _ in range(min(PER_ROW, max(batches, 1)) * settings.batch)]
+        drafts = self.drafts(min(PER_ROW, max(batches, 1)) * settings.batch, number)
         for turn in range(settings.turns):
             open_ = [draft for draft in drafts if not draft.gone]
-            self._ask(open_, f"{settings.seed}:{number}:{turn}", told)
+            self.ask(open_, f"{settings.seed}:{number}:{turn}", told)
             self._answer(open_, f"{settings.seed}:{number}:{turn}:answer", told)
             for draft in drafts:
                 # what came before a turn that failed is a conversation
@@ -247,9 +273,15 @@ class Writer:
             tell=told,
         )
 
-    def _ask(self, drafts: list[_Draft], seed: str, told: Any) -> None:
-        """Write each conversation's next message of the user."""
+    def drafts(self, n: int, number: int) -> list[Draft]:
+        """Return so many conversations to begin, the draw's number deciding how they open."""
+        order = random.Random(f"{self.settings.seed}:{number}:openings")
+        return [Draft([], order.choice(self.settings.openings or ("",))) for _ in range(n)]
+
+    def ask(self, drafts: list[Draft], seed: str, told: Callable[[int], None]) -> None:
+        """Write each conversation's next message of the user. told: hears of tokens."""
         turns = [users_turn(self.model, draft.messages) for draft in drafts]
+        turns = [(ids + self._opening(d), ends) for (ids, ends), d in zip(turns, drafts)]
         self._keep_short(drafts, [prompt for prompt, _ in turns])
         asked = [(d, t) for d, t in zip(drafts, turns) if not d.gone]
         sampling = Sampling(self.settings.temperature, TOP_K, TOP_P, int(_hash(seed)[:15], 16))
@@ -260,7 +292,7 @@ class Writer:
             [prompt for _, (prompt, _) in asked], USER, sampling, asked[0][1][1], told
         ):
             draft = asked[w.index][0]
-            text = self._text(w, "user turn", draft)
+            text = self._text(w, "user turn", draft, self._opening(draft))
             if draft.gone:
                 continue
             message = {"role": "user", "content": text}
@@ -271,7 +303,7 @@ class Writer:
             new.add(mark)
             draft.messages.append(message)
 
-    def _answer(self, drafts: list[_Draft], seed: str, told: Any) -> None:
+    def _answer(self, drafts: list[Draft], seed: str, told: Any) -> None:
         """Write the answers to the messages that stand."""
         drafts = [draft for draft in drafts if not draft.gone]
         prompts = [encode_chat(self.model.tokenizer, draft.messages) for draft in drafts]
@@ -291,15 +323,21 @@ class Writer:
             return False
         return len(ids) < LAST or repetition(ids[-LAST:]) < REPEATED
 
-    def _keep_short(self, drafts: list[_Draft], prompts: list[list[int]]) -> None:
+    def _keep_short(self, drafts: list[Draft], prompts: list[list[int]]) -> None:
         for draft, prompt in zip(drafts, prompts):
             if len(prompt) + LAST > self.model.context:
                 draft.gone = "longer than the context"
 
-    def _text(self, w: Written, what: str, draft: _Draft) -> str:
-        """The text of a turn; says in the draft where it cannot be kept."""
+    def _opening(self, draft: Draft) -> list[int]:
+        """The tokens that its next message begins with: none but in the first one."""
         assert self.model.tokenizer is not None
-        ids = w.ids[:-1] if w.ended else w.ids
+        text = "" if draft.messages else draft.opening
+        return list(self.model.tokenizer(text, add_special_tokens=False).input_ids) if text else []
+
+    def _text(self, w: Written, what: str, draft: Draft, begun: Sequence[int] = ()) -> str:
+        """The text of a turn after its first tokens; says in the draft where it cannot be kept."""
+        assert self.model.tokenizer is not None
+        ids = [*begun, *(w.ids[:-1] if w.ended else w.ids)]
         text = str(self.model.tokenizer.decode(ids)).strip()
         if w.stopped:
             looped = time.monotonic() <= self._until
@@ -360,16 +398,20 @@ def card(writer: Writer) -> str:
     held = len(_lines(writer.folder / HELD_OUT))
     drawn = writer.sum("drawn")
     tokens, seconds = writer.sum("tokens"), max(writer.sum("seconds"), 0.1)
+    opened = ""
+    if settings.openings:
+        opened = f" Each first message begins with one of {len(settings.openings)} given openings."
     reasons = "".join(f"| {reason} | {n:,} |\n" for reason, n in writer.dropped.most_common())
     return (
         f"# Conversations that {model.name} wrote itself\n\n"
         f"The model ({model.dtype}, quantization {model.quantization}) wrote both sides after its "
         "chat template (Magpie, arXiv 2406.08464): the user's messages drawn at temperature "
         f"{settings.temperature:g} from the {TOP_K} likeliest tokens, its answers at "
-        f"{settings.answer_temperature:g} (0 is greedy).\n\n"
+        f"{settings.answer_temperature:g} (0 is greedy).{opened}\n\n"
         f"    python -m dmtd_demo train data --model {model.name} --conversations "
         f"{settings.conversations} \\\n        --batch {settings.batch} --turns {settings.turns} "
-        f"--temperature {settings.temperature:g} --seed {settings.seed}\n\n"
+        f"--temperature {settings.temperature:g} --seed {settings.seed}"
+        f"{' --openings FILE' if opened else ''}\n\n"
         f"- `{CONVERSATIONS}`: {writer.kept - held:,} conversations to train on, for `--data`\n"
         f"- `{HELD_OUT}`: {held:,}, kept aside by a hash of their content\n"
         f"- {drawn:,} were drawn, {tokens:,.0f} tokens in {seconds:,.0f} seconds, "

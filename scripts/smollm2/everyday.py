@@ -2,10 +2,12 @@
 
     python scripts/smollm2/everyday.py runs/everyday --minutes 40
     python scripts/smollm2/everyday.py runs/everyday --pack assets/smollm2-135m/everyday.npz
+    python scripts/smollm2/everyday.py runs/opened --openings --minutes 40
 
-What a model asks itself (Magpie) is not what people ask. The 64 requests that ship for training
-(`dmtd_demo/training/prompts.txt`) are kept aside: `--aside` answers them, to judge by. A run that
-was stopped goes on where it was.
+What a model asks itself (Magpie) is not what people ask. With `--openings` it writes the requests
+all the same, each from the first words of one (`dmtd_demo/training/openings.txt`). The 64 requests
+that ship for training (`dmtd_demo/training/prompts.txt`) are kept aside: `--aside` answers them, to
+judge by. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import itertools
 import json
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -30,11 +33,20 @@ from dmtd_demo.decoders.batched import Writing, batched_ar
 from dmtd_demo.models.chat import encode_chat
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
-from dmtd_demo.training.magpie import DULL, is_held_out, repetition
+from dmtd_demo.training.magpie import (
+    DULL,
+    DataSettings,
+    Writer,
+    is_held_out,
+    read_openings,
+    repetition,
+)
 
 NAME = "SmolLM2-135M-Instruct"
 ASIDE = ROOT / "dmtd_demo" / "training" / "prompts.txt"
 LONGEST, BATCH = 192, 64
+# at 1 every third request of so small a model is an odd one
+WARM = 0.8
 
 # every list is open; what the kept-aside requests ask is in none of them
 LISTS = {
@@ -241,6 +253,34 @@ def requests(seed: int = 0) -> list[str]:
     return list(found)
 
 
+def opened(model: Model, folder: Path, part: int, seed: int) -> list[str]:
+    """Requests that the model writes from the shipped openings, none twice or kept aside."""
+    kept = folder / "asked" / f"{part}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    settings = DataSettings(
+        16 * BATCH, BATCH, temperature=WARM, seed=seed, openings=read_openings("everyday")
+    )
+    writer = Writer(model, kept.parent, settings)
+    drafts = writer.drafts(settings.conversations, part)
+    writer.ask(drafts, f"{seed}:everyday:{part}", lambda tokens: None)
+    found = {draft.messages[0]["content"]: None for draft in drafts if not draft.gone}
+    asked = [a for a in found if not is_near(a)]
+    kept.write_text(json.dumps(asked, indent=0))
+    return asked
+
+
+def is_near(asked: str) -> bool:
+    """Whether a request is one of those kept aside, or has most of its words."""
+    words = _words(asked)
+    asides = map(_words, kept_aside())
+    return any(len(words & aside) >= 0.6 * len(words | aside) for aside in asides)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
 def kept_aside() -> list[str]:
     return ASIDE.read_text(encoding="utf-8").splitlines()
 
@@ -294,6 +334,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--aside", action="store_true", help="the requests that are kept aside")
     parser.add_argument("--pack", type=Path, help="write what is there into this file instead")
+    parser.add_argument("--openings", action="store_true", help="requests of the model's own")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
     file = options.run / ("aside.jsonl" if options.aside else "everyday.jsonl")
@@ -306,7 +348,15 @@ def main() -> None:
     model = load(NAME, quantization="none", dtype="bfloat16", threads=options.threads)
     until = time.monotonic() + 60 * options.minutes
     there = {x["asked"] for x in lines(file)}
-    asked = [a for a in (kept_aside() if options.aside else requests()) if a not in there]
+    for part in itertools.count() if options.openings else ():
+        if time.monotonic() > until:
+            return
+        asked = opened(model, options.run, part, options.seed)
+        answered(model, [a for a in asked if a not in there], file, until)
+        there.update(asked)
+    asked = [
+        a for a in (kept_aside() if options.aside else requests(options.seed)) if a not in there
+    ]
     # in parts, so that what is finished first is not always what is short
     for start in range(0, len(asked), 16 * BATCH):
         if time.monotonic() < until:

@@ -5,6 +5,9 @@
     python scripts/smollm2/longer.py judge runs/longer --heads fed_back
     python scripts/smollm2/longer.py bundle runs/longer assets/smollm2-135m --heads fed_back
 
+Texts that somebody packed into the run's folder (`everyday.py --pack runs/longer/opened.npz`) are
+learned from beside the shipped ones, from their own `states --texts opened` on.
+
 On one GPU `train.py` gave all heads 33 seconds: 327 updates of large batches. Here the frozen
 model's hidden states are computed once, text by text, and read again by every epoch; an update
 takes a few hundred positions, and its softmax ranges over the frequent tokens and a sample of the
@@ -50,18 +53,21 @@ BLOCK = 512
 ALWAYS, DRAWN, FREQUENT = 2048, 1024, 16384
 # drafts in a row that are judged, by the heads: training goes K deep
 JUDGED = {"fed_back": 8, "mtp_heads": K}
-# the shipped conversations, and the answers to everyday requests beside them
+# the shipped texts: conversations, and the answers to everyday requests beside them
 TEXTS = ("conversations", "everyday")
 
 
-def opened() -> tuple[Stack, dict[str, Corpus]]:
-    """The model on the CPU in bfloat16, and of TEXTS those that are there."""
+def opened(run: Path | None = None) -> tuple[Stack, dict[str, Corpus]]:
+    """The model on the CPU in bfloat16, and texts by name: of TEXTS those that are there, and the
+    packed ones (*.npz) of a run's folder.
+    """
     entry = CATALOG[NAME]
     path = at_hand(entry.source, entry.archive)
     if path is None:
         sys.exit(f"run `python -m dmtd_demo get {NAME}` first")
     made, _ = weights.load(path, torch.bfloat16, torch.device("cpu"))
     files = {name: FOLDER / f"{name}.npz" for name in TEXTS}
+    files |= {file.stem: file for file in (sorted(run.glob("*.npz")) if run else ())}
     there = {name: Corpus.load(file) for name, file in files.items() if file.exists()}
     return Stack(made, ROOM + 16), there
 
@@ -86,6 +92,7 @@ class States:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.batches = Batches(corpus, False, positions, torch.device("cpu"), ROOM)
+        self.name = name
         self.texts, self.mark = order(corpus, first), folder / f"{name}.done"
         self.starts = np.concatenate([[0], np.cumsum(corpus.lengths[self.texts])])
         size = (int(self.starts[-1]), hidden)
@@ -203,7 +210,12 @@ class Training:
         """Epochs over the texts whose states are there."""
         while True:
             ready = sum(states.done for states in self.states)
-            found = [lot for states in self.states for lot in states.lots(self.random)]
+            found = [
+                lot
+                for states in self.states
+                for _ in range(self.options.often.get(states.name, 1))
+                for lot in states.lots(self.random)
+            ]
             if not found:
                 time.sleep(5)
             for i in self.random.permutation(len(found)):
@@ -373,7 +385,14 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--heads", choices=JUDGED, default="fed_back")
-    parser.add_argument("--texts", choices=TEXTS, default=TEXTS[0], help="whose states")
+    parser.add_argument("--texts", default=TEXTS[0], help="whose states, by their name")
+    parser.add_argument(
+        "--often",
+        nargs="*",
+        default=[],
+        metavar="TEXTS=N",
+        help="texts that are read so often in an epoch, such as opened=2",
+    )
     parser.add_argument(
         "--first", type=int, default=0, help="where in the order of the conversations to begin"
     )
@@ -389,8 +408,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     # of every kind of texts: a run must say the same in each of its commands
-    options.begins = dict.fromkeys(TEXTS, 0) | {TEXTS[0]: options.first}
-    stack, corpora = opened()
+    stack, corpora = opened(options.run)
+    options.begins = dict.fromkeys(corpora, 0) | {TEXTS[0]: options.first}
+    options.often = {name: int(n) for name, _, n in (each.partition("=") for each in options.often)}
     if options.what == "states":
         corpus, hidden = corpora[options.texts], stack.shape.hidden
         begins = options.begins[options.texts]

@@ -11,7 +11,12 @@ from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.models.model import Model
 from dmtd_demo.training import magpie
 from dmtd_demo.training.corpus import read_rows
-from dmtd_demo.training.magpie import DataSettings, users_turn, write_conversations
+from dmtd_demo.training.magpie import (
+    DataSettings,
+    read_openings,
+    users_turn,
+    write_conversations,
+)
 from tiny import tiny_model
 
 SETTINGS = DataSettings(12, batch=8, turns=2)
@@ -90,6 +95,33 @@ def test_what_is_left_out_and_who_cannot_write(model, small_tokenizer, tmp_path,
         with pytest.raises(UserError, match="needs"):
             DataSettings(**{"conversations": 1, **wrong})
     assert magpie.repetition([1, 2, 3, 4] * 8) > 0.8 and magpie.repetition(range(50)) == 0
+
+
+def test_first_messages_begin_with_the_openings_that_are_given(model, tmp_path):
+    file = tmp_path / "openings.txt"
+    file.write_text("What is\n\n Give me a \n")
+    openings = read_openings(str(file))
+    assert openings == ("What is", "Give me a") and read_openings(None) == ()
+    settings = DataSettings(12, batch=8, turns=2, openings=openings)
+    write_conversations(model, tmp_path / "run", settings)
+    conversations = [line["messages"] for lines in contents(tmp_path / "run") for line in lines]
+    asked = [m["content"] for messages in conversations for m in messages if m["role"] == "user"]
+    first = [messages[0]["content"] for messages in conversations]
+    assert all(text.startswith(openings) for text in first)
+    assert len({text.startswith("What is") for text in first}) == 2
+    # a later message begins as the model likes
+    assert len([text for text in asked if text.startswith(openings)]) == len(first) < len(asked)
+    assert "2 given openings" in (tmp_path / "run" / magpie.CARD).read_text()
+    with pytest.raises(UserError, match="give another --output"):
+        write_conversations(model, tmp_path / "run", SETTINGS)
+    file.write_text("\n")
+    with pytest.raises(UserError, match="needs a file with an opening on each line"):
+        read_openings(str(file))
+    aside = magpie.OPENINGS.with_name("prompts.txt").read_text().splitlines()
+    shipped = read_openings("everyday")
+    assert len(set(shipped)) == len(shipped) > 500
+    # the form of what is kept aside to judge by, not its topic
+    assert all(len(o.split()) <= 6 for o in shipped for a in aside if a.startswith(o))
 
 
 def test_with_an_end_by_the_clock_the_bar_goes_on_within_a_draw(model, tmp_path):

@@ -23,6 +23,9 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 /* positions whose sums are held in registers, and positions that share one reading of a matrix */
 #define TOGETHER 8
 #define TILE 64
+/* keys that are weighed at once, and queries that share one reading of them */
+#define KEYS 16
+#define QUERIES 8
 /* bytes that are asked for ahead of their use */
 #define AHEAD 4096
 /* the size of the largest head */
@@ -132,11 +135,6 @@ TARGET static void take(const uint16_t *x, int64_t size, const Norm *norm, Input
         }
         quantize(a, b, to);
     }
-}
-
-TARGET static void take_real(const float *x, int64_t size, Inputs *to) {
-    for (int64_t i = 0; i < size; i += GROUP, to++)
-        quantize(_mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16), to);
 }
 
 /* ROWS outputs of n positions, the inputs of which lie `groups` apart. bits, middles, n: known to the
@@ -278,49 +276,164 @@ TARGET static void turn(const Layer *l, int64_t head, const float *x, const uint
     }
 }
 
-/* What one query of one head sees of its keys and values [count, size], to y [size]. */
-TARGET static void attend(const uint16_t *query, const uint16_t *keys, const uint16_t *values,
-                          int64_t count, int64_t size, float *weights, float *y) {
-    const float scale = 1 / sqrtf(size);
-    __m512 most = _mm512_set1_ps(-INFINITY), all = _mm512_setzero_ps();
-    for (int64_t k = 0; k < count; k++) {
-        __m512 dot = _mm512_setzero_ps();
-        for (int64_t i = 0; i < size; i += 16)
-            dot = _mm512_fmadd_ps(wide(query + i), wide(keys + k * size + i), dot);
-        weights[k] = _mm512_reduce_add_ps(dot) * scale;
-    }
-    /* what fills the last 16 up weighs nothing */
-    for (int64_t k = count; k % 16; k++)
-        weights[k] = -INFINITY;
-    for (int64_t k = 0; k < count; k += 16)
-        most = _mm512_max_ps(most, _mm512_loadu_ps(weights + k));
-    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-    for (int64_t k = 0; k < count; k += 16) {
-        __m512 x = _mm512_sub_ps(_mm512_loadu_ps(weights + k), most);
-        __mmask16 real = _cvtu32_mask16(count - k < 16 ? (1u << (count - k)) - 1 : 0xffff);
-        x = _mm512_maskz_mov_ps(real, exponential(x));
-        _mm512_storeu_ps(weights + k, x);
-        all = _mm512_add_ps(all, x);
-    }
-    __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(all));
-    for (int64_t i = 0; i < size; i += 32) {
-        __m512 low = _mm512_setzero_ps(), high = low;
-        for (int64_t k = 0; k < count; k++) {
-            __m512 weight = _mm512_set1_ps(weights[k]);
-            low = _mm512_fmadd_ps(weight, wide(values + k * size + i), low);
-            high = _mm512_fmadd_ps(weight, wide(values + k * size + i + 16), high);
-        }
-        _mm512_storeu_ps(y + i, _mm512_mul_ps(low, share));
-        _mm512_storeu_ps(y + i + 16, _mm512_mul_ps(high, share));
+/* 32 neighbours: those of even places, and those of odd ones. */
+INLINE void both(const uint16_t *x, __m512 *even, __m512 *odd) {
+    __m512i held = _mm512_loadu_si512(x);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(held, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(held, _mm512_set1_epi32(0xffff0000)));
+}
+
+/* [size] to float, of each 32 the even ones first; 16 lie together, `step` apart. */
+INLINE void apart(const uint16_t *x, int64_t size, float *to, int64_t step) {
+    for (int64_t i = 0; i < size; i += 32, to += 2 * step) {
+        __m512 even, odd;
+        both(x + i, &even, &odd);
+        _mm512_store_ps(to, even);
+        _mm512_store_ps(to + step, odd);
     }
 }
 
-/* n times `each` of such a size; null where there is no room for them. */
+/* The sums of two and two vectors' parts of 128 bits, the first's beside the second's. */
+INLINE __m512 halved(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+/* The sum of each of 16 vectors. */
+INLINE __m512 totals(const __m512 *x) {
+    __m512 four[4];
+    for (int i = 0; i < 4; i++) {
+        const __m512 *v = x + 4 * i;
+        __m512d a = _mm512_castps_pd(
+            _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1])));
+        __m512d b = _mm512_castps_pd(
+            _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3])));
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                                _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    return halved(halved(four[0], four[1]), halved(four[2], four[3]));
+}
+
+/* A thread's own room in attention, for a window of so many keys: weights [QUERIES, window], keys
+   [size / 16, KEYS, 16], queries [QUERIES, size]. */
+static int64_t room_to_attend(int64_t window, int64_t size) {
+    return QUERIES * window + (KEYS + QUERIES) * size;
+}
+
+/* Up to QUERIES queries of one head of keys, of which each sees `seen` of them: never fewer than
+   the one before it. */
+typedef struct {
+    const uint16_t *at[QUERIES];
+    int64_t seen[QUERIES];
+    Inputs *to[QUERIES];
+} Queries;
+
+/* The exponential of each query's products with the keys that it sees, over the largest of them.
+   Returns one over the sums, in `share`. */
+TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t size,
+                         int64_t window, float *weights, float *share) {
+    float *few = weights + QUERIES * window, *asked = few + KEYS * size;
+    const __m512 scale = _mm512_set1_ps(1 / sqrtf(size));
+    const int64_t all = q->seen[n - 1];
+    const __m512i place = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512 most[QUERIES];
+    for (int i = 0; i < n; i++) {
+        apart(q->at[i], size, asked + i * size, 16);
+        most[i] = _mm512_set1_ps(-INFINITY);
+    }
+    for (int64_t k = 0; k < all; k += KEYS) {
+        for (int64_t j = 0; j < KEYS; j++)
+            apart(keys + least(k + j, all - 1) * size, size, few + j * 16, KEYS * 16);
+        for (int i = 0; i < n; i++) {
+            if (k >= q->seen[i])
+                continue;
+            __m512 dot[KEYS];
+            for (int j = 0; j < KEYS; j++)
+                dot[j] = _mm512_setzero_ps();
+            for (int64_t at = 0; at < size; at += 16) {
+                __m512 here = _mm512_load_ps(asked + i * size + at);
+                for (int j = 0; j < KEYS; j++)
+                    dot[j] = _mm512_fmadd_ps(here, _mm512_load_ps(few + at * KEYS + j * 16), dot[j]);
+            }
+            /* what is past the query's own position weighs nothing */
+            __mmask16 past = _mm512_cmpge_epi32_mask(place, _mm512_set1_epi32(q->seen[i] - k));
+            __m512 x = _mm512_mul_ps(totals(dot), scale);
+            x = _mm512_mask_mov_ps(x, past, _mm512_set1_ps(-INFINITY));
+            _mm512_store_ps(weights + i * window + k, x);
+            most[i] = _mm512_max_ps(most[i], x);
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        __m512 sum = _mm512_setzero_ps(), top = _mm512_set1_ps(_mm512_reduce_max_ps(most[i]));
+        for (int64_t k = 0; k < q->seen[i]; k += KEYS) {
+            float *here = weights + i * window + k;
+            __mmask16 past = _mm512_cmpge_epi32_mask(place, _mm512_set1_epi32(q->seen[i] - k));
+            __m512 x = exponential(_mm512_sub_ps(_mm512_load_ps(here), top));
+            x = _mm512_mask_mov_ps(x, past, _mm512_setzero_ps());
+            _mm512_store_ps(here, x);
+            sum = _mm512_add_ps(sum, x);
+        }
+        share[i] = 1 / _mm512_reduce_add_ps(sum);
+    }
+}
+
+/* What n queries see of values [.., size], as inputs of the next matrix. n, parts (of 32, that are
+   summed up at once): known to the compiler. */
+INLINE void gather(const int n, const int parts, const Queries *q, const uint16_t *values,
+                   int64_t size, int64_t window, const float *weights, const float *share) {
+    const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    for (int64_t at = 0; at < size; at += 32 * parts) {
+        __m512 even[n][parts], odd[n][parts], e, o;
+        for (int i = 0; i < n; i++)
+            for (int p = 0; p < parts; p++)
+                even[i][p] = odd[i][p] = _mm512_setzero_ps();
+        for (int64_t k = 0; k < q->seen[0]; k++)
+            for (int p = 0; p < parts; p++) {
+                both(values + k * size + at + 32 * p, &e, &o);
+                for (int i = 0; i < n; i++) {
+                    __m512 weight = _mm512_set1_ps(weights[i * window + k]);
+                    even[i][p] = _mm512_fmadd_ps(weight, e, even[i][p]);
+                    odd[i][p] = _mm512_fmadd_ps(weight, o, odd[i][p]);
+                }
+            }
+        for (int i = 0; i < n; i++)
+            for (int p = 0; p < parts; p++) {
+                __m512 *x = &even[i][p], *y = &odd[i][p];
+                for (int64_t k = q->seen[0]; k < q->seen[i]; k++) {
+                    both(values + k * size + at + 32 * p, &e, &o);
+                    __m512 weight = _mm512_set1_ps(weights[i * window + k]);
+                    *x = _mm512_fmadd_ps(weight, e, *x);
+                    *y = _mm512_fmadd_ps(weight, o, *y);
+                }
+                *x = _mm512_mul_ps(*x, _mm512_set1_ps(share[i]));
+                *y = _mm512_mul_ps(*y, _mm512_set1_ps(share[i]));
+                quantize(_mm512_permutex2var_ps(*x, low, *y), _mm512_permutex2var_ps(*x, high, *y),
+                         q->to[i] + at / GROUP + p);
+            }
+    }
+}
+
+#define GATHER(parts, n) case n: gather(n, parts, q, values, size, window, weights, share); break;
+#define FEW(p) GATHER(p, 1) GATHER(p, 2) GATHER(p, 3) GATHER(p, 4)
+#define MANY(p) GATHER(p, 5) GATHER(p, 6) GATHER(p, 7) GATHER(p, 8)
+
+/* What they see of keys and values [.., size]. A query's result does not depend on the others. */
+TARGET static void attend(const Queries *q, int n, const uint16_t *keys, const uint16_t *values,
+                          int64_t size, int64_t window, float *weights) {
+    float share[QUERIES];
+    weigh(q, n, keys, size, window, weights, share);
+    if (size % 64 || n > 4)
+        switch (n) { FEW(1) MANY(1) }
+    else
+        switch (n) { FEW(2) }
+}
+
+/* n times `each` of such a size, from a cache line's beginning; null where there is no room. */
 static void *room_for(int64_t n, int64_t each, int64_t size) {
     int64_t all;
     if (__builtin_mul_overflow(n, each, &all) || __builtin_mul_overflow(all, size, &all) || all < 0)
         return NULL;
-    return malloc(all ? all : 1);
+    return aligned_alloc(64, (all / 64 + 1) * 64);
 }
 
 static Inputs *inputs(int64_t n, int64_t ins) {
@@ -469,7 +582,7 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     Inputs *in = inputs(rows, l->qkv.ins), *of_seen = inputs(rows, l->o.ins);
     Inputs *inner = inputs(rows, l->down.ins);
     float *real = room_for(rows, l->qkv.outs, sizeof(float));
-    float *weights = room_for(threads, window + size, sizeof(float));
+    float *weights = room_for(threads, room_to_attend(window, size), sizeof(float));
     uint16_t *asked = room_for(rows, l->o.ins, sizeof(uint16_t));
     const int able = in && of_seen && inner && real && weights && asked && !PyErr_Occurred();
     if (!able)
@@ -477,7 +590,7 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     Py_BEGIN_ALLOW_THREADS
 #pragma omp parallel num_threads(threads)
     {
-        float *mine = weights + omp_get_thread_num() * (window + size);
+        float *mine = weights + omp_get_thread_num() * room_to_attend(window, size);
         take_all(&l->qkv, h, rows, &l->before_attention, in);
         multiply(&l->qkv, in, rows, NULL, NULL, real);
 #pragma omp barrier
@@ -488,14 +601,22 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
                  head < queries ? asked + (row * queries + head) * size
                                 : entries + ((head - queries) * room + past + row) * size);
         }
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < rows * queries; i++) {
-            int64_t row = i / queries, head = i % queries;
-            const uint16_t *keys = entries + head / group * room * size;
-            attend(asked + i * size, keys, keys + kv_heads * room * size, past + row + 1, size,
-                   mine, mine + window);
-            take_real(mine + window, size, of_seen + i * (size / GROUP));
+        int64_t from, to, each = rows * group;
+        part(kv_heads * each, &from, &to);
+        while (from < to) {
+            int64_t head = from / each, left = least(to, (head + 1) * each) - from;
+            int64_t calls = (left + QUERIES - 1) / QUERIES, n = (left + calls - 1) / calls;
+            const uint16_t *keys = entries + head * room * size;
+            Queries few;
+            for (int i = 0; i < n; i++, from++) {
+                int64_t row = from % each / group, query = head * group + from % group;
+                few.at[i] = asked + (row * queries + query) * size;
+                few.seen[i] = past + row + 1;
+                few.to[i] = of_seen + (row * queries + query) * (size / GROUP);
+            }
+            attend(&few, n, keys, keys + kv_heads * room * size, size, window, mine);
         }
+#pragma omp barrier
         finish(l, h, of_seen, rows, y, in, inner);
     }
     Py_END_ALLOW_THREADS

@@ -164,18 +164,25 @@ def layer_by_the_formula(layer, kind, h, cos, sin, entries):
     return h + product(inner, mlp.down_proj, kind)
 
 
-@pytest.mark.parametrize("kind", [ByBytesInt4, ByBytesInt8])
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_a_layer_is_the_formula_with_its_inputs_in_steps(family, kind):
+@pytest.mark.parametrize(
+    "family, kind, heads, kv_heads, head_size",
+    [
+        ("qwen2", ByBytesInt4, 4, 2, 32),
+        ("qwen2", ByBytesInt8, 7, 1, 64),
+        ("qwen3", ByBytesInt4, 3, 3, 96),
+        ("qwen3", ByBytesInt8, 2, 1, 128),
+    ],
+)
+def test_a_layer_is_the_formula_with_its_inputs_in_steps(family, kind, heads, kv_heads, head_size):
     """In one call for few positions, and in two around attention for many."""
     module = tiny_module(
         family,
         initializer_range=0.1,
         hidden_size=128,
         intermediate_size=192,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_size,
     ).bfloat16()
     plain = copy.deepcopy(module.model.layers[0])
     held = (lambda name: 8) if kind is ByBytesInt8 else None

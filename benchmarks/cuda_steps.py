@@ -19,23 +19,24 @@ from collections import defaultdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from dmtd_demo.backbone import cuda_packed  # noqa: E402
-from dmtd_demo.measure.bench import Timed, bench_prompt, timed_panel  # noqa: E402
-from dmtd_demo.measure.limits import memory_bandwidth  # noqa: E402
-from dmtd_demo.models.loading import load_random  # noqa: E402
-from dmtd_demo.models.model import Model  # noqa: E402
-from dmtd_demo.race.panels import parse_panel  # noqa: E402
+
+if TYPE_CHECKING:
+    from dmtd_demo.measure.bench import Timed
+    from dmtd_demo.models.model import Model
 
 VERIFIED = ("prompt-lookup", "dmtd-spec:tau=4")
 
 
 def timed(model: Model, panel: str, context: int, new: int) -> Timed:
     """One run, with the garbage of those before out of its way."""
+    import torch
+
+    from dmtd_demo.measure.bench import bench_prompt, timed_panel
+    from dmtd_demo.race.panels import parse_panel
+
     gc.collect()
     with torch.inference_mode():
         return timed_panel(model, parse_panel(panel), bench_prompt(model, context), new)
@@ -45,6 +46,10 @@ def by_turns(
     models: dict[str, Model], panels: list[str], context: int, new: int, rounds: int
 ) -> None:
     """Every panel of every model in each round; a round before the first counts for nothing."""
+    import torch
+
+    from dmtd_demo.measure.limits import memory_bandwidth
+
     roof = memory_bandwidth(torch.device("cuda"))
     print(f"{torch.cuda.get_device_name()}, {roof / 1e12:.3f} TB/s, PyTorch {torch.__version__}")
     speeds: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -76,6 +81,8 @@ def by_turns(
 def overlapping(model: Model, context: int, new: int) -> dict[bool, list[float]]:
     """Tokens per second of `ar` without and with launches that overlap, twice by turns; the graphs
     are captured anew each time. Where Triton is not there, of the products alone."""
+    from dmtd_demo.backbone import cuda_packed
+
     overlaps: list[Any] = [cuda_packed]
     if find_spec("triton"):
         overlaps.append(import_module("dmtd_demo.backbone.kernels"))
@@ -91,6 +98,11 @@ def overlapping(model: Model, context: int, new: int) -> dict[bool, list[float]]
 
 def parting(model: Model, new: int) -> dict[str, int | None]:
     """The first token of each verified decoder that is not `ar`'s, on a prompt that repeats."""
+    import torch
+
+    from dmtd_demo.measure.bench import bench_prompt, timed_panel
+    from dmtd_demo.race.panels import parse_panel
+
     prompt = (bench_prompt(model, 64) * 4)[:200]
     ids = {}
     for panel in ("ar", *VERIFIED):
@@ -113,6 +125,11 @@ def main() -> None:
     parser.add_argument("--quantizations", default="none,fast-int8,fast-int4")
     parser.add_argument("--panels", default="ar;dmtd:tau=4")
     options = parser.parse_args()
+    # after --help, which needs none of it
+    import torch
+
+    from dmtd_demo.models.loading import load_random
+
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/cuda_steps.py needs a CUDA device")
     torch.manual_seed(0)

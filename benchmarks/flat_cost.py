@@ -16,22 +16,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import psutil
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from dmtd_demo.backbone.fused import FusedLayer
-from dmtd_demo.decoders.stack import Stack, prefill
-from dmtd_demo.machine import describe
-from dmtd_demo.measure.bench import bench_prompt
-from dmtd_demo.models.loading import load, load_random
-from dmtd_demo.race.panels import PanelSpec
-from dmtd_demo.race.race import race_ids
-from dmtd_demo.race.settings import RaceSettings
-from dmtd_demo.sampling import Sampler
+    from dmtd_demo.backbone.fused import FusedLayer
+
 
 CONTEXTS = (64, 1024, 4096)
 STEPS = 32  # timed at each
@@ -42,10 +35,14 @@ class TimedAttention:
     """FusedLayer's own attention, with a clock."""
 
     def __init__(self) -> None:
+        from dmtd_demo.backbone.fused import FusedLayer
+
         self.seconds = 0.0
         self.plain = FusedLayer._attention
 
     def __enter__(self) -> TimedAttention:
+        from dmtd_demo.backbone.fused import FusedLayer
+
         def timed(layer: FusedLayer, *arguments: Any) -> torch.Tensor:
             started = time.perf_counter()
             result = self.plain(layer, *arguments)
@@ -56,27 +53,42 @@ class TimedAttention:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        from dmtd_demo.backbone.fused import FusedLayer
+
         FusedLayer._attention = self.plain
 
 
-@torch.inference_mode()
 def step_ms(model: Any, context: int) -> tuple[float, float]:
     """A step after so many tokens: all of it, and attention's part. Medians."""
-    stack, sampler = Stack(model.backbone, model.split), Sampler()
-    for _ in prefill(stack, bench_prompt(model, context - STEPS // 2), sampler):
-        pass
-    whole, own = [], []
-    with TimedAttention() as attention:
-        for _ in range(STEPS):
-            attention.seconds, started = 0.0, time.perf_counter()
-            sampler.choose(model.backbone.logits(stack.last_hidden(stack.full([5])[0])))
-            whole.append(time.perf_counter() - started)
-            own.append(attention.seconds)
-    return statistics.median(whole) * 1000, statistics.median(own) * 1000
+    import torch
+
+    from dmtd_demo.decoders.stack import Stack, prefill
+    from dmtd_demo.measure.bench import bench_prompt
+    from dmtd_demo.sampling import Sampler
+
+    with torch.inference_mode():
+        stack, sampler = Stack(model.backbone, model.split), Sampler()
+        for _ in prefill(stack, bench_prompt(model, context - STEPS // 2), sampler):
+            pass
+        whole, own = [], []
+        with TimedAttention() as attention:
+            for _ in range(STEPS):
+                attention.seconds, started = 0.0, time.perf_counter()
+                sampler.choose(model.backbone.logits(stack.last_hidden(stack.full([5])[0])))
+                whole.append(time.perf_counter() - started)
+                own.append(attention.seconds)
+        return statistics.median(whole) * 1000, statistics.median(own) * 1000
 
 
 def race_memory(model: Any, panels: int) -> tuple[int, int]:
     """Bytes that this process holds at the end of such a race, and those of its KV caches."""
+    import psutil
+
+    from dmtd_demo.measure.bench import bench_prompt
+    from dmtd_demo.race.panels import PanelSpec
+    from dmtd_demo.race.race import race_ids
+    from dmtd_demo.race.settings import RaceSettings
+
     caches = []
     new_cache = model.backbone.new_cache
     model.backbone.new_cache = lambda *a: caches.append(new_cache(*a)) or caches[-1]
@@ -92,6 +104,8 @@ def race_memory(model: Any, panels: int) -> tuple[int, int]:
 
 
 def loaded(options: argparse.Namespace) -> Any:
+    from dmtd_demo.models.loading import load, load_random
+
     return (
         load_random(options.random_weights, quantization=options.quantization, threads=1)
         if options.random_weights
@@ -111,6 +125,9 @@ def main() -> None:
     # in a process of its own: the memory of one race
     parser.add_argument("--panels", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    # after --help, which needs none of it
+    from dmtd_demo.machine import describe
+
     model = loaded(options)
     if options.panels:
         print(json.dumps(race_memory(model, options.panels)))

@@ -30,23 +30,15 @@ sys.path.extend(
     str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/models", "")
 )
 
-import torch
-from gguf import GGMLQuantizationType
-
-from dmtd_demo.machine import describe
-from dmtd_demo.measure.bench import bench_prompt, timed_panel
-from dmtd_demo.models.catalog import CATALOG
-from dmtd_demo.models.config import CLASSES
-from dmtd_demo.models.fetch import at_hand
-from dmtd_demo.models.loading import load
-from dmtd_demo.models.threads import choose
-from dmtd_demo.race.panels import parse_panel
 
 LLAMA = "llama.cpp"
 
 
 def file_of(name: str) -> Path:
     """Return the GGUF file of a path or of a catalog model."""
+    from dmtd_demo.models.catalog import CATALOG
+    from dmtd_demo.models.fetch import at_hand
+
     if name not in CATALOG:
         return Path(name)
     found = at_hand(CATALOG[name].source, CATALOG[name].archive)
@@ -57,6 +49,12 @@ def file_of(name: str) -> Path:
 
 def random_file(folder: str, name: str, kind: str, table: str) -> Path:
     """Write a catalog model's shape with random weights. kind, table: names of GGUF types."""
+    import torch
+    from gguf import GGMLQuantizationType
+
+    from dmtd_demo.models.catalog import CATALOG
+    from dmtd_demo.models.config import CLASSES
+    from dmtd_demo.models.loading import load
     from gguf_files import write
 
     entry = CATALOG[name]
@@ -119,6 +117,12 @@ def main() -> None:
 
 def measured(options: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Run all by turns; a round before the first warms up and does not count."""
+    from dmtd_demo.machine import describe
+    from dmtd_demo.measure.bench import bench_prompt, timed_panel
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.models.threads import choose
+    from dmtd_demo.race.panels import parse_panel
+
     model = load(str(file), quantization="fast-int4", device="cpu", threads=1)
     prompt = bench_prompt(model, options.context)
     panels = [parse_panel(text) for text in ["ar", *(options.panel or ())]]

@@ -14,21 +14,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from dmtd_demo.decoders.drafting import Drafting
-from dmtd_demo.decoders.native import NativeText
-from dmtd_demo.models.loading import load, load_random
-from dmtd_demo.models.model import Model
-from dmtd_demo.sampling import Sampler
+    from dmtd_demo.models.model import Model
+
 
 PROMPT = list(range(5, 69))
 
 
 def milliseconds(step: Callable[[], object], device: torch.device, rounds: int) -> float:
+    import torch
+
     times = []
     for _ in range(rounds + 2):
         started = time.perf_counter()
@@ -39,40 +40,49 @@ def milliseconds(step: Callable[[], object], device: torch.device, rounds: int) 
     return round(1000 * statistics.median(times[2:]), 3)
 
 
-@torch.inference_mode()
 def costs(model: Model, rounds: int) -> dict[str, float]:
-    backbone, device = model.backbone, model.backbone.device
-    n, cache, text = backbone.layers, backbone.new_cache(), NativeText(model)
-    out = backbone.run_layers(backbone.embed(PROMPT), 0, n, cache)
-    text.saw(backbone.final_norm(out[0]))
-    state, embedded = text.unpaired[0][-1:], backbone.embed(PROMPT[-1:])[0]
-    m = text.pair(PROMPT[1:])
+    import torch
 
-    def passes(positions: int, log: bool, back: bool = False) -> Callable[[], object]:
-        def step() -> None:
-            before = cache.length(0)
-            cache.keep(before if log else None)
-            backbone.run_layers(backbone.embed(PROMPT[:positions]), 0, n, cache)
-            if back:
-                cache.crop(before + 1)
+    from dmtd_demo.decoders.drafting import Drafting
+    from dmtd_demo.decoders.native import NativeText
+    from dmtd_demo.sampling import Sampler
 
-        return step
+    with torch.inference_mode():
+        backbone, device = model.backbone, model.backbone.device
+        n, cache, text = backbone.layers, backbone.new_cache(), NativeText(model)
+        out = backbone.run_layers(backbone.embed(PROMPT), 0, n, cache)
+        text.saw(backbone.final_norm(out[0]))
+        state, embedded = text.unpaired[0][-1:], backbone.embed(PROMPT[-1:])[0]
+        m = text.pair(PROMPT[1:])
 
-    def pair() -> None:
-        pairs = text.cache.length(0)
-        text.head.run(state, embedded, text.cache)
-        text.cache.crop(pairs)
+        def passes(positions: int, log: bool, back: bool = False) -> Callable[[], object]:
+            def step() -> None:
+                before = cache.length(0)
+                cache.keep(before if log else None)
+                backbone.run_layers(backbone.embed(PROMPT[:positions]), 0, n, cache)
+                if back:
+                    cache.crop(before + 1)
 
-    steps = {"pass of 1": passes(1, False)}
-    for q in (2, 3, 5):
-        steps |= {f"pass of {q}": passes(q, True), f"and back to 1 of {q}": passes(q, True, True)}
-    steps["LM head"] = lambda: backbone.logits(state)
-    steps["MTP head, one pair"] = pair
-    for k in (1, 2, 3):
-        steps[f"{k} drafts"] = lambda k=k: text.drafts(
-            m, k, Drafting(model, Sampler(device=device))
-        )
-    return {name: milliseconds(step, device, rounds) for name, step in steps.items()}
+            return step
+
+        def pair() -> None:
+            pairs = text.cache.length(0)
+            text.head.run(state, embedded, text.cache)
+            text.cache.crop(pairs)
+
+        steps = {"pass of 1": passes(1, False)}
+        for q in (2, 3, 5):
+            steps |= {
+                f"pass of {q}": passes(q, True),
+                f"and back to 1 of {q}": passes(q, True, True),
+            }
+        steps["LM head"] = lambda: backbone.logits(state)
+        steps["MTP head, one pair"] = pair
+        for k in (1, 2, 3):
+            steps[f"{k} drafts"] = lambda k=k: text.drafts(
+                m, k, Drafting(model, Sampler(device=device))
+            )
+        return {name: milliseconds(step, device, rounds) for name, step in steps.items()}
 
 
 def main() -> None:
@@ -84,6 +94,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=12)
     options = parser.parse_args()
+    # after --help, which needs none of it
+    from dmtd_demo.models.loading import load, load_random
+
     settings = dict(dtype=options.dtype, device=options.device, threads=options.threads)
     if options.model:
         model = load(options.model, **settings)

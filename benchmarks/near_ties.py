@@ -17,17 +17,14 @@ import statistics
 import sys
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dmtd_demo.machine import describe
-from dmtd_demo.measure.evaluation import read_tasks
-from dmtd_demo.models.loading import load
-from dmtd_demo.models.model import Model
-from dmtd_demo.race.panels import PanelSpec, parse_panel
-from dmtd_demo.race.race import race
-from dmtd_demo.race.settings import RaceSettings
+if TYPE_CHECKING:
+    from dmtd_demo.models.model import Model
+    from dmtd_demo.race.panels import PanelSpec
+
 
 PROMPTS = Path(__file__).resolve().parents[1] / "dmtd_demo" / "training" / "prompts.txt"
 PANELS = ("mtp-verified", "dmtd-spec", "prompt-lookup")
@@ -37,6 +34,9 @@ def texts(
     model: Model, panels: list[PanelSpec], messages: list[dict[str, str]], new: int
 ) -> list[list[Any]]:
     """Race the panels; return the tokens of each, as records of a step have them."""
+    from dmtd_demo.race.race import race
+    from dmtd_demo.race.settings import RaceSettings
+
     found: list[list[Any]] = [[] for _ in panels]
     settings = RaceSettings(max_new_tokens=new, audit=False, top=2)
     for batch in race(model, panels, [messages] * len(panels), settings):
@@ -69,6 +69,12 @@ def main() -> None:
     parser.add_argument("--panel", action="append")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    # after --help, which needs none of it
+    from dmtd_demo.machine import describe
+    from dmtd_demo.measure.evaluation import read_tasks
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.race.panels import parse_panel
+
     model = load(
         options.model,
         quantization=options.quantization,

@@ -19,22 +19,15 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.extend(
     str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", "")
 )
 
-from conftest import ARGUMENTS, BROWSERS
+if TYPE_CHECKING:
+    from race_page import RacePage
 
-from app_process import Visitor, running_app
-from dmtd_demo.machine import describe
-from dmtd_demo.models.loading import load
-from dmtd_demo.race.panels import parse_panel
-from dmtd_demo.race.race import race
-from dmtd_demo.race.settings import RaceSettings
-from dmtd_demo.sampling import Sampling
-from race_page import END_SECONDS, OVER, RacePage
 
 PANELS = ("ar", "dmtd:tau=4", "clp")  # those that the page begins with
 PROMPT = "What is DMTD?"  # greedy: 142 tokens
@@ -52,6 +45,11 @@ def rates_of(records: list[dict[str, Any]]) -> list[float]:
 
 
 def by_compare(model: Any, panels: tuple[str, ...], tokens: int, temperature: float) -> list[float]:
+    from dmtd_demo.race.panels import parse_panel
+    from dmtd_demo.race.race import race
+    from dmtd_demo.race.settings import RaceSettings
+    from dmtd_demo.sampling import Sampling
+
     records = [
         record
         for batch in race(
@@ -68,6 +66,8 @@ def by_compare(model: Any, panels: tuple[str, ...], tokens: int, temperature: fl
 
 
 def read_only(url: str, tokens: int, temperature: float) -> list[float]:
+    from app_process import Visitor
+
     visitor = Visitor(url)
     visitor.ask(PROMPT, max_tokens=tokens, temperature=temperature)
     return rates_of(visitor.lines())
@@ -77,6 +77,8 @@ def on_page(visit: RacePage) -> tuple[list[float], float]:
     """The same, and how long the first token took from the press on Run to the screen, in
     milliseconds.
     """
+    from race_page import END_SECONDS, OVER
+
     visit.page.evaluate("""() => {
       window.pressed = performance.now(); window.drawn = null;
       const seen = new MutationObserver(() => { if (document.querySelector("[data-panel] [data-origin]")) requestAnimationFrame(() => { window.drawn ??= performance.now(); }); });
@@ -108,7 +110,14 @@ def main() -> None:
     parser.add_argument("--speed", default="watch", help="what the page plays at; 1: the clock's")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    # after --help, which needs none of it
+    from conftest import ARGUMENTS, BROWSERS
     from playwright.sync_api import sync_playwright
+
+    from app_process import running_app
+    from dmtd_demo.machine import describe
+    from dmtd_demo.models.loading import load
+    from race_page import RacePage
 
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     found: dict[str, list[list[float]]] = {"page": [], "read": [], "compare": [], "alone": []}

@@ -17,19 +17,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from dmtd_demo.machine import describe
-from dmtd_demo.measure.evaluation import Task, read_tasks
-from dmtd_demo.models.chat import encode_chat
-from dmtd_demo.models.loading import load
-from dmtd_demo.models.model import Model
-from dmtd_demo.models.placement import DTYPES
-from dmtd_demo.race.audit import logits_before
+    from dmtd_demo.measure.evaluation import Task
+    from dmtd_demo.models.model import Model
+
 
 WAYS = ("bfloat16", "float32", "fast-int8", "fast-int4", "int8", "nf4")
 
@@ -43,25 +40,32 @@ class Told:
     best: Tensor
 
 
-@torch.inference_mode()
 def told(model: Model, tasks: list[Task], tokens: int) -> list[Told]:
     """Judge the answers of the tasks, one after another, until there are so many tokens."""
-    found: list[Told] = []
-    assert model.tokenizer is not None
-    for _, messages, answer in tasks:
-        ids = model.tokenizer(answer, add_special_tokens=False).input_ids
-        parts = [
-            (
-                -logits.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0].double(),
-                logits.argmax(-1),
-            )
-            for logits, wanted in logits_before(model, encode_chat(model.tokenizer, messages), ids)
-        ]
-        found.append(Told(*(torch.cat(each) for each in zip(*parts))))
-        tokens -= len(ids)
-        if tokens <= 0:
-            break
-    return found
+    import torch
+
+    from dmtd_demo.models.chat import encode_chat
+    from dmtd_demo.race.audit import logits_before
+
+    with torch.inference_mode():
+        found: list[Told] = []
+        assert model.tokenizer is not None
+        for _, messages, answer in tasks:
+            ids = model.tokenizer(answer, add_special_tokens=False).input_ids
+            parts = [
+                (
+                    -logits.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0].double(),
+                    logits.argmax(-1),
+                )
+                for logits, wanted in logits_before(
+                    model, encode_chat(model.tokenizer, messages), ids
+                )
+            ]
+            found.append(Told(*(torch.cat(each) for each in zip(*parts))))
+            tokens -= len(ids)
+            if tokens <= 0:
+                break
+        return found
 
 
 def compared(own: list[Told], first: list[Told]) -> dict[str, float]:
@@ -89,6 +93,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    # after --help, which needs none of it
+    from dmtd_demo.machine import describe
+    from dmtd_demo.measure.evaluation import read_tasks
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.models.placement import DTYPES
+
     tasks = read_tasks(options.data, options.tokens)
     first: list[Told] = []
     for way in options.ways or WAYS:

@@ -17,21 +17,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dmtd_demo.backbone.split import Split
-from dmtd_demo.models.loading import load
-from dmtd_demo.models.model import Model
-from dmtd_demo.training import features
-from dmtd_demo.training.any_model import HELD_OUT
-from dmtd_demo.training.corpus import read_rows
-from dmtd_demo.training.data import IGNORED
-from dmtd_demo.training.loop import Position, Progress
+if TYPE_CHECKING:
+    import torch
+
+    from dmtd_demo.models.model import Model
+    from dmtd_demo.training import features
+    from dmtd_demo.training.loop import Progress
+
 
 ROOM = 2**32  # bytes of hidden states
 
@@ -40,6 +36,10 @@ class Learner:
     """Heads that learn by one of the two."""
 
     def __init__(self, model: Model, labels: torch.Tensor | None) -> None:
+        import torch
+
+        from dmtd_demo.training import features
+
         self.recipe = features.recipe("heads", model, 0, 0, {}, labels)
         self.heads = self.recipe.trainable
         self.optimizer = torch.optim.AdamW(
@@ -58,22 +58,27 @@ class Learner:
         self.seconds.append(time.perf_counter() - began)
 
 
-@torch.no_grad()
 def judged(model: Model, heads: Any, held: features.Features) -> dict[str, list[float]]:
     """Return each head's accuracy and cross-entropy over the whole vocabulary."""
-    right, lost, count = [[0.0] * heads.k for _ in range(3)]
-    for h, labels in zip(held.h.split(256), held.labels.split(256)):
-        states = heads(h.float())
-        for i in range(heads.k):
-            known = labels[:, i] != IGNORED
-            logits = model.backbone.logits(states[known, i]).float()
-            right[i] += (logits.argmax(-1) == labels[known, i]).sum().item()
-            lost[i] += F.cross_entropy(logits, labels[known, i], reduction="sum").item()
-            count[i] += int(known.sum())
-    return {
-        "right": [round(a / n, 4) for a, n in zip(right, count)],
-        "nats": [round(a / n, 3) for a, n in zip(lost, count)],
-    }
+    import torch
+    from torch.nn import functional as F
+
+    from dmtd_demo.training.data import IGNORED
+
+    with torch.no_grad():
+        right, lost, count = [[0.0] * heads.k for _ in range(3)]
+        for h, labels in zip(held.h.split(256), held.labels.split(256)):
+            states = heads(h.float())
+            for i in range(heads.k):
+                known = labels[:, i] != IGNORED
+                logits = model.backbone.logits(states[known, i]).float()
+                right[i] += (logits.argmax(-1) == labels[known, i]).sum().item()
+                lost[i] += F.cross_entropy(logits, labels[known, i], reduction="sum").item()
+                count[i] += int(known.sum())
+        return {
+            "right": [round(a / n, 4) for a, n in zip(right, count)],
+            "nats": [round(a / n, 3) for a, n in zip(lost, count)],
+        }
 
 
 def main() -> None:
@@ -85,6 +90,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    # after --help, which needs none of it
+    from dmtd_demo.backbone.split import Split
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.training import features
+    from dmtd_demo.training.any_model import HELD_OUT
+    from dmtd_demo.training.corpus import read_rows
+    from dmtd_demo.training.loop import Position, Progress
+
     model = load(options.model, quantization="none", dtype="bfloat16", threads=options.threads)
     with tempfile.TemporaryDirectory() as folder:
         answers = Path(folder) / "answers.jsonl"

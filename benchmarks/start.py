@@ -23,15 +23,13 @@ sys.path.extend(
     str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", "")
 )
 
-from conftest import ARGUMENTS, BROWSERS
-
-from app_process import START_SECONDS, opening_app, running_app
-from dmtd_demo.machine import describe
 
 BARS = {"served": 8.0, "can run": 12.0}  # seconds
 
 
 def in_browser(chromium: Any, folder: Path) -> dict[str, float]:
+    from app_process import START_SECONDS, opening_app
+
     page = chromium.new_page(viewport={"width": 1280, "height": 720})
     began = time.perf_counter()
     with opening_app(folder) as (_, url):
@@ -48,6 +46,8 @@ def in_browser(chromium: Any, folder: Path) -> dict[str, float]:
 
 
 def served(folder: Path) -> dict[str, float]:
+    from app_process import running_app
+
     began = time.perf_counter()
     with running_app(folder, measured=True):
         return {"served": time.perf_counter() - began}
@@ -60,7 +60,11 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    # after --help, which needs none of it
+    from conftest import ARGUMENTS, BROWSERS
     from playwright.sync_api import sync_playwright
+
+    from dmtd_demo.machine import describe
 
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:

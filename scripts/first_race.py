@@ -15,10 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dmtd_demo.comparison import compare
-from dmtd_demo.models.loading import load
 from dmtd_demo.shipped import ASSETS
-from dmtd_demo.ui.examples import first_prompt
 
 PATH = ASSETS / "first_race.jsonl"
 PANELS = ("ar", "dmtd:tau=4", "clp")
@@ -37,6 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    # after --help, which needs none of it
+    from dmtd_demo.comparison import compare
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.ui.examples import first_prompt
+
     model = load("classroom", threads=arguments.threads)
     race = compare(first_prompt(model), PANELS, model, top=3)
     lines = [

@@ -14,20 +14,18 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-
-from PIL import Image
-from playwright.sync_api import sync_playwright
+from typing import TYPE_CHECKING
 
 sys.path.extend(
     str(Path(__file__).resolve().parents[1] / folder) for folder in ("tests/browser", "tests", "")
 )
 
-from conftest import ARGUMENTS, BROWSERS
-
-from app_process import running_app
+from dmtd_demo.shipped import ASSETS
 from dmtd_demo.ui.examples import EXAMPLES, SKY
-from dmtd_demo.web.files import ASSETS
-from race_page import RacePage
+
+if TYPE_CHECKING:
+    from race_page import RacePage
+
 
 # of the animated picture; a screenshot of the page is 1280 wide and as high as the page
 WINDOW = (1280, 640)
@@ -47,6 +45,8 @@ def screenshot(visit: RacePage, path: Path) -> None:
 
 
 def animation(visit: RacePage, path: Path) -> None:
+    from PIL import Image
+
     page = visit.page
     page.set_viewport_size({"width": WINDOW[0], "height": WINDOW[1]})
     page.mouse.move(2, WINDOW[1] - 2)  # no hint of what it rests on
@@ -92,6 +92,13 @@ def main() -> None:
         help="the folder of both pictures; default: %(default)s",
     )
     args = parser.parse_args()
+    # after --help, which needs none of it
+    from conftest import ARGUMENTS, BROWSERS
+    from playwright.sync_api import sync_playwright
+
+    from app_process import running_app
+    from race_page import RacePage
+
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         sys.exit(

@@ -20,12 +20,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import yaml  # noqa: E402
-from huggingface_hub import HfApi  # noqa: E402
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError  # noqa: E402
-
-from dmtd_demo.models.catalog import CATALOG  # noqa: E402
-
 PARTS = ("app.py", "dmtd_demo", "assets", "README.md", "LICENSE", "CITATION.cff", "docs")
 ZERO_TORCH = "torch==2.11.0"  # ZeroGPU has 2.8 to 2.11
 # the same versions without gigabytes of CUDA
@@ -68,6 +62,10 @@ def requirements(zero: bool) -> str:
 
 def front_matter(own: str, models: list[str]) -> str:
     """The README's, with what the hub is to fetch before the Space starts."""
+    import yaml
+
+    from dmtd_demo.models.catalog import CATALOG
+
     facts = yaml.safe_load(own)
     sources = [
         CATALOG[name].source if name in CATALOG else name
@@ -85,6 +83,8 @@ def front_matter(own: str, models: list[str]) -> str:
 
 
 def publish(space: str, folder: Path, zero: bool, models: list[str], private: bool) -> str:
+    from huggingface_hub import HfApi
+
     api = HfApi()
     api.create_repo(
         space,
@@ -124,6 +124,9 @@ def main() -> int:
     models = [name.strip() for name in args.models.split(",") if name.strip()]
     if bool(args.space) == bool(args.folder):
         parser.error("needs a Space, owner/name, or --folder")
+    # after --help, which needs none of it
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
     try:
         if args.folder:
             args.folder.mkdir(parents=True)

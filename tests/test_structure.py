@@ -199,14 +199,40 @@ def test_no_function_takes_more_than_six_parameters():
     assert not found, found
 
 
-def test_scripts_do_nothing_before_they_read_their_options() -> None:
-    """So that --help answers: no statement of a script that can be run works as it is imported."""
+def runnable_scripts() -> list[tuple[Path, str]]:
     scripts = [
         (path, path.read_text(encoding="utf-8"))
         for folder in ("scripts", "benchmarks")
         for path in sorted((ROOT / folder).rglob("*.py"))
     ]
-    runnable = [(path, text) for path, text in scripts if '__name__ == "__main__"' in text]
+    return [(path, text) for path, text in scripts if '__name__ == "__main__"' in text]
+
+
+# Packages that a second goes by with, and the modules of ours that need none of them.
+SLOW = {"torch", "transformers", "huggingface_hub", "gguf", "conftest", "tiny", "dmtd_demo"}
+LIGHT = ("dmtd_demo.shipped.", "dmtd_demo.ui.examples.", "dmtd_demo.destinations.")
+# Their functions are all of PyTorch, or a decoder is made as they are read.
+WHOLE = {"cpu_products.py", "cuda_linears.py", "page_cost.py"}
+
+
+def test_scripts_answer_help_at_once() -> None:
+    """What only the work needs is imported where it is done."""
+    for path, text in runnable_scripts():
+        if path.name in WHOLE or path.parent.name == "smollm2":
+            continue
+        tops = [
+            node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
+        for node in tops:
+            for alias in node.names:
+                name = alias.name if isinstance(node, ast.Import) else f"{node.module}.{alias.name}"
+                slow = name.split(".")[0] in SLOW and not name.startswith(LIGHT)
+                assert not slow, f"{path.name} imports {name} before it reads its options"
+
+
+def test_scripts_do_nothing_before_they_read_their_options() -> None:
+    """So that --help answers: no statement of a script that can be run works as it is imported."""
+    runnable = runnable_scripts()
     assert len(runnable) > 20
     for path, text in runnable:
         assert "argparse" in text, path

@@ -7,7 +7,10 @@ The prompts are in the language of the models.
 
 from __future__ import annotations
 
-from dmtd_demo.models.model import Model
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dmtd_demo.models.model import Model
 
 # (the key of what the button says, the prompt). They fit the world that `classroom` was trained on.
 EXAMPLES: tuple[tuple[str, str], ...] = (

@@ -49,7 +49,7 @@ def published(
                 }
             )
 
-    monkeypatch.setitem(script["publish"].__globals__, "HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(sys, "argv", ["publish_space.py", *options])
     assert script["main"]() == 0
     return files, asked

@@ -164,6 +164,14 @@ function icon(path) {
 }
 
 /**
+ * How many times slower than its clock a race is played.
+ * @param {number} rate ms of the clock in a millisecond
+ */
+function slowing(rate) {
+  return rate > 0.1 ? (1 / rate).toFixed(1) : Math.round(1 / rate).toLocaleString("en");
+}
+
+/**
  * The model of a panel as the race's header names it.
  * @param {PanelEntry} entry
  */

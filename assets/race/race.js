@@ -163,7 +163,7 @@ class RaceView {
         : rate > 0.95
           ? t("race.played", { seconds })
           : t("race.slowed", {
-              times: rate > 0.1 ? (1 / rate).toFixed(1) : Math.round(1 / rate).toLocaleString("en"),
+              times: slowing(rate),
               seconds,
             });
     if (this.status.textContent !== text) this.status.textContent = text;
@@ -442,9 +442,9 @@ class RaceView {
       over = this.player.at >= this.tape.moments.length;
     const said = over
       ? this.verdict("done", "race.recorded.done")
-      : t("race.recorded", {
+      : t(rate > 0.95 ? "race.recorded.played" : "race.recorded", {
           model: modelName(this.tape.header.panels[0]),
-          times: Math.round(1 / (rate || 1)),
+          times: slowing(rate || 1),
           seconds: (this.tape.duration / 1000).toFixed(2),
         });
     if (this.status.textContent !== said) this.status.textContent = said;

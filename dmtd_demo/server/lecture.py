@@ -126,6 +126,8 @@ class Lecture:
             f'<a href="/class/files/{number}" target="_blank" rel="noopener">{escape(name)}</a>'
             for number, (name, _) in enumerate(self.files)
         )
+        if files:
+            files = f"<span>{span('class.files')}</span>{files}"
         return f'<nav class="class-links"><a href="/">{span("class.own")}</a>{files}</nav>'
 
     def _join(self, url: str) -> str:

@@ -76,7 +76,7 @@ def opened(
         what = (
             "race the models that are in memory, in turns, after yours; see the races that you run "
             "on this machine, live at /class (the address and its QR code: /class/join)"
-            + (f", and play {len(lecture.files)} saved races of yours" if lecture.files else "")
+            + (f", and play {_saved(len(lecture.files))} of yours" if lecture.files else "")
         )
     asked = (
         f"What they ask in a remote panel goes to {' or '.join(servers)}, with your key. "
@@ -88,6 +88,10 @@ def opened(
         f"{asked}{TRAINING if train and not on_zero_gpu() else NO_FILES} "
         f"Limits for each of them: {', '.join(limits) or 'none'} (DMTD_… in the README)."
     )
+
+
+def _saved(number: int) -> str:
+    return "one saved race" if number == 1 else f"{number} saved races"
 
 
 def end(*_: Any) -> NoReturn:

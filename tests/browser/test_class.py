@@ -24,6 +24,7 @@ def test_a_student_sees_the_race_as_it_runs(
     assert student.page.locator(text).inner_text() == lecturer.page.locator(text).inner_text()
     assert student.origins(1) == lecturer.origins(1) and set(student.origins(1)) == {"full", "late"}
     student.page.screenshot(path=screenshots / "class.png")
+    assert student.page.locator(".class-links").inner_text().split("\n")[1] == "Saved races:"
     student.page.locator(f"{text} [data-origin]").last.hover()  # it can be read like every race
     student.page.wait_for_selector("text=made by")
     lecturer.set("#max-tokens", 6)
@@ -33,6 +34,10 @@ def test_a_student_sees_the_race_as_it_runs(
         "document.querySelectorAll(\"[data-panel='0'] [data-origin]\").length <= 6"
     )
     assert student.wait_until("done") == "done"
+    # before the first race there is nothing to play
+    assert student.page.locator(".player").is_visible()
+    student.page.evaluate("document.querySelectorAll('.panel').forEach(panel => panel.remove())")
+    assert not student.page.locator(".player").is_visible()
     for page in (student, lecturer):
         page.close()
 

@@ -3,6 +3,7 @@ tells of it on screen, and a finish in words."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -207,6 +208,15 @@ def test_a_recorded_race_plays_before_any_click(chromium: Any, app_url: str) -> 
     assert "Recorded race of classroom" in visit.sentence
     assert page.locator(".mark:visible").count() == 3
     assert all(page.locator(".how").all_inner_texts())
+    assert re.search(r"classroom, \d+× slowed; measured", visit.sentence)
+    page.select_option(".player select", "1")
+    page.wait_for_function("document.querySelector('.status').textContent.includes('own speed;')")
+    page.set_viewport_size({"width": 390, "height": 844})
+    # each panel's name in one line, beside the mark and the figure
+    heights = "specs => specs.map(spec => spec.getBoundingClientRect().height)"
+    assert max(page.locator(".spec").evaluate_all(heights)) < 20
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.select_option(".player select", "watch")
     # what can be asked, and where a real language model is, beside the box
     assert "small world" in page.locator("#askable").inner_text()
     assert page.locator(".papers a").count() == 2

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DEAR, CHEAP = 0.25, 0.1
 # how likely drafts have to be together to be worth a place in a CPU's pass
 P_MIN = 0.3
+# how probable it has to be that a first draft is kept: about its cost in full passes
+WORTH = 0.1
 
 
 def drafts_option(help: str) -> Any:
@@ -56,8 +58,7 @@ class Likely:
         """logits: of the next draft, [1, vocabulary]."""
         if self.p_min <= 0:
             return True
-        logits = logits.float()
-        self.together *= (logits.max() - logits.logsumexp(-1)[0]).exp().item()
+        self.together *= logits.float().softmax(-1).amax().item()
         return self.together >= self.p_min
 
 
@@ -89,6 +90,9 @@ class NativeText:
     def __init__(self, model: Model) -> None:
         self.backbone = model.backbone
         self.head = model.addons["native_mtp"]
+        # on a GPU a look at it would wait for longer than a draft takes
+        on_cpu = self.backbone.device.type == "cpu"
+        self.acceptance = model.addons.get("acceptance") if on_cpu else None
         self.cache = KVCache(1)
         # [positions, hidden] each
         self.unpaired: list[Tensor] = []
@@ -96,6 +100,18 @@ class NativeText:
     def saw(self, states: Tensor) -> None:
         """Take in states after the final norm, [positions, hidden], in the order of the text."""
         self.unpaired.append(states)
+
+    def worth_drafting(self, token: int, threshold: float) -> bool:
+        """Whether a first draft is likely enough to be as probable as the threshold.
+
+        By the model's acceptance predictor, from the last state that was seen and the token after
+        it; True where there is none.
+        """
+        if self.acceptance is None:
+            return True
+        state, embedded = self.unpaired[-1][-1], self.backbone.embed([token])[0, 0]
+        chance: float = self.acceptance.chance(state, embedded, threshold)
+        return chance >= WORTH
 
     def pair(self, ids: Sequence[int]) -> Tensor:
         """Take in as many pairs as there are ids, each the token that followed a waiting state.

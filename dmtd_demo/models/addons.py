@@ -23,6 +23,7 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models import dmtd_layers, fed_back, frequent
+from dmtd_demo.models.acceptance import AcceptancePredictor
 from dmtd_demo.models.addon_file import addon_tensors
 from dmtd_demo.models.causes import in_one_line
 from dmtd_demo.text_files import parsed, read_text
@@ -138,13 +139,14 @@ class LateHeads(nn.Module):
 
 
 # head0: one MTP head for token n + 1, in the LM head's place. native_clp: lengths of what an MTP
-# head drafts that reads its own drafts. adaptive: how many late-layer-only tokens, 0..k, may follow
+# head drafts that reads its own drafts. acceptance: of its first draft. adaptive: how many late-layer-only tokens, 0..k, may follow
 # a cycle head.
 ADDONS: dict[str, type[nn.Module]] = {
     "mtp_heads": MTPHeads,
     "head0": MTPHeads,
     "clp": CollocationLengthPredictor,
     "native_clp": CollocationLengthPredictor,
+    "acceptance": AcceptancePredictor,
     "gate": SpanGate,
     "confidence": ConfidenceReader,
     "adaptive": CollocationLengthPredictor,

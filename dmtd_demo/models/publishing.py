@@ -19,6 +19,7 @@ WHAT = {
     "head0": "head 0, which `mtp-heads` has in the LM head's place",
     "clp": "Collocation-Length Predictor, for `clp`",
     "confidence": "reader of the heads' confidences, for `clp:rule=confidence`",
+    "acceptance": "predictor of whether a draft would be kept, for `mtp-native`",
     "gate": "span gate, for `mtp-gate`",
     "adaptive": "predictor of cycle lengths, for `dmtd-adaptive`",
     "mixed": "MTP heads on late hidden states, for `mixed`",

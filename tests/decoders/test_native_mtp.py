@@ -11,8 +11,10 @@ from test_lossless import chi_square
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.drafting import Drafting
-from dmtd_demo.decoders.native import Likely, NativeText
+from dmtd_demo.decoders.native import WORTH, Likely, NativeText
 from dmtd_demo.errors import UserError
+from dmtd_demo.models import acceptance
+from dmtd_demo.models.acceptance import LEVELS, AcceptancePredictor
 from dmtd_demo.models.frequent import FrequentHead
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.sampling import Sampler, Sampling
@@ -176,6 +178,42 @@ def test_unverified_is_the_formula(rule, threshold):
             assert [t.origin for t in step.tokens] == ["full", *["mtp"] * s]
             text += wanted
     assert len(kept) > 1 or threshold == 0.0
+
+
+def test_nothing_is_drafted_where_a_draft_would_hardly_be_kept(monkeypatch):
+    """Pairs wait meanwhile: the next drafts are those of the formula."""
+    # the drafts of random weights reach no other level
+    monkeypatch.setattr(acceptance, "LEVELS", (0.0, *LEVELS[1:]))
+    model = tiny_model(KIND, addons=True, layers=8, seed=4)
+    torch.manual_seed(1)
+    predictor = AcceptancePredictor(model.backbone.hidden_size).requires_grad_(False)
+    predictor.outer.weight *= 100
+    model.addons["acceptance"] = predictor
+    panel = PanelSpec("mtp-native", {"k": 2, "threshold": 0.0, "rule": "probability"})
+    embedding = model.backbone.module.get_input_embeddings().weight
+    made = []
+    for prompt in prompts(5, 12):
+        steps = steps_of(model, panel, prompt, 30)
+        text = [*prompt, steps[0].tokens[0].id]
+        for step in steps[1:]:
+            state = states_of(model, text)[-1]
+            first = int(model.backbone.module.lm_head(state).argmax())
+            chance = torch.sigmoid(predictor(torch.cat((state, embedding[first])))[0]).item()
+            made.append(chance >= WORTH)
+            drafts = drafted(model, [*text, first], 2).argmax(-1).tolist() if made[-1] else []
+            assert [t.id for t in step.tokens] == [first, *drafts]
+            text += [first, *drafts]
+    assert 0.1 < sum(made) / len(made) < 0.9
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.94, 1.0])
+def test_a_chance_is_the_networks_own(threshold):
+    predictor = AcceptancePredictor(8).requires_grad_(False)
+    state, embedded = torch.randn(2, 8)
+    logits = predictor(torch.cat((state, embedded)))
+    at = [level for level in LEVELS if level <= threshold]
+    wanted = torch.sigmoid(logits[len(at) - 1]).item() if at else 1.0
+    assert predictor.chance(state, embedded, threshold) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_drafting_ends_where_the_drafts_together_get_unlikely():

@@ -139,8 +139,8 @@ class LateHeads(nn.Module):
 
 
 # head0: one MTP head for token n + 1, in the LM head's place. native_clp: lengths of what an MTP
-# head drafts that reads its own drafts. acceptance: of its first draft. adaptive: how many late-layer-only tokens, 0..k, may follow
-# a cycle head.
+# head drafts that reads its own drafts. acceptance: whether its first draft would be kept.
+# adaptive: how many late-layer-only tokens, 0..k, may follow a cycle head.
 ADDONS: dict[str, type[nn.Module]] = {
     "mtp_heads": MTPHeads,
     "head0": MTPHeads,

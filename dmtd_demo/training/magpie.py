@@ -129,7 +129,10 @@ def read_openings(file: str | None) -> tuple[str, ...]:
     if file is None:
         return ()
     path = OPENINGS if file == "everyday" else Path(file)
-    found = tuple(line.strip() for _, line in lines_of(read_text(path)))
+    try:
+        found = tuple(line.strip() for _, line in lines_of(read_text(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--openings needs a text file; {file} cannot be read: {error}") from None
     if not found:
         raise UserError(f"--openings needs a file with an opening on each line; {file} has none")
     for opening in found:

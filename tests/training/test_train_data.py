@@ -117,6 +117,8 @@ def test_first_messages_begin_with_the_openings_that_are_given(model, tmp_path):
     file.write_text("\n")
     with pytest.raises(UserError, match="needs a file with an opening on each line"):
         read_openings(str(file))
+    with pytest.raises(UserError, match="needs a text file"):
+        read_openings(str(tmp_path / "none.txt"))
     aside = magpie.OPENINGS.with_name("prompts.txt").read_text().splitlines()
     shipped = read_openings("everyday")
     assert len(set(shipped)) == len(shipped) > 500

@@ -44,7 +44,7 @@ from dmtd_demo.training.magpie import (
 
 NAME = "SmolLM2-135M-Instruct"
 ASIDE = ROOT / "dmtd_demo" / "training" / "prompts.txt"
-LONGEST, BATCH = 192, 64
+LONGEST, BATCH, LEAST = 192, 64, 32
 # at 1 every third request of so small a model is an odd one
 WARM = 0.8
 
@@ -309,9 +309,28 @@ def lines(file: Path) -> list[dict]:
     return [json.loads(x) for x in file.read_text().splitlines()] if file.exists() else []
 
 
-def corpus(found: list[dict], held: bool | None = None) -> Corpus:
-    """Answers without loops, as texts of the training. held: all or none; else by their content."""
-    kept = [x for x in found if not x["stopped"] and repetition(x["ids"][x["prompt"] :]) <= DULL]
+def is_whole(line: dict) -> bool:
+    """Whether an answer runs in no loop."""
+    return not line["stopped"] and repetition(line["ids"][line["prompt"] :]) <= DULL
+
+
+def before_its_loop(line: dict) -> dict:
+    """An answer up to where it begins to repeat itself."""
+    ids, at = line["ids"], line["prompt"]
+    n = len(ids) - at
+    while n and repetition(ids[at : at + n]) > DULL / 3:
+        n -= 1
+    return line | {"stopped": False, "ids": ids[: at + n]}
+
+
+def corpus(found: list[dict], held: bool | None = None, cut: bool = False) -> Corpus:
+    """Answers without loops, as texts of the training. held: all or none; else by their content.
+    cut: of those with loops what comes before, if it is of LEAST tokens.
+    """
+    kept = [x for x in found if is_whole(x)]
+    if cut:
+        begun = [before_its_loop(x) for x in found if not is_whole(x)]
+        kept += [x for x in begun if len(x["ids"]) >= x["prompt"] + LEAST]
     lengths = np.array([len(x["ids"]) for x in kept])
     out = [
         is_held_out([{"role": "user", "content": x["asked"]}]) if held is None else held
@@ -334,13 +353,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--aside", action="store_true", help="the requests that are kept aside")
     parser.add_argument("--pack", type=Path, help="write what is there into this file instead")
+    parser.add_argument(
+        "--cut", action="store_true", help="pack what comes before the loops of answers too"
+    )
     parser.add_argument("--openings", action="store_true", help="requests of the model's own")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
     file = options.run / ("aside.jsonl" if options.aside else "everyday.jsonl")
     if options.pack:
-        made = corpus(lines(file), True if options.aside else None)
+        made = corpus(lines(file), True if options.aside else None, options.cut)
         made.save(options.pack, 10**9)
         print(f"{len(made.lengths)} texts, {made.answer_tokens} answer tokens")
         return

@@ -53,15 +53,24 @@ class Room {
     for (const panel of atEnd) panel.scroll.scrollTop = panel.scroll.scrollHeight;
   }
 
-  // Panels side by side: two lines above the text of one of them move no text.
+  // Panels side by side: two lines above the text of one of them move no text. The head of one whose
+  // speed means nothing takes the place of what it does, too.
   alignHeads() {
     const { panels, root } = this.view;
-    for (const part of ["panel-head", "how"]) {
-      root.style.removeProperty(`--${part}`);
-      if (!WIDE.matches) continue;
-      const heights = panels.map((panel) => panel.node.querySelector(`.${part}`).offsetHeight);
-      root.style.setProperty(`--${part}`, `${Math.max(...heights)}px`);
-    }
+    for (const part of ["panel-head", "how", "whole-head"]) root.style.removeProperty(`--${part}`);
+    if (!WIDE.matches) return;
+    const highest = (part, weightless) =>
+      Math.max(
+        0,
+        ...panels
+          .filter((panel) => panel.node.classList.contains("weightless") === weightless)
+          .map((panel) => panel.node.querySelector(`.${part}`).offsetHeight),
+      );
+    const how = highest("how", false),
+      whole = Math.max(highest("panel-head", false) + how, highest("panel-head", true));
+    root.style.setProperty("--panel-head", `${whole - how}px`);
+    root.style.setProperty("--how", `${how}px`);
+    root.style.setProperty("--whole-head", `${whole}px`);
   }
 
   // The box for a reply comes on screen, ready to be written in.

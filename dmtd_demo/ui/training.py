@@ -204,12 +204,13 @@ class TrainingPart:
                     curves,
                     again,
                 )
+                # heads choose nothing by a threshold
+                chooses = {"addon": name, "threshold": _threshold(model, name)}
                 words = span(
-                    "train.done",
-                    addon=name,
+                    "train.done_heads" if name == "heads" else "train.done",
                     seconds=f"{time.monotonic() - began:.0f}",
-                    threshold=_threshold(model, name),
                     folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"),
+                    **({} if name == "heads" else chooses),
                 )
                 yield f'<p role="status">{words}</p>', picture(curves), key
         except Cancelled as cancelled:

@@ -18,6 +18,9 @@ def test_the_race_before_stays_pale_and_comes_back(visit: RacePage) -> None:
     visit.set("#panel-1-opt-tau", 2)
     visit.race(LONG, tokens=20)
     assert page.locator(".was:visible").all_inner_texts() == [f"before: {s}" for s in speeds]
+    # names in two lines at most, though a figure stands beside them
+    heights = "specs => specs.map(spec => spec.getBoundingClientRect().height)"
+    assert max(page.locator(".spec").evaluate_all(heights)) < 40
     visit.wait_for_charts()
     # each panel's line, and that of the race before
     page.wait_for_function("document.getElementById('chart-tps').data.length === 6")

@@ -53,6 +53,13 @@ def record(panels: list[dict[str, Any]], texts: list[str], temperature: float, *
     return "\n".join(map(json.dumps, lines))
 
 
+# the texts of all panels begin at one height
+LEVEL = """() => {
+  const bodies = [...document.querySelectorAll(".panel-body")].map(body => body.getBoundingClientRect());
+  return bodies.length > 1 && bodies.every(({ top }) => Math.abs(top - bodies[0].top) < 1);
+}"""
+
+
 def opened(visit: RacePage, text: str) -> None:
     visit.page.set_input_files(
         ".keep input", files=[{"name": "race.jsonl", "mimeType": "", "buffer": text.encode()}]
@@ -80,6 +87,15 @@ def test_what_is_claimed_of_a_race(visit: RacePage) -> None:
     page.hover("[data-panel='1'] .differs")
     said = page.locator("#race-tooltip").inner_text()
     assert "b at 41.0 %, and this one at 40.0 %" in said and "left out: 1–3" in said, said
+
+    # its head takes the place of what it does: no text stands lower than another
+    page.wait_for_function(LEVEL)
+    opened(visit, record([base, dict(fast, quantization="none")], ["a b c", "a x c"], 0))
+    page.wait_for_function(LEVEL)
+    assert page.locator(".meaningless").nth(1).is_visible()
+    page.evaluate("window.dmtdRace.presenter()")
+    page.wait_for_function(LEVEL)
+    page.keyboard.press("Escape")
 
     # drawn tokens: no mark where a full pass drew, another name elsewhere, no agreement claimed
     drawn = [dict(base), dict(fast, quantization="none")]

@@ -100,6 +100,7 @@ def test_heads_show_the_accuracy_of_each(part: TrainingPart, classroom: Model):
     before = classroom.addons["mtp_heads"]
     words, picture, key = list(part.train(VISITOR, "classroom", "heads", 20))[-1]
     assert key == "classroom" and classroom.addons["mtp_heads"] is not before
+    assert "threshold" not in words  # they have none
     assert picture.count("<polyline") == 5 and [
         name for name in re.findall(r'class="line-\d">(\d) ', picture)
     ] == ["1", "2", "3", "4"]

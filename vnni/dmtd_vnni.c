@@ -17,6 +17,8 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 #include <stdint.h>
 #include <stdlib.h>
 
+/* counted up with every change of what is called from outside, and of the structs that are given */
+#define VERSION 2
 /* inputs that share a step, and rows of a matrix that lie together */
 #define GROUP 32
 #define ROWS 16
@@ -320,11 +322,13 @@ static int64_t room_to_attend(int64_t window, int64_t size) {
 }
 
 /* Up to QUERIES queries of one head of keys, of which each sees `seen` of them: never fewer than
-   the one before it. */
+   the one before it. What it sees of the values goes to its `inputs` of the next matrix, or else,
+   in bfloat16, to `plain`. */
 typedef struct {
     const uint16_t *at[QUERIES];
     int64_t seen[QUERIES];
-    Inputs *to[QUERIES];
+    Inputs *inputs[QUERIES];
+    uint16_t *plain[QUERIES];
 } Queries;
 
 /* The exponential of each query's products with the keys that it sees, over the largest of them.
@@ -376,8 +380,8 @@ TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t 
     }
 }
 
-/* What n queries see of values [.., size], as inputs of the next matrix. n, parts (of 32, that are
-   summed up at once): known to the compiler. */
+/* What n queries see of values [.., size]. n, parts (of 32, that are summed up at once): known to
+   the compiler. */
 INLINE void gather(const int n, const int parts, const Queries *q, const uint16_t *values,
                    int64_t size, int64_t window, const float *weights, const float *share) {
     const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -407,8 +411,15 @@ INLINE void gather(const int n, const int parts, const Queries *q, const uint16_
                 }
                 *x = _mm512_mul_ps(*x, _mm512_set1_ps(share[i]));
                 *y = _mm512_mul_ps(*y, _mm512_set1_ps(share[i]));
-                quantize(_mm512_permutex2var_ps(*x, low, *y), _mm512_permutex2var_ps(*x, high, *y),
-                         q->to[i] + at / GROUP + p);
+                __m512 first = _mm512_permutex2var_ps(*x, low, *y);
+                __m512 second = _mm512_permutex2var_ps(*x, high, *y);
+                int64_t here = at + 32 * p;
+                if (q->inputs[i]) {
+                    quantize(first, second, q->inputs[i] + here / GROUP);
+                } else {
+                    narrow(q->plain[i] + here, first);
+                    narrow(q->plain[i] + here + 16, second);
+                }
             }
     }
 }
@@ -612,7 +623,7 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
                 int64_t row = from % each / group, query = head * group + from % group;
                 few.at[i] = asked + (row * queries + query) * size;
                 few.seen[i] = past + row + 1;
-                few.to[i] = of_seen + (row * queries + query) * (size / GROUP);
+                few.inputs[i] = of_seen + (row * queries + query) * (size / GROUP);
             }
             attend(&few, n, keys, keys + kv_heads * room * size, size, window, mine);
         }
@@ -630,6 +641,52 @@ end:
     return answer(able);
 }
 
+/* attend(queries, apart, entries, room, texts, kv_heads, group, size, seen, y, threads): one position
+   of each of so many texts. queries [texts, kv heads x group, size], texts `apart` from each other,
+   see seen[text] of the keys and values in entries [texts, 2 x kv heads, room, size]; y as queries,
+   close together. */
+static PyObject *attend_texts(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 11)
+        return PyErr_Format(PyExc_TypeError, "needs 11 numbers");
+    const uint16_t *queries = PyLong_AsVoidPtr(args[0]), *entries = PyLong_AsVoidPtr(args[2]);
+    int64_t apart = PyLong_AsLong(args[1]), room = PyLong_AsLong(args[3]);
+    int64_t texts = PyLong_AsLong(args[4]), kv_heads = PyLong_AsLong(args[5]);
+    int64_t group = PyLong_AsLong(args[6]), size = PyLong_AsLong(args[7]);
+    const int64_t *seen = PyLong_AsVoidPtr(args[8]);
+    uint16_t *y = PyLong_AsVoidPtr(args[9]);
+    int threads = PyLong_AsLong(args[10]);
+    int64_t window = (room + KEYS - 1) / KEYS * KEYS;
+    float *weights = room_for(threads, room_to_attend(window, size), sizeof(float));
+    const int able = weights && !PyErr_Occurred();
+    if (!able)
+        goto end;
+    Py_BEGIN_ALLOW_THREADS
+#pragma omp parallel num_threads(threads)
+    {
+        float *mine = weights + omp_get_thread_num() * room_to_attend(window, size);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < texts * kv_heads; i++) {
+            int64_t text = i / kv_heads, head = i % kv_heads;
+            const uint16_t *keys = entries + (text * 2 * kv_heads + head) * room * size;
+            for (int64_t first = 0; first < group; first += QUERIES) {
+                Queries few = {0};
+                int n = least(group - first, QUERIES);
+                for (int j = 0; j < n; j++) {
+                    int64_t query = head * group + first + j;
+                    few.at[j] = queries + text * apart + query * size;
+                    few.seen[j] = seen[text];
+                    few.plain[j] = y + (text * kv_heads * group + query) * size;
+                }
+                attend(&few, n, keys, keys + kv_heads * room * size, size, window, mine);
+            }
+        }
+    }
+    Py_END_ALLOW_THREADS
+end:
+    free(weights);
+    return answer(able);
+}
+
 /* runs_here(): whether this CPU has the instructions. */
 static PyObject *runs_here(PyObject *self, PyObject *none) {
     __builtin_cpu_init();
@@ -641,12 +698,14 @@ static PyObject *runs_here(PyObject *self, PyObject *none) {
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {FAST(product), FAST(heads), FAST(rest), FAST(whole),
+                                {"attend", (PyCFunction)(void (*)(void))attend_texts,
+                                 METH_FASTCALL, NULL},
                                 {"runs_here", runs_here, METH_NOARGS, NULL}, {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "dmtd_vnni", NULL, -1, methods};
 PyMODINIT_FUNC PyInit_dmtd_vnni(void) {
     PyObject *made = PyModule_Create(&module);
     /* by which the app knows whether this is the kernel that it was written for */
-    if (made && PyModule_AddIntConstant(made, "MATRIX_BYTES", sizeof(Matrix))) {
+    if (made && PyModule_AddIntConstant(made, "VERSION", VERSION)) {
         Py_DECREF(made);
         return NULL;
     }

@@ -34,7 +34,8 @@ REPEATS = 5
 HALF_HEADS = 32
 # and what it may be at most: the kernel's MOST_HEAD
 LARGEST_HEAD = 512
-# the kernel's structs Matrix, Norm and what Layer has behind them (vnni/dmtd_vnni.c)
+# the kernel's (vnni/dmtd_vnni.c), and its structs Matrix, Norm and what Layer has behind them
+VERSION = 2
 MATRIX, NORM, LAYER = "PPPqqqq", "Pd", "qqq"
 
 
@@ -44,7 +45,7 @@ def _kernel() -> Any:
         import dmtd_vnni
     except ImportError:
         return None
-    if getattr(dmtd_vnni, "MATRIX_BYTES", None) != struct.calcsize(MATRIX):
+    if getattr(dmtd_vnni, "VERSION", None) != VERSION:
         warnings.warn(
             "the installed dmtd-vnni is of another version and is not used; "
             "`pip install ./vnni` brings this one's",

@@ -257,3 +257,38 @@ def test_what_there_is_no_room_for_raises():
                 call(*wrong)
         with pytest.raises(TypeError, match="int"):
             call(given, *[None] * numbers)
+
+
+@pytest.mark.parametrize("kv_heads, group, size", [(1, 9, 32), (3, 3, 64), (2, 1, 96)])
+def test_many_texts_attend_each_over_its_own_keys(kv_heads, group, size):
+    lengths, room = [1, 2, 16, 17, 64, 90], 100
+    heads = torch.randn(len(lengths), (group + 2) * kv_heads, size).bfloat16()
+    entries = torch.randn(len(lengths), 2 * kv_heads, room, size).bfloat16()
+    for text, length in zip(entries, lengths):
+        # what no text wrote yet is not read
+        text[:, length:] = torch.nan
+    seen, counts = (
+        torch.empty(len(lengths), group * kv_heads, size).bfloat16(),
+        torch.tensor(lengths),
+    )
+    for threads in (2, 1):
+        seen.zero_()
+        integers.KERNEL.attend(
+            heads.data_ptr(),
+            heads.stride(0),
+            entries.data_ptr(),
+            room,
+            len(lengths),
+            kv_heads,
+            group,
+            size,
+            counts.data_ptr(),
+            seen.data_ptr(),
+            threads,
+        )
+        for query, text, length, got in zip(heads, entries, lengths, seen):
+            keys, values = (
+                part[:, :length].double().repeat_interleave(group, 0) for part in text.chunk(2)
+            )
+            query = query[: group * kv_heads, None].double()
+            is_near(got, F.scaled_dot_product_attention(query, keys, values)[:, 0], 0.003)

@@ -136,7 +136,8 @@ def step(
 def _kernel_for(h: Tensor, head_size: int) -> Any:
     """Return the optional package that attends for all texts in one call, None where it cannot.
 
-    In bfloat16 on a CPU: there `scaled_dot_product_attention` under a mask takes five times as long.
+    In bfloat16 on a CPU, where `scaled_dot_product_attention` under a mask takes five times as
+    long.
     """
     fits = h.dtype == torch.bfloat16 and h.device.type == "cpu" and head_size % 32 == 0
     return integers.KERNEL if fits else None

@@ -324,9 +324,9 @@ def _write_card(folder: Path, card: dict[str, Any]) -> None:
 def _read_card(folder: Path) -> dict:
     try:
         card = parsed(read_text(folder / CARD))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"a folder of add-ons needs {CARD}; {folder} has none") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(
             f"{folder / CARD} needs to be JSON; reading it gave: {in_one_line(error)}"
         ) from None

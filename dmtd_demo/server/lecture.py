@@ -141,7 +141,7 @@ class Lecture:
 
 
 def _read(folder: Path) -> list[tuple[str, str]]:
-    """Return name and HTML of each saved race."""
+    """Return name and HTML of each saved race. Raises UserError."""
     if not folder.is_dir():
         raise UserError(f"--class-files needs a folder with saved races; {folder} is none")
     found = sorted(
@@ -152,13 +152,19 @@ def _read(folder: Path) -> list[tuple[str, str]]:
             f"--class-files needs at most {MOST_FILES} files of at most {MOST_BYTES // 1_000_000} "
             f"MB each; {folder} has more, or larger ones"
         )
-    return [
-        (
-            path.stem,
-            read_text(path) if path.suffix.lower() == ".html" else Comparison.open(path).replay(),
-        )
-        for path in found
-    ]
+    return [(path.stem, _replay(path)) for path in found]
+
+
+def _replay(path: Path) -> str:
+    """Return the HTML that plays a saved race. Raises UserError."""
+    if path.suffix.lower() != ".html":
+        return Comparison.open(path).replay()
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--class-files needs files that can be read; {path} gave: {error}"
+        ) from None
 
 
 class Broadcast:

@@ -104,6 +104,16 @@ def test_what_does_not_fit_is_named(folder, damage, word):
         load_addons(folder, 16, torch.float32, CPU)
 
 
+def test_what_is_no_folder_of_addons_says_so(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="needs addons.json; .*file has none"):
+        load_addons(tmp_path / "file", 16, torch.float32, CPU)
+    (folder / "addons.json").unlink()
+    (folder / "addons.json").mkdir()
+    with pytest.raises(UserError, match="reading it gave: .*Is a directory"):
+        load_addons(folder, 16, torch.float32, CPU)
+
+
 def test_the_wrong_base_is_an_error_that_names_it(folder):
     for base in (Base("base"), Base("someone/base")):
         load_addons(folder, 16, torch.float32, CPU, base)

@@ -290,3 +290,11 @@ def test_files_that_are_no_races(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}")
     with pytest.raises(UserError, match="needs a header"):
         Lecture(str(tmp_path))
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "b.html").write_bytes(b"\x80")
+    with pytest.raises(UserError, match="files that can be read; .*b.html gave: 'utf-8' codec"):
+        Lecture(str(tmp_path))
+    (tmp_path / "b.html").unlink()
+    (tmp_path / "c.html").mkdir()
+    with pytest.raises(UserError, match="c.html gave: .*Is a directory"):
+        Lecture(str(tmp_path))

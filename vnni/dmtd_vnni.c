@@ -1,4 +1,5 @@
-/* Layers of 4-bit weights by the bytes' products of AVX512-VNNI (dmtd_demo/backbone/integers.py).
+/* Layers of 4-bit weights by the bytes' products of AVX512-VNNI (dmtd_demo/backbone/integers.py),
+   and of bfloat16 ones by those of AVX512-BF16 (dmtd_demo/backbone/pairs.py).
 
 Activations are rounded to 127 steps of the largest of each 32, weights stay the levels that they
 are, and the sums of 32 are integers: a position's result never depends on what is beside it.
@@ -33,6 +34,8 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 /* the size of the largest head */
 #define MOST_HEAD 512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define TARGET_PAIRS \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
 /* A matrix [outs, ins] in blocks of ROWS rows, of each block group after group. In 4 bits a group is
@@ -40,7 +43,8 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
    4 row + k of vector i; in 8 bits 8 x 64 bytes likewise, each 128 more than the weight. scales,
    bfloat16: in 4 bits [blocks, groups, ROWS] of (step, middle), a weight being
    (level - 8) step + middle, or of the step alone where `middles` is 0; in 8 bits a step for each
-   row. bias: float or null. */
+   row. In 16 bits a group is 16 x 64 bytes, of bfloat16, no scales: inputs 2 i and 2 i + 1 of row r
+   at place 2 r of vector i. bias: float or null. */
 typedef struct {
     const uint8_t *levels;
     const uint16_t *scales;
@@ -61,12 +65,15 @@ typedef struct {
     int64_t heads, rotated, head_size;
 } Layer;
 
-/* 32 inputs of a position: steps; -8 times their sum; what a step is worth; that times the sum. */
-typedef struct {
-    int8_t steps[GROUP];
-    int32_t start;
-    float step, sum;
-    int32_t unused;
+/* 32 inputs of a position, of a matrix of 4 or 8 bits: steps; -8 times their sum; what a step is
+   worth; that times the sum. Of one of 16 bits: the inputs in bfloat16. */
+typedef union {
+    struct {
+        int8_t steps[GROUP];
+        int32_t start;
+        float step, sum;
+    };
+    uint16_t real[GROUP];
 } Inputs;
 
 INLINE __m512 wide(const uint16_t *x) {
@@ -102,7 +109,12 @@ INLINE __m512 gated(__m512 gate, __m512 up) {
     return _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(_mm512_set1_ps(1), turned)), up);
 }
 
-INLINE void quantize(__m512 a, __m512 b, Inputs *to) {
+INLINE void give(const Matrix *m, __m512 a, __m512 b, Inputs *to) {
+    if (m->bits == 16) {
+        narrow(to->real, a);
+        narrow(to->real + 16, b);
+        return;
+    }
     float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
     __m512 per = _mm512_set1_ps(most > 0 ? 127 / most : 0);
     __m512i i = _mm512_cvtps_epi32(_mm512_mul_ps(a, per));
@@ -120,8 +132,9 @@ INLINE __m512 inverse_root(__m512 squares, const Norm *norm) {
     return _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(squares) + (float)norm->least));
 }
 
-/* One position's inputs, x [size], after a norm where there is one. */
-TARGET static void take(const uint16_t *x, int64_t size, const Norm *norm, Inputs *to) {
+/* One position's inputs of a matrix, x [ins], after a norm where there is one. */
+TARGET static void take(const Matrix *m, const uint16_t *x, const Norm *norm, Inputs *to) {
+    int64_t size = m->ins;
     __m512 root = _mm512_set1_ps(1);
     if (norm) {
         __m512 squares = _mm512_setzero_ps();
@@ -135,7 +148,7 @@ TARGET static void take(const uint16_t *x, int64_t size, const Norm *norm, Input
             a = _mm512_mul_ps(_mm512_mul_ps(a, _mm512_loadu_ps(norm->weight + i)), root);
             b = _mm512_mul_ps(_mm512_mul_ps(b, _mm512_loadu_ps(norm->weight + i + 16)), root);
         }
-        quantize(a, b, to);
+        give(m, a, b, to);
     }
 }
 
@@ -183,6 +196,48 @@ INLINE void sums(const int bits, const int middles, const int n, const Matrix *m
         y[p] = sum[p];
 }
 
+/* The same in 16 bits, of one block of rows or two that stand beside each other, which share the
+   reading of the inputs. */
+static inline __attribute__((always_inline)) TARGET_PAIRS void pair_sums(
+    const int blocks, const int n, const Matrix *m, int64_t at, const Inputs *x,
+    __m512 y[2][TOGETHER]) {
+    const int64_t groups = m->ins / GROUP, bytes = groups * 64 * GROUP / 2;
+    const uint8_t *held = m->levels + at * bytes;
+    __m512 sum[2][TOGETHER];
+    for (int b = 0; b < blocks; b++)
+        for (int p = 0; p < n; p++)
+            sum[b][p] = m->bias ? _mm512_loadu_ps(m->bias + (at + b) * ROWS) : _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g++, held += 64 * GROUP / 2)
+        for (int i = 0; i < GROUP / 2; i++) {
+            __m512bh w[2];
+            for (int b = 0; b < blocks; b++) {
+                w[b] = (__m512bh)_mm512_loadu_si512(held + b * bytes + 64 * i);
+                _mm_prefetch((const char *)held + b * bytes + AHEAD + 64 * i, _MM_HINT_T0);
+            }
+            for (int p = 0; p < n; p++) {
+                int32_t pair = ((const int32_t *)x[p * groups + g].real)[i];
+                __m512bh in = (__m512bh)_mm512_set1_epi32(pair);
+                for (int b = 0; b < blocks; b++)
+                    sum[b][p] = _mm512_dpbf16_ps(sum[b][p], w[b], in);
+            }
+        }
+    for (int b = 0; b < blocks; b++)
+        for (int p = 0; p < n; p++)
+            y[b][p] = sum[b][p];
+}
+
+#define PAIRS(blocks, n) case n: pair_sums(blocks, n, m, at, x, y); break;
+#define ALL_PAIRS(b) switch (n) { PAIRS(b, 1) PAIRS(b, 2) PAIRS(b, 3) PAIRS(b, 4) \
+    PAIRS(b, 5) PAIRS(b, 6) PAIRS(b, 7) PAIRS(b, 8) }
+
+TARGET_PAIRS static void pair_blocks(const Matrix *m, int64_t at, int blocks, const Inputs *x,
+                                     int n, __m512 y[2][TOGETHER]) {
+    if (blocks == 2)
+        ALL_PAIRS(2)
+    else
+        ALL_PAIRS(1)
+}
+
 #define CASE(bits, middles, n) case n: sums(bits, middles, n, m, at, x, y); break;
 #define CASES(b, z) switch (n) { CASE(b, z, 1) CASE(b, z, 2) CASE(b, z, 3) CASE(b, z, 4) \
     CASE(b, z, 5) CASE(b, z, 6) CASE(b, z, 7) CASE(b, z, 8) }
@@ -194,6 +249,16 @@ TARGET static void block(const Matrix *m, int64_t at, const Inputs *x, int n, __
         CASES(4, 1)
     else
         CASES(4, 0)
+}
+
+/* ROWS outputs of n positions, of one or two blocks from `at` on. */
+TARGET static void some_blocks(const Matrix *m, int64_t at, int blocks, const Inputs *x, int n,
+                               __m512 y[2][TOGETHER]) {
+    if (m->bits == 16)
+        pair_blocks(m, at, blocks, x, n, y);
+    else
+        for (int b = 0; b < blocks; b++)
+            block(m, at + b, x, n, y[b]);
 }
 
 /* This thread's part of so many. */
@@ -210,23 +275,27 @@ TARGET static void multiply(const Matrix *m, const Inputs *x, int64_t n, const u
                             uint16_t *y, float *real) {
     int64_t from, to;
     part(m->outs / ROWS, &from, &to);
-    for (int64_t at = from; at < to; at++)
+    /* bytes' blocks one by one, so that what is asked for ahead is what comes next */
+    const int most = m->bits == 16 ? 2 : 1;
+    for (int64_t at = from; at < to; at += most)
         for (int64_t p = 0; p < n; p += TOGETHER) {
-            __m512 sum[TOGETHER];
-            int some = least(n - p, TOGETHER);
-            block(m, at, x + p * (m->ins / GROUP), some, sum);
-            for (int i = 0; i < some; i++) {
-                int64_t here = (p + i) * m->outs + at * ROWS;
-                if (real)
-                    _mm512_storeu_ps(real + here, sum[i]);
-                else
-                    narrow(y + here, h ? _mm512_add_ps(wide(h + here), sum[i]) : sum[i]);
-            }
+            __m512 sum[2][TOGETHER];
+            int some = least(n - p, TOGETHER), blocks = least(to - at, most);
+            some_blocks(m, at, blocks, x + p * (m->ins / GROUP), some, sum);
+            for (int b = 0; b < blocks; b++)
+                for (int i = 0; i < some; i++) {
+                    int64_t here = (p + i) * m->outs + (at + b) * ROWS;
+                    if (real)
+                        _mm512_storeu_ps(real + here, sum[b][i]);
+                    else
+                        narrow(y + here, h ? _mm512_add_ps(wide(h + here), sum[b][i]) : sum[b][i]);
+                }
         }
 }
 
-/* This thread's inputs of the matrix after gate_up: silu(gate) up. */
-TARGET static void multiply_gated(const Matrix *m, const Inputs *x, int64_t n, Inputs *to) {
+/* This thread's inputs of `after`, the matrix after gate_up: silu(gate) up. */
+TARGET static void multiply_gated(const Matrix *m, const Matrix *after, const Inputs *x, int64_t n,
+                                  Inputs *to) {
     int64_t from, stop, blocks = m->outs / 2 / ROWS, groups = m->outs / 2 / GROUP;
     part(groups, &from, &stop);
     for (int64_t g = from; g < stop; g++)
@@ -234,13 +303,11 @@ TARGET static void multiply_gated(const Matrix *m, const Inputs *x, int64_t n, I
             __m512 gate[2][TOGETHER], up[2][TOGETHER];
             int some = least(n - p, TOGETHER);
             const Inputs *in = x + p * (m->ins / GROUP);
-            for (int half = 0; half < 2; half++) {
-                block(m, 2 * g + half, in, some, gate[half]);
-                block(m, blocks + 2 * g + half, in, some, up[half]);
-            }
+            some_blocks(m, 2 * g, 2, in, some, gate);
+            some_blocks(m, blocks + 2 * g, 2, in, some, up);
             for (int i = 0; i < some; i++)
-                quantize(gated(gate[0][i], up[0][i]), gated(gate[1][i], up[1][i]),
-                         to + (p + i) * groups + g);
+                give(after, gated(gate[0][i], up[0][i]), gated(gate[1][i], up[1][i]),
+                     to + (p + i) * groups + g);
         }
 }
 
@@ -248,7 +315,7 @@ TARGET static void take_all(const Matrix *m, const uint16_t *x, int64_t n, const
                             Inputs *to) {
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < n; p++)
-        take(x + p * m->ins, m->ins, norm, to + p * (m->ins / GROUP));
+        take(m, x + p * m->ins, norm, to + p * (m->ins / GROUP));
 }
 
 /* One head: the norm, where there is one, and RoPE, where it is rotated. */
@@ -325,6 +392,7 @@ static int64_t room_to_attend(int64_t window, int64_t size) {
    the one before it. What it sees of the values goes to its `inputs` of the next matrix, or else,
    in bfloat16, to `plain`. */
 typedef struct {
+    const Matrix *next;
     const uint16_t *at[QUERIES];
     int64_t seen[QUERIES];
     Inputs *inputs[QUERIES];
@@ -387,7 +455,7 @@ INLINE void gather(const int n, const int parts, const Queries *q, const uint16_
     const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     for (int64_t at = 0; at < size; at += 32 * parts) {
-        __m512 even[n][parts], odd[n][parts], e, o;
+        __m512 even[QUERIES][2], odd[QUERIES][2], e, o;
         for (int i = 0; i < n; i++)
             for (int p = 0; p < parts; p++)
                 even[i][p] = odd[i][p] = _mm512_setzero_ps();
@@ -415,7 +483,7 @@ INLINE void gather(const int n, const int parts, const Queries *q, const uint16_
                 __m512 second = _mm512_permutex2var_ps(*x, high, *y);
                 int64_t here = at + 32 * p;
                 if (q->inputs[i]) {
-                    quantize(first, second, q->inputs[i] + here / GROUP);
+                    give(q->next, first, second, q->inputs[i] + here / GROUP);
                 } else {
                     narrow(q->plain[i] + here, first);
                     narrow(q->plain[i] + here + 16, second);
@@ -474,7 +542,7 @@ static void finish(const Layer *l, const uint16_t *h, const Inputs *seen, int64_
     multiply(&l->o, seen, n, h, y, NULL);
 #pragma omp barrier
     take_all(&l->gate_up, y, n, &l->before_mlp, in);
-    multiply_gated(&l->gate_up, in, n, inner);
+    multiply_gated(&l->gate_up, &l->down, in, n, inner);
 #pragma omp barrier
     multiply(&l->down, inner, n, y, y, NULL);
 #pragma omp barrier
@@ -618,7 +686,7 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
             int64_t head = from / each, left = least(to, (head + 1) * each) - from;
             int64_t calls = (left + QUERIES - 1) / QUERIES, n = (left + calls - 1) / calls;
             const uint16_t *keys = entries + head * room * size;
-            Queries few;
+            Queries few = {.next = &l->o};
             for (int i = 0; i < n; i++, from++) {
                 int64_t row = from % each / group, query = head * group + from % group;
                 few.at[i] = asked + (row * queries + query) * size;
@@ -687,6 +755,12 @@ end:
     return answer(able);
 }
 
+/* multiplies_pairs(): whether it has those of matrices of 16 bits. */
+static PyObject *multiplies_pairs(PyObject *self, PyObject *none) {
+    __builtin_cpu_init();
+    return PyBool_FromLong(__builtin_cpu_supports("avx512bf16"));
+}
+
 /* runs_here(): whether this CPU has the instructions. */
 static PyObject *runs_here(PyObject *self, PyObject *none) {
     __builtin_cpu_init();
@@ -700,7 +774,8 @@ static PyObject *runs_here(PyObject *self, PyObject *none) {
 static PyMethodDef methods[] = {FAST(product), FAST(heads), FAST(rest), FAST(whole),
                                 {"attend", (PyCFunction)(void (*)(void))attend_texts,
                                  METH_FASTCALL, NULL},
-                                {"runs_here", runs_here, METH_NOARGS, NULL}, {0}};
+                                {"runs_here", runs_here, METH_NOARGS, NULL},
+                                {"multiplies_pairs", multiplies_pairs, METH_NOARGS, NULL}, {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "dmtd_vnni", NULL, -1, methods};
 PyMODINIT_FUNC PyInit_dmtd_vnni(void) {
     PyObject *made = PyModule_Create(&module);

@@ -64,7 +64,7 @@ def _moved(linear: nn.Module, difference: Tensor) -> nn.Module:
     weight = (own.float() + difference.to(own.device)).to(own.dtype)
     bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
     if isinstance(linear, BlockedLinear):
-        return BlockedLinear(weight, bias)
+        return type(linear)(weight, bias)
     plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     plain.weight = nn.Parameter(weight, requires_grad=False)
     plain.register_parameter("bias", bias)

@@ -15,6 +15,7 @@ from dmtd_demo.backbone.cache import KVCache, PlacedEntries
 from dmtd_demo.backbone.integers import HALF_HEADS, LARGEST_HEAD, ByBytes, WholeLayer
 from dmtd_demo.backbone.linears import Kernel, Linear, Several, is_known, together
 from dmtd_demo.backbone.norms import FusedNorm
+from dmtd_demo.backbone.pairs import PairedLinear
 
 # keys from which on one float32 position on a CPU attends by two products: 3 to 14 % of a whole
 # step of `classroom` after 1,024 tokens, nothing after 500
@@ -310,7 +311,7 @@ class FusedLayer(GroupedAttention):
         linears = [
             product.linear
             for product in self.products
-            if isinstance(product, Kernel) and isinstance(product.linear, ByBytes)
+            if isinstance(product, Kernel) and isinstance(product.linear, (ByBytes, PairedLinear))
         ]
         self.whole = (
             WholeLayer(

@@ -11,7 +11,7 @@ import statistics
 import struct
 import time
 import warnings
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -174,8 +174,16 @@ ByBytesInt4.eight = ByBytesInt8
 KINDS = Kinds(ByBytesInt4, ByBytesInt8)
 
 
+class HasMatrix(Protocol):
+    """A linear that the kernel knows."""
+
+    def matrix(self, with_bias: bool = True) -> tuple[bytes, list[Tensor]]:
+        """Return the kernel's struct, and the tensors whose addresses are in it."""
+        ...
+
+
 class WholeLayer:
-    """A decoder layer, all products of which are of this kind, in one call.
+    """A decoder layer, all products of which are the kernel's, in one call.
 
     linears: of queries, keys and values, of attention's output, of gate and up, and the last.
     rotated: query and key heads, of `heads`, which count values too.
@@ -183,7 +191,7 @@ class WholeLayer:
 
     def __init__(
         self,
-        linears: Sequence[ByBytes],
+        linears: Sequence[HasMatrix],
         norms: Sequence[FusedNorm | None],
         heads: int,
         rotated: int,

@@ -17,6 +17,7 @@ from dmtd_demo.backbone import cpu_packed, cuda_packed, onednn
 from dmtd_demo.backbone.cuda_packed import CudaLinear
 from dmtd_demo.backbone.onednn import BlockedLinear
 from dmtd_demo.backbone.packed import PackedLinear
+from dmtd_demo.backbone.pairs import PairedLinear
 
 # bytes up to which matrices in oneDNN's layout are joined: the call costs as much as it reads. Each
 # of them alone would compute all
@@ -81,7 +82,7 @@ def picked(linear: Linear, rows: Tensor) -> nn.Module | None:
         return linear.picked(rows)
     bias = None if linear.bias is None else linear.bias[rows]
     if isinstance(linear, BlockedLinear):
-        return BlockedLinear(linear.dense()[rows], bias)
+        return type(linear)(linear.dense()[rows], bias)
     if type(linear) is not nn.Linear:
         return None
     part = nn.Linear(linear.in_features, len(rows), bias=False, device="meta")
@@ -119,7 +120,9 @@ def _joined(linears: tuple[Linear, ...], gated: bool) -> PackedLinear | BlockedL
         return cpu_packed.joined(*packed)
     blocked = [linear for linear in linears if isinstance(linear, BlockedLinear)]
     size = sum(linear.weight.numel() * linear.weight.element_size() for linear in blocked)
-    return onednn.joined(*blocked) if blocked and size <= JOINED else None
+    if isinstance(first, PairedLinear) or blocked and size <= JOINED:
+        return onednn.joined(*blocked)
+    return None
 
 
 class Dense:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dmtd_demo.backbone.onednn import lay_out
+from dmtd_demo.backbone.layouts import lay_out
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError, is_out_of_memory

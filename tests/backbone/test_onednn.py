@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dmtd_demo.backbone import onednn
-from dmtd_demo.backbone.onednn import BlockedLinear, joined, lay_out, plain
+from dmtd_demo.backbone import layouts
+from dmtd_demo.backbone.layouts import lay_out
+from dmtd_demo.backbone.onednn import BlockedLinear, joined, plain
 from dmtd_demo.backbone.packed import parameters
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.supported import MODEL_TYPES
@@ -23,9 +24,9 @@ DTYPES = [torch.float32] + [torch.bfloat16] * torch.ops.mkldnn._is_mkldnn_bf16_s
 @pytest.fixture
 def always(monkeypatch):
     """Every size is worth it, and the measurement comes out in its favour."""
-    monkeypatch.setattr(onednn, "LARGE", 0)
-    monkeypatch.setattr(onednn, "SMALL", dict.fromkeys(onednn.SMALL, 0))
-    monkeypatch.setattr(onednn, "_compared", lambda linears: (2.0, 1.0))
+    monkeypatch.setattr(layouts, "LARGE", 0)
+    monkeypatch.setattr(layouts, "SMALL", dict.fromkeys(layouts.SMALL, 0))
+    monkeypatch.setattr(layouts, "_compared", lambda linears: (2.0, 1.0))
 
 
 def logits(module) -> torch.Tensor:
@@ -100,7 +101,7 @@ def test_a_model_is_the_same_function_and_comes_back_exactly(
     family, tied, dtype, small, always, monkeypatch
 ):
     # all of them, or all but some
-    monkeypatch.setattr(onednn, "SMALL", dict.fromkeys(onednn.SMALL, small))
+    monkeypatch.setattr(layouts, "SMALL", dict.fromkeys(layouts.SMALL, small))
     module = tiny_module(family, tied=tied, initializer_range=0.15).to(dtype)
     before, count = {name: p.clone() for name, p in module.named_parameters()}, parameters(module)
     size = taken(module)
@@ -137,10 +138,10 @@ def test_a_model_is_the_same_function_and_comes_back_exactly(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_it_is_left_where_it_is_not_faster_or_too_small(dtype, always, monkeypatch):
     module = tiny_module("qwen3").to(dtype)
-    monkeypatch.setattr(onednn, "_compared", lambda linears: (1.0, 1.0))
+    monkeypatch.setattr(layouts, "_compared", lambda linears: (1.0, 1.0))
     assert "as they are" in lay_out(module)
-    monkeypatch.setattr(onednn, "_compared", lambda linears: (2.0, 1.0))
-    monkeypatch.setattr(onednn, "LARGE", 2**30)
+    monkeypatch.setattr(layouts, "_compared", lambda linears: (2.0, 1.0))
+    monkeypatch.setattr(layouts, "LARGE", 2**30)
     assert lay_out(module) is None
     assert not any(isinstance(part, BlockedLinear) for part in module.modules())
 
@@ -149,7 +150,7 @@ def test_where_there_is_no_such_layout_everything_stays(always, monkeypatch):
     def none_here(linears):
         raise RuntimeError("reorder_linear_weight: not built with oneDNN")
 
-    monkeypatch.setattr(onednn, "_compared", none_here)
+    monkeypatch.setattr(layouts, "_compared", none_here)
     module = tiny_module("qwen3")
     assert lay_out(module) is None and not any(
         isinstance(part, BlockedLinear) for part in module.modules()
@@ -159,7 +160,7 @@ def test_where_there_is_no_such_layout_everything_stays(always, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_are_timed(dtype):
     linears = [torch.nn.Linear(64, 48, dtype=dtype), torch.nn.Linear(48, 32, dtype=dtype)]
-    plain, laid_out = onednn._compared(linears)
+    plain, laid_out = layouts._compared(linears)
     assert plain > 0 and laid_out > 0
 
 

@@ -11,6 +11,7 @@ from dmtd_demo.backbone.integers import ByBytesInt4, ByBytesInt8
 from dmtd_demo.backbone.linears import picked
 from dmtd_demo.backbone.onednn import BlockedLinear
 from dmtd_demo.backbone.packed import ROWS_AT_ONCE
+from dmtd_demo.backbone.pairs import PAIRS, PairedLinear
 
 
 def large(linear):
@@ -22,19 +23,20 @@ def large(linear):
 KINDS = {
     "dense": lambda linear: linear,
     "oneDNN": lambda linear: BlockedLinear(linear.weight, linear.bias),
+    "pairs by the package": lambda linear: PairedLinear(linear.weight, linear.bias),
     "8 bits": Int8Linear.of,
     "LM head in 8 bits": large,
     "4 bits": Int4Linear.of,
-    "8 bits by bytes": ByBytesInt8.of,
-    "4 bits by bytes": ByBytesInt4.of,
+    "8 bits by the package": ByBytesInt8.of,
+    "4 bits by the package": ByBytesInt4.of,
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bias", [False, True])
 def test_picked_rows_are_those_of_the_whole(kind, bias):
-    if "by bytes" in kind and integers.KERNEL is None:
-        pytest.skip("needs `pip install ./vnni` and a CPU with AVX512-VNNI")
+    if "by the package" in kind and not (PAIRS if "pairs" in kind else integers.KERNEL):
+        pytest.skip("needs `pip install ./vnni` and a CPU with its instructions")
     torch.manual_seed(0)
     out = ROWS_AT_ONCE + 192
     linear = torch.nn.Linear(96, out, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
@@ -47,7 +49,7 @@ def test_picked_rows_are_those_of_the_whole(kind, bias):
     x = torch.randn(3, 96).bfloat16()
     with torch.no_grad():
         got, wanted = part(x), whole(x)[:, rows]
-    if "by bytes" in kind:
+    if "by the package" in kind:
         assert torch.equal(got, wanted)
     torch.testing.assert_close(got, wanted, rtol=2**-7, atol=2**-7)
 

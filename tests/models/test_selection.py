@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmtd_demo.backbone import fbgemm, linears, onednn, reading
+from dmtd_demo.backbone import fbgemm, layouts, linears, onednn, reading
 from dmtd_demo.backbone.onednn import BlockedLinear
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.models.fed_back import FedBackHead
@@ -57,12 +57,12 @@ def test_every_decoder_runs_over_what_was_chosen(
     folder: Path, quantization: str, dtype: str, worth: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (
-        (onednn, "LARGE", 1),
-        (onednn, "SMALL", dict.fromkeys(onednn.SMALL, 0)),
+        (layouts, "LARGE", 1),
+        (layouts, "SMALL", dict.fromkeys(layouts.SMALL, 0)),
         (linears, "JOINED", 2**14),
-        (onednn, "REPEATS", 1),
+        (layouts, "REPEATS", 1),
         (onednn, "LONG_SUM", 96),
-        (onednn, "WORTH", 1e9 if worth else 0),
+        (layouts, "WORTH", 1e9 if worth else 0),
         (reading, "LARGE", 1),
         (reading, "SECONDS", 0),
         (reading, "WORTH", 1e9),

@@ -35,6 +35,7 @@ from dmtd_demo.training.cycles import LONGEST
 from dmtd_demo.training.data import Row
 from dmtd_demo.training.heads import K
 from dmtd_demo.training.masking import masked_hidden
+from dmtd_demo.training.resuming import kept_state
 
 STATE, FIGURES = "all.json", "evaluation.json"
 # of SmolLM2's conversations: tokens that were drawn for each that was kept, and positions of one,
@@ -245,7 +246,12 @@ class AllAddons:
         asked = {"model": self.model.name, **asdict(self.settings)}
         del asked["checkpoint_seconds"]
         if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = kept_state(path)
+            if not kept.keys() >= {"asked", "done", "plan"}:
+                raise UserError(
+                    f"{path}, of an interrupted run, needs asked, plan and done; it has "
+                    f"{', '.join(kept) or 'nothing'}. Give another --output, or delete it"
+                )
             if kept["asked"] != asked:
                 raise UserError(
                     f"{self.output} has a run of {kept['asked']}; this one is {asked}: give "
@@ -263,7 +269,7 @@ class AllAddons:
     def _save(self) -> None:
         path = self.output / STATE
         if path.exists():
-            self._asked = json.loads(path.read_text(encoding="utf-8"))["asked"]
+            self._asked = kept_state(path)["asked"]
         state = {"asked": self._asked, "plan": asdict(self.plan), "done": self.done}
         part = path.with_suffix(".part")
         part.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")

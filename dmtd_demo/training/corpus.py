@@ -26,6 +26,7 @@ from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.text_files import lines_of, parsed, read_text
 from dmtd_demo.training.conversations import LeftOut, Reasons, messages_in
 from dmtd_demo.training.data import Row, encode
+from dmtd_demo.training.resuming import kept_lines
 from dmtd_demo.training.world.mix import COMPOSITIONAL, draw
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
@@ -240,14 +241,8 @@ def answered(
     prompts = [encode_chat(model.tokenizer, conversation) for conversation in conversations]
     own.parent.mkdir(parents=True, exist_ok=True)
     known = {}
-    if own.exists():
-        text = own.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # the last line may be cut short
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            known[tuple(entry["prompt"])] = entry["answer"]
-        if whole != text:
-            own.write_text(whole, encoding="utf-8")
+    for entry in kept_lines(own):
+        known[tuple(entry["prompt"])] = entry["answer"]
     fit = [prompt for prompt in prompts if len(prompt) + ANSWER < model.context]
     if reasons:
         for _ in range(len(prompts) - len(fit)):

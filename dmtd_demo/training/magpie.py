@@ -30,6 +30,7 @@ from dmtd_demo.models.template import render
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
 from dmtd_demo.text_files import lines_of, read_text
+from dmtd_demo.training.resuming import kept_lines
 
 CONVERSATIONS, HELD_OUT = "conversations.jsonl", "held_out.jsonl"
 LOG, CARD = "draws.jsonl", "README.md"
@@ -169,7 +170,7 @@ class Writer:
 
     def _resume(self) -> None:
         """Read what was drawn; of a draw that was cut off, nothing stays."""
-        lines = _lines(self.folder / LOG)
+        lines = kept_lines(self.folder / LOG)
         wanted = {"model": self.model.name, **self.settings.told()}
         if lines and lines[0] != wanted:
             raise UserError(
@@ -181,7 +182,7 @@ class Writer:
         self.draws = lines[1:]
         for name in (CONVERSATIONS, HELD_OUT):
             path = self.folder / name
-            found = _lines(path)
+            found = kept_lines(path)
             whole = [line for line in found if line["draw"] < len(self.draws)]
             path.write_text("".join(json.dumps(line) + "\n" for line in whole))
             self.kept += len(whole)
@@ -398,7 +399,7 @@ def write_conversations(
 def card(writer: Writer) -> str:
     """Return what a reader should know of a folder of conversations, as Markdown."""
     settings, model = writer.settings, writer.model
-    held = len(_lines(writer.folder / HELD_OUT))
+    held = len(kept_lines(writer.folder / HELD_OUT))
     drawn = writer.sum("drawn")
     tokens, seconds = writer.sum("tokens"), max(writer.sum("seconds"), 0.1)
     opened = ""
@@ -433,14 +434,6 @@ def _listed(counts: Counter[str]) -> str:
 def _plain(messages: Sequence[Message]) -> str:
     """The first message of the user, so that the same request in other case is a duplicate."""
     return " ".join(messages[0]["content"].lower().split())
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON lines; the last one may have been cut off."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _append(path: Path, values: Sequence[dict[str, Any]]) -> None:

@@ -82,6 +82,10 @@ def test_every_stage_runs_is_cancelled_and_goes_on(model, tmp_path, monkeypatch)
     assert json.loads((tmp_path / all_addons.FIGURES).read_text()) == found
     with pytest.raises(UserError, match="give another --output"):
         train_all(model, tmp_path, AllSettings(conversations=25, batch=16))
+    for damaged in ("{", '{"done": {}}'):
+        (tmp_path / all_addons.STATE).write_text(damaged)
+        with pytest.raises(UserError, match="interrupted run"):
+            train_all(model, tmp_path, settings)
 
 
 def test_it_measures_before_it_estimates(model):

@@ -1,0 +1,56 @@
+"""What an interrupted run left in its folder, read again by the run that goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dmtd_demo.errors import UserError
+from dmtd_demo.models.causes import in_one_line
+from dmtd_demo.text_files import parsed
+
+
+def kept_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a file of JSON lines; none where there is no file.
+
+    The last line, which may have been cut off, is taken off the file where it was. Raises UserError
+    where another cannot be read.
+    """
+    if not path.exists():
+        return []
+    text = _read(path)
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    # JSON may have other separators of lines within a text
+    return [_object(line, f"{path} line {n}") for n, line in enumerate(whole.split("\n")[:-1], 1)]
+
+
+def kept_state(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file. Raises UserError where it holds none."""
+    return _object(_read(path), str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(str(path), in_one_line(error)) from None
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = parsed(text)
+    except json.JSONDecodeError as error:
+        raise _damaged(where, in_one_line(error)) from None
+    if not isinstance(value, dict):
+        raise _damaged(where, f"it holds {type(value).__name__}")
+    return value
+
+
+def _damaged(where: str, cause: str) -> UserError:
+    return UserError(
+        f"{where}, from an interrupted run, needs to be a JSON object; reading it gave: {cause}. "
+        "Give another --output, or delete what is in this one"
+    )

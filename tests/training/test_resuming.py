@@ -1,0 +1,31 @@
+"""What an interrupted run left: read again, or refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dmtd_demo.errors import UserError
+from dmtd_demo.training.resuming import kept_lines, kept_state
+
+
+def test_a_line_that_was_cut_off_is_taken_off_the_file(tmp_path):
+    file = tmp_path / "draws.jsonl"
+    assert kept_lines(file) == []
+    whole = [{"a": 1}, {"b": "next line \u2028 within"}]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole)
+    file.write_text(text + '{"c": ', encoding="utf-8")
+    assert kept_lines(file) == whole
+    assert file.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"[1]", b"", b"\xff\xfe\xff", b"[" * 100_000])
+def test_what_is_damaged_is_refused_in_a_sentence(damaged, tmp_path):
+    file = tmp_path / "kept"
+    file.write_bytes(damaged)
+    with pytest.raises(UserError, match="interrupted run, needs to be a JSON object"):
+        kept_state(file)
+    file.write_bytes(b'{"a": 1}\n' + damaged + b"\n")
+    with pytest.raises(UserError, match="interrupted run, needs to be a JSON object"):
+        kept_lines(file)

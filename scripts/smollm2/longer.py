@@ -5,8 +5,8 @@
     python scripts/smollm2/longer.py judge runs/longer --heads fed_back
     python scripts/smollm2/longer.py bundle runs/longer assets/smollm2-135m --heads fed_back
 
-Texts that somebody packed into the run's folder (`everyday.py --pack runs/longer/opened.npz`) are
-learned from beside the shipped ones, from their own `states --texts opened` on.
+Texts that somebody packed into the run's folder (`everyday.py --pack runs/longer/mine.npz`) are
+learned from beside the shipped ones, once their states are there (`states --texts mine`).
 
 On one GPU `train.py` gave all heads 33 seconds: 327 updates of large batches. Here the frozen
 model's hidden states are computed once, text by text, and read again by every epoch; an update
@@ -53,8 +53,9 @@ BLOCK = 512
 ALWAYS, DRAWN, FREQUENT = 2048, 1024, 16384
 # drafts in a row that are judged, by the heads: training goes K deep
 JUDGED = {"fed_back": 8, "mtp_heads": K}
-# the shipped texts: conversations, and the answers to everyday requests beside them
-TEXTS = ("conversations", "everyday")
+# the shipped texts: conversations, and beside them the answers to everyday requests, put together
+# from lists and written by the model itself
+TEXTS = ("conversations", "everyday", "opened")
 
 
 def opened(run: Path | None = None) -> tuple[Stack, dict[str, Corpus]]:
@@ -370,11 +371,11 @@ def bundle(training: Training, folder: Path) -> None:
         kept.write("".join(json.dumps({"phase": "longer", **line}) + "\n" for line in log))
     card = json.loads((folder / CARD).read_text())
     facts = {name: log[-1][name] for name in ("updates", "answer_positions")}
-    judged = {name: log[-1][name] for name in training.judged}
+    judged = {name: log[-1][name] for name in training.judged if name in log[-1]}
     for name in ("held_out_positions", "accuracy", "prefix"):
         facts[name] = judged["conversations"][name]
-        if "everyday" in judged:
-            facts[f"everyday_{name}"] = judged["everyday"][name]
+        for text in (x for x in TEXTS[1:] if x in judged):
+            facts[f"{text}_{name}"] = judged[text][name]
     card["addons"][kind] |= facts
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 

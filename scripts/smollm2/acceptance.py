@@ -24,11 +24,13 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from bundle import DATA
 from corpus import Batches, Corpus
 from heads import FeedBackHead
 from longer import FOLDER, ROOM, opened
 from model import Stack
 
+from dmtd_demo.decoders.native import WORTH
 from dmtd_demo.models.acceptance import LEVELS, AcceptancePredictor
 from dmtd_demo.models.addons import CARD, save_addon
 from dmtd_demo.models.frequent import ENTRIES
@@ -83,19 +85,15 @@ def learn(x: Tensor, chance: Tensor) -> AcceptancePredictor:
 
 
 def judged(predictor: AcceptancePredictor, x: Tensor, chance: Tensor) -> dict[str, Any]:
-    """By level and smallest probability: share of drafts found that would be kept, and of places
-    where one is made."""
-    said = torch.sigmoid(predictor(x.bfloat16()).float())
-    shares: dict[str, Any] = {}
-    for i, level in enumerate(LEVELS):
+    """By level: share of first drafts that would be kept, share of these that is found, and of
+    places where one is made."""
+    worth = torch.sigmoid(predictor(x.bfloat16()).float()) >= WORTH
+    shares = {}
+    for level, made in zip(LEVELS, worth.unbind(-1)):
         kept = chance >= level
-        shares[str(level)] = {"kept": round(kept.float().mean().item(), 4)} | {
-            str(least): [
-                round((kept & (said[:, i] >= least)).sum().item() / max(1, kept.sum().item()), 4),
-                round((said[:, i] >= least).float().mean().item(), 4),
-            ]
-            for least in (0.05, 0.1, 0.15, 0.2, 0.3)
-        }
+        found = (kept & made).sum() / kept.sum().clamp(min=1)
+        parts = {"kept": kept.float().mean(), "found": found, "made": made.float().mean()}
+        shares[str(level)] = {name: round(part.item(), 4) for name, part in parts.items()}
     return shares
 
 
@@ -126,8 +124,9 @@ def main() -> None:
         predictor,
         base,
         stack.shape.hidden,
-        learned=learned,
-        found=found,
+        data=DATA,
+        positions=learned,
+        validation=found,
     )
     print(json.dumps(found))
 

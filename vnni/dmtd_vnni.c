@@ -1,8 +1,9 @@
 /* Layers of 4-bit weights by the bytes' products of AVX512-VNNI (dmtd_demo/backbone/integers.py),
    and of bfloat16 ones by those of AVX512-BF16 (dmtd_demo/backbone/pairs.py).
 
-Activations are rounded to 127 steps of the largest of each 32, weights stay the levels that they
-are, and the sums of 32 are integers: a position's result never depends on what is beside it.
+Of 4 bits: activations are rounded to 127 steps of the largest of each 32, weights stay the levels
+that they are, and the sums of 32 are integers. Of bfloat16: products are summed up in float32. A
+position's sums have one order, whatever is beside it.
 
 Addresses come as integers, and what stays from call to call as the bytes of a struct below. Threads
 are those of PyTorch's own OpenMP: it is not linked but found in the process, so import torch first.
@@ -19,7 +20,7 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 #include <stdlib.h>
 
 /* counted up with every change of what is called from outside, and of the structs that are given */
-#define VERSION 2
+#define VERSION 3
 /* inputs that share a step, and rows of a matrix that lie together */
 #define GROUP 32
 #define ROWS 16
@@ -399,8 +400,8 @@ typedef struct {
     uint16_t *plain[QUERIES];
 } Queries;
 
-/* The exponential of each query's products with the keys that it sees, over the largest of them.
-   Returns one over the sums, in `share`. */
+/* The exponential of each query's products with the keys that it sees, over the largest of them, into
+   weights [n, window]; one over their sums into share [n], no number where a product is none. */
 TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t size,
                          int64_t window, float *weights, float *share) {
     float *few = weights + QUERIES * window, *asked = few + KEYS * size;
@@ -408,6 +409,7 @@ TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t 
     const int64_t all = q->seen[n - 1];
     const __m512i place = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     __m512 most[QUERIES];
+    __mmask16 none[QUERIES] = {0};
     for (int i = 0; i < n; i++) {
         apart(q->at[i], size, asked + i * size, 16);
         most[i] = _mm512_set1_ps(-INFINITY);
@@ -432,6 +434,7 @@ TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t 
             x = _mm512_mask_mov_ps(x, past, _mm512_set1_ps(-INFINITY));
             _mm512_store_ps(weights + i * window + k, x);
             most[i] = _mm512_max_ps(most[i], x);
+            none[i] |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
         }
     }
     for (int i = 0; i < n; i++) {
@@ -444,7 +447,7 @@ TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t 
             _mm512_store_ps(here, x);
             sum = _mm512_add_ps(sum, x);
         }
-        share[i] = 1 / _mm512_reduce_add_ps(sum);
+        share[i] = none[i] ? NAN : 1 / _mm512_reduce_add_ps(sum);
     }
 }
 
@@ -493,8 +496,8 @@ INLINE void gather(const int n, const int parts, const Queries *q, const uint16_
 }
 
 #define GATHER(parts, n) case n: gather(n, parts, q, values, size, window, weights, share); break;
-#define FEW(p) GATHER(p, 1) GATHER(p, 2) GATHER(p, 3) GATHER(p, 4)
-#define MANY(p) GATHER(p, 5) GATHER(p, 6) GATHER(p, 7) GATHER(p, 8)
+#define TO_FOUR(p) GATHER(p, 1) GATHER(p, 2) GATHER(p, 3) GATHER(p, 4)
+#define TO_EIGHT(p) GATHER(p, 5) GATHER(p, 6) GATHER(p, 7) GATHER(p, 8)
 
 /* What they see of keys and values [.., size]. A query's result does not depend on the others. */
 TARGET static void attend(const Queries *q, int n, const uint16_t *keys, const uint16_t *values,
@@ -502,9 +505,9 @@ TARGET static void attend(const Queries *q, int n, const uint16_t *keys, const u
     float share[QUERIES];
     weigh(q, n, keys, size, window, weights, share);
     if (size % 64 || n > 4)
-        switch (n) { FEW(1) MANY(1) }
+        switch (n) { TO_FOUR(1) TO_EIGHT(1) }
     else
-        switch (n) { FEW(2) }
+        switch (n) { TO_FOUR(2) }
 }
 
 /* n times `each` of such a size, from a cache line's beginning; null where there is no room. */
@@ -657,7 +660,7 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     uint16_t *y = PyLong_AsVoidPtr(args[8]);
     int threads = PyLong_AsLong(args[9]);
     int64_t queries = l->o.ins / size, kv_heads = (l->heads - queries) / 2;
-    int64_t group = queries / kv_heads, window = (past + rows + 15) / 16 * 16;
+    int64_t group = queries / kv_heads, window = (past + rows + KEYS - 1) / KEYS * KEYS;
     Inputs *in = inputs(rows, l->qkv.ins), *of_seen = inputs(rows, l->o.ins);
     Inputs *inner = inputs(rows, l->down.ins);
     float *real = room_for(rows, l->qkv.outs, sizeof(float));

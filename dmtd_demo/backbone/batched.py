@@ -99,11 +99,11 @@ def step(
     at = torch.tensor(cache.lengths, device=h.device)
     window = -(-(max(cache.lengths) + 1) // WINDOW) * WINDOW
     cos, sin = (table[at] for table in angles)
-    mask = torch.zeros((len(at), 1, 1, window), dtype=h.dtype, device=h.device)
-    places = torch.arange(window, device=h.device)
-    mask.masked_fill_(places > at[:, None, None, None], -torch.inf)
-    counts = at + 1
-    kernel = _kernel_for(h, layers[0].head_size)
+    kernel, counts = _kernel_for(h, layers[0].head_size), at + 1
+    if kernel is None:
+        mask = torch.zeros((len(at), 1, 1, window), dtype=h.dtype, device=h.device)
+        places = torch.arange(window, device=h.device)
+        mask.masked_fill_(places > at[:, None, None, None], -torch.inf)
     for layer in layers:
         heads = layer.heads(h, cos, sin)
         entries = cache.append(layer.index, heads[:, layer.query_heads :], at, window)
@@ -139,5 +139,9 @@ def _kernel_for(h: Tensor, head_size: int) -> Any:
     In bfloat16 on a CPU, where `scaled_dot_product_attention` under a mask takes five times as
     long.
     """
-    fits = h.dtype == torch.bfloat16 and h.device.type == "cpu" and head_size % 32 == 0
+    fits = (
+        h.dtype == torch.bfloat16
+        and h.device.type == "cpu"
+        and head_size % integers.HALF_HEADS == 0
+    )
     return integers.KERNEL if fits else None

@@ -35,7 +35,7 @@ HALF_HEADS = 32
 # and what it may be at most: the kernel's MOST_HEAD
 LARGEST_HEAD = 512
 # the kernel's (vnni/dmtd_vnni.c), and its structs Matrix, Norm and what Layer has behind them
-VERSION = 2
+VERSION = 3
 MATRIX, NORM, LAYER = "PPPqqqq", "Pd", "qqq"
 
 
@@ -114,8 +114,8 @@ class ByBytesInt4(ByBytes, Int4Linear):
 
     @classmethod
     def _packed(cls, levels: Tensor, scale: Tensor, linear: nn.Linear, shared: bool) -> Int4Linear:
-        if not scale[..., 1].any():
-            cls, scale = EvenInt4, scale[..., :1]
+        even = not scale[..., 1].any()
+        kind, scale = (EvenInt4, scale[..., :1]) if even else (ByBytesInt4, scale)
         out, inputs = levels.shape
         # block, row, group, half of it, four of them, one
         low, high = levels.view(-1, ROW_MULTIPLE, inputs // GROUP, 2, GROUP // 8, 4).unbind(3)
@@ -123,11 +123,12 @@ class ByBytesInt4(ByBytes, Int4Linear):
         kept, groups = scale.shape[-1], len(scale)
         scale = scale.reshape(groups, -1, ROW_MULTIPLE, kept).transpose(0, 1)
         scale = scale.reshape(out, groups, kept)
-        return cls(Packed(weight, scale, linear.bias, out, inputs, shared))
+        return kind(Packed(weight, scale, linear.bias, out, inputs, shared))
 
     def picked(self, rows: Tensor) -> Int4Linear:
-        weight, scale = self._pick(self.weight, rows, 4), self._pick(self.scale, rows, 2)
-        return ByBytesInt4(self._of_rows(weight, scale, rows))
+        weight = self._pick(self.weight, rows, 4)
+        scale = self._pick(self.scale, rows, self.scale.shape[-1])
+        return type(self)(self._of_rows(weight, scale, rows))
 
     def dense(self) -> Tensor:
         blocks, groups = self.out_features // ROW_MULTIPLE, self.in_features // GROUP

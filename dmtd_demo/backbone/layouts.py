@@ -27,7 +27,7 @@ LARGE = 2**24
 SAMPLE = 2**26
 # the share of the plain matrices' time that the layout may take
 WORTH = 0.9
-# timed turns of either
+# timed turns of each
 REPEATS = 5
 
 
@@ -124,7 +124,7 @@ def _compared(linears: Sequence[nn.Linear]) -> tuple[float, ...]:
     ]
     plain_products = [partial(torch.mm, mat2=weight) for weight in turned]
     ahead = [partial(_read_and_multiplied, weight) for weight in turned]
-    laid_out = [BlockedLinear(linear.weight) for linear in linears]
+    laid_out = [BlockedLinear(linear.weight).kernel() for linear in linears]
     inputs = [
         [torch.zeros(q, linear.in_features, dtype=linear.weight.dtype) for linear in linears]
         for q in (1, 4)

@@ -22,8 +22,9 @@ LONG_SUM = 1024
 
 
 class BlockedLinear(nn.Module):
-    """A linear in oneDNN's layout: x [..., in] to [..., out], both in the dtype of the weights.
+    """A linear in oneDNN's layout, or a subclass's.
 
+    It takes x [..., in] to [..., out], both in the dtype of the weights.
     weight: opaque, [out, in]. shared: the weights are another module's parameters too (a tied LM
     head), so these are counted as a buffer, and that table stays what `dense` gives.
     """

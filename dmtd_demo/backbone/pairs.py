@@ -11,7 +11,7 @@ import struct
 from typing import Any, Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dmtd_demo.backbone.cpu_packed import ROW_MULTIPLE
 from dmtd_demo.backbone.integers import KERNEL, MATRIX
@@ -38,31 +38,56 @@ class PairedLinear(BlockedLinear):
         blocks = self.weight.detach().view(-1, self.in_features // 2, ROW_MULTIPLE, 2)
         return blocks.transpose(1, 2).reshape(self.weight.shape)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """As `BlockedLinear` has it, by its own rows alone, which lie together."""
+        rows = self.rows
+        if rows is None or x.dtype != self.weight.dtype or torch.is_grad_enabled():
+            return super().forward(x)
+        part = self.weight.detach()[rows]
+        return _product(part, self.bias)(x)
+
     def matrix(self, with_bias: bool = True) -> tuple[bytes, list[Tensor]]:
         """Return the kernel's struct, and the tensors whose addresses are in it."""
-        tensors = [self.weight.detach()]
-        bias = self.bias.detach().float() if self.bias is not None and with_bias else None
-        if bias is not None:
-            tensors.append(bias)
-        addresses = (tensors[0].data_ptr(), 0, 0 if bias is None else bias.data_ptr())
-        return struct.pack(MATRIX, *addresses, *self.weight.shape, 16, 0), tensors
+        return _matrix(self.weight.detach(), self.bias if with_bias else None)
 
     def _product(self, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-        matrix, held = self.matrix(bias is not None)
-        outs, threads, kernel = len(self.weight), torch.get_num_threads, KERNEL
+        return _product(self.weight.detach(), bias)
 
-        # held: so that what the struct points to stays
-        def product(x: Tensor, held: Sequence[Tensor] = held) -> Tensor:
-            rows = x.reshape(-1, x.shape[-1]).contiguous()
-            y = rows.new_empty(len(rows), outs)
-            kernel.product(matrix, rows.data_ptr(), len(rows), y.data_ptr(), threads())
-            return y.view(*x.shape[:-1], outs)
 
-        return product
+def _matrix(weight: Tensor, bias: Tensor | None) -> tuple[bytes, list[Tensor]]:
+    tensors = [weight]
+    if bias is not None:
+        tensors.append(bias.detach().float())
+    addresses = (weight.data_ptr(), 0, 0 if bias is None else tensors[1].data_ptr())
+    return struct.pack(MATRIX, *addresses, *weight.shape, 16, 0), tensors
+
+
+def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    matrix, held = _matrix(weight, bias)
+    (outs, inputs), threads, kernel = weight.shape, torch.get_num_threads, KERNEL
+
+    # held: so that what the struct points to stays
+    def product(x: Tensor, held: Sequence[Tensor] = held) -> Tensor:
+        rows = x.reshape(-1, inputs).contiguous()
+        # the kernel is given an address alone
+        assert x.dtype == torch.bfloat16 and x.shape[-1] == inputs
+        y = rows.new_empty(len(rows), outs)
+        kernel.product(matrix, rows.data_ptr(), len(rows), y.data_ptr(), threads())
+        return y.view(*x.shape[:-1], outs)
+
+    return product
+
+
+def in_pairs(linear: nn.Linear, other: nn.Module) -> nn.Module:
+    """Return a dense linear in pairs where another one lies so, else the linear itself."""
+    if not isinstance(other, PairedLinear) or not fits(linear):
+        return linear
+    return PairedLinear(linear.weight, linear.bias)
 
 
 def fits(linear: Any) -> bool:
-    """Whether a dense linear's shape and dtype are such that it can lie so."""
+    """Whether the package and this CPU have products of pairs for a dense linear's shape and
+    dtype."""
     return (
         PAIRS
         and linear.weight.dtype == torch.bfloat16

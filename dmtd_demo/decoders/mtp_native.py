@@ -96,8 +96,12 @@ class NativeHead(Decoder[NativeOptions]):
             drafts: list[Choice] = []
             longest, lengths = self._length(model, states[-1:], options)
             longest = min(longest, stack.room - 1)
-            if options.rule == "probability" and longest > 0:
-                longest *= text.worth_drafting(first.id, options.threshold)
+            if (
+                longest > 0
+                and options.rule == "probability"
+                and not text.worth_drafting(first.id, options.threshold)
+            ):
+                longest = 0
             # where nothing is drafted the pairs wait for a step that drafts
             if longest > 0:
                 drafts = self._drafts(text, text.pair(waiting), longest, options, drafting)

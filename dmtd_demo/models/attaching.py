@@ -15,6 +15,7 @@ from dmtd_demo.models.addons import (
     load_fed_back,
     load_frequent,
     load_layers,
+    methods_in,
 )
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.native_mtp import NativeMTP, read_native
@@ -136,3 +137,6 @@ def keep_apart(model: Model, folder: Path) -> None:
     """
     for method, source in model.apart.items():
         copy_apart(method, source, folder)
+        # what says when the head is to draft goes with it
+        if method == "fed_back" and "acceptance" in methods_in(source):
+            copy_apart("acceptance", source, folder)

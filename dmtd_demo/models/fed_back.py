@@ -23,6 +23,7 @@ from dmtd_demo.backbone.cpu_packed import in_eight_bits
 from dmtd_demo.backbone.fused import FusedLayer, LayerParts
 from dmtd_demo.backbone.linears import Linear, Product, together
 from dmtd_demo.backbone.norms import FusedNorm
+from dmtd_demo.backbone.pairs import in_pairs
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addon_file import addon_tensors
@@ -68,14 +69,16 @@ class FedBackHead(nn.Module):
         return norm(layer(u, cos, sin, mask, cache)[-1:])
 
     def pack(self) -> None:
-        """Pack the linears in 8 bits, where the backbone's are packed and lie on a CPU.
+        """Hold the linears as the backbone's are on a CPU: in 8 bits where those are packed, in
+        pairs where they are.
 
         Once, before the first run. In 4 bits, which the backbone's may have, 6 % fewer drafts are
         right.
         """
         other = self.backbone.linears()[LINEARS["gate"]]
         for key, linear in self.linears.items():
-            self.linears[key] = in_eight_bits(cast(nn.Linear, linear), other)
+            packed = in_eight_bits(cast(nn.Linear, linear), other)
+            self.linears[key] = in_pairs(linear, other) if packed is linear else packed
 
     def _parts(self) -> tuple[FusedNorm, FusedNorm, Product, FusedLayer, FusedNorm]:
         config, norms = self.backbone.config, self.norms

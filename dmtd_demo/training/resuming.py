@@ -19,30 +19,23 @@ def kept_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    text = _read(path)
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
+    written = path.read_bytes()
+    whole = written[: written.rfind(b"\n") + 1]
+    if whole != written:
+        path.write_bytes(whole)
     # JSON may have other separators of lines within a text
-    return [_object(line, f"{path} line {n}") for n, line in enumerate(whole.split("\n")[:-1], 1)]
+    return [_object(line, f"{path} line {n}") for n, line in enumerate(whole.split(b"\n")[:-1], 1)]
 
 
 def kept_state(path: Path) -> dict[str, Any]:
     """Return the JSON object of a file. Raises UserError where it holds none."""
-    return _object(_read(path), str(path))
+    return _object(path.read_bytes(), str(path))
 
 
-def _read(path: Path) -> str:
+def _object(text: bytes, where: str) -> dict[str, Any]:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(str(path), in_one_line(error)) from None
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = parsed(text)
-    except json.JSONDecodeError as error:
+        value = parsed(text.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _damaged(where, in_one_line(error)) from None
     if not isinstance(value, dict):
         raise _damaged(where, f"it holds {type(value).__name__}")

@@ -13,7 +13,7 @@ from dmtd_demo.backbone import integers
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.cpu_packed import Int4Linear, Int8Linear, Kinds, joined, pack
 from dmtd_demo.backbone.fused import FEW
-from dmtd_demo.backbone.integers import KINDS, ByBytesInt4, ByBytesInt8
+from dmtd_demo.backbone.integers import KINDS, ByBytesInt4, ByBytesInt8, EvenInt4
 from dmtd_demo.backbone.packed import GROUP, Levels, eight_bits, four_bits
 from dmtd_demo.backbone.qwen import Backbone
 from tiny import tiny_module
@@ -292,3 +292,30 @@ def test_many_texts_attend_each_over_its_own_keys(kv_heads, group, size):
             )
             query = query[: group * kv_heads, None].double()
             is_near(got, F.scaled_dot_product_attention(query, keys, values)[:, 0], 0.003)
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_a_linear_made_anew_or_in_part_has_the_scales_of_its_levels(even):
+    """Also where the one that it is made from has middles of 0, and it has others."""
+    linear = torch.nn.Linear(64, 32, bias=False).bfloat16().requires_grad_(False)
+    levels, scale = four_bits(linear.weight.float(), torch.bfloat16)
+    if even:
+        scale[..., 1] = 0
+    first = ByBytesInt4._packed(levels, scale.transpose(0, 1).contiguous(), linear, False)
+    assert type(first) is (EvenInt4 if even else ByBytesInt4)
+    anew = type(first).of(linear)
+    assert type(anew) is ByBytesInt4
+    is_near(anew.dense(), rounded(linear, ByBytesInt4), 0.003)
+    rows = torch.arange(16) * 2
+    part, x = first.picked(rows), torch.randn(3, 64).bfloat16()
+    assert torch.equal(part(x), first(x)[:, rows])
+
+
+def test_what_is_no_number_stays_none():
+    heads, entries = torch.randn(1, 3, 32).bfloat16(), torch.randn(2, 2, 20, 32).bfloat16()
+    heads = heads.repeat(2, 1, 1)
+    entries[1, 0, 3, 5] = torch.nan
+    seen, counts = torch.empty(2, 1, 32).bfloat16(), torch.tensor([18, 18])
+    addresses = (heads.data_ptr(), 96, entries.data_ptr(), 20, 2, 1, 1, 32)
+    integers.KERNEL.attend(*addresses, counts.data_ptr(), seen.data_ptr(), 1)
+    assert seen[0].isfinite().all() and seen[1].isnan().all()

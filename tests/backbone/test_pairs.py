@@ -80,3 +80,9 @@ def test_a_model_in_pairs_is_the_plain_one(kind, monkeypatch):
     scale = (again.double() - exact).square().mean().sqrt()
     for logits in texts:
         assert (logits.double() - exact).square().mean().sqrt() < 1.2 * scale
+
+
+def test_all_layouts_are_timed():
+    linears = [torch.nn.Linear(96, 64, bias=False).bfloat16() for _ in range(2)]
+    assert len(layouts._compared(linears)) == 3
+    assert len(layouts._compared([*linears, torch.nn.Linear(48, 64, bias=False).bfloat16()])) == 2

@@ -15,9 +15,11 @@ def test_a_line_that_was_cut_off_is_taken_off_the_file(tmp_path):
     assert kept_lines(file) == []
     whole = [{"a": 1}, {"b": "next line \u2028 within"}]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole)
-    file.write_text(text + '{"c": ', encoding="utf-8")
-    assert kept_lines(file) == whole
-    assert file.read_text(encoding="utf-8") == text
+    # within a character too
+    for cut in (b'{"c": ', b'{"c": "\xc3'):
+        file.write_bytes(text.encode() + cut)
+        assert kept_lines(file) == whole
+        assert file.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize("damaged", [b"{", b"[1]", b"", b"\xff\xfe\xff", b"[" * 100_000])

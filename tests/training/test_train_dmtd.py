@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from dmtd_demo.__main__ import main
-from dmtd_demo.backbone import onednn
+from dmtd_demo.backbone import layouts
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.loading import load
@@ -98,8 +98,8 @@ def test_a_bfloat16_model_is_saved_whatever_its_matrices_were_joined_to(
     small_tokenizer, tmp_path, data, worth, monkeypatch
 ):
     """Weights and biases of joined linears are parts of one tensor, which files do not take."""
-    monkeypatch.setattr(onednn, "LARGE", 1)
-    monkeypatch.setattr(onednn, "WORTH", worth)
+    monkeypatch.setattr(layouts, "LARGE", 1)
+    monkeypatch.setattr(layouts, "WORTH", worth)
     module = tiny_module("qwen2", vocab_size=len(small_tokenizer), max_position_embeddings=512)
     module.to(torch.bfloat16).save_pretrained(tmp_path / "plain")
     small_tokenizer.save_pretrained(tmp_path / "plain")

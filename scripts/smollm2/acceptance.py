@@ -2,8 +2,7 @@
 
     python scripts/smollm2/acceptance.py --learned 60000 --judged 16000
 
-On a CPU, by the frozen model in bfloat16, on answers of conversations and of everyday requests: it
-learns, from a state and the token after it, which of its LEVELS the probability of the head's
+On a CPU, by the frozen model in bfloat16, on answers in all texts that ship: it learns, from a state and the token after it, which of its LEVELS the probability of the head's
 likeliest first draft reaches. The held-out texts show what is found of the drafts that would be
 kept, and how often a draft is made for it.
 """
@@ -24,7 +23,6 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bundle import DATA
 from corpus import Batches, Corpus
 from heads import FeedBackHead
 from longer import FOLDER, ROOM, opened
@@ -99,7 +97,12 @@ def judged(predictor: AcceptancePredictor, x: Tensor, chance: Tensor) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--learned", type=int, default=60_000, help="positions of each kind")
+    parser.add_argument(
+        "--learned",
+        type=int,
+        default=60_000,
+        help="positions of each kind of texts, prompts among them",
+    )
     parser.add_argument("--judged", type=int, default=16_000, help="held-out positions of each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=FOLDER)
@@ -124,7 +127,7 @@ def main() -> None:
         predictor,
         base,
         stack.shape.hidden,
-        data=DATA,
+        data="answers in " + ", ".join(f"{name}.npz" for name in corpora),
         positions=learned,
         validation=found,
     )

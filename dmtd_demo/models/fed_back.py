@@ -77,8 +77,9 @@ class FedBackHead(nn.Module):
         """
         other = self.backbone.linears()[LINEARS["gate"]]
         for key, linear in self.linears.items():
-            packed = in_eight_bits(cast(nn.Linear, linear), other)
-            self.linears[key] = in_pairs(linear, other) if packed is linear else packed
+            dense = cast(nn.Linear, linear)
+            packed = in_eight_bits(dense, other)
+            self.linears[key] = in_pairs(dense, other) if packed is dense else packed
 
     def _parts(self) -> tuple[FusedNorm, FusedNorm, Product, FusedLayer, FusedNorm]:
         config, norms = self.backbone.config, self.norms

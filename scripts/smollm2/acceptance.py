@@ -2,9 +2,10 @@
 
     python scripts/smollm2/acceptance.py --learned 60000 --judged 16000
 
-On a CPU, by the frozen model in bfloat16, on answers in all texts that ship: it learns, from a state and the token after it, which of its LEVELS the probability of the head's
-likeliest first draft reaches. The held-out texts show what is found of the drafts that would be
-kept, and how often a draft is made for it.
+On a CPU, by the frozen model in bfloat16, on answers in all texts that ship: it learns, from a
+state and the token after it, which of its LEVELS the probability of the head's likeliest first
+draft reaches. The held-out texts show what is found of the drafts that would be kept, and how often
+a draft is made for it.
 """
 
 from __future__ import annotations

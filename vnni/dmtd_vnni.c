@@ -213,7 +213,8 @@ static inline __attribute__((always_inline)) TARGET_PAIRS void pair_sums(
             __m512bh w[2];
             for (int b = 0; b < blocks; b++) {
                 w[b] = (__m512bh)_mm512_loadu_si512(held + b * bytes + 64 * i);
-                _mm_prefetch((const char *)held + b * bytes + AHEAD + 64 * i, _MM_HINT_T0);
+                /* to the second cache, which waits for more lines at once than the first */
+                _mm_prefetch((const char *)held + b * bytes + AHEAD + 64 * i, _MM_HINT_T1);
             }
             for (int p = 0; p < n; p++) {
                 int32_t pair = ((const int32_t *)x[p * groups + g].real)[i];

@@ -20,7 +20,7 @@ LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 class AcceptancePredictor(nn.Module):
     """For each of LEVELS, how likely it is that the probability of the head's first draft reaches
-    it: Linear(2 hidden, 32) - ReLU - Linear(32, levels). k: not read."""
+    it: the sigmoid of Linear(2 hidden, 32) - ReLU - Linear(32, levels). k: not read."""
 
     WIDTH = 32
 
@@ -38,8 +38,11 @@ class AcceptancePredictor(nn.Module):
         return logits
 
     def chance(self, state: Tensor, embedded: Tensor, threshold: float) -> float:
-        """Return the probability that the first draft after them, [hidden] each, has at least the
-        largest level that is not over the threshold; 1 for a threshold under all levels."""
+        """Return how likely it is that the first draft after them, [hidden] each, is as probable
+        as a level: the largest of LEVELS up to the threshold. 1 where the threshold is under all.
+
+        The weights must not change after the first call, which copies them.
+        """
         level = bisect_right(LEVELS, threshold) - 1
         if level < 0:
             return 1.0

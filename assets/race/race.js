@@ -300,6 +300,9 @@ class RaceView {
           this.before.forget();
         }
         break;
+      case "noted": // of the address: stays until a race begins
+        this.notes.append(el("p", { class: "note" }, t(record.text, record.values)));
+        break;
       case "page": // a race begins: the conversation of each panel, and what there is to warn about
         if (!this.tour.on && !this.recorded && document.documentElement.dataset.source !== "file")
           this.before.keep();

@@ -1,13 +1,14 @@
 """A comparison as the query of a URL: what a link opens, and what a preset puts on the page.
 
     ?prompt=Hello&panel=ar&panel=dmtd:tau=4&max-tokens=80&seed=0
-    &temperature=0.7&top-k=0&top-p=1&system=Be+brief&thinking=1
+    &temperature=0.7&top-k=0&top-p=1&system=Be+brief&thinking=1&speed=watch
 
 Each part may be left out; what is left out stays as the page has it at its start.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -34,6 +35,11 @@ PARTS = (
     "system",
     "thinking",
 )
+# The page's script reads `speed` itself (assets/race/player.js).
+SPEEDS = ("watch", "pass", "0.02", "0.1", "1")
+KNOWN = (*PARTS, "speed")
+# Gradio's own, the hub's for its frames, and what mails and networks add to every link.
+FOREIGN = re.compile("__.*|utm_.*|.*clid|view|deep_link|session_hash|logs")
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,11 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Linked
     servers: the remote panels that this page has. Raises UserError, also for what this model cannot
     run.
     """
-    given = {
-        name: values
-        for name, values in parse_qs(text, keep_blank_values=True).items()
-        if name in PARTS
-    }
+    asked = parse_qs(text, keep_blank_values=True)
+    for speed in asked.get("speed", []):
+        if speed not in SPEEDS:
+            raise UserError(f"a link needs speed to be one of {', '.join(SPEEDS)}; got {speed!r}")
+    given = {name: values for name, values in asked.items() if name in PARTS}
     if not given:
         return None
     for name, values in given.items():
@@ -126,6 +132,12 @@ def comparison(text: str, model: Model, servers: Collection[str] = ()) -> Linked
     return LinkedComparison(
         prompt, panels, most, sampling, system, None if thinking is None else bool(thinking)
     )
+
+
+def unknown(text: str) -> list[str]:
+    """Return the parameters of a query that nothing here reads, in their order."""
+    names = parse_qs(text, keep_blank_values=True)
+    return [name for name in names if name not in KNOWN and not FOREIGN.fullmatch(name)]
 
 
 def _number(

@@ -213,14 +213,17 @@ class Showing:
 
     def _linked(self, request: gr.Request, *keys: Any) -> list[Any]:
         """Show the comparison that the address of the page asks for, if it asks for one."""
-        nothing = [gr.skip()] * (len(self.layout.compared) - 1)
+        nothing, query = [gr.skip()] * len(self.layout.compared), str(request.query_params)
         try:
-            comparison = links.comparison(
-                str(request.query_params), self.models.peek(keys[0]), self.servers
-            )
+            comparison = links.comparison(query, self.models.peek(keys[0]), self.servers)
         except UserError as error:
-            return [*nothing, wire.refusal("", f"The link cannot be opened: {error}.")]
-        return self.show_comparison(comparison, *keys) if comparison else [*nothing, gr.skip()]
+            return [*nothing[:-1], wire.refusal("", f"The link cannot be opened: {error}.")]
+        shown = self.show_comparison(comparison, *keys) if comparison else nothing
+        if unknown := links.unknown(query):
+            race = shown[-1] if isinstance(shown[-1], str) else ""
+            values = {"names": ", ".join(unknown), "known": ", ".join(links.KNOWN)}
+            shown[-1] = wire.noted(race, "link.unknown", values)
+        return shown
 
     def address(self, asked: str) -> str:
         """Return the query of a link to the controls as they stand.

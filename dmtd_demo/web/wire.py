@@ -55,6 +55,18 @@ def refusal(run: str, message: str, status: str = "error") -> str:
     return record.whole()
 
 
+def noted(shown: str, key: str, values: dict[str, str]) -> str:
+    """Return the string of a page without a race, with a sentence below the panels.
+
+    shown: what the page is told else, as a string of this form, or nothing.
+    """
+    record = WireRecord("")
+    for line in shown.split("\n")[1:-1]:
+        record.add(line)
+    record.add(json.dumps({"type": "noted", "text": key, "values": values}, ensure_ascii=False))
+    return record.whole()
+
+
 def waiting(ahead: int) -> str:
     """Return the string of a race that comes after `ahead` others."""
     record = WireRecord("")

@@ -163,6 +163,12 @@ def test_a_link_that_cannot_be_opened_says_why(chromium: object, app_url: str) -
     visit = RacePage(chromium, f"{app_url}?panel=ar&panel=warp:speed=9", ready="error")
     assert "warp" in visit.sentence and "link" in visit.sentence
     visit.close()
+    mistyped = RacePage(chromium, f"{app_url}?pannel=ar&seed=3&panel=ar&panel=clp&panel=dmtd")
+    note = mistyped.page.get_by_text("what nothing here reads: pannel.")
+    note.wait_for()
+    # the rest of the link counts
+    assert mistyped.page.input_value("#seed input") == "3" and mistyped.status == "idle"
+    mistyped.close()
 
 
 def test_new_chat_asks_before_it_clears(visit: RacePage) -> None:

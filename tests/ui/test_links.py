@@ -1,5 +1,7 @@
 """A comparison as a URL: what is written opens again; what cannot be opened is said in words."""
 
+import re
+
 import pytest
 
 from dmtd_demo.decoders import DECODERS
@@ -7,8 +9,9 @@ from dmtd_demo.errors import UserError
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
 from dmtd_demo.sampling import Sampling
+from dmtd_demo.shipped import ASSETS
 from dmtd_demo.ui.examples import PRESETS
-from dmtd_demo.ui.links import comparison, query
+from dmtd_demo.ui.links import PARTS, SPEEDS, comparison, query, unknown
 from written import ANYWHERE
 
 
@@ -39,6 +42,20 @@ def test_a_page_without_a_query_stays_as_it_is(classroom):
     assert comparison("", classroom) is None and comparison("__theme=dark", classroom) is None
 
 
+def test_what_nothing_reads_is_named_but_not_what_others_add_to_links():
+    mistyped = "pannel=ar&seed=1&Temperature=1&pannel=clp"
+    assert unknown(mistyped) == ["pannel", "Temperature"]
+    others = "__theme=dark&utm_source=x&fbclid=y&view=api&speed=1"
+    assert not unknown("&".join([others, *(f"{part}=1" for part in PARTS)])) and not unknown("")
+
+
+def test_the_speeds_of_a_link_are_those_of_the_page():
+    player = (ASSETS / "race" / "player.js").read_text(encoding="utf-8")
+    offered = re.search(r"const SPEEDS = \{(.*?)\n\};", player, re.DOTALL)[1]
+    # a script's object has its numbers first
+    assert set(re.findall(r"^  ([\w.]+):", offered, re.MULTILINE)) == set(SPEEDS)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -54,6 +71,7 @@ def test_a_page_without_a_query_stays_as_it_is(classroom):
         ("system=%07", "the system prompt needs to be plain text"),
         ("thinking=1", "thinking switch; classroom has none"),
         ("thinking=2", "0 or 1; got 2"),
+        ("speed=fast", "one of watch, pass, 0.02, 0.1, 1; got 'fast'"),
     ],
 )
 def test_what_cannot_be_opened_is_said(classroom, text, words):

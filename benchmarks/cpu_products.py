@@ -14,19 +14,15 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from dmtd_demo.backbone import integers
-from dmtd_demo.backbone.cpu_packed import Int4Linear
-from dmtd_demo.backbone.onednn import BlockedLinear
-from dmtd_demo.backbone.packed import eight_bits
+    Product = Callable[[Tensor], Tensor]
 
-Product = Callable[[Tensor], Tensor]
 SHAPES = (
     *((960, 576), (576, 576), (3072, 576), (576, 1536), (49152, 576)),
     *((1152, 896), (896, 896), (9728, 896), (896, 4864), (151936, 896)),
@@ -37,6 +33,10 @@ TURNS = 9
 
 
 def fbgemm(linear: nn.Linear) -> Product:
+    import torch
+
+    from dmtd_demo.backbone.packed import eight_bits
+
     weight, scale = eight_bits(linear.weight.float(), torch.float32)
     zeros = torch.zeros(len(weight), dtype=torch.long)
     quantized = torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0)
@@ -46,6 +46,10 @@ def fbgemm(linear: nn.Linear) -> Product:
 
 def onednn(linear: nn.Linear) -> Product:
     """One scale for all positions, which is less than a step would need."""
+    import torch
+
+    from dmtd_demo.backbone.packed import eight_bits
+
     weight, scale = eight_bits(linear.weight.float(), torch.float32)
     zeros = torch.zeros(len(weight), dtype=torch.int32)
     held = torch.ops.onednn.qlinear_prepack(weight, [1, linear.in_features])
@@ -60,29 +64,43 @@ def onednn(linear: nn.Linear) -> Product:
     return product
 
 
-WAYS: dict[str, Callable[[nn.Linear], Product]] = {
-    "PyTorch, 4 bits": lambda linear: Int4Linear.of(linear).kernel(),
-    "bytes, 4 bits": lambda linear: integers.ByBytesInt4.of(linear).kernel(),
-    "FBGEMM, int8": fbgemm,
-    "oneDNN, int8": onednn,
-    "bfloat16": lambda linear: BlockedLinear(linear.weight).kernel(),
-}
+def ways() -> dict[str, Callable[[nn.Linear], Product]]:
+    """Return what makes a product of a matrix, by its name; bytes where their kernel is there."""
+    from dmtd_demo.backbone import integers
+    from dmtd_demo.backbone.cpu_packed import Int4Linear
+    from dmtd_demo.backbone.onednn import BlockedLinear
+
+    found = {
+        "PyTorch, 4 bits": lambda linear: Int4Linear.of(linear).kernel(),
+        "bytes, 4 bits": lambda linear: integers.ByBytesInt4.of(linear).kernel(),
+        "FBGEMM, int8": fbgemm,
+        "oneDNN, int8": onednn,
+        "bfloat16": lambda linear: BlockedLinear(linear.weight).kernel(),
+    }
+    if integers.KERNEL is None:
+        del found["bytes, 4 bits"]
+    return found
 
 
-@torch.inference_mode()
-def measured(way: str, shape: tuple[int, int], positions: int, threads: int) -> float:
+def measured(
+    way: Callable[[nn.Linear], Product], shape: tuple[int, int], positions: int, threads: int
+) -> float:
     """Return the seconds of one product."""
+    import torch
+    from torch import nn
+
     clock = time.thread_time if threads == 1 else time.perf_counter
     linear = nn.Linear(shape[1], shape[0], bias=False, dtype=torch.bfloat16)
     copies = max(1, min(40, int(FAR // (linear.weight.numel() * 0.625))))
-    products = [WAYS[way](linear) for _ in range(copies)]
-    x = torch.randn(positions, shape[1]).bfloat16()
     took = []
-    for _ in range(TURNS + 1):
-        started = clock()
-        for product in products:
-            product(x)
-        took.append((clock() - started) / copies)
+    with torch.inference_mode():
+        products = [way(linear) for _ in range(copies)]
+        x = torch.randn(positions, shape[1]).bfloat16()
+        for _ in range(TURNS + 1):
+            started = clock()
+            for product in products:
+                product(x)
+            took.append((clock() - started) / copies)
     return min(took[1:])
 
 
@@ -91,14 +109,17 @@ def main() -> None:
     parser.add_argument("--positions", type=int, action="append")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    # after --help, which needs none of it
+    import torch
+
     torch.set_num_threads(options.threads)
+    found = ways()
     warnings.simplefilter("ignore")
     for shape in SHAPES:
         for positions in options.positions or [1]:
             times = ", ".join(
-                f"{way} {measured(way, shape, positions, options.threads) * 1e6:.1f}"
-                for way in WAYS
-                if integers.KERNEL is not None or not way.startswith("bytes")
+                f"{name} {measured(way, shape, positions, options.threads) * 1e6:.1f}"
+                for name, way in found.items()
             )
             print(f"{shape[0]} x {shape[1]}, {positions} positions, µs: {times}", flush=True)
 

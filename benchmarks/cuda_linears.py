@@ -15,38 +15,43 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from dmtd_demo.backbone.cuda_packed import KINDS, CudaLinear, Shape  # noqa: E402
-from dmtd_demo.backbone.packed import Packed  # noqa: E402
-from dmtd_demo.measure.limits import memory_bandwidth  # noqa: E402
-from dmtd_demo.models.catalog import CATALOG  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dmtd_demo.backbone.cuda_packed import CudaLinear, Shape
+
+    Product = Callable[[Tensor], Tensor]
 
 SPREAD = 256 * 2**20  # bytes of all copies of a matrix
-SHAPES = tuple(
-    Shape(*s)
-    for s in (
-        (1, 4, 4),
-        (1, 4, 2),
-        (1, 8, 4),
-        (1, 8, 2),
-        (1, 16, 2),
-        (2, 4, 2),
-        (2, 8, 2),
-        (4, 4, 1),
-    )
+# tiles, warps and what is read ahead
+SHAPES = (
+    (1, 4, 4),
+    (1, 4, 2),
+    (1, 8, 4),
+    (1, 8, 2),
+    (1, 16, 2),
+    (2, 4, 2),
+    (2, 8, 2),
+    (4, 4, 1),
 )
 SECONDS = 0.012  # of GPU time, of each measurement
-Product = Callable[[Tensor], Tensor]
+
+
+def shapes() -> list[Shape]:
+    """Return the kernels' shapes that are tried."""
+    from dmtd_demo.backbone.cuda_packed import Shape
+
+    return [Shape(*each) for each in SHAPES]
 
 
 def matrices(name: str) -> dict[str, tuple[int, int, bool]]:
     """Rows, columns, and whether it is a gate and its up, of what a step of a model reads."""
+    from dmtd_demo.models.catalog import CATALOG
+
     s = {key: int(value) for key, value in CATALOG[name].shape.items()}
     hidden, inner, head = s["hidden_size"], s["intermediate_size"], s["head_dim"]
     queries, keys = s["num_attention_heads"] * head, s["num_key_value_heads"] * head
@@ -61,6 +66,11 @@ def matrices(name: str) -> dict[str, tuple[int, int, bool]]:
 
 def ours(name: str, rows: int, columns: int, gated: bool) -> CudaLinear:
     """One with random bytes and small scales."""
+    import torch
+
+    from dmtd_demo.backbone.cuda_packed import KINDS
+    from dmtd_demo.backbone.packed import Packed
+
     kind = KINDS[name]
     tiles, steps = -(-rows // 16), columns * kind.bits // 256
     weight = torch.randint(0, 256, (tiles, steps, 512), dtype=torch.uint8, device="cuda")
@@ -74,10 +84,14 @@ def shaped(linears: list[CudaLinear], shape: Shape) -> list[Product]:
 
 
 def by_four_bits(weight: Tensor, scales: Tensor, x: Tensor) -> Tensor:
+    import torch
+
     return torch.ops.aten._weight_int4pack_mm(x, weight, 32, scales)
 
 
 def by_eight_bits(weight: Tensor, scales: Tensor, x: Tensor) -> Tensor:
+    import torch
+
     return torch.ops.aten._weight_int8pack_mm(x, weight, scales)
 
 
@@ -85,6 +99,10 @@ def candidates(
     rows: int, columns: int, gated: bool
 ) -> Iterator[tuple[str, int, Callable[[], list[Product]]]]:
     """A name, the bytes of a matrix, and what makes its products with several."""
+    import torch
+    from torch.nn import functional as F
+
+    from dmtd_demo.backbone.cuda_packed import KINDS
 
     def copies(size: int) -> range:
         return range(max(2, min(64, SPREAD // size)))
@@ -93,7 +111,7 @@ def candidates(
         one = ours(name, rows, columns, gated)
         size = one.weight.nbytes + one.scale.nbytes
         made = [ours(name, rows, columns, gated) for _ in copies(size)]
-        for shape in SHAPES:
+        for shape in shapes():
             way = f"{name} {shape.tiles}x{shape.warps}x{shape.ahead}"
             yield way, size, partial(shaped, made, shape)
 
@@ -139,6 +157,8 @@ def candidates(
 
 def seconds(products: list[Product], x: Tensor) -> float:
     """Of one product, by events around a graph of all of them."""
+    import torch
+
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -165,6 +185,7 @@ def seconds(products: list[Product], x: Tensor) -> float:
 
 def compile_all(sizes: dict[str, tuple[int, int, bool]]) -> None:
     """The kernels of every shape for few positions, several at once."""
+    from dmtd_demo.backbone.cuda_packed import KINDS
 
     def one(task: tuple[str, Shape, bool]) -> None:
         name, shape, gated = task
@@ -174,13 +195,18 @@ def compile_all(sizes: dict[str, tuple[int, int, bool]]) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(
             pool.map(
-                one, [(name, shape, gated) for name in KINDS for shape in SHAPES for gated in kinds]
+                one,
+                [(name, shape, gated) for name in KINDS for shape in shapes() for gated in kinds],
             )
         )
 
 
 def measure(model: str, positions: list[int], until: float) -> dict[str, Any]:
     """Every candidate at the first number of positions, the best of a kind at the others."""
+    import torch
+
+    from dmtd_demo.measure.limits import memory_bandwidth
+
     sizes, roof = matrices(model), memory_bandwidth(torch.device("cuda"))
     began = time.monotonic()
     compile_all(sizes)
@@ -255,6 +281,9 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    # after --help, which needs none of it
+    import torch
+
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/cuda_linears.py needs a CUDA device")
     found = measure(

@@ -209,16 +209,17 @@ def runnable_scripts() -> list[tuple[Path, str]]:
 
 
 # Packages that a second goes by with, and the modules of ours that need none of them.
-SLOW = {"torch", "transformers", "huggingface_hub", "gguf", "conftest", "tiny", "dmtd_demo"}
+SLOW = {
+    *("torch", "transformers", "huggingface_hub", "gguf", "dmtd_demo"),
+    *("conftest", "tiny", "scripted_page"),
+}
 LIGHT = ("dmtd_demo.shipped.", "dmtd_demo.ui.examples.", "dmtd_demo.destinations.")
-# Their functions are all of PyTorch, or a decoder is made as they are read.
-WHOLE = {"cpu_products.py", "cuda_linears.py", "page_cost.py"}
 
 
 def test_scripts_answer_help_at_once() -> None:
     """What only the work needs is imported where it is done."""
     for path, text in runnable_scripts():
-        if path.name in WHOLE or path.parent.name == "smollm2":
+        if path.parent.name == "smollm2":
             continue
         tops = [
             node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))

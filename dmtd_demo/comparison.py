@@ -30,7 +30,7 @@ from dmtd_demo.race.request import messages_of
 from dmtd_demo.race.settings import RaceSettings, SettingNames
 from dmtd_demo.race.table import aligned
 from dmtd_demo.race.trace import TRACE_SCHEMA
-from dmtd_demo.text_files import lines_of, parsed, read_text
+from dmtd_demo.text_files import Form, lines_of, parsed, read_text, unlike
 from dmtd_demo.web import replay_file
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ FIGURES = (
     "repetition_ratio",
     "stop",
 )
+# What records of a file need so that all below can be drawn of them, by type.
+HEADER: dict[str, Form] = {"header": {"panels": [{"panel": int, "spec": str}]}}
+RECORDS: dict[str, Form] = {
+    "step": {"panel": int, "ms": float, "tokens": list},
+    "summary": {"panel": int, "text": str, "spans": dict, **dict.fromkeys(FIGURES, object)},
+}
 PANEL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b3589a")
 
 
@@ -133,6 +139,10 @@ class Comparison:
                     f"a race needs records that are objects with a type; record {number} of "
                     f"{path} is {str(record)[:80]}"
                 )
+            forms = RECORDS if number > 1 else HEADER
+            cause = unlike(record, forms.get(record["type"], dict), f"record {number}")
+            if cause:
+                raise UserError(f"a race needs whole records; of {path}, {cause}")
             try:
                 trace.dumps(record)
             except ValueError as error:
@@ -233,7 +243,7 @@ class Comparison:
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row for each panel: its figures, and its speed over that of the first."""
-        first = self.summaries[0]["tokens_per_second"]
+        first = next((summary["tokens_per_second"] for summary in self.summaries), None)
         return [
             {
                 "panel": panel["spec"],
@@ -247,7 +257,7 @@ class Comparison:
 
     def __str__(self) -> str:
         table = self.table()
-        return aligned(table, list(table[0]), str)
+        return aligned(table, list(table[0]), str) if table else "a race without an end"
 
     __repr__ = __str__
 

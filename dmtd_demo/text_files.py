@@ -50,6 +50,31 @@ def parsed(text: str) -> Any:
         raise json.JSONDecodeError("nested too deeply", text[:80], 0) from None
 
 
+# What a JSON value has to be: a type, where a whole number will do for a float and anything for an
+# object; [form] for a list of one or more such; {key: form} for an object with at least these keys.
+Form = type | list["Form"] | dict[str, "Form"]
+
+
+def unlike(value: Any, form: Form, name: str = "it") -> str | None:
+    """Say in a few words where a JSON value differs from a form; None where it does not."""
+    kind = form if isinstance(form, type) else type(form)
+    # a bool is an int to Python
+    fits = (int, float) if kind is float else kind
+    if not isinstance(value, fits) or (isinstance(value, bool) and kind not in (bool, object)):
+        return f"{name} is {str(value)[:40]!r}, no {kind.__name__}"
+    if isinstance(form, list):
+        if not value:
+            return f"{name} is empty"
+        parts = [(f"{name}[{i}]", each, form[0]) for i, each in enumerate(value)]
+    elif isinstance(form, dict):
+        if missing := [key for key in form if key not in value]:
+            return f"{name} has no {', '.join(missing)}"
+        parts = [(key, value[key], each) for key, each in form.items()]
+    else:
+        return None
+    return next((said for key, each, of in parts if (said := unlike(each, of, key))), None)
+
+
 def _decoded(data: bytes) -> str:
     for mark, encoding in MARKS:
         if data.startswith(mark):

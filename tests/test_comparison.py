@@ -86,5 +86,16 @@ def test_wrong_calls_say_what_was_needed(model: Model, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("[1, 2]")
     with pytest.raises(UserError, match="header"):
         Comparison.open(tmp_path / "other.json")
+    header = {"type": "header", "schema": 1, "panels": [{"panel": 0, "spec": "ar"}]}
+    for lines, cause in (
+        ([{**header, "panels": None}], "of .*, panels is 'None', no list"),
+        ([header, {"type": "step", "panel": 0, "tokens": []}], "record 2 has no ms"),
+        ([header, {"type": "summary", "panel": 0, "text": ""}], "record 2 has no spans"),
+    ):
+        (tmp_path / "other.json").write_text(json.dumps(lines))
+        with pytest.raises(UserError, match=cause):
+            Comparison.open(tmp_path / "other.json")
+    (tmp_path / "other.json").write_text(json.dumps(header))
+    assert "without an end" in str(Comparison.open(tmp_path / "other.json"))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         getattr(dmtd_demo, "nothing")  # noqa: B009 - that is the point

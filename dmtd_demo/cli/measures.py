@@ -154,7 +154,7 @@ def run_report(options: argparse.Namespace) -> None:
     try:
         result = parsed(read_text(options.file))
         tables = summary_table(result), family_table(result)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"report needs a file that `eval --json` printed; reading {options.file} gave: "
             f"{' '.join(str(error).split())[:200]}"
@@ -165,10 +165,19 @@ def run_report(options: argparse.Namespace) -> None:
 
 def run_results(options: argparse.Namespace) -> None:
     """Print docs/results.md."""
+    from dmtd_demo.errors import UserError
     from dmtd_demo.measure.results import page
     from dmtd_demo.models.catalog import CATALOG
 
-    print(page(Path(options.folder or CATALOG["classroom"].source)), end="")
+    folder = Path(options.folder or CATALOG["classroom"].source)
+    try:
+        text = page(folder)
+    except (KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"results needs files as `eval --json` and `curves --json` print them in {folder}; "
+            f"reading them gave: {error!r:.200}"
+        ) from None
+    print(text, end="")
 
 
 def _listed(figures: dict[str, float]) -> str:

@@ -217,6 +217,10 @@ def cached(source: str) -> bool:
     index = try_to_load_from_cache(source, "model.safetensors.index.json")
     if not isinstance(index, str):
         return False
-    with open(index, encoding="utf-8") as file:
-        shards = set(json.load(file)["weight_map"].values())
+    try:
+        with open(index, encoding="utf-8") as file:
+            shards = set(json.load(file)["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # loading says what is wrong with it
+        return False
     return all(isinstance(try_to_load_from_cache(source, shard), str) for shard in shards)

@@ -26,7 +26,7 @@ from dmtd_demo.models import dmtd_layers, fed_back, frequent
 from dmtd_demo.models.acceptance import AcceptancePredictor
 from dmtd_demo.models.addon_file import addon_tensors
 from dmtd_demo.models.causes import in_one_line
-from dmtd_demo.text_files import parsed, read_text
+from dmtd_demo.text_files import parsed, read_text, unlike
 
 CARD = "addons.json"
 SCHEMA = 1
@@ -161,6 +161,10 @@ APART = (dmtd_layers.NAME, fed_back.NAME, frequent.NAME)
 CYCLES = ("adaptive", "mixed")
 
 
+# Those whose decoders read their own threshold off the card.
+CHOOSING = ("clp", "native_clp", "gate", "confidence", "adaptive", "mixed")
+
+
 def save_addon(
     folder: Path,
     method: str,
@@ -177,7 +181,7 @@ def save_addon(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / CARD
     card: dict[str, Any] = (
-        parsed(read_text(path))
+        _read_card(folder)
         if path.exists()
         else {"schema": SCHEMA, "base_model": base.name, "hidden_size": hidden_size, "addons": {}}
     )
@@ -350,7 +354,21 @@ def _read_card(folder: Path) -> dict:
             raise UserError(
                 f"{folder / CARD}: {method} needs k, a whole number from 1 to 16; got {got!r}"
             )
+        _check_facts(folder, method, facts)
     return card
+
+
+def _check_facts(folder: Path, method: str, facts: dict[str, Any]) -> None:
+    """Raise UserError where a decoder could not run by what the card says of an add-on."""
+    threshold = facts.get("threshold")
+    given = type(threshold) in (int, float) and 0 <= threshold <= 1
+    if not given and (method in CHOOSING or threshold is not None):
+        raise UserError(
+            f"{folder / CARD}: {method} needs threshold, a number from 0 to 1; got {threshold!r}"
+        )
+    accuracy = facts.get("accuracy")
+    if accuracy is not None and (cause := unlike(accuracy, [float], "accuracy")):
+        raise UserError(f"{folder / CARD}: {method} needs accuracy, a list of numbers: {cause}")
 
 
 def _check_tensors(path: Path, tensors: dict[str, Tensor], module: nn.Module) -> None:

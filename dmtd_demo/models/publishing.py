@@ -20,6 +20,7 @@ WHAT = {
     "clp": "Collocation-Length Predictor, for `clp`",
     "confidence": "reader of the heads' confidences, for `clp:rule=confidence`",
     "acceptance": "predictor of whether a draft would be kept, for `mtp-native`",
+    "native_clp": "length predictor for the model's own MTP head, for `mtp-native`",
     "gate": "span gate, for `mtp-gate`",
     "adaptive": "predictor of cycle lengths, for `dmtd-adaptive`",
     "mixed": "MTP heads on late hidden states, for `mixed`",
@@ -96,6 +97,11 @@ def publish(folder: Path, hub_id: str, license: str | None, private: bool = Fals
     # strictly, as it will be read by others
     load_addons(folder, _hidden_size(folder), torch.float32, torch.device("cpu"))
     card = parsed(read_text(folder / CARD))
+    if not isinstance(card.get("base_model"), str):
+        raise UserError(
+            f"push needs base_model in {folder / CARD}, the model that the add-ons were trained "
+            f"on; got {card.get('base_model')!r}"
+        )
     card["license"] = license or card.get("license")
     if not card["license"]:
         raise UserError(

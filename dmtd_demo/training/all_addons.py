@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -26,6 +26,7 @@ from dmtd_demo.models.attaching import keep_apart
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
+from dmtd_demo.text_files import Form
 from dmtd_demo.training import features, loop, magpie
 from dmtd_demo.training.any_model import ROOM, STEPS, Lesson, Settings, apart, learn
 from dmtd_demo.training.calibrate import on_held_out
@@ -195,6 +196,17 @@ def planned(speeds: Speeds, settings: AllSettings) -> Plan:
     return Plan(number, head_steps, small_rows, small_steps, seconds)
 
 
+# What STATE holds.
+KEPT: Form = {
+    "asked": dict,
+    "done": dict,
+    "plan": {
+        **dict.fromkeys(("conversations", "head_steps", "small_rows", "small_steps"), int),
+        "seconds": dict.fromkeys(STAGES, float),
+    },
+}
+
+
 @dataclass(frozen=True)
 class Rows:
     """Texts that heads learn from, that predictors learn from, and that everything is judged on.
@@ -246,19 +258,14 @@ class AllAddons:
         asked = {"model": self.model.name, **asdict(self.settings)}
         del asked["checkpoint_seconds"]
         if path.exists():
-            kept = kept_state(path)
-            if not kept.keys() >= {"asked", "done", "plan"}:
-                raise UserError(
-                    f"{path}, of an interrupted run, needs asked, plan and done; it has "
-                    f"{', '.join(kept) or 'nothing'}. Give another --output, or delete it"
-                )
+            kept = kept_state(path, KEPT)
             if kept["asked"] != asked:
                 raise UserError(
                     f"{self.output} has a run of {kept['asked']}; this one is {asked}: give "
                     "another --output"
                 )
             self.done = kept["done"]
-            return Plan(**kept["plan"])
+            return Plan(**{f.name: kept["plan"][f.name] for f in fields(Plan)})
         self.tell("Measuring this machine", 0, 0)
         self._asked = asked
         plan = planned(measure(self.model, self.settings.batch), self.settings)
@@ -269,7 +276,7 @@ class AllAddons:
     def _save(self) -> None:
         path = self.output / STATE
         if path.exists():
-            self._asked = kept_state(path)["asked"]
+            self._asked = kept_state(path, KEPT)["asked"]
         state = {"asked": self._asked, "plan": asdict(self.plan), "done": self.done}
         part = path.with_suffix(".part")
         part.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")

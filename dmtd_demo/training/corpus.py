@@ -241,7 +241,7 @@ def answered(
     prompts = [encode_chat(model.tokenizer, conversation) for conversation in conversations]
     own.parent.mkdir(parents=True, exist_ok=True)
     known = {}
-    for entry in kept_lines(own):
+    for entry in kept_lines(own, {"prompt": [int], "answer": [int]}):
         known[tuple(entry["prompt"])] = entry["answer"]
     fit = [prompt for prompt in prompts if len(prompt) + ANSWER < model.context]
     if reasons:

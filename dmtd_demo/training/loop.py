@@ -490,7 +490,7 @@ def load_checkpoint(
     try:
         state = load_file(path)
         with safe_open(path, "pt") as file:
-            facts = file.metadata()
+            facts = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"--resume needs a whole checkpoint; reading {path} gave: {error}"
@@ -503,6 +503,11 @@ def load_checkpoint(
             "--resume needs the settings that the run began "
             f"with{': ' if facts.get('settings') else ''}{facts.get('settings', '')}; got "
             f"{recipe.settings or 'another model'}"
+        )
+    if not (facts.get("step", "").isdecimal() and facts.get("tokens", "").isdecimal()):
+        raise UserError(
+            f"--resume needs a checkpoint that says its step and tokens; {path} has "
+            f"{', '.join(facts) or 'neither'}"
         )
     owner = {
         id(p): optimizer

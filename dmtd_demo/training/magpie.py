@@ -29,8 +29,8 @@ from dmtd_demo.models.model import Model
 from dmtd_demo.models.template import render
 from dmtd_demo.progress import Progress, no_progress
 from dmtd_demo.sampling import Sampler, Sampling
-from dmtd_demo.text_files import lines_of, read_text
-from dmtd_demo.training.resuming import kept_lines
+from dmtd_demo.text_files import Form, lines_of, read_text
+from dmtd_demo.training.resuming import checked, kept_lines
 
 CONVERSATIONS, HELD_OUT = "conversations.jsonl", "held_out.jsonl"
 LOG, CARD = "draws.jsonl", "README.md"
@@ -43,6 +43,9 @@ DULL = 0.3  # share of an answer's 4-grams that occurred before in it, at most
 # conversations of a draw, for each text that is written at once, at most: the more, the less often
 # the last texts of a draw are written with hardly any others beside them
 PER_ROW = 4
+# lines of LOG after its first, and of the two files of conversations
+DRAW: Form = {"drawn": int, "kept": int, "dropped": dict, "tokens": float, "seconds": float}
+KEPT: Form = {"draw": int, "messages": [{"role": str, "content": str}]}
 HOPELESS = 512  # conversations of which none was kept
 STAGE = "Conversations of its own"
 
@@ -179,10 +182,11 @@ class Writer:
             )
         if not lines:
             _append(self.folder / LOG, [wanted])
-        self.draws = lines[1:]
+        log = self.folder / LOG
+        self.draws = [checked(line, f"{log} line {n}", DRAW) for n, line in enumerate(lines[1:], 2)]
         for name in (CONVERSATIONS, HELD_OUT):
             path = self.folder / name
-            found = kept_lines(path)
+            found = kept_lines(path, KEPT)
             whole = [line for line in found if line["draw"] < len(self.draws)]
             path.write_text("".join(json.dumps(line) + "\n" for line in whole))
             self.kept += len(whole)

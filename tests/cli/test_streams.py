@@ -152,7 +152,12 @@ def test_files_of_other_systems_are_read(tmp_path, encoding, capsys):
     task = json.dumps({"prompt": "你好\u2028\x85", "answer": "é"}, ensure_ascii=False)
     tasks = read_tasks(write(f"{task}\n\n\ufeff{task}\n"), 9)
     assert tasks == [("all", [{"role": "user", "content": "你好\u2028\x85"}], "é")] * 2
-    race = Comparison.open(write('{"type": "header", "schema": 1, "prompt": "\u2028é"}\n'))
+    race = Comparison.open(
+        write(
+            '{"type": "header", "schema": 1, "prompt": "\u2028é", "panels": '
+            '[{"panel": 0, "spec": "ar"}]}\n'
+        )
+    )
     assert race.records[0]["prompt"] == "\u2028é"
     assert Comparison.open(write(json.dumps(race.records))).records == race.records
     results = read_text(ROOT / "assets" / "classroom" / "results.json")

@@ -91,6 +91,15 @@ def not_finite(folder):
             r"shape \[5, 16\]; got \[4, 16\]",
         ),
         (lambda f: edit(f, lambda c: c["addons"]["clp"].pop("k")), "needs k"),
+        (
+            lambda f: edit(f, lambda c: c["addons"]["clp"].pop("threshold")),
+            "clp needs threshold, a number from 0 to 1; got None",
+        ),
+        (lambda f: edit(f, lambda c: c["addons"]["clp"].update(threshold="much")), "got 'much'"),
+        (
+            lambda f: edit(f, lambda c: c["addons"]["clp"].update(accuracy=[0.5, None])),
+            r"accuracy\[1\] is 'None', no float",
+        ),
         (lambda f: edit(f, lambda c: c["addons"].update(magic={"k": 1})), "magic"),
         (lambda f: (f / "clp.safetensors").unlink(), "not there"),
         (drop_tensor, "needs the tensor linear.bias"),

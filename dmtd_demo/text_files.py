@@ -59,19 +59,18 @@ def unlike(value: Any, form: Form, name: str = "it") -> str | None:
     """Say in a few words where a JSON value differs from a form; None where it does not."""
     kind = form if isinstance(form, type) else type(form)
     # a bool is an int to Python
-    fits = (int, float) if kind is float else kind
+    fits: Any = (int, float) if kind is float else kind
     if not isinstance(value, fits) or (isinstance(value, bool) and kind not in (bool, object)):
         return f"{name} is {str(value)[:40]!r}, no {kind.__name__}"
+    if isinstance(form, list) and not value:
+        return f"{name} is empty"
+    if isinstance(form, dict) and (missing := [key for key in form if key not in value]):
+        return f"{name} has no {', '.join(missing)}"
+    parts: list[tuple[str, Any, Form]] = []
     if isinstance(form, list):
-        if not value:
-            return f"{name} is empty"
         parts = [(f"{name}[{i}]", each, form[0]) for i, each in enumerate(value)]
     elif isinstance(form, dict):
-        if missing := [key for key in form if key not in value]:
-            return f"{name} has no {', '.join(missing)}"
         parts = [(key, value[key], each) for key, each in form.items()]
-    else:
-        return None
     return next((said for key, each, of in parts if (said := unlike(each, of, key))), None)
 
 

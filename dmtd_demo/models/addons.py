@@ -360,7 +360,7 @@ def _read_card(folder: Path) -> dict:
 
 def _check_facts(folder: Path, method: str, facts: dict[str, Any]) -> None:
     """Raise UserError where a decoder could not run by what the card says of an add-on."""
-    threshold = facts.get("threshold")
+    threshold: Any = facts.get("threshold")
     given = type(threshold) in (int, float) and 0 <= threshold <= 1
     if not given and (method in CHOOSING or threshold is not None):
         raise UserError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,10 @@ APART = (dmtd_layers.NAME, fed_back.NAME, frequent.NAME)
 CYCLES = ("adaptive", "mixed")
 
 
+# Those that say how many tokens of the MTP heads to keep: they know the heads they learned on, and
+# say nothing of others.
+OF_HEADS = ("clp", "gate", "confidence")
+
 # Those whose decoders read their own threshold off the card.
 CHOOSING = ("clp", "native_clp", "gate", "confidence", "adaptive", "mixed")
 
@@ -208,6 +213,28 @@ def save_addon(
     _write_card(folder, card)
 
 
+def drop_addons(folder: Path, methods: Sequence[str]) -> list[str]:
+    """Take add-ons out of a folder; returns those that it had. Raises UserError."""
+    if not (folder / CARD).exists():
+        return []
+    card = _read_card(folder)
+    had = [method for method in methods if card["addons"].pop(method, None) is not None]
+    if had:
+        # without the card nobody reads the files
+        _write_card(folder, card)
+        for method in had:
+            (folder / f"{method}.safetensors").unlink(missing_ok=True)
+    return had
+
+
+def check_folder_for(folder: Path, base: Base, hidden_size: int) -> None:
+    """Raise UserError where a folder that is to get add-ons of a model has those of another."""
+    if (folder / CARD).exists():
+        card = _read_card(folder)
+        _check_base(folder, card, base)
+        _check_size(folder, card, hidden_size)
+
+
 def copy_apart(method: str, source: Path, folder: Path) -> None:
     """Copy an add-on for the backbone itself into a folder that has others of the same model."""
     if source.resolve() == folder.resolve():
@@ -241,11 +268,7 @@ def load_addons(
     card = _read_card(folder)
     if base:
         _check_base(folder, card, base)
-    if card["hidden_size"] != hidden_size:
-        raise UserError(
-            f"the add-ons in {folder} are made for hidden size {card['hidden_size']} "
-            f"({card.get('base_model', 'unnamed base')}); this model has hidden size {hidden_size}"
-        )
+    _check_size(folder, card, hidden_size)
     modules = {}
     for method, facts in card["addons"].items():
         if method in APART:
@@ -316,6 +339,14 @@ def _check_base(folder: Path, card: dict, base: Base) -> None:
             f"the add-ons in {folder} are made for the base {name} (weights "
             f"{fingerprint or 'not named'}); this model is {base.name} (weights "
             f"{base.fingerprint or 'unknown'}): take those made for it, or train them"
+        )
+
+
+def _check_size(folder: Path, card: dict[str, Any], hidden_size: int) -> None:
+    if card["hidden_size"] != hidden_size:
+        raise UserError(
+            f"the add-ons in {folder} are made for hidden size {card['hidden_size']} "
+            f"({card.get('base_model', 'unnamed base')}); this model has hidden size {hidden_size}"
         )
 
 

@@ -28,7 +28,9 @@ from dmtd_demo.models.addons import (
     CollocationLengthPredictor,
     LateHeads,
     MTPHeads,
+    check_folder_for,
     load_addons,
+    methods_in,
     save_addon,
 )
 from dmtd_demo.models.attaching import keep_apart
@@ -199,6 +201,7 @@ def train_addon(
     check_folder(output)
     steps = settings.updates(name)
     backbone, split = model.backbone, model.split or Split.default(model.layers)
+    check_folder_for(output / "addons", model.base, backbone.hidden_size)
     heads = _heads(name, model, output) if name in ("clp", "native_clp", "gate") else None
     rows = _rows(model, output, settings, tell)
     kept = rows[::HELD_OUT] if len(rows) > HELD_OUT else rows
@@ -241,6 +244,10 @@ def train_addon(
     save_addon(folder, method, module, model.base, backbone.hidden_size, **{**facts, **found})
     if name in CYCLES:
         keep_apart(model, folder)
+    if isinstance(heads, MTPHeads) and "mtp_heads" not in methods_in(folder):
+        # the model's own, without which what learned on them could not run from there
+        known = model.addon_facts.get("mtp_heads", {})
+        save_addon(folder, "mtp_heads", heads, model.base, backbone.hidden_size, **known)
     print(f"{name}: default threshold {found['threshold']}, {found['validation']}")
 
 
@@ -271,7 +278,12 @@ def learn(
     name, output, seen = lesson.name, lesson.output, lesson.seen
     backbone, steps = model.backbone, settings.updates(name)
     recipe = features.recipe(name, model, settings.seed, lesson.k, lesson.facts, seen.labels)
-    recipe = replace(recipe, learning_rate=settings.rate or recipe.learning_rate)
+    said = (
+        f"{model.name} (weights {model.base.fingerprint or 'unknown'}), {lesson.facts['data']}, "
+        f"seed {settings.seed}"
+    )
+    rate = settings.rate or recipe.learning_rate
+    recipe = replace(recipe, learning_rate=rate, settings=said)
     module = recipe.trainable
     looked = 0.0
 

@@ -240,9 +240,11 @@ def answered(
     """
     prompts = [encode_chat(model.tokenizer, conversation) for conversation in conversations]
     own.parent.mkdir(parents=True, exist_ok=True)
-    known = {}
+    known, mine = {}, model.base.fingerprint or model.name
     for entry in kept_lines(own, {"prompt": [int], "answer": [int]}):
-        known[tuple(entry["prompt"])] = entry["answer"]
+        # another model's tokens may have the same numbers
+        if entry.get("model", mine) == mine:
+            known[tuple(entry["prompt"])] = entry["answer"]
     fit = [prompt for prompt in prompts if len(prompt) + ANSWER < model.context]
     if reasons:
         for _ in range(len(prompts) - len(fit)):
@@ -259,7 +261,8 @@ def answered(
         ):
             prompt = open_[written.index]
             known[tuple(prompt)] = written.ids
-            file.write(json.dumps({"prompt": prompt, "answer": written.ids}) + "\n")
+            answer = {"prompt": prompt, "answer": written.ids, "model": mine}
+            file.write(json.dumps(answer) + "\n")
             file.flush()
             bar.update()
     return [_row(prompt, known[tuple(prompt)], _longest(model) + ANSWER) for prompt in fit]

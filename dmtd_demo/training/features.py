@@ -20,10 +20,12 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addons import (
+    OF_HEADS,
     CollocationLengthPredictor,
     LateHeads,
     MTPHeads,
     SpanGate,
+    drop_addons,
     save_addon,
 )
 from dmtd_demo.models.model import Model
@@ -204,6 +206,8 @@ def recipe(
     more = facts if isinstance(module, MTPHeads) else {"threshold": CAREFUL, **facts}
 
     def save(output: Path) -> None:
+        if name == "heads":
+            leave_behind(output)
         save_addon(output / "addons", method, module, model.base, backbone.hidden_size, **more)
 
     # the others are small, and weigh classes over the whole batch
@@ -221,6 +225,19 @@ def recipe(
         decay=0.8,
         weight_decay=0.01 if name in ("heads", "head0", "gate") else 0.0,
     )
+
+
+def leave_behind(output: Path) -> None:
+    """Take out of a training's folder what learned on MTP heads whose place others take."""
+    folder = output / "addons"
+    for method in OF_HEADS:
+        # one that was interrupted would go on with labels of other heads
+        (output / "checkpoint" / f"{method}.safetensors").unlink(missing_ok=True)
+    if gone := drop_addons(folder, OF_HEADS):
+        print(
+            f"heads: {', '.join(gone)} in {folder} knew the MTP heads before, and went with them: "
+            f"train {' and '.join(gone)} again"
+        )
 
 
 Loss = Callable[[Features, Progress], Lost]

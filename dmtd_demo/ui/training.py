@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -22,7 +22,7 @@ import gradio as gr
 
 from dmtd_demo.destinations import make_folder
 from dmtd_demo.errors import Cancelled, UserError
-from dmtd_demo.models.addons import ADDONS, load_addons, save_addon
+from dmtd_demo.models.addons import ADDONS, OF_HEADS, load_addons, save_addon
 from dmtd_demo.models.attaching import keep_apart
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.native_mtp import NativeMTP
@@ -204,6 +204,7 @@ class TrainingPart:
                     curves,
                     again,
                 )
+                left = "" if name != "heads" else _left(model, self.earlier)
                 # heads choose nothing by a threshold
                 chooses = {"addon": name, "threshold": _threshold(model, name)}
                 words = span(
@@ -212,7 +213,7 @@ class TrainingPart:
                     folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"),
                     **({} if name == "heads" else chooses),
                 )
-                yield f'<p role="status">{words}</p>', picture(curves), key
+                yield f'<p role="status">{words}{left}</p>', picture(curves), key
         except Cancelled as cancelled:
             kept = f" {span('train.kept')}" if cancelled.args else ""
             yield f'<p role="status">{span("train.cancelled")}{kept}</p>', gr.skip(), None
@@ -264,9 +265,17 @@ class TrainingPart:
             model.backbone.device,
             model.base,
         )
+        self._give(model, {method: (modules[method], facts[method]) for method in modules})
+
+    def _give(self, model: Model, learned: dict[str, tuple[Any, dict[str, Any]]]) -> None:
+        """Put add-ons into the model, by method; what knew other MTP heads leaves it."""
         self.earlier.setdefault(model, (dict(model.addons), dict(model.addon_facts)))
-        model.addons.update(modules)
-        model.addon_facts.update({method: facts[method] for method in modules})
+        if "mtp_heads" in learned:
+            for method in OF_HEADS:
+                model.addons.pop(method, None)
+                model.addon_facts.pop(method, None)
+        for method, (module, facts) in learned.items():
+            model.addons[method], model.addon_facts[method] = module, facts
 
     def _train(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
@@ -294,8 +303,7 @@ class TrainingPart:
         modules, facts = load_addons(
             folder, size, model.backbone.dtype, model.backbone.device, model.base
         )
-        self.earlier.setdefault(model, (dict(model.addons), dict(model.addon_facts)))
-        model.addons[method], model.addon_facts[method] = modules[method], facts[method]
+        self._give(model, {method: (modules[method], facts[method])})
         for other in (model.addons.keys() & ADDONS.keys()) - {method}:
             save_addon(
                 folder, other, model.addons[other], model.base, size, **model.addon_facts[other]
@@ -419,6 +427,14 @@ def _fresh(model: Model, name: str) -> Path:
             dir=make_folder(OUTPUT),
         )
     )
+
+
+def _left(model: Model, earlier: Mapping[Model, tuple[dict, dict]]) -> str:
+    """Say what the model had for other MTP heads than those that were just trained."""
+    gone = [
+        method for method in OF_HEADS if method in earlier[model][0] and method not in model.addons
+    ]
+    return f" {span('train.left_out', addons=', '.join(gone))}" if gone else ""
 
 
 def _threshold(model: Model, name: str) -> str:

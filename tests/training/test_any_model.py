@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
-from dmtd_demo.models.addons import CollocationLengthPredictor
+from dmtd_demo.models.addons import Base, CollocationLengthPredictor, methods_in
 from dmtd_demo.models.chat import encode_chat
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.panels import parse_panel
@@ -359,8 +360,12 @@ def test_a_predictor_for_a_models_own_head(small_tokenizer, tmp_path, data, monk
         train_addon("native_clp", tiny_model(), tmp_path, settings)
 
 
-def test_the_models_own_heads_go_on_in_its_dtype(small_tokenizer, tmp_path, data, monkeypatch):
-    """CLP learns from heads in float32; the panels of the page go on with those of the model."""
+def test_the_models_own_heads_go_on_in_its_dtype(
+    small_tokenizer, tmp_path, data, monkeypatch, capsys
+):
+    """CLP learns from heads in float32; the panels of the page go on with those of the model. It
+    goes with the heads that it knows: into its folder, and out of it.
+    """
     model = tiny_model(
         addons=True,
         tokenizer=small_tokenizer,
@@ -371,8 +376,24 @@ def test_the_models_own_heads_go_on_in_its_dtype(small_tokenizer, tmp_path, data
     heads = model.addons["mtp_heads"]
     facts = {"threshold": 0.7, "validation": {}}
     monkeypatch.setattr("dmtd_demo.training.calibrate.spans", lambda *a: facts)
-    train_addon("clp", model, tmp_path, Settings(**{**SETTINGS, "data": data, "steps": 3}))
+    settings = Settings(**{**SETTINGS, "data": data, "steps": 3})
+    train_addon("clp", model, tmp_path, settings)
     assert model.addons["mtp_heads"] is heads and heads.weight.dtype == torch.bfloat16
+    folder = tmp_path / "addons"
+    assert methods_in(folder) == {"clp", "mtp_heads"}
+    assert torch.equal(load_file(folder / "mtp_heads.safetensors")["weight"], heads.weight)
+    # what was begun goes on with what it began with
+    other = replace(settings, seed=1, resume=True)
+    with pytest.raises(UserError, match="--resume needs the settings .* seed 0; .* seed 1"):
+        train_addon("clp", model, tmp_path, other)
+    train_addon("heads", model, tmp_path, settings)
+    assert f"clp in {folder} knew the MTP heads before" in capsys.readouterr().out
+    assert methods_in(folder) == {"mtp_heads"} and not list(folder.glob("clp*"))
+    with pytest.raises(UserError, match="there is none: start without --resume"):
+        train_addon("clp", model, tmp_path, replace(settings, resume=True))
+    model.base = Base("another", None, "beef")
+    with pytest.raises(UserError, match="made for the base .*; this model is another"):
+        train_addon("heads", model, tmp_path, settings)
 
 
 def test_a_sampled_softmax_has_the_sum_of_the_whole_one_on_average():

@@ -12,7 +12,7 @@ import torch
 
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import Cancelled, UserError
-from dmtd_demo.models.addons import CollocationLengthPredictor, load_addons, save_addon
+from dmtd_demo.models.addons import CollocationLengthPredictor, load_addons, methods_in, save_addon
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.model import Model
 from dmtd_demo.models.residents import Residents
@@ -101,6 +101,12 @@ def test_heads_show_the_accuracy_of_each(part: TrainingPart, classroom: Model):
     words, picture, key = list(part.train(VISITOR, "classroom", "heads", 20))[-1]
     assert key == "classroom" and classroom.addons["mtp_heads"] is not before
     assert "threshold" not in words  # they have none
+    # what chose among those before goes, there and in the folder
+    assert 'data-t="train.left_out"' in words and "clp, gate" in words
+    assert classroom.has("adaptive") and not classroom.has("clp") and not classroom.has("gate")
+    assert "clp" not in classroom.addon_facts
+    saved = methods_in(Path(re.search(r"<code>(.*?)</code>", words)[1]))
+    assert saved == classroom.addons.keys()
     assert picture.count("<polyline") == 5 and [
         name for name in re.findall(r'class="line-\d">(\d) ', picture)
     ] == ["1", "2", "3", "4"]

@@ -59,6 +59,15 @@ def race_settings(options: argparse.Namespace) -> RaceSettings:
     )
 
 
+def nothing_along(panel: str) -> str:
+    """Say why a panel takes no tokens along by default (Decoder.takes_nothing)."""
+    return (
+        f"{panel} takes nothing along: its default threshold is 1, because no lower one was seen "
+        "to keep enough tokens right as its add-on was trained; give it a threshold, or train it on "
+        "more texts"
+    )
+
+
 def local_panels(options: argparse.Namespace, model: Model) -> list[PanelSpec]:
     """Parse the panels asked for; else the default ones that this model can run.
 

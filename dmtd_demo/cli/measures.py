@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dmtd_demo.cli.given import check_whole, loaded, local_panels, race_settings
+from dmtd_demo.cli.given import check_whole, loaded, local_panels, nothing_along, race_settings
 from dmtd_demo.race.table import aligned
 
 # all are drawn, and asked by every panel, before there is a figure
@@ -197,3 +197,6 @@ def _print_rows(result: dict[str, Any], as_json: bool, columns: tuple[str, ...])
         print(json.dumps(result))
         return
     print(aligned(result["rows"], ("panel", *columns), "{:.4g}".format))
+    for row in result["rows"]:
+        if row.get("takes_nothing"):
+            print(f"\n{nothing_along(row['panel'])}")

@@ -8,7 +8,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dmtd_demo.cli.given import loaded, race_settings
+from dmtd_demo.cli.given import loaded, nothing_along, race_settings
 
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
@@ -51,6 +51,10 @@ def run_compare(options: argparse.Namespace) -> None:
     for record in _raced(options, panels):
         if options.json:
             print(trace.dumps(record), flush=True)
+        elif record["type"] == "header":
+            for panel in record["panels"]:
+                if panel.get("takes_nothing"):
+                    print(f"{nothing_along(panel['spec'])}\n")
         if record["type"] == "summary":
             summaries.append(record)
             if not options.json:

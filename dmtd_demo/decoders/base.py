@@ -191,6 +191,13 @@ class Decoder(Generic[OptionsT]):
         return {}
 
     @classmethod
+    def takes_nothing(cls, options: OptionsT, model: Model) -> bool:
+        """Whether resolved options have a threshold of 1, at which nothing is taken along, because
+        none lower was seen to keep enough tokens right as the add-on was trained."""
+        by_default = cls.model_defaults(model).get("threshold") or 0
+        return by_default >= 1 and (getattr(options, "threshold", None) or 0) >= 1
+
+    @classmethod
     def extra_parameters(cls, model: Model) -> int:
         """Count the parameters that the method adds to the backbone."""
         return sum(parameters(model.addons[need]) for need in cls.needs if need in model.addons)

@@ -107,9 +107,11 @@ class _Runs:
             for way, settings in ways.items()
         }
         self.options: dict[str, Any] = {}
+        self.idle: dict[str, bool] = {}
         for name, panel in self.timed_panels.items():
             decoder = make_decoder(panel)
             self.options[name] = decoder.resolve(decoder.options, model)
+            self.idle[name] = decoder.takes_nothing(self.options[name], model)
             self.runs[name] = partial(timed_panel, model, panel, prompt, new)
         self.speeds: dict[str, list[float]] = {name: [] for name in self.runs}
         self.last: dict[str, Timed] = {}
@@ -159,6 +161,7 @@ class _Runs:
                     "panel": str(panel),
                     "decoder": panel.decoder,
                     "options": asdict(self.options[name]),
+                    **({"takes_nothing": True} if self.idle[name] else {}),
                     "tokens_per_second": round(speed, 2),
                     "spread": self._spread(name),
                     "over_generate": round(speed / self.median(best), 3) if best else None,

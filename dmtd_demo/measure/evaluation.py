@@ -121,12 +121,14 @@ def evaluate(
     rows = []
     for panel, result in zip(panels, results):
         decoder = make_decoder(panel)
+        resolved = decoder.resolve(decoder.options, model)
         figures, intervals = _with_intervals(result.table(), base.table(), samples, model.layers)
         rows.append(
             {
                 "panel": str(panel),
                 "decoder": panel.decoder,
-                "options": asdict(decoder.resolve(decoder.options, model)),
+                "options": asdict(resolved),
+                **({"takes_nothing": True} if decoder.takes_nothing(resolved, model) else {}),
                 **figures,
                 "intervals": intervals,
                 "exact_match_by_family": result.by_family(),

@@ -73,8 +73,12 @@ class LocalPanel:
             "prompt_tokens": len(self.prompt),
             **({"lossless": True, "alike": self.model.alike} if self.decoder.lossless else {}),
             **({"recurrent": states} if states else {}),
+            **({"takes_nothing": True} if self._takes_nothing() else {}),
             **({"ends": named(self._eos_ids, self.model.tokenizer)} if self._eos_ids else {}),
         }
+
+    def _takes_nothing(self) -> bool:
+        return self.decoder.takes_nothing(self.decoder.options, self.model)
 
     def prepare(self) -> None:
         """Warm up, by as many CPU threads as suit the model."""

@@ -249,6 +249,11 @@ def train_addon(
         known = model.addon_facts.get("mtp_heads", {})
         save_addon(folder, "mtp_heads", heads, model.base, backbone.hidden_size, **known)
     print(f"{name}: default threshold {found['threshold']}, {found['validation']}")
+    if found["threshold"] >= 1:
+        print(
+            f"{name}: so it takes nothing along; no lower threshold was seen to keep enough tokens "
+            "right: train it on more texts"
+        )
 
 
 @dataclass(frozen=True)

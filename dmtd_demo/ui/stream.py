@@ -218,6 +218,10 @@ def notes(models: Sequence[Model], header: dict) -> list[dict]:
                     },
                 }
             )
+        for panel in panels:
+            if panel.get("takes_nothing"):
+                values = {"panel": panel["panel"] + 1, "decoder": panel["decoder"]}
+                warnings.append({"text": "note.takes_nothing", "values": values})
         if model.split is None and any(
             "split" in DECODERS[panel["decoder"]].needs for panel in panels
         ):

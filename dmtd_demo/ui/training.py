@@ -204,7 +204,9 @@ class TrainingPart:
                     curves,
                     again,
                 )
-                left = "" if name != "heads" else _left(model, self.earlier)
+                told = "" if name != "heads" else _left(model, self.earlier)
+                if (model.addon_facts[METHODS[name]].get("threshold") or 0) >= 1:
+                    told = f" {span('train.nothing')}"
                 # heads choose nothing by a threshold
                 chooses = {"addon": name, "threshold": _threshold(model, name)}
                 words = span(
@@ -213,7 +215,7 @@ class TrainingPart:
                     folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"),
                     **({} if name == "heads" else chooses),
                 )
-                yield f'<p role="status">{words}{left}</p>', picture(curves), key
+                yield f'<p role="status">{words}{told}</p>', picture(curves), key
         except Cancelled as cancelled:
             kept = f" {span('train.kept')}" if cancelled.args else ""
             yield f'<p role="status">{span("train.cancelled")}{kept}</p>', gr.skip(), None

@@ -19,9 +19,11 @@ from dmtd_demo import compare as notebook
 from dmtd_demo.__main__ import main
 from dmtd_demo.cli.options import build_parser
 from dmtd_demo.decoders import DECODERS, Decoder
+from dmtd_demo.models.addons import CollocationLengthPredictor, MTPHeads, save_addon
 from dmtd_demo.models.catalog import CATALOG
 from dmtd_demo.models.loading import load
 from dmtd_demo.race.race import _run as run_entries
+from dmtd_demo.ui.stream import notes
 from written import ANYWHERE
 
 PACKAGE = Path(dmtd_demo.__file__).parent
@@ -240,6 +242,29 @@ def test_eval_has_its_row(run, model_folder, tmp_path):
         "tokens_per_full_pass",
         "plt",
     } <= set(row)
+
+
+def test_what_takes_nothing_along_by_default_says_so(run, model_folder, tmp_path):
+    """Where too few texts were there to find a threshold: at the command line, and as the page's note."""
+    model = load(str(model_folder))
+    h, folder = model.backbone.hidden_size, tmp_path / "addons"
+    save_addon(folder, "mtp_heads", MTPHeads(h, 2), model.base, h)
+    save_addon(folder, "clp", CollocationLengthPredictor(h, 2), model.base, h, threshold=1.0)
+    given = ("--model", str(model_folder), "--addons", str(folder), "--panel", "ar")
+    short = ("--prompt-ids", "1,2,3", "--max-new-tokens", "8")
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "What is 1 + 1?", "answer": "x"}) + "\n")
+    words = "takes nothing along: its default threshold is 1"
+    given += ("--panel", "clp", "--panel", "clp:threshold=0.5")
+    for command in (
+        ("compare", *given, *short),
+        ("eval", *given, "--data", str(data), "--max-new-tokens", "8"),
+    ):
+        code, out, err = run(*command)
+        assert code == 0 and out.count(words) == out.count(f"clp {words}") == 1, (out, err)
+    header, *_ = run("compare", *given, *short, "--json")[1].splitlines()
+    note = {"text": "note.takes_nothing", "values": {"panel": 2, "decoder": "clp"}}
+    assert note in notes([model, model], json.loads(header))
 
 
 def test_models_says_what_each_takes_and_can_do(run):

@@ -63,8 +63,8 @@ def nothing_along(panel: str) -> str:
     """Say why a panel takes no tokens along by default (Decoder.takes_nothing)."""
     return (
         f"{panel} takes nothing along: its default threshold is 1, because no lower one was seen "
-        "to keep enough tokens right as its add-on was trained; give it a threshold, or train it on "
-        "more texts"
+        "to keep enough tokens right as its add-on was trained; give it a threshold, or train it "
+        "on more texts"
     )
 
 

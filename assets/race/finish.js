@@ -26,7 +26,7 @@ function wordsApart(text, other) {
  * What is said of a panel that came to its end; more shortly where it is not the first one.
  * @param {{name: string, ms: number, text: string}} own
  * @param {{name: string, ms: number, text: string}} base  panel 1
- * @param {boolean} compared  whether their words may be: not where tokens are drawn by chance
+ * @param {boolean} compared  whether their words may be: not where tokens are drawn by chance, nor after other conversations
  * @param {boolean} first
  */
 function finishOf(own, base, compared, first) {

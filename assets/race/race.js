@@ -520,13 +520,14 @@ class RaceView {
       : [];
     const [base, ...others] = names.map((name, index) => ({
       name,
+      compared: !this.tape.sampled && this.tape.sameTalk(index, 0),
       ms: panels[index].at(-1)?.ms,
       text: textOfSteps(panels[index]),
       ended: ["eos", "length"].includes(summaries[index]?.stop),
     }));
     const verdicts = others
       .filter((own) => own.ended && base.ended && own.ms && base.ms)
-      .map((own, index) => finishOf(own, base, !(header.sampling?.temperature > 0), index === 0));
+      .map((own, index) => finishOf(own, base, own.compared, index === 0));
     return verdicts.length ? t(key, { verdicts: verdicts.join(t("finish.join")) }) : t("race.done");
   }
 

@@ -32,7 +32,7 @@ const COLUMNS = [
   [
     t("table.agreement"),
     t("table.agreement.hint"),
-    (s, _, tape) => (tape.sampled ? NONE : percent(s.agreement, 0)),
+    (s, _, tape) => (tape.sampled || !tape.sameTalk(s.panel, 0) ? NONE : percent(s.agreement, 0)),
   ], // of drawn texts it would say nothing of the decoders
   [
     t("table.audit"),

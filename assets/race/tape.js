@@ -123,6 +123,15 @@ class Tape {
   }
 
   /**
+   * Whether two panels were asked in the same conversation. In a chat that went on each has answers of its own behind it, and what follows them cannot be compared.
+   * @param {number} panel
+   * @param {number} other
+   */
+  sameTalk(panel, other) {
+    return JSON.stringify(this.turns[panel]) === JSON.stringify(this.turns[other]);
+  }
+
+  /**
    * Where the text of a lossless panel parts from that of ar on the same weights; null: nowhere, or nobody can say.
    * @param {number} panel
    * @returns {Parting | null}
@@ -133,6 +142,7 @@ class Tape {
     const ar = entries.findIndex((entry) => entry.decoder === "ar" && !unlike(entry, own));
     if (!own?.lossless || this.sampled || ar < 0 || !this.choices[panel] || !this.choices[ar])
       return null;
+    if (!this.sameTalk(panel, ar)) return null;
     const [theirs, ours] = [ar, panel].map((each) =>
       this.panels[each].flatMap(({ step, from, to }) => step.tokens.slice(from, to)),
     );

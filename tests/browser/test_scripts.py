@@ -115,6 +115,28 @@ def test_an_element_is_built_without_html(blank: Any) -> None:
     assert html == '<b title="&lt;i&gt;" hidden="">&lt;i&gt;</b>'
 
 
+def test_texts_after_other_conversations_are_not_compared(blank: Any) -> None:
+    """A chat went on where each panel had an answer of its own: parting from ar says nothing there."""
+    panels = [HEADER["panels"][0], {"panel": 1, "decoder": "dmtd-spec", "lossless": True}]
+    steps = [step(0, 0, 10, "full", 0, "a"), step(1, 0, 10, "full", 0, "b")]
+    steps[1]["tokens"][0]["id"] = 8
+    judged = [{"type": "audit", "panel": p, "agrees": [True]} for p in (0, 1)]
+    judged = [{**each, "choices": [[7, "a", 0.5, 0.4]]} for each in judged]
+    records = json.dumps([{**HEADER, "panels": panels}, *steps, *judged])
+    asked = {"role": "user", "content": "Hi"}
+    turns = [[[asked], [asked]], [[asked, {"role": "assistant", "content": "I"}], [asked]]]
+    same, other = answer(
+        blank,
+        f"""return {json.dumps(turns)}.map((turns) => {{
+          const tape = new Tape();
+          for (const record of {records}) tape.add(record);
+          tape.add({{ type: "page", turns }});
+          return [tape.parting(1)?.index ?? null, tape.sameTalk(1, 0)];
+        }});""",
+    )
+    assert same == [0, True] and other == [None, False]
+
+
 def test_a_tape_has_its_moments_on_one_clock(blank: Any) -> None:
     moments, counts, duration = answer(
         blank,

@@ -1,9 +1,11 @@
 /* Layers of 4-bit weights by the bytes' products of AVX512-VNNI (dmtd_demo/backbone/integers.py),
-   and of bfloat16 ones by those of AVX512-BF16 (dmtd_demo/backbone/pairs.py).
+   of bfloat16 ones by those of AVX512-BF16, and of float32 ones by AVX512 alone
+   (dmtd_demo/backbone/row_blocks.py).
 
 Of 4 bits: activations are rounded to 127 steps of the largest of each 32, weights stay the levels
-that they are, and the sums of 32 are integers. Of bfloat16: products are summed up in float32. A
-position's sums have one order, whatever is beside it.
+that they are, and the sums of 32 are integers. Of bfloat16 and float32: products are summed up in
+float32. A position's sums have one order, whatever is beside it. Hidden states, keys and values are
+float where the matrices are, else bfloat16.
 
 Addresses come as integers, and what stays from call to call as the bytes of a struct below. Threads
 are those of PyTorch's own OpenMP: it is not linked but found in the process, so import torch first.
@@ -20,7 +22,7 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 #include <stdlib.h>
 
 /* counted up with every change of what is called from outside, and of the structs that are given */
-#define VERSION 3
+#define VERSION 4
 /* inputs that share a step, and rows of a matrix that lie together */
 #define GROUP 32
 #define ROWS 16
@@ -34,10 +36,12 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 #define AHEAD 4096
 /* the size of the largest head */
 #define MOST_HEAD 512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define TARGET __attribute__((target("avx512f")))
+#define TARGET_BYTES __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #define TARGET_PAIRS \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
-#define INLINE static inline __attribute__((always_inline)) TARGET
+#define ALWAYS static inline __attribute__((always_inline))
+#define INLINE ALWAYS TARGET
 
 /* A matrix [outs, ins] in blocks of ROWS rows, of each block group after group. In 4 bits a group is
    4 x 64 bytes: the levels (0 to 15) of inputs 4 i + k and, in the upper half, 16 + 4 i + k, at byte
@@ -45,7 +49,8 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
    bfloat16: in 4 bits [blocks, groups, ROWS] of (step, middle), a weight being
    (level - 8) step + middle, or of the step alone where `middles` is 0; in 8 bits a step for each
    row. In 16 bits a group is 16 x 64 bytes, of bfloat16, no scales: inputs 2 i and 2 i + 1 of row r
-   at place 2 r of vector i. bias: float or null. */
+   at place 2 r of vector i. In 32 bits it is 32 x 64 bytes, of float: input i of row r at place r
+   of vector i. bias: float or null. */
 typedef struct {
     const uint8_t *levels;
     const uint16_t *scales;
@@ -66,8 +71,15 @@ typedef struct {
     int64_t heads, rotated, head_size;
 } Layer;
 
+/* Where a layer's keys and values lie, [2 x kv heads, room, head size]. */
+typedef struct {
+    void *entries;
+    int64_t room;
+} Place;
+
 /* 32 inputs of a position, of a matrix of 4 or 8 bits: steps; -8 times their sum; what a step is
-   worth; that times the sum. Of one of 16 bits: the inputs in bfloat16. */
+   worth; that times the sum. Of one of 16 bits: the inputs in bfloat16. Of one of 32: half of
+   them. */
 typedef union {
     struct {
         int8_t steps[GROUP];
@@ -75,7 +87,15 @@ typedef union {
         float step, sum;
     };
     uint16_t real[GROUP];
+    float whole[GROUP / 2];
 } Inputs;
+
+/* So many Inputs a position has of a matrix, or of `ins` inputs of it. */
+static int64_t inputs_in(const Matrix *m, int64_t ins) {
+    return ins / (m->bits == 32 ? GROUP / 2 : GROUP);
+}
+
+static int64_t inputs_of(const Matrix *m) { return inputs_in(m, m->ins); }
 
 INLINE __m512 wide(const uint16_t *x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(
@@ -87,6 +107,22 @@ INLINE void narrow(uint16_t *to, __m512 x) {
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+}
+
+/* Numbers that come from outside or go there: floats, or else bfloat16. */
+static void *item(const void *x, int64_t i, int floats) {
+    return (char *)x + i * (floats ? sizeof(float) : sizeof(uint16_t));
+}
+
+INLINE __m512 load(const void *x, int64_t i, int floats) {
+    return floats ? _mm512_loadu_ps((const float *)x + i) : wide((const uint16_t *)x + i);
+}
+
+INLINE void store(void *to, int64_t i, int floats, __m512 x) {
+    if (floats)
+        _mm512_storeu_ps((float *)to + i, x);
+    else
+        narrow((uint16_t *)to + i, x);
 }
 
 INLINE __m512 exponential(__m512 x) {
@@ -111,6 +147,11 @@ INLINE __m512 gated(__m512 gate, __m512 up) {
 }
 
 INLINE void give(const Matrix *m, __m512 a, __m512 b, Inputs *to) {
+    if (m->bits == 32) {
+        _mm512_storeu_ps(to[0].whole, a);
+        _mm512_storeu_ps(to[1].whole, b);
+        return;
+    }
     if (m->bits == 16) {
         narrow(to->real, a);
         narrow(to->real + 16, b);
@@ -134,17 +175,18 @@ INLINE __m512 inverse_root(__m512 squares, const Norm *norm) {
 }
 
 /* One position's inputs of a matrix, x [ins], after a norm where there is one. */
-TARGET static void take(const Matrix *m, const uint16_t *x, const Norm *norm, Inputs *to) {
+TARGET static void take(const Matrix *m, const void *x, const Norm *norm, Inputs *to) {
     int64_t size = m->ins;
+    const int floats = m->bits == 32;
     __m512 root = _mm512_set1_ps(1);
     if (norm) {
         __m512 squares = _mm512_setzero_ps();
         for (int64_t i = 0; i < size; i += 16)
-            squares = _mm512_fmadd_ps(wide(x + i), wide(x + i), squares);
+            squares = _mm512_fmadd_ps(load(x, i, floats), load(x, i, floats), squares);
         root = inverse_root(squares, norm);
     }
-    for (int64_t i = 0; i < size; i += GROUP, to++) {
-        __m512 a = wide(x + i), b = wide(x + i + 16);
+    for (int64_t i = 0; i < size; i += GROUP, to += inputs_in(m, GROUP)) {
+        __m512 a = load(x, i, floats), b = load(x, i + 16, floats);
         if (norm) {
             a = _mm512_mul_ps(_mm512_mul_ps(a, _mm512_loadu_ps(norm->weight + i)), root);
             b = _mm512_mul_ps(_mm512_mul_ps(b, _mm512_loadu_ps(norm->weight + i + 16)), root);
@@ -155,8 +197,8 @@ TARGET static void take(const Matrix *m, const uint16_t *x, const Norm *norm, In
 
 /* ROWS outputs of n positions, the inputs of which lie `groups` apart. bits, middles, n: known to the
    compiler. */
-INLINE void sums(const int bits, const int middles, const int n, const Matrix *m, int64_t at,
-                 const Inputs *x, __m512 *y) {
+ALWAYS TARGET_BYTES void sums(const int bits, const int middles, const int n, const Matrix *m,
+                              int64_t at, const Inputs *x, __m512 *y) {
     const int64_t groups = m->ins / GROUP, bytes = bits * GROUP * ROWS / 8;
     const uint8_t *levels = m->levels + at * groups * bytes;
     const uint16_t *scales = m->scales + (bits == 4 ? at * groups * ROWS * (1 + middles) : at * ROWS);
@@ -199,7 +241,7 @@ INLINE void sums(const int bits, const int middles, const int n, const Matrix *m
 
 /* The same in 16 bits, of one block of rows or two that stand beside each other, which share the
    reading of the inputs. */
-static inline __attribute__((always_inline)) TARGET_PAIRS void pair_sums(
+ALWAYS TARGET_PAIRS void pair_sums(
     const int blocks, const int n, const Matrix *m, int64_t at, const Inputs *x,
     __m512 y[2][TOGETHER]) {
     const int64_t groups = m->ins / GROUP, bytes = groups * 64 * GROUP / 2;
@@ -228,23 +270,57 @@ static inline __attribute__((always_inline)) TARGET_PAIRS void pair_sums(
             y[b][p] = sum[b][p];
 }
 
-#define PAIRS(blocks, n) case n: pair_sums(blocks, n, m, at, x, y); break;
-#define ALL_PAIRS(b) switch (n) { PAIRS(b, 1) PAIRS(b, 2) PAIRS(b, 3) PAIRS(b, 4) \
-    PAIRS(b, 5) PAIRS(b, 6) PAIRS(b, 7) PAIRS(b, 8) }
+/* The same in 32 bits. */
+INLINE void float_sums(const int blocks, const int n, const Matrix *m, int64_t at, const Inputs *x,
+                       __m512 y[2][TOGETHER]) {
+    const int64_t ins = m->ins, apart = inputs_of(m);
+    const float *held = (const float *)m->levels + at * ins * ROWS;
+    __m512 sum[2][TOGETHER];
+    for (int b = 0; b < blocks; b++)
+        for (int p = 0; p < n; p++)
+            sum[b][p] = m->bias ? _mm512_loadu_ps(m->bias + (at + b) * ROWS) : _mm512_setzero_ps();
+    for (int64_t i = 0; i < ins; i++, held += ROWS) {
+        __m512 w[2];
+        for (int b = 0; b < blocks; b++) {
+            w[b] = _mm512_loadu_ps(held + b * ins * ROWS);
+            _mm_prefetch((const char *)(held + b * ins * ROWS) + AHEAD, _MM_HINT_T1);
+        }
+        for (int p = 0; p < n; p++) {
+            __m512 in = _mm512_set1_ps(((const float *)(x + p * apart))[i]);
+            for (int b = 0; b < blocks; b++)
+                sum[b][p] = _mm512_fmadd_ps(w[b], in, sum[b][p]);
+        }
+    }
+    for (int b = 0; b < blocks; b++)
+        for (int p = 0; p < n; p++)
+            y[b][p] = sum[b][p];
+}
+
+#define DENSE(sums, blocks, n) case n: sums(blocks, n, m, at, x, y); break;
+#define ALL_DENSE(s, b) switch (n) { DENSE(s, b, 1) DENSE(s, b, 2) DENSE(s, b, 3) DENSE(s, b, 4) \
+    DENSE(s, b, 5) DENSE(s, b, 6) DENSE(s, b, 7) DENSE(s, b, 8) }
 
 TARGET_PAIRS static void pair_blocks(const Matrix *m, int64_t at, int blocks, const Inputs *x,
                                      int n, __m512 y[2][TOGETHER]) {
     if (blocks == 2)
-        ALL_PAIRS(2)
+        ALL_DENSE(pair_sums, 2)
     else
-        ALL_PAIRS(1)
+        ALL_DENSE(pair_sums, 1)
+}
+
+TARGET static void float_blocks(const Matrix *m, int64_t at, int blocks, const Inputs *x, int n,
+                                __m512 y[2][TOGETHER]) {
+    if (blocks == 2)
+        ALL_DENSE(float_sums, 2)
+    else
+        ALL_DENSE(float_sums, 1)
 }
 
 #define CASE(bits, middles, n) case n: sums(bits, middles, n, m, at, x, y); break;
 #define CASES(b, z) switch (n) { CASE(b, z, 1) CASE(b, z, 2) CASE(b, z, 3) CASE(b, z, 4) \
     CASE(b, z, 5) CASE(b, z, 6) CASE(b, z, 7) CASE(b, z, 8) }
 
-TARGET static void block(const Matrix *m, int64_t at, const Inputs *x, int n, __m512 *y) {
+TARGET_BYTES static void block(const Matrix *m, int64_t at, const Inputs *x, int n, __m512 *y) {
     if (m->bits == 8)
         CASES(8, 0)
     else if (m->middles)
@@ -256,7 +332,9 @@ TARGET static void block(const Matrix *m, int64_t at, const Inputs *x, int n, __
 /* ROWS outputs of n positions, of one or two blocks from `at` on. */
 TARGET static void some_blocks(const Matrix *m, int64_t at, int blocks, const Inputs *x, int n,
                                __m512 y[2][TOGETHER]) {
-    if (m->bits == 16)
+    if (m->bits == 32)
+        float_blocks(m, at, blocks, x, n, y);
+    else if (m->bits == 16)
         pair_blocks(m, at, blocks, x, n, y);
     else
         for (int b = 0; b < blocks; b++)
@@ -273,24 +351,26 @@ static void part(int64_t all, int64_t *from, int64_t *to) {
 static int least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* This thread's rows of x m^T, to y [n, outs], or added to h there. */
-TARGET static void multiply(const Matrix *m, const Inputs *x, int64_t n, const uint16_t *h,
-                            uint16_t *y, float *real) {
+TARGET static void multiply(const Matrix *m, const Inputs *x, int64_t n, const void *h, void *y,
+                            float *real) {
     int64_t from, to;
+    const int floats = m->bits == 32;
     part(m->outs / ROWS, &from, &to);
     /* bytes' blocks one by one, so that what is asked for ahead is what comes next */
-    const int most = m->bits == 16 ? 2 : 1;
+    const int most = m->bits >= 16 ? 2 : 1;
     for (int64_t at = from; at < to; at += most)
         for (int64_t p = 0; p < n; p += TOGETHER) {
             __m512 sum[2][TOGETHER];
             int some = least(n - p, TOGETHER), blocks = least(to - at, most);
-            some_blocks(m, at, blocks, x + p * (m->ins / GROUP), some, sum);
+            some_blocks(m, at, blocks, x + p * inputs_of(m), some, sum);
             for (int b = 0; b < blocks; b++)
                 for (int i = 0; i < some; i++) {
                     int64_t here = (p + i) * m->outs + (at + b) * ROWS;
                     if (real)
                         _mm512_storeu_ps(real + here, sum[b][i]);
                     else
-                        narrow(y + here, h ? _mm512_add_ps(wide(h + here), sum[b][i]) : sum[b][i]);
+                        store(y, here, floats,
+                              h ? _mm512_add_ps(load(h, here, floats), sum[b][i]) : sum[b][i]);
                 }
         }
 }
@@ -304,26 +384,27 @@ TARGET static void multiply_gated(const Matrix *m, const Matrix *after, const In
         for (int64_t p = 0; p < n; p += TOGETHER) {
             __m512 gate[2][TOGETHER], up[2][TOGETHER];
             int some = least(n - p, TOGETHER);
-            const Inputs *in = x + p * (m->ins / GROUP);
+            const Inputs *in = x + p * inputs_of(m);
             some_blocks(m, 2 * g, 2, in, some, gate);
             some_blocks(m, blocks + 2 * g, 2, in, some, up);
             for (int i = 0; i < some; i++)
                 give(after, gated(gate[0][i], up[0][i]), gated(gate[1][i], up[1][i]),
-                     to + (p + i) * groups + g);
+                     to + (p + i) * inputs_of(after) + inputs_in(after, g * GROUP));
         }
 }
 
-TARGET static void take_all(const Matrix *m, const uint16_t *x, int64_t n, const Norm *norm,
+TARGET static void take_all(const Matrix *m, const void *x, int64_t n, const Norm *norm,
                             Inputs *to) {
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < n; p++)
-        take(m, x + p * m->ins, norm, to + p * (m->ins / GROUP));
+        take(m, item(x, p * m->ins, m->bits == 32), norm, to + p * inputs_of(m));
 }
 
 /* One head: the norm, where there is one, and RoPE, where it is rotated. */
-TARGET static void turn(const Layer *l, int64_t head, const float *x, const uint16_t *cos,
-                        const uint16_t *sin, uint16_t *y) {
+TARGET static void turn(const Layer *l, int64_t head, const float *x, const void *cos,
+                        const void *sin, void *y) {
     int64_t size = l->head_size, half = size / 2;
+    const int floats = l->qkv.bits == 32;
     float normed[MOST_HEAD];
     if (head < l->rotated && l->of_heads.weight) {
         const Norm *norm = &l->of_heads;
@@ -341,24 +422,30 @@ TARGET static void turn(const Layer *l, int64_t head, const float *x, const uint
     for (int64_t i = 0; i < size; i += 16) {
         __m512 here = _mm512_loadu_ps(x + i);
         if (head < l->rotated)
-            here = _mm512_fmadd_ps(here, wide(cos + i),
-                _mm512_mul_ps(_mm512_loadu_ps(x + (i + half) % size), wide(sin + i)));
-        narrow(y + i, here);
+            here = _mm512_fmadd_ps(here, load(cos, i, floats),
+                _mm512_mul_ps(_mm512_loadu_ps(x + (i + half) % size), load(sin, i, floats)));
+        store(y, i, floats, here);
     }
 }
 
-/* 32 neighbours: those of even places, and those of odd ones. */
-INLINE void both(const uint16_t *x, __m512 *even, __m512 *odd) {
-    __m512i held = _mm512_loadu_si512(x);
+/* 32 neighbours, from place i on: floats as they lie, of bfloat16 those of even places, and those
+   of odd ones. */
+INLINE void both(const void *x, int64_t i, const int floats, __m512 *even, __m512 *odd) {
+    if (floats) {
+        *even = load(x, i, 1);
+        *odd = load(x, i + 16, 1);
+        return;
+    }
+    __m512i held = _mm512_loadu_si512((const uint16_t *)x + i);
     *even = _mm512_castsi512_ps(_mm512_slli_epi32(held, 16));
     *odd = _mm512_castsi512_ps(_mm512_and_si512(held, _mm512_set1_epi32(0xffff0000)));
 }
 
-/* [size] to float, of each 32 the even ones first; 16 lie together, `step` apart. */
-INLINE void apart(const uint16_t *x, int64_t size, float *to, int64_t step) {
+/* [size] to float, each 32 as `both` has them; 16 lie together, `step` apart. */
+INLINE void apart(const void *x, int64_t size, const int floats, float *to, int64_t step) {
     for (int64_t i = 0; i < size; i += 32, to += 2 * step) {
         __m512 even, odd;
-        both(x + i, &even, &odd);
+        both(x, i, floats, &even, &odd);
         _mm512_store_ps(to, even);
         _mm512_store_ps(to + step, odd);
     }
@@ -391,20 +478,21 @@ static int64_t room_to_attend(int64_t window, int64_t size) {
 }
 
 /* Up to QUERIES queries of one head of keys, of which each sees `seen` of them: never fewer than
-   the one before it. What it sees of the values goes to its `inputs` of the next matrix, or else,
-   in bfloat16, to `plain`. */
+   the one before it. What it sees of the values goes to its `inputs` of the next matrix, or else to
+   `plain`. */
 typedef struct {
     const Matrix *next;
-    const uint16_t *at[QUERIES];
+    const void *at[QUERIES];
     int64_t seen[QUERIES];
     Inputs *inputs[QUERIES];
-    uint16_t *plain[QUERIES];
+    void *plain[QUERIES];
 } Queries;
 
 /* The exponential of each query's products with the keys that it sees, over the largest of them, into
-   weights [n, window]; one over their sums into share [n], no number where a product is none. */
-TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t size,
-                         int64_t window, float *weights, float *share) {
+   weights [n, window]; one over their sums into share [n], no number where a product is none.
+   floats: known to the compiler. */
+INLINE void weigh(const int floats, const Queries *q, int n, const void *keys, int64_t size,
+                  int64_t window, float *weights, float *share) {
     float *few = weights + QUERIES * window, *asked = few + KEYS * size;
     const __m512 scale = _mm512_set1_ps(1 / sqrtf(size));
     const int64_t all = q->seen[n - 1];
@@ -412,22 +500,29 @@ TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t 
     __m512 most[QUERIES];
     __mmask16 none[QUERIES] = {0};
     for (int i = 0; i < n; i++) {
-        apart(q->at[i], size, asked + i * size, 16);
+        apart(q->at[i], size, floats, asked + i * size, 16);
         most[i] = _mm512_set1_ps(-INFINITY);
     }
     for (int64_t k = 0; k < all; k += KEYS) {
-        for (int64_t j = 0; j < KEYS; j++)
-            apart(keys + least(k + j, all - 1) * size, size, few + j * 16, KEYS * 16);
+        /* floats are read where they lie, but for the last ones */
+        const int there = floats && k + KEYS <= all;
+        const float *held = there ? (const float *)keys + k * size : few;
+        const int64_t by_key = floats ? size : 16, by_part = floats ? 16 : KEYS * 16;
+        if (!there)
+            for (int64_t j = 0; j < KEYS; j++)
+                apart(item(keys, least(k + j, all - 1) * size, floats), size, floats,
+                      few + j * by_key, by_part);
         for (int i = 0; i < n; i++) {
             if (k >= q->seen[i])
                 continue;
             __m512 dot[KEYS];
             for (int j = 0; j < KEYS; j++)
                 dot[j] = _mm512_setzero_ps();
-            for (int64_t at = 0; at < size; at += 16) {
-                __m512 here = _mm512_load_ps(asked + i * size + at);
+            for (int64_t at = 0; at < size / 16; at++) {
+                __m512 here = _mm512_load_ps(asked + i * size + at * 16);
+                const float *part = held + at * by_part;
                 for (int j = 0; j < KEYS; j++)
-                    dot[j] = _mm512_fmadd_ps(here, _mm512_load_ps(few + at * KEYS + j * 16), dot[j]);
+                    dot[j] = _mm512_fmadd_ps(here, _mm512_loadu_ps(part + j * by_key), dot[j]);
             }
             /* what is past the query's own position weighs nothing */
             __mmask16 past = _mm512_cmpge_epi32_mask(place, _mm512_set1_epi32(q->seen[i] - k));
@@ -439,7 +534,8 @@ TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t 
         }
     }
     for (int i = 0; i < n; i++) {
-        __m512 sum = _mm512_setzero_ps(), top = _mm512_set1_ps(_mm512_reduce_max_ps(most[i]));
+        float largest = _mm512_reduce_max_ps(most[i]);
+        __m512 sum = _mm512_setzero_ps(), top = _mm512_set1_ps(largest);
         for (int64_t k = 0; k < q->seen[i]; k += KEYS) {
             float *here = weights + i * window + k;
             __mmask16 past = _mm512_cmpge_epi32_mask(place, _mm512_set1_epi32(q->seen[i] - k));
@@ -448,14 +544,15 @@ TARGET static void weigh(const Queries *q, int n, const uint16_t *keys, int64_t 
             _mm512_store_ps(here, x);
             sum = _mm512_add_ps(sum, x);
         }
-        share[i] = none[i] ? NAN : 1 / _mm512_reduce_add_ps(sum);
+        share[i] = none[i] || !isfinite(largest) ? NAN : 1 / _mm512_reduce_add_ps(sum);
     }
 }
 
-/* What n queries see of values [.., size]. n, parts (of 32, that are summed up at once): known to
-   the compiler. */
-INLINE void gather(const int n, const int parts, const Queries *q, const uint16_t *values,
-                   int64_t size, int64_t window, const float *weights, const float *share) {
+/* What n queries see of values [.., size]. floats, n, parts (of 32, that are summed up at once):
+   known to the compiler. */
+INLINE void gather(const int floats, const int n, const int parts, const Queries *q,
+                   const void *values, int64_t size, int64_t window, const float *weights,
+                   const float *share) {
     const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     for (int64_t at = 0; at < size; at += 32 * parts) {
@@ -465,7 +562,7 @@ INLINE void gather(const int n, const int parts, const Queries *q, const uint16_
                 even[i][p] = odd[i][p] = _mm512_setzero_ps();
         for (int64_t k = 0; k < q->seen[0]; k++)
             for (int p = 0; p < parts; p++) {
-                both(values + k * size + at + 32 * p, &e, &o);
+                both(values, k * size + at + 32 * p, floats, &e, &o);
                 for (int i = 0; i < n; i++) {
                     __m512 weight = _mm512_set1_ps(weights[i * window + k]);
                     even[i][p] = _mm512_fmadd_ps(weight, e, even[i][p]);
@@ -476,39 +573,46 @@ INLINE void gather(const int n, const int parts, const Queries *q, const uint16_
             for (int p = 0; p < parts; p++) {
                 __m512 *x = &even[i][p], *y = &odd[i][p];
                 for (int64_t k = q->seen[0]; k < q->seen[i]; k++) {
-                    both(values + k * size + at + 32 * p, &e, &o);
+                    both(values, k * size + at + 32 * p, floats, &e, &o);
                     __m512 weight = _mm512_set1_ps(weights[i * window + k]);
                     *x = _mm512_fmadd_ps(weight, e, *x);
                     *y = _mm512_fmadd_ps(weight, o, *y);
                 }
                 *x = _mm512_mul_ps(*x, _mm512_set1_ps(share[i]));
                 *y = _mm512_mul_ps(*y, _mm512_set1_ps(share[i]));
-                __m512 first = _mm512_permutex2var_ps(*x, low, *y);
-                __m512 second = _mm512_permutex2var_ps(*x, high, *y);
+                __m512 first = floats ? *x : _mm512_permutex2var_ps(*x, low, *y);
+                __m512 second = floats ? *y : _mm512_permutex2var_ps(*x, high, *y);
                 int64_t here = at + 32 * p;
                 if (q->inputs[i]) {
-                    give(q->next, first, second, q->inputs[i] + here / GROUP);
+                    give(q->next, first, second, q->inputs[i] + inputs_in(q->next, here));
                 } else {
-                    narrow(q->plain[i] + here, first);
-                    narrow(q->plain[i] + here + 16, second);
+                    store(q->plain[i], here, floats, first);
+                    store(q->plain[i], here + 16, floats, second);
                 }
             }
     }
 }
 
-#define GATHER(parts, n) case n: gather(n, parts, q, values, size, window, weights, share); break;
-#define TO_FOUR(p) GATHER(p, 1) GATHER(p, 2) GATHER(p, 3) GATHER(p, 4)
-#define TO_EIGHT(p) GATHER(p, 5) GATHER(p, 6) GATHER(p, 7) GATHER(p, 8)
+#define GATHER(f, parts, n) \
+    case n: gather(f, n, parts, q, values, size, window, weights, share); break;
+#define TO_FOUR(f, p) GATHER(f, p, 1) GATHER(f, p, 2) GATHER(f, p, 3) GATHER(f, p, 4)
+#define TO_EIGHT(f, p) GATHER(f, p, 5) GATHER(f, p, 6) GATHER(f, p, 7) GATHER(f, p, 8)
+#define ALL(f) \
+    weigh(f, q, n, keys, size, window, weights, share); \
+    if (size % 64 || n > 4) \
+        switch (n) { TO_FOUR(f, 1) TO_EIGHT(f, 1) } \
+    else \
+        switch (n) { TO_FOUR(f, 2) }
 
 /* What they see of keys and values [.., size]. A query's result does not depend on the others. */
-TARGET static void attend(const Queries *q, int n, const uint16_t *keys, const uint16_t *values,
-                          int64_t size, int64_t window, float *weights) {
+TARGET static void attend(int floats, const Queries *q, int n, const void *keys,
+                          const void *values, int64_t size, int64_t window, float *weights) {
     float share[QUERIES];
-    weigh(q, n, keys, size, window, weights, share);
-    if (size % 64 || n > 4)
-        switch (n) { TO_FOUR(1) TO_EIGHT(1) }
-    else
-        switch (n) { TO_FOUR(2) }
+    if (floats) {
+        ALL(1)
+    } else {
+        ALL(0)
+    }
 }
 
 /* n times `each` of such a size, from a cache line's beginning; null where there is no room. */
@@ -519,18 +623,30 @@ static void *room_for(int64_t n, int64_t each, int64_t size) {
     return aligned_alloc(64, (all / 64 + 1) * 64);
 }
 
-static Inputs *inputs(int64_t n, int64_t ins) {
-    return room_for(n, ins / GROUP, sizeof(Inputs));
+static Inputs *inputs(const Matrix *m, int64_t n) {
+    return room_for(n, inputs_of(m), sizeof(Inputs));
 }
 
-/* The struct that a call begins with; null, with TypeError, where it is none or where there are not
-   so many arguments. */
+/* The struct that a call begins with, or so many of them where `several` is asked for; null, with
+   TypeError, where it is none or where there are not so many arguments. */
 static const void *struct_of(PyObject *const *args, Py_ssize_t count, Py_ssize_t due,
-                             Py_ssize_t size) {
-    if (count == due && PyObject_TypeCheck(args[0], &PyBytes_Type) && PyBytes_Size(args[0]) == size)
-        return PyBytes_AsString(args[0]);
+                             Py_ssize_t size, Py_ssize_t *several) {
+    if (count == due && PyObject_TypeCheck(args[0], &PyBytes_Type)) {
+        Py_ssize_t held = PyBytes_Size(args[0]);
+        if (several)
+            *several = held / size;
+        if (several ? held && held % size == 0 : held == size)
+            return PyBytes_AsString(args[0]);
+    }
     PyErr_Format(PyExc_TypeError, "needs a struct of %zd bytes and %zd numbers", size, due - 1);
     return NULL;
+}
+
+/* So many bytes; null, with TypeError, where it is none or another number of them. */
+static const void *bytes_of(PyObject *given, Py_ssize_t size) {
+    if (PyObject_TypeCheck(given, &PyBytes_Type) && PyBytes_Size(given) == size)
+        return PyBytes_AsString(given);
+    return PyErr_Format(PyExc_TypeError, "needs %zd bytes for the places of layers", size);
 }
 
 /* None, where there was room for everything; else MemoryError, or what an argument raised. */
@@ -541,7 +657,7 @@ static PyObject *answer(int done) {
 }
 
 /* This thread's share of a layer from the inputs of o, `seen`, to its output y [n, hidden]. */
-static void finish(const Layer *l, const uint16_t *h, const Inputs *seen, int64_t n, uint16_t *y,
+static void finish(const Layer *l, const void *h, const Inputs *seen, int64_t n, void *y,
                    Inputs *in, Inputs *inner) {
     multiply(&l->o, seen, n, h, y, NULL);
 #pragma omp barrier
@@ -552,16 +668,17 @@ static void finish(const Layer *l, const uint16_t *h, const Inputs *seen, int64_
 #pragma omp barrier
 }
 
-/* product(matrix, x, rows, y, threads): x [rows, ins] to y [rows, outs], bfloat16. */
+/* product(matrix, x, rows, y, threads): x [rows, ins] to y [rows, outs]. */
 static PyObject *product(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const Matrix *m = struct_of(args, count, 5, sizeof(Matrix));
+    const Matrix *m = struct_of(args, count, 5, sizeof(Matrix), NULL);
     if (!m)
         return NULL;
-    const uint16_t *x = PyLong_AsVoidPtr(args[1]);
+    const void *x = PyLong_AsVoidPtr(args[1]);
     int64_t rows = PyLong_AsLong(args[2]);
-    uint16_t *y = PyLong_AsVoidPtr(args[3]);
+    void *y = PyLong_AsVoidPtr(args[3]);
     int threads = PyLong_AsLong(args[4]);
-    Inputs *in = inputs(least(rows, TILE), m->ins);
+    const int floats = m->bits == 32;
+    Inputs *in = inputs(m, least(rows, TILE));
     const int able = in && !PyErr_Occurred();
     if (!able)
         goto end;
@@ -569,8 +686,8 @@ static PyObject *product(PyObject *self, PyObject *const *args, Py_ssize_t count
 #pragma omp parallel num_threads(threads)
     for (int64_t p = 0; p < rows; p += TILE) {
         int64_t n = least(rows - p, TILE);
-        take_all(m, x + p * m->ins, n, NULL, in);
-        multiply(m, in, n, NULL, y + p * m->outs, NULL);
+        take_all(m, item(x, p * m->ins, floats), n, NULL, in);
+        multiply(m, in, n, NULL, item(y, p * m->outs, floats), NULL);
 #pragma omp barrier
     }
     Py_END_ALLOW_THREADS
@@ -581,16 +698,17 @@ end:
 
 /* heads(layer, h, rows, cos, sin, y, threads): queries and keys, rotated, and values. */
 static PyObject *heads(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const Layer *l = struct_of(args, count, 7, sizeof(Layer));
+    const Layer *l = struct_of(args, count, 7, sizeof(Layer), NULL);
     if (!l)
         return NULL;
     const Matrix *m = &l->qkv;
-    const uint16_t *h = PyLong_AsVoidPtr(args[1]);
+    const void *h = PyLong_AsVoidPtr(args[1]);
     int64_t rows = PyLong_AsLong(args[2]), size = l->head_size;
-    const uint16_t *cos = PyLong_AsVoidPtr(args[3]), *sin = PyLong_AsVoidPtr(args[4]);
-    uint16_t *y = PyLong_AsVoidPtr(args[5]);
+    const void *cos = PyLong_AsVoidPtr(args[3]), *sin = PyLong_AsVoidPtr(args[4]);
+    void *y = PyLong_AsVoidPtr(args[5]);
     int threads = PyLong_AsLong(args[6]);
-    Inputs *in = inputs(least(rows, TILE), m->ins);
+    const int floats = m->bits == 32;
+    Inputs *in = inputs(m, least(rows, TILE));
     float *real = room_for(least(rows, TILE), m->outs, sizeof(float));
     const int able = in && real && !PyErr_Occurred();
     if (!able)
@@ -599,14 +717,14 @@ static PyObject *heads(PyObject *self, PyObject *const *args, Py_ssize_t count) 
 #pragma omp parallel num_threads(threads)
     for (int64_t p = 0; p < rows; p += TILE) {
         int64_t n = least(rows - p, TILE);
-        take_all(m, h + p * m->ins, n, &l->before_attention, in);
+        take_all(m, item(h, p * m->ins, floats), n, &l->before_attention, in);
         multiply(m, in, n, NULL, NULL, real);
 #pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n * l->heads; i++) {
             int64_t row = p + i / l->heads;
-            turn(l, i % l->heads, real + i * size, cos + row * size, sin + row * size,
-                 y + p * m->outs + i * size);
+            turn(l, i % l->heads, real + i * size, item(cos, row * size, floats),
+                 item(sin, row * size, floats), item(y, p * m->outs + i * size, floats));
         }
     }
     Py_END_ALLOW_THREADS
@@ -618,16 +736,17 @@ end:
 
 /* rest(layer, h, seen, rows, y, threads): from what attention saw to the layer's output y. */
 static PyObject *rest(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const Layer *l = struct_of(args, count, 6, sizeof(Layer));
+    const Layer *l = struct_of(args, count, 6, sizeof(Layer), NULL);
     if (!l)
         return NULL;
-    const uint16_t *h = PyLong_AsVoidPtr(args[1]), *seen = PyLong_AsVoidPtr(args[2]);
+    const void *h = PyLong_AsVoidPtr(args[1]), *seen = PyLong_AsVoidPtr(args[2]);
     int64_t rows = PyLong_AsLong(args[3]);
-    uint16_t *y = PyLong_AsVoidPtr(args[4]);
+    void *y = PyLong_AsVoidPtr(args[4]);
     int threads = PyLong_AsLong(args[5]);
     int64_t tile = least(rows, TILE), hidden = l->o.outs;
-    Inputs *in = inputs(tile, hidden), *of_seen = inputs(tile, l->o.ins);
-    Inputs *inner = inputs(tile, l->down.ins);
+    const int floats = l->o.bits == 32;
+    Inputs *in = inputs(&l->gate_up, tile), *of_seen = inputs(&l->o, tile);
+    Inputs *inner = inputs(&l->down, tile);
     const int able = in && of_seen && inner && !PyErr_Occurred();
     if (!able)
         goto end;
@@ -635,8 +754,9 @@ static PyObject *rest(PyObject *self, PyObject *const *args, Py_ssize_t count) {
 #pragma omp parallel num_threads(threads)
     for (int64_t p = 0; p < rows; p += TILE) {
         int64_t n = least(rows - p, TILE);
-        take_all(&l->o, seen + p * l->o.ins, n, NULL, of_seen);
-        finish(l, h + p * hidden, of_seen, n, y + p * hidden, in, inner);
+        take_all(&l->o, item(seen, p * l->o.ins, floats), n, NULL, of_seen);
+        finish(l, item(h, p * hidden, floats), of_seen, n, item(y, p * hidden, floats), in,
+               inner);
     }
     Py_END_ALLOW_THREADS
 end:
@@ -646,62 +766,76 @@ end:
     return answer(able);
 }
 
-/* whole(layer, h, rows, cos, sin, entries, room, past, y, threads): the layer for up to TILE
-   positions after `past` others; keys and values go into entries,
-   [2 x kv heads, room, head size]. */
-static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const Layer *l = struct_of(args, count, 10, sizeof(Layer));
-    if (!l)
-        return NULL;
-    const uint16_t *h = PyLong_AsVoidPtr(args[1]);
-    int64_t rows = PyLong_AsLong(args[2]), size = l->head_size;
-    const uint16_t *cos = PyLong_AsVoidPtr(args[3]), *sin = PyLong_AsVoidPtr(args[4]);
-    uint16_t *entries = PyLong_AsVoidPtr(args[5]);
-    int64_t room = PyLong_AsLong(args[6]), past = PyLong_AsLong(args[7]);
-    uint16_t *y = PyLong_AsVoidPtr(args[8]);
-    int threads = PyLong_AsLong(args[9]);
+/* This thread's share of one layer for a few positions after `past` others. asked, real: room for
+   queries and for what turn is given; mine: the thread's own for attention. */
+static void run(const Layer *l, const Place *held, const void *h, int64_t rows, const void *cos,
+                const void *sin, int64_t past, void *y, Inputs *in, Inputs *of_seen, Inputs *inner,
+                float *real, void *asked, float *mine) {
+    int64_t size = l->head_size, room = held->room;
     int64_t queries = l->o.ins / size, kv_heads = (l->heads - queries) / 2;
     int64_t group = queries / kv_heads, window = (past + rows + KEYS - 1) / KEYS * KEYS;
-    Inputs *in = inputs(rows, l->qkv.ins), *of_seen = inputs(rows, l->o.ins);
-    Inputs *inner = inputs(rows, l->down.ins);
+    const int floats = l->qkv.bits == 32;
+    void *entries = held->entries;
+    take_all(&l->qkv, h, rows, &l->before_attention, in);
+    multiply(&l->qkv, in, rows, NULL, NULL, real);
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < rows * l->heads; i++) {
+        int64_t row = i / l->heads, head = i % l->heads;
+        turn(l, head, real + i * size, item(cos, row * size, floats),
+             item(sin, row * size, floats),
+             head < queries ? item(asked, (row * queries + head) * size, floats)
+                            : item(entries, ((head - queries) * room + past + row) * size, floats));
+    }
+    int64_t from, to, each = rows * group;
+    part(kv_heads * each, &from, &to);
+    while (from < to) {
+        int64_t head = from / each, left = least(to, (head + 1) * each) - from;
+        int64_t calls = (left + QUERIES - 1) / QUERIES, n = (left + calls - 1) / calls;
+        Queries few = {.next = &l->o};
+        for (int i = 0; i < n; i++, from++) {
+            int64_t row = from % each / group, query = head * group + from % group;
+            few.at[i] = item(asked, (row * queries + query) * size, floats);
+            few.seen[i] = past + row + 1;
+            few.inputs[i] = of_seen + inputs_in(&l->o, (row * queries + query) * size);
+        }
+        attend(floats, &few, n, item(entries, head * room * size, floats),
+               item(entries, (head + kv_heads) * room * size, floats), size, window, mine);
+    }
+#pragma omp barrier
+    finish(l, h, of_seen, rows, y, in, inner);
+}
+
+/* whole(layers, places, h, rows, cos, sin, past, y, threads): layers of one shape, one after
+   another, for up to TILE positions after `past` others; keys and values go to the place of each. */
+static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    Py_ssize_t layers;
+    const Layer *l = struct_of(args, count, 9, sizeof(Layer), &layers);
+    if (!l)
+        return NULL;
+    const Place *places = bytes_of(args[1], layers * sizeof(Place));
+    if (!places)
+        return NULL;
+    const void *h = PyLong_AsVoidPtr(args[2]);
+    int64_t rows = PyLong_AsLong(args[3]), size = l->head_size;
+    const void *cos = PyLong_AsVoidPtr(args[4]), *sin = PyLong_AsVoidPtr(args[5]);
+    int64_t past = PyLong_AsLong(args[6]);
+    void *y = PyLong_AsVoidPtr(args[7]);
+    int threads = PyLong_AsLong(args[8]);
+    int64_t own = room_to_attend((past + rows + KEYS - 1) / KEYS * KEYS, size);
+    Inputs *in = inputs(&l->qkv, rows), *of_seen = inputs(&l->o, rows);
+    Inputs *inner = inputs(&l->down, rows);
     float *real = room_for(rows, l->qkv.outs, sizeof(float));
-    float *weights = room_for(threads, room_to_attend(window, size), sizeof(float));
-    uint16_t *asked = room_for(rows, l->o.ins, sizeof(uint16_t));
+    float *weights = room_for(threads, own, sizeof(float));
+    void *asked = room_for(rows, l->o.ins, sizeof(float));
     const int able = in && of_seen && inner && real && weights && asked && !PyErr_Occurred();
     if (!able)
         goto end;
     Py_BEGIN_ALLOW_THREADS
 #pragma omp parallel num_threads(threads)
-    {
-        float *mine = weights + omp_get_thread_num() * room_to_attend(window, size);
-        take_all(&l->qkv, h, rows, &l->before_attention, in);
-        multiply(&l->qkv, in, rows, NULL, NULL, real);
-#pragma omp barrier
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < rows * l->heads; i++) {
-            int64_t row = i / l->heads, head = i % l->heads;
-            turn(l, head, real + i * size, cos + row * size, sin + row * size,
-                 head < queries ? asked + (row * queries + head) * size
-                                : entries + ((head - queries) * room + past + row) * size);
-        }
-        int64_t from, to, each = rows * group;
-        part(kv_heads * each, &from, &to);
-        while (from < to) {
-            int64_t head = from / each, left = least(to, (head + 1) * each) - from;
-            int64_t calls = (left + QUERIES - 1) / QUERIES, n = (left + calls - 1) / calls;
-            const uint16_t *keys = entries + head * room * size;
-            Queries few = {.next = &l->o};
-            for (int i = 0; i < n; i++, from++) {
-                int64_t row = from % each / group, query = head * group + from % group;
-                few.at[i] = asked + (row * queries + query) * size;
-                few.seen[i] = past + row + 1;
-                few.inputs[i] = of_seen + (row * queries + query) * (size / GROUP);
-            }
-            attend(&few, n, keys, keys + kv_heads * room * size, size, window, mine);
-        }
-#pragma omp barrier
-        finish(l, h, of_seen, rows, y, in, inner);
-    }
+    for (Py_ssize_t i = 0; i < layers; i++)
+        run(l + i, places + i, i ? y : h, rows, cos, sin, past, y, in, of_seen, inner, real, asked,
+            weights + omp_get_thread_num() * own);
     Py_END_ALLOW_THREADS
 end:
     free(in);
@@ -713,20 +847,20 @@ end:
     return answer(able);
 }
 
-/* attend(queries, apart, entries, room, texts, kv_heads, group, size, seen, y, threads): one position
-   of each of so many texts. queries [texts, kv heads x group, size], texts `apart` from each other,
-   see seen[text] of the keys and values in entries [texts, 2 x kv heads, room, size]; y as queries,
-   close together. */
+/* attend(queries, apart, entries, room, texts, kv_heads, group, size, seen, y, floats, threads):
+   one position of each of so many texts. queries [texts, kv heads x group, size], texts `apart` from
+   each other, see seen[text] of the keys and values in entries [texts, 2 x kv heads, room, size]; y
+   as queries, close together. floats: 1 where all are, 0 where they are bfloat16. */
 static PyObject *attend_texts(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    if (count != 11)
-        return PyErr_Format(PyExc_TypeError, "needs 11 numbers");
-    const uint16_t *queries = PyLong_AsVoidPtr(args[0]), *entries = PyLong_AsVoidPtr(args[2]);
+    if (count != 12)
+        return PyErr_Format(PyExc_TypeError, "needs 12 numbers");
+    const void *queries = PyLong_AsVoidPtr(args[0]), *entries = PyLong_AsVoidPtr(args[2]);
     int64_t apart = PyLong_AsLong(args[1]), room = PyLong_AsLong(args[3]);
     int64_t texts = PyLong_AsLong(args[4]), kv_heads = PyLong_AsLong(args[5]);
     int64_t group = PyLong_AsLong(args[6]), size = PyLong_AsLong(args[7]);
     const int64_t *seen = PyLong_AsVoidPtr(args[8]);
-    uint16_t *y = PyLong_AsVoidPtr(args[9]);
-    int threads = PyLong_AsLong(args[10]);
+    void *y = PyLong_AsVoidPtr(args[9]);
+    int floats = PyLong_AsLong(args[10]), threads = PyLong_AsLong(args[11]);
     int64_t window = (room + KEYS - 1) / KEYS * KEYS;
     float *weights = room_for(threads, room_to_attend(window, size), sizeof(float));
     const int able = weights && !PyErr_Occurred();
@@ -739,17 +873,18 @@ static PyObject *attend_texts(PyObject *self, PyObject *const *args, Py_ssize_t 
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < texts * kv_heads; i++) {
             int64_t text = i / kv_heads, head = i % kv_heads;
-            const uint16_t *keys = entries + (text * 2 * kv_heads + head) * room * size;
+            int64_t keys = (text * 2 * kv_heads + head) * room * size;
             for (int64_t first = 0; first < group; first += QUERIES) {
                 Queries few = {0};
                 int n = least(group - first, QUERIES);
                 for (int j = 0; j < n; j++) {
                     int64_t query = head * group + first + j;
-                    few.at[j] = queries + text * apart + query * size;
+                    few.at[j] = item(queries, text * apart + query * size, floats);
                     few.seen[j] = seen[text];
-                    few.plain[j] = y + (text * kv_heads * group + query) * size;
+                    few.plain[j] = item(y, (text * kv_heads * group + query) * size, floats);
                 }
-                attend(&few, n, keys, keys + kv_heads * room * size, size, window, mine);
+                attend(floats, &few, n, item(entries, keys, floats),
+                       item(entries, keys + kv_heads * room * size, floats), size, window, mine);
             }
         }
     }
@@ -759,14 +894,14 @@ end:
     return answer(able);
 }
 
-/* multiplies_pairs(): whether it has those of matrices of 16 bits. */
-static PyObject *multiplies_pairs(PyObject *self, PyObject *none) {
+/* runs_here(): whether this CPU has the instructions for matrices of 32 bits, and for attention. */
+static PyObject *runs_here(PyObject *self, PyObject *none) {
     __builtin_cpu_init();
-    return PyBool_FromLong(__builtin_cpu_supports("avx512bf16"));
+    return PyBool_FromLong(__builtin_cpu_supports("avx512f"));
 }
 
-/* runs_here(): whether this CPU has the instructions. */
-static PyObject *runs_here(PyObject *self, PyObject *none) {
+/* multiplies_bytes(): whether it has those of matrices of 4 and 8 bits. */
+static PyObject *multiplies_bytes(PyObject *self, PyObject *none) {
     __builtin_cpu_init();
     return PyBool_FromLong(
         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -774,11 +909,19 @@ static PyObject *runs_here(PyObject *self, PyObject *none) {
         __builtin_cpu_supports("avx512vnni"));
 }
 
+/* multiplies_pairs(): whether it has those of matrices of 16 bits. */
+static PyObject *multiplies_pairs(PyObject *self, PyObject *none) {
+    __builtin_cpu_init();
+    return PyBool_FromLong(__builtin_cpu_supports("avx512bf16") &&
+                           PyObject_IsTrue(multiplies_bytes(self, none)));
+}
+
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {FAST(product), FAST(heads), FAST(rest), FAST(whole),
                                 {"attend", (PyCFunction)(void (*)(void))attend_texts,
                                  METH_FASTCALL, NULL},
                                 {"runs_here", runs_here, METH_NOARGS, NULL},
+                                {"multiplies_bytes", multiplies_bytes, METH_NOARGS, NULL},
                                 {"multiplies_pairs", multiplies_pairs, METH_NOARGS, NULL}, {0}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "dmtd_vnni", NULL, -1, methods};
 PyMODINIT_FUNC PyInit_dmtd_vnni(void) {

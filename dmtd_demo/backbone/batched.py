@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dmtd_demo.backbone import integers
+from dmtd_demo.backbone import avx512
 from dmtd_demo.backbone.fused import FusedLayer
 
 # keys that a step reads come in multiples of this: few shapes, which kernels are built for
@@ -126,6 +126,7 @@ def step(
                 layer.head_size,
                 counts.data_ptr(),
                 seen.data_ptr(),
+                h.dtype == torch.float32,
                 torch.get_num_threads(),
             )
         h = layer.rest(h, seen.reshape(len(at), -1))
@@ -136,12 +137,8 @@ def step(
 def _kernel_for(h: Tensor, head_size: int) -> Any:
     """Return the optional package that attends for all texts in one call, None where it cannot.
 
-    In bfloat16 on a CPU, where `scaled_dot_product_attention` under a mask takes five times as
-    long.
+    In bfloat16 and float32 on a CPU; in bfloat16 `scaled_dot_product_attention` under a mask takes
+    five times as long.
     """
-    fits = (
-        h.dtype == torch.bfloat16
-        and h.device.type == "cpu"
-        and head_size % integers.HALF_HEADS == 0
-    )
-    return integers.KERNEL if fits else None
+    known = h.dtype in (torch.bfloat16, torch.float32) and h.device.type == "cpu"
+    return avx512.KERNEL if known and avx512.takes_heads(head_size) else None

@@ -43,17 +43,21 @@ class KVCache:
         held = entries[:, :shown].view(2, 1, heads // 2, shown, size)
         return held[0], held[1]
 
-    def room(self, h: Tensor, shape: tuple[int, int], layer: int) -> Tensor:
-        """Count the positions of h [q, hidden], and return the buffer for whoever writes them.
+    def rooms(self, h: Tensor, shape: tuple[int, int], start: int, stop: int) -> list[Tensor]:
+        """Count the positions of h [q, hidden] in the layers [start, stop), which hold equally
+        many, and return the buffers for whoever writes them.
 
-        shape: 2 x kv heads, head size. The buffer is [2 x kv heads, capacity, head size].
+        shape: 2 x kv heads, head size. A buffer is [2 x kv heads, capacity, head size].
         """
-        stop = self._lengths[layer] + h.shape[0]
-        entries = self._entries[layer]
-        if entries is None or stop > entries.shape[1]:
-            entries = self._grow(layer, h.new_empty((0, *shape)), stop)
-        self._lengths[layer] = stop
-        return entries
+        length = self._lengths[start] + h.shape[0]
+        rooms = []
+        for layer in range(start, stop):
+            entries = self._entries[layer]
+            if entries is None or length > entries.shape[1]:
+                entries = self._grow(layer, h.new_empty((0, *shape)), length)
+            rooms.append(entries)
+        self._lengths[start:stop] = [length] * (stop - start)
+        return rooms
 
     def update(
         self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object

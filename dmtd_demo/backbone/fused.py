@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn import functional as F
 
+from dmtd_demo.backbone.avx512 import WholeLayer, WholeLayers, takes_heads
 from dmtd_demo.backbone.cache import KVCache, PlacedEntries
-from dmtd_demo.backbone.integers import HALF_HEADS, LARGEST_HEAD, ByBytes, WholeLayer
+from dmtd_demo.backbone.integers import ByBytes
 from dmtd_demo.backbone.linears import Kernel, Linear, Several, is_known, together
 from dmtd_demo.backbone.norms import FusedNorm
-from dmtd_demo.backbone.pairs import PairedLinear
+from dmtd_demo.backbone.row_blocks import RowBlockLinear
 
 # keys from which on one float32 position on a CPU attends by two products: 3 to 14 % of a whole
 # step of `classroom` after 1,024 tokens, nothing after 500
@@ -311,7 +312,7 @@ class FusedLayer(GroupedAttention):
         linears = [
             product.linear
             for product in self.products
-            if isinstance(product, Kernel) and isinstance(product.linear, (ByBytes, PairedLinear))
+            if isinstance(product, Kernel) and isinstance(product.linear, (ByBytes, RowBlockLinear))
         ]
         self.whole = (
             WholeLayer(
@@ -321,11 +322,10 @@ class FusedLayer(GroupedAttention):
                 self.rotated_heads,
                 self.head_size,
             )
-            if len(linears) == len(self.products)
-            and self.head_size % HALF_HEADS == 0
-            and self.head_size <= LARGEST_HEAD
+            if len(linears) == len(self.products) and takes_heads(self.head_size)
             else None
         )
+        self.alone = None if self.whole is None else WholeLayers([self.whole], self.index)
 
     def __call__(
         self,
@@ -341,12 +341,12 @@ class FusedLayer(GroupedAttention):
         [group x q, past + q] up to FEW, then [q, past + q]; [q, 1, 1, past + q] where
         positions attend apart (`can_attend_apart`); as `line_mask` gives it up to FEW where they
         attend in line; else None for one position, where nothing came before them, or where all
-        layers are calls of their own (`WholeLayer`).
+        layers are the kernel's calls (`WholeLayers`).
         """
         if isinstance(cache, PlacedEntries) and cache.kernels is not None:
             return self._by_kernels(h, cos, sin, mask, cache, cache.kernels)
-        if self.whole is not None and h.shape[0] <= FEW and isinstance(cache, KVCache):
-            return self.whole(h, cos, sin, cache, self.index)
+        if self.alone is not None and h.shape[0] <= FEW and isinstance(cache, KVCache):
+            return self.alone(h, cos, sin, cache)
         heads = self.heads(h, cos, sin)
         new = heads[:, self.query_heads :]
         if self.in_line and mask is not None and h.shape[0] <= FEW:

@@ -1,6 +1,6 @@
-"""Linears in 4 bits by products of bytes, and whole layers of them in one call.
+"""Linears in 4 bits by products of bytes.
 
-The kernel is the optional package of the folder `vnni`: AVX512-VNNI instructions, which multiply
+The kernel is the optional package's (`avx512.py`): AVX512-VNNI instructions, which multiply
 activations rounded to 8 bits by the levels as they are. Without that package, or where a trial
 finds it no faster, PyTorch's kernels of `cpu_packed.py` are what there is.
 """
@@ -10,16 +10,15 @@ from __future__ import annotations
 import statistics
 import struct
 import time
-import warnings
-from typing import Any, Callable, Protocol, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone import avx512
+from dmtd_demo.backbone.avx512 import MATRIX
 from dmtd_demo.backbone.cpu_packed import ROW_MULTIPLE, Int4Linear, Int8Linear, Kinds
-from dmtd_demo.backbone.norms import FusedNorm
 from dmtd_demo.backbone.packed import DENSE, GROUP, Packed, PackedLinear
 
 # weights under which no trial is made: what fits a cache is not read from memory
@@ -30,32 +29,10 @@ SAMPLE = 2**25
 WORTH = 0.95
 # timed turns of either
 REPEATS = 5
-# what the head size has to be a multiple of for layers in one call
-HALF_HEADS = 32
-# and what it may be at most: the kernel's MOST_HEAD
-LARGEST_HEAD = 512
-# the kernel's (vnni/dmtd_vnni.c), and its structs Matrix, Norm and what Layer has behind them
-VERSION = 3
-MATRIX, NORM, LAYER = "PPPqqqq", "Pd", "qqq"
-
-
-def _kernel() -> Any:
-    """Return the optional package's module; None where there is none that runs on this CPU."""
-    try:
-        import dmtd_vnni
-    except ImportError:
-        return None
-    if getattr(dmtd_vnni, "VERSION", None) != VERSION:
-        warnings.warn(
-            "the installed dmtd-vnni is of another version and is not used; "
-            "`pip install ./vnni` brings this one's",
-            stacklevel=2,
-        )
-        return None
-    return dmtd_vnni if dmtd_vnni.runs_here() else None
-
-
-KERNEL = _kernel()
+# None where its products of bytes do not run on this CPU
+KERNEL: Any = (
+    avx512.KERNEL if avx512.KERNEL is not None and avx512.KERNEL.multiplies_bytes() else None
+)
 
 
 class ByBytes(PackedLinear):
@@ -173,99 +150,6 @@ class ByBytesInt8(ByBytes, Int8Linear):
 
 ByBytesInt4.eight = ByBytesInt8
 KINDS = Kinds(ByBytesInt4, ByBytesInt8)
-
-
-class HasMatrix(Protocol):
-    """A linear that the kernel knows."""
-
-    def matrix(self, with_bias: bool = True) -> tuple[bytes, list[Tensor]]:
-        """Return the kernel's struct, and the tensors whose addresses are in it."""
-        ...
-
-
-class WholeLayer:
-    """A decoder layer, all products of which are the kernel's, in one call.
-
-    linears: of queries, keys and values, of attention's output, of gate and up, and the last.
-    rotated: query and key heads, of `heads`, which count values too.
-    """
-
-    def __init__(
-        self,
-        linears: Sequence[HasMatrix],
-        norms: Sequence[FusedNorm | None],
-        heads: int,
-        rotated: int,
-        head_size: int,
-    ) -> None:
-        self.shape, self.kv_shape = (heads, head_size), (2 * (heads - rotated), head_size)
-        self.held: list[Any] = []
-        parts = []
-        for linear in linears:
-            matrix, held = linear.matrix()
-            parts.append(matrix)
-            self.held += held
-        for norm in norms:
-            weight = None if norm is None or norm.scaled is None else norm.scaled.contiguous()
-            self.held.append(weight)
-            parts.append(
-                struct.pack(NORM, 0, 0)
-                if norm is None or weight is None
-                else struct.pack(NORM, weight.data_ptr(), norm.size[0] * norm.eps)
-            )
-        self.layer = b"".join((*parts, struct.pack(LAYER, heads, rotated, head_size)))
-
-    def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, index: int) -> Tensor:
-        """Run the layer over few positions h [q, hidden], which the cache takes.
-
-        cos, sin: as `FusedLayer` has them. index: of the layer.
-        """
-        h, cos, sin = h.contiguous(), cos.contiguous(), sin.contiguous()
-        past = cache.length(index)
-        entries = cache.room(h, self.kv_shape, index)
-        y = torch.empty_like(h)
-        KERNEL.whole(
-            self.layer,
-            h.data_ptr(),
-            len(h),
-            cos.data_ptr(),
-            sin.data_ptr(),
-            entries.data_ptr(),
-            entries.shape[1],
-            past,
-            y.data_ptr(),
-            torch.get_num_threads(),
-        )
-        return y
-
-    def heads(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return queries and keys, rotated, and values of h [q, hidden]: [q, heads, head size]."""
-        h, cos, sin = h.contiguous(), cos.contiguous(), sin.contiguous()
-        y = h.new_empty(len(h), *self.shape)
-        KERNEL.heads(
-            self.layer,
-            h.data_ptr(),
-            len(h),
-            cos.data_ptr(),
-            sin.data_ptr(),
-            y.data_ptr(),
-            torch.get_num_threads(),
-        )
-        return y
-
-    def rest(self, h: Tensor, seen: Tensor) -> Tensor:
-        """Run the layer from what its attention saw, [q, heads x head size], to its output."""
-        h, seen = h.contiguous(), seen.contiguous()
-        y = torch.empty_like(h)
-        KERNEL.rest(
-            self.layer,
-            h.data_ptr(),
-            seen.data_ptr(),
-            len(h),
-            y.data_ptr(),
-            torch.get_num_threads(),
-        )
-        return y
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from dmtd_demo.backbone import cpu_packed, cuda_packed, onednn
 from dmtd_demo.backbone.cuda_packed import CudaLinear
 from dmtd_demo.backbone.onednn import BlockedLinear
 from dmtd_demo.backbone.packed import PackedLinear
-from dmtd_demo.backbone.pairs import PairedLinear
+from dmtd_demo.backbone.row_blocks import RowBlockLinear
 
 # bytes up to which matrices in oneDNN's layout are joined: the call costs as much as it reads. Each
 # of them alone would compute all
@@ -120,7 +120,7 @@ def _joined(linears: tuple[Linear, ...], gated: bool) -> PackedLinear | BlockedL
         return cpu_packed.joined(*packed)
     blocked = [linear for linear in linears if isinstance(linear, BlockedLinear)]
     size = sum(linear.weight.numel() * linear.weight.element_size() for linear in blocked)
-    if isinstance(first, PairedLinear) or blocked and size <= JOINED:
+    if isinstance(first, RowBlockLinear) or blocked and size <= JOINED:
         return onednn.joined(*blocked)
     return None
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dmtd_demo.backbone import batched, reading
 from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
+from dmtd_demo.backbone.avx512 import WholeLayers
 from dmtd_demo.backbone.batched import BatchCache
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import FEW, FusedLayer, can_fuse, line_mask
@@ -80,6 +81,8 @@ class Backbone:
         self.adapted_to: Split | None = None
         # set once the layers are fused
         self._fused_norm: FusedNorm | None = None
+        # by start, stop and whether the late layers are adapted, the layers that are one call
+        self._calls: dict[tuple[int, int, bool], WholeLayers] = {}
         # by layer, whether it has a recurrent state in place of keys and values
         self.recurrent = [is_recurrent(layer) for layer in self._layers]
         self.hybrid = config.model_type == HYBRID
@@ -295,9 +298,20 @@ class Backbone:
                 return out[None]
         cos, sin, mask = self.attending(h, past, q)
         h = h[0]
+        if q <= FEW and self._whole:
+            return self._call(start, stop, adapted)(h, cos, sin, cache)[None]
         for layer in fused[start:stop]:
             h = layer(h, cos, sin, mask, cache)
         return h[None]
+
+    def _call(self, start: int, stop: int, adapted: bool) -> WholeLayers:
+        """Return the layers [start, stop), all of which are the kernel's, as one call."""
+        call = self._calls.get((start, stop, adapted))
+        if call is None:
+            fused = self._fused_adapted if adapted else self._fused
+            wholes = [layer.whole for layer in fused[start:stop] if layer.whole is not None]
+            call = self._calls[start, stop, adapted] = WholeLayers(wholes, start)
+        return call
 
     def _run_hybrid(
         self, h: Tensor, start: int, stop: int, past: int, cache: HybridCache

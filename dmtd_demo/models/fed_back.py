@@ -23,8 +23,8 @@ from dmtd_demo.backbone.cpu_packed import in_eight_bits
 from dmtd_demo.backbone.fused import FusedLayer, LayerParts
 from dmtd_demo.backbone.linears import Linear, Product, together
 from dmtd_demo.backbone.norms import FusedNorm
-from dmtd_demo.backbone.pairs import in_pairs
 from dmtd_demo.backbone.qwen import Backbone
+from dmtd_demo.backbone.row_blocks import laid_out_like
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addon_file import addon_tensors
 
@@ -70,7 +70,7 @@ class FedBackHead(nn.Module):
 
     def pack(self) -> None:
         """Hold the linears as the backbone's are on a CPU: in 8 bits where those are packed, in
-        pairs where they are.
+        blocks of rows where they are.
 
         Once, before the first run. In 4 bits, which the backbone's may have, 6 % fewer drafts are
         right.
@@ -79,7 +79,7 @@ class FedBackHead(nn.Module):
         for key, linear in self.linears.items():
             dense = cast(nn.Linear, linear)
             packed = in_eight_bits(dense, other)
-            self.linears[key] = in_pairs(dense, other) if packed is dense else packed
+            self.linears[key] = laid_out_like(dense, other) if packed is dense else packed
 
     def _parts(self) -> tuple[FusedNorm, FusedNorm, Product, FusedLayer, FusedNorm]:
         config, norms = self.backbone.config, self.norms

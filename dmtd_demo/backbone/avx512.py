@@ -1,0 +1,151 @@
+"""The optional package of the folder `vnni`: products and whole decoder layers by AVX512, in C.
+
+Without it, or on a CPU that lacks the instructions, PyTorch's own kernels are what there is.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from typing import Any, Protocol, Sequence
+
+import torch
+from torch import Tensor
+
+from dmtd_demo.backbone.cache import KVCache
+from dmtd_demo.backbone.norms import FusedNorm
+
+# what the head size has to be a multiple of for layers in one call, and for attention
+HALF_HEADS = 32
+# and what it may be at most: the kernel's MOST_HEAD
+LARGEST_HEAD = 512
+# the kernel's (vnni/dmtd_vnni.c), and its structs Matrix, Norm, what Layer has behind them, Place
+VERSION = 4
+MATRIX, NORM, LAYER, PLACE = "PPPqqqq", "Pd", "qqq", "Pq"
+
+
+def _kernel() -> Any:
+    """Return the optional package's module; None where there is none that runs on this CPU."""
+    try:
+        import dmtd_vnni
+    except ImportError:
+        return None
+    if getattr(dmtd_vnni, "VERSION", None) != VERSION:
+        warnings.warn(
+            "the installed dmtd-vnni is of another version and is not used; "
+            "`pip install ./vnni` brings this one's",
+            stacklevel=2,
+        )
+        return None
+    return dmtd_vnni if dmtd_vnni.runs_here() else None
+
+
+KERNEL = _kernel()
+
+
+def takes_heads(size: int) -> bool:
+    """Whether the kernel has attention for heads of this size."""
+    return size % HALF_HEADS == 0 and size <= LARGEST_HEAD
+
+
+class HasMatrix(Protocol):
+    """A linear that the kernel knows."""
+
+    def matrix(self, with_bias: bool = True) -> tuple[bytes, list[Tensor]]:
+        """Return the kernel's struct, and the tensors whose addresses are in it."""
+        ...
+
+
+class WholeLayer:
+    """A decoder layer, all products of which are the kernel's.
+
+    linears: of queries, keys and values, of attention's output, of gate and up, and the last.
+    rotated: query and key heads, of `heads`, which count values too.
+    """
+
+    def __init__(
+        self,
+        linears: Sequence[HasMatrix],
+        norms: Sequence[FusedNorm | None],
+        heads: int,
+        rotated: int,
+        head_size: int,
+    ) -> None:
+        self.shape, self.kv_shape = (heads, head_size), (2 * (heads - rotated), head_size)
+        self.held: list[Any] = []
+        parts = []
+        for linear in linears:
+            matrix, held = linear.matrix()
+            parts.append(matrix)
+            self.held += held
+        for norm in norms:
+            weight = None if norm is None or norm.scaled is None else norm.scaled.contiguous()
+            self.held.append(weight)
+            parts.append(
+                struct.pack(NORM, 0, 0)
+                if norm is None or weight is None
+                else struct.pack(NORM, weight.data_ptr(), norm.size[0] * norm.eps)
+            )
+        self.layer = b"".join((*parts, struct.pack(LAYER, heads, rotated, head_size)))
+
+    def heads(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return queries and keys, rotated, and values of h [q, hidden]: [q, heads, head size]."""
+        h, cos, sin = h.contiguous(), cos.contiguous(), sin.contiguous()
+        y = h.new_empty(len(h), *self.shape)
+        KERNEL.heads(
+            self.layer,
+            h.data_ptr(),
+            len(h),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
+
+    def rest(self, h: Tensor, seen: Tensor) -> Tensor:
+        """Run the layer from what its attention saw, [q, heads x head size], to its output."""
+        h, seen = h.contiguous(), seen.contiguous()
+        y = torch.empty_like(h)
+        KERNEL.rest(
+            self.layer,
+            h.data_ptr(),
+            seen.data_ptr(),
+            len(h),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
+
+
+class WholeLayers:
+    """Neighbouring layers of one shape, in one call. first: the index of the first of them."""
+
+    def __init__(self, layers: Sequence[WholeLayer], first: int) -> None:
+        # what the structs point to stays with the layers
+        self._layers, self._first = layers, first
+        self._structs = b"".join(layer.layer for layer in layers)
+        self._places = struct.Struct(PLACE * len(layers))
+
+    def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, cache: KVCache) -> Tensor:
+        """Run them over few positions h [q, hidden], which the cache takes.
+
+        They all hold equally many. cos, sin: as `FusedLayer` has them.
+        """
+        h, cos, sin = h.contiguous(), cos.contiguous(), sin.contiguous()
+        first = self._first
+        past = cache.length(first)
+        entries = cache.rooms(h, self._layers[0].kv_shape, first, first + len(self._layers))
+        y = torch.empty_like(h)
+        KERNEL.whole(
+            self._structs,
+            self._places.pack(*(n for held in entries for n in (held.data_ptr(), held.shape[1]))),
+            h.data_ptr(),
+            len(h),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            past,
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y

@@ -48,7 +48,6 @@ TENSORS = {
     "SCB": "bitsandbytes",
     "q_weight": "EXL2",
 }
-FLOATS = ("F64", "F32", "F16", "BF16")
 FILES = {
     ".safetensors": "a file of weights: give its folder, with config.json and tokenizer",
     ".json": "one file of a model: give its folder",

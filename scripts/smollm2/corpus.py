@@ -7,7 +7,6 @@ greedily. Every row is a text of its own that starts anew, over its kept prefix,
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 import traceback
@@ -425,9 +424,3 @@ class Batches:
             for begin in range(0, count, rows):
                 found.append(self.batch(texts[begin : min(begin + rows, count)], n))
         return found
-
-
-def write_json(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.rename(path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import numpy as np
@@ -454,31 +453,6 @@ def rounded(delta: Tensor, bits: int, group: int = 32) -> tuple[Tensor, Tensor]:
 def restored(levels: Tensor, step: Tensor, group: int = 32) -> Tensor:
     parts = levels.reshape(levels.shape[0], -1, group).float() * step.float()[..., None]
     return parts.reshape(levels.shape)
-
-
-def read_deltas(paths: list[Path]) -> dict[str, Tensor]:
-    """The differences that `train.py` wrote, float32 by name: `layers.20.qkv` … `layers.29.down`.
-
-    qkv: the query, key and value rows, one above the other; gate_up: gate above up. Add them to
-    the matrices of the GGUF file as they are in bfloat16.
-    """
-    from safetensors import safe_open
-
-    found = {}
-    for path in paths:
-        with safe_open(path, "pt") as file:
-            packed = file.metadata()["bits"] == "4"
-            for key in file.keys():
-                name, _, kind = key.rpartition(".")
-                if kind == "step":
-                    continue
-                levels = file.get_tensor(key)
-                if packed:
-                    levels = (
-                        torch.stack([levels & 15, levels >> 4], -1).flatten(1).to(torch.int8) - 8
-                    )
-                found[name] = restored(levels, file.get_tensor(f"{name}.step"))
-    return found
 
 
 @torch.no_grad()

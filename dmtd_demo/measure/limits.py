@@ -56,23 +56,7 @@ class PassCosts:
             for _ in range(self.new):
                 self._time(times, "full(1)", stack, partial(self._full, stack, 1))
         elif decoder == DirectMultiToken.name:
-            split = split_of(options.split, self.model)
-            stack = self._stack(split)
-            # the first one does not count
-            for cycle in range(max(2, self.new // options.tau + 1)):
-                self._time(
-                    times if cycle else {},
-                    _refill_name(options.tau, split),
-                    stack,
-                    partial(self._full, stack, 1),
-                )
-                for _ in range(options.tau - 1):
-                    self._time(
-                        times,
-                        _late_name(options.tau, split),
-                        stack,
-                        partial(self._late, stack),
-                    )
+            self._walk_cycles(times, options.tau, split_of(options.split, self.model))
         elif decoder == CollocationLength.name:
             stack = self._stack(self.model.split)
             order = [int(s) for s, count in spans.items() for _ in range(count)]
@@ -92,14 +76,37 @@ class PassCosts:
         for name, each in times.items():
             self._ms.setdefault(name, []).append(statistics.mean(each) * 1000)
 
+    def _walk_cycles(self, times: dict[str, list[float]], tau: int, split: Split) -> None:
+        """Time the passes of `dmtd`; none where the context has no room for two cycles."""
+        stack, first = self._stack(split), True
+        if stack.room < 2 * tau:
+            return
+        for _ in range(max(2, self.new // tau + 1)):
+            # near the end of the context it begins anew after the prompt
+            if stack.room < tau:
+                stack, first = self._stack(split), True
+            # the first one after the prompt has nothing to refill, and does not count
+            self._time(
+                {} if first else times,
+                _refill_name(tau, split),
+                stack,
+                partial(self._full, stack, 1),
+            )
+            first = False
+            for _ in range(tau - 1):
+                self._time(times, _late_name(tau, split), stack, partial(self._late, stack))
+
     def limit(self, decoder: str, options: Any, spans: dict[str, int]) -> float | None:
         """Return the limit as a factor over `ar`; None where no formula is written down.
 
-        `walk` was called before, for `ar` too.
+        `walk` was called before, for `ar` too. None as well where the context had no room to time a
+        pass.
         """
         ms = self.measured()
         if decoder == DirectMultiToken.name:
             tau, split = options.tau, split_of(options.split, self.model)
+            if _refill_name(tau, split) not in ms:
+                return None
             return (
                 tau
                 * ms["full(1)"]

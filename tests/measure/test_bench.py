@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.measure.bench import Timed
@@ -33,6 +34,25 @@ def test_steps_near_the_end_of_the_context_are_timed_anew_after_the_prompt() -> 
     assert limit is not None and limit > 0
     # a step that no room was for has no time, and so the decoder no limit
     assert costs.limit("clp", options, {"5": 1}) is None
+
+
+def test_cycles_are_timed_within_the_context_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(max_position_embeddings=64)
+    options = DECODERS["dmtd"].Options(tau=4, split="E0D1")
+    read: list[int] = []
+    run = Backbone.run_layers
+
+    def noted(self, h, start, stop, cache, **more):
+        read.append(cache.length(start) + h.shape[1])
+        return run(self, h, start, stop, cache, **more)
+
+    monkeypatch.setattr(Backbone, "run_layers", noted)
+    for new, limited in ((9, True), (7, False)):
+        costs = PassCosts(model, [5] * (64 - new), new)
+        costs.walk("ar", None, {})
+        costs.walk("dmtd", options, {})
+        assert (costs.limit("dmtd", options, {}) is not None) == limited
+    assert max(read) == 64
 
 
 def test_tokens_that_all_come_at_once_have_no_speed() -> None:

@@ -135,10 +135,17 @@ class Sampler:
         """
         if self.sampling.temperature == 0:
             return _argmax(logits)
-        probabilities = truncated(logits.float(), self.sampling).softmax(-1)
+        return torch.multinomial(self._chances(logits), 1, generator=self.generator)[:, 0]
+
+    def _chances(self, logits: Tensor) -> Tensor:
+        """The probabilities that tokens are drawn with, by logits [rows, vocabulary].
+
+        Raises ModelError where the logits are NaN or infinite.
+        """
+        probabilities = truncated(logits, self.sampling).softmax(-1)
         if not torch.isfinite(probabilities).all():
             raise _not_finite()
-        return torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
+        return probabilities
 
     def describe(self, ids: Tensor, logits: Tensor) -> list[Choice]:
         """Add log-probabilities and alternatives to ids [rows], by logits [rows, vocabulary].
@@ -179,7 +186,7 @@ class Sampler:
             return stand, (
                 self.choose(own) if own.is_cuda else self.describe(best[stand : stand + 1], own)
             )[0]
-        wanted = truncated(logits, self.sampling).softmax(-1)
+        wanted = self._chances(logits)
         proposed = (
             None if draft_logits is None else truncated(draft_logits, self.sampling).softmax(-1)
         )

@@ -66,6 +66,8 @@ def test_logits_that_are_not_finite_are_an_error_with_a_name(bad, place, tempera
     logits[0, place] = bad
     with pytest.raises(ModelError, match="finite"):
         Sampler(Sampling(temperature)).choose(logits)
+    with pytest.raises(ModelError, match="finite"):
+        Sampler(Sampling(temperature)).verify([1], None, logits.repeat(2, 1))
 
 
 def test_a_token_that_is_ruled_out_is_no_error():

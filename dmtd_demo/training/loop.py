@@ -253,6 +253,9 @@ def train(
         progress = load_checkpoint(run.checkpoints, recipe, made)
         saved = progress.step
     done = run.done(progress)
+    if done >= total and workers.is_main_process:
+        # a run that ended may have been killed before its result was written
+        recipe.save(run.output)
     progress = replace(progress, share=recipe.share(done, total))
     position = Position(progress)
     stream = batches(position)

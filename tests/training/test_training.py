@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -21,7 +22,8 @@ from dmtd_demo.sampling import Sampler
 from dmtd_demo.training import calibrate, classroom, clp, cycles, heads, masking
 from dmtd_demo.training.corpus import WORLD_NAME
 from dmtd_demo.training.data import IGNORED, Batch, Row, collate, encode
-from dmtd_demo.training.loop import Progress, Recipe, rate_factor
+from dmtd_demo.training.features import Features
+from dmtd_demo.training.loop import Progress, Recipe, Run, rate_factor, train
 from dmtd_demo.training.run import Training, train_recipe
 from dmtd_demo.training.world import held_out
 from dmtd_demo.training.world.mix import (
@@ -214,6 +216,25 @@ def test_the_rate_warms_up_stays_and_falls():
     factors = [rate_factor(recipe, s / 100) for s in range(101)]
     assert factors[0] < 0.01 and factors[20] == factors[60] == 1 and factors[100] == 0
     assert all(a >= b for a, b in zip(factors[60:], factors[61:]))
+
+
+def test_a_run_that_ended_writes_the_result_that_it_was_killed_before(tmp_path):
+    layer, batch = torch.nn.Linear(2, 1), Features(torch.ones(3, 2), torch.ones(3, 1))
+
+    def loss(seen: Features, progress: Progress):
+        return (layer(seen.h) - seen.labels).pow(2).mean(), {}
+
+    def save(output):
+        (output / "result").write_text(str(layer.weight.tolist()))
+
+    recipe = Recipe("x", layer, loss, save)
+    train(recipe, lambda position: itertools.repeat(batch), Run(tmp_path, steps=2))
+    written = (tmp_path / "result").read_text()
+    (tmp_path / "result").unlink()
+    with torch.no_grad():
+        layer.weight.zero_()
+    train(recipe, lambda position: iter(()), Run(tmp_path, steps=2, resume=True))
+    assert (tmp_path / "result").read_text() == written
 
 
 def test_the_recipes_run_resume_and_make_a_model(tmp_path, monkeypatch):

@@ -184,7 +184,7 @@ def _answered_row(model: Model, messages: list[Message]) -> Row:
     # else encode_chat would have said so
     assert model.tokenizer is not None
     if len(prompt) >= _longest(model):
-        raise LeftOut(f"with a prompt of {_longest(model):,} tokens or more")
+        raise LeftOut(_too_long(model))
     answer = model.tokenizer(messages[-1]["content"], add_special_tokens=False).input_ids
     end = [] if model.end is None else [model.end]
     return _row(prompt, [*answer, *end], _longest(model))
@@ -219,6 +219,10 @@ def _longest(model: Model) -> int:
     return min(LONGEST, model.context)
 
 
+def _too_long(model: Model) -> str:
+    return f"with a prompt of {_longest(model):,} tokens or more"
+
+
 def _row(prompt: list[int], answer: list[int], longest: int) -> Row:
     """Return prompt and answer as one row, cut at `longest` tokens."""
     ids = (prompt + answer)[:longest]
@@ -245,9 +249,12 @@ def answered(
         # another model's tokens may have the same numbers
         if entry.get("model", mine) == mine:
             known[tuple(entry["prompt"])] = entry["answer"]
-    fit = [prompt for prompt in prompts if len(prompt) + ANSWER < model.context]
+    short = [prompt for prompt in prompts if len(prompt) < _longest(model)]
+    fit = [prompt for prompt in short if len(prompt) + ANSWER < model.context]
     if reasons:
-        for _ in range(len(prompts) - len(fit)):
+        for _ in range(len(prompts) - len(short)):
+            reasons.add(_too_long(model))
+        for _ in range(len(short) - len(fit)):
             reasons.add("too long to be answered within the context")
     open_ = [prompt for prompt in fit if tuple(prompt) not in known]
     done = len(fit) - len(open_)

@@ -92,6 +92,17 @@ def test_rows_of_messages_text_and_the_models_own_answers(model_folder, tmp_path
             file.write('{"prompt": [1, 2')
 
 
+def test_a_prompt_as_long_as_a_row_is_not_answered(model_folder, tmp_path, monkeypatch, capsys):
+    model = load(str(model_folder))
+    short, long = said("What is a token?"), said("What is a token? " * 20)
+    longest = len(encode_chat(model.tokenizer, long["messages"]))
+    monkeypatch.setattr("dmtd_demo.training.corpus.LONGEST", longest)
+    own, lines = tmp_path / "own.jsonl", [short, long, said(long["messages"][0]["content"], "Yes")]
+    (row,) = read_rows(model, write(tmp_path / "asked.jsonl", lines), own)
+    assert row.answer < len(row.ids) and len(own.read_text().splitlines()) == 1
+    assert f": 2 with a prompt of {longest:,} tokens or more" in capsys.readouterr().out
+
+
 ASKED = {"role": "user", "content": "Which colour has the sea?"}
 BLUE = {"role": "assistant", "content": "Blue."}
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}

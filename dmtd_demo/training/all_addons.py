@@ -138,12 +138,13 @@ def measure(model: Model, batch: int) -> Speeds:
     ids = torch.randint(1, backbone.vocab_size, (1, 128), device=backbone.device)
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     split = model.split or Split.default(model.layers)
-    h = masked_hidden(backbone, split, ids, everywhere)
+    _wait_for(masked_hidden(backbone, split, ids, everywhere))
     began = time.monotonic()
     h = masked_hidden(backbone, split, ids, everywhere)
+    _wait_for(h)
     position = (time.monotonic() - began) / 128
     began = time.monotonic()
-    backbone.logits(h[0]).argmax(-1).sum().item()
+    _wait_for(backbone.logits(h[0]).argmax(-1))
     lm_head = (time.monotonic() - began) / 128
     return Speeds(token, position, lm_head, _update(model))
 
@@ -160,7 +161,13 @@ def _update(model: Model) -> float:
             began = time.monotonic()
             loss, _ = made.loss(seen.to(backbone.device), loop.Progress(0, 0, 0.0))
             loss.sum().backward()
+            _wait_for(next(p.grad for p in made.trainable.parameters() if p.grad is not None))
     return time.monotonic() - began
+
+
+def _wait_for(result: torch.Tensor) -> None:
+    """Return when it is there: a GPU computes on while the host measures the time."""
+    result.sum().item()
 
 
 def planned(speeds: Speeds, settings: AllSettings) -> Plan:
@@ -257,6 +264,7 @@ class AllAddons:
         path = self.output / STATE
         asked = {"model": self.model.name, **asdict(self.settings)}
         del asked["checkpoint_seconds"]
+        self._asked = asked
         if path.exists():
             kept = kept_state(path, KEPT)
             if kept["asked"] != asked:
@@ -267,7 +275,6 @@ class AllAddons:
             self.done = kept["done"]
             return Plan(**{f.name: kept["plan"][f.name] for f in fields(Plan)})
         self.tell("Measuring this machine", 0, 0)
-        self._asked = asked
         plan = planned(measure(self.model, self.settings.batch), self.settings)
         self.plan = plan
         self._save()
@@ -275,12 +282,10 @@ class AllAddons:
 
     def _save(self) -> None:
         path = self.output / STATE
-        if path.exists():
-            self._asked = kept_state(path, KEPT)["asked"]
         state = {"asked": self._asked, "plan": asdict(self.plan), "done": self.done}
         part = path.with_suffix(".part")
         part.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        part.rename(path)
+        part.replace(path)
 
     def told(self, what: str, done: int, total: int) -> None:
         """Tell how far the whole run is, in thousandths of its seconds."""
@@ -348,11 +353,12 @@ class AllAddons:
             rows = read_rows(self.model, self.settings.data, own, most, True, self.told)
             return Rows.of([row for i, row in enumerate(rows) if i % 10] or rows, rows[::10])
         learned = self._read(magpie.CONVERSATIONS, most)
-        held = self._conversations / magpie.HELD_OUT
         # of a handful of conversations none may be held out
-        return Rows.of(
-            learned, self._read(magpie.HELD_OUT, most) if held.read_text() else learned[:1]
-        )
+        held = self._read(magpie.HELD_OUT, most) if self._has_held_out() else learned[:1]
+        return Rows.of(learned, held)
+
+    def _has_held_out(self) -> bool:
+        return (self._conversations / magpie.HELD_OUT).stat().st_size > 0
 
     def _settings(self, steps: int, name: str) -> Settings:
         return Settings(
@@ -424,7 +430,10 @@ class AllAddons:
         rows = self._rows()
         read = self._few(rows.held) if held else rows.predictors[: self.plan.small_rows]
         h, right = self._right(read)
-        save_file({"h": h.contiguous(), "right": right.byte()}, path)
+        # aside, then moved: a run that is killed here leaves no half of it
+        part = path.with_suffix(".part")
+        save_file({"h": h.contiguous(), "right": right.byte()}, part)
+        part.replace(path)
         return features.Features(h, right)
 
     def _calibrated(
@@ -476,9 +485,9 @@ class AllAddons:
     def _evaluation(self) -> dict[str, Any]:
         for part in ("held", "learned"):
             (self.output / f"right-{part}.safetensors").unlink(missing_ok=True)
-        held = self._conversations / magpie.HELD_OUT
-        if self.judge is None or self.settings.data or not held.read_text():
+        if self.judge is None or self.settings.data or not self._has_held_out():
             return {}
+        held = self._conversations / magpie.HELD_OUT
         return self.judge(self.output / "addons", held, self.plan.seconds["evaluation"])
 
 

@@ -476,7 +476,7 @@ def save_checkpoint(
                 "settings": recipe.settings,
             },
         )
-        temporary.rename(folder / f"{recipe.name}.safetensors")
+        temporary.replace(folder / f"{recipe.name}.safetensors")
     finally:
         temporary.unlink(missing_ok=True)  # what did not fit on the disk
 

@@ -199,6 +199,6 @@ def save_model(
     ):
         (folder / f"{file}.part").write_text(json.dumps(value, indent=2) + "\n")
     for part in sorted(folder.glob("*.part"), reverse=True):
-        part.rename(part.with_suffix(""))
+        part.replace(part.with_suffix(""))
     if not (folder / "tokenizer.json").exists():
         tokenizer.save_pretrained(folder)

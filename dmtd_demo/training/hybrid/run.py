@@ -310,7 +310,7 @@ def _finish(work: Work, weights: Weights, facts: dict[str, Any]) -> None:
         results.update(more)
         part = settings.output / "training.json.part"
         part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        part.rename(settings.output / "training.json")
+        part.replace(settings.output / "training.json")
         work.log(**more)
 
     right = judge.exact(rows)

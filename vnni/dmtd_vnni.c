@@ -20,9 +20,10 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 #include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* counted up with every change of what is called from outside, and of the structs that are given */
-#define VERSION 4
+#define VERSION 5
 /* inputs that share a step, and rows of a matrix that lie together */
 #define GROUP 32
 #define ROWS 16
@@ -847,21 +848,23 @@ end:
     return answer(able);
 }
 
-/* attend(queries, apart, entries, room, texts, kv_heads, group, size, seen, y, floats, threads):
-   one position of each of so many texts. queries [texts, kv heads x group, size], texts `apart` from
-   each other, see seen[text] of the keys and values in entries [texts, 2 x kv heads, room, size]; y
-   as queries, close together. floats: 1 where all are, 0 where they are bfloat16. */
+/* attend(heads, apart, entries, room, texts, kv_heads, group, size, seen, y, floats, threads): one
+   further position of each of so many texts. heads [texts, kv heads x (group + 2), size], texts
+   `apart` from each other: queries, then keys and values, which are written to place seen[text] - 1
+   of entries [texts, 2 x kv heads, room, size]. The queries see the first seen[text] there; y
+   [texts, kv heads x group, size]. floats: 1 where all are, 0 where they are bfloat16. */
 static PyObject *attend_texts(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (count != 12)
         return PyErr_Format(PyExc_TypeError, "needs 12 numbers");
-    const void *queries = PyLong_AsVoidPtr(args[0]), *entries = PyLong_AsVoidPtr(args[2]);
+    const void *heads = PyLong_AsVoidPtr(args[0]);
+    void *entries = PyLong_AsVoidPtr(args[2]);
     int64_t apart = PyLong_AsLong(args[1]), room = PyLong_AsLong(args[3]);
     int64_t texts = PyLong_AsLong(args[4]), kv_heads = PyLong_AsLong(args[5]);
     int64_t group = PyLong_AsLong(args[6]), size = PyLong_AsLong(args[7]);
     const int64_t *seen = PyLong_AsVoidPtr(args[8]);
     void *y = PyLong_AsVoidPtr(args[9]);
     int floats = PyLong_AsLong(args[10]), threads = PyLong_AsLong(args[11]);
-    int64_t window = (room + KEYS - 1) / KEYS * KEYS;
+    int64_t window = (room + KEYS - 1) / KEYS * KEYS, bytes = floats ? 4 * size : 2 * size;
     float *weights = room_for(threads, room_to_attend(window, size), sizeof(float));
     const int able = weights && !PyErr_Occurred();
     if (!able)
@@ -872,19 +875,22 @@ static PyObject *attend_texts(PyObject *self, PyObject *const *args, Py_ssize_t 
         float *mine = weights + omp_get_thread_num() * room_to_attend(window, size);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < texts * kv_heads; i++) {
-            int64_t text = i / kv_heads, head = i % kv_heads;
-            int64_t keys = (text * 2 * kv_heads + head) * room * size;
+            int64_t text = i / kv_heads, head = i % kv_heads, place = (seen[text] - 1) * size;
+            int64_t new = text * apart + (kv_heads * group + head) * size;
+            void *keys = item(entries, (text * 2 * kv_heads + head) * room * size, floats);
+            void *values = item(keys, kv_heads * room * size, floats);
+            memcpy(item(keys, place, floats), item(heads, new, floats), bytes);
+            memcpy(item(values, place, floats), item(heads, new + kv_heads * size, floats), bytes);
             for (int64_t first = 0; first < group; first += QUERIES) {
                 Queries few = {0};
                 int n = least(group - first, QUERIES);
                 for (int j = 0; j < n; j++) {
                     int64_t query = head * group + first + j;
-                    few.at[j] = item(queries, text * apart + query * size, floats);
+                    few.at[j] = item(heads, text * apart + query * size, floats);
                     few.seen[j] = seen[text];
                     few.plain[j] = item(y, (text * kv_heads * group + query) * size, floats);
                 }
-                attend(floats, &few, n, item(entries, keys, floats),
-                       item(entries, keys + kv_heads * room * size, floats), size, window, mine);
+                attend(floats, &few, n, keys, values, size, window, mine);
             }
         }
     }

@@ -20,7 +20,7 @@ HALF_HEADS = 32
 # and what it may be at most: the kernel's MOST_HEAD
 LARGEST_HEAD = 512
 # the kernel's (vnni/dmtd_vnni.c), and its structs Matrix, Norm, what Layer has behind them, Place
-VERSION = 4
+VERSION = 5
 MATRIX, NORM, LAYER, PLACE = "PPPqqqq", "Pd", "qqq", "Pq"
 
 

@@ -31,8 +31,10 @@ class BatchCache:
         self._room = -(-room // WINDOW) * WINDOW
         self.lengths = [0] * texts
 
-    def _held(self, layer: int, new: Tensor, needed: int) -> Tensor:
-        """Return a layer's entries with room for `needed` positions; `new` shows their shape."""
+    def entries(self, layer: int, new: Tensor, needed: int) -> Tensor:
+        """Return a layer's keys and values, [B, 2 x kv heads, room, head size], room for `needed`
+        positions at least; `new` shows their shape.
+        """
         old = self._entries[layer]
         while self._room < needed:
             self._room *= 2
@@ -47,14 +49,14 @@ class BatchCache:
 
     def begin(self, layer: int, new: Tensor, rows: Tensor) -> None:
         """Write the first positions of texts, new [n, q, 2 x kv heads, head size], to `rows`."""
-        self._held(layer, new, new.shape[1])[rows, :, : new.shape[1]] = new.transpose(1, 2)
+        self.entries(layer, new, new.shape[1])[rows, :, : new.shape[1]] = new.transpose(1, 2)
 
     def append(self, layer: int, new: Tensor, at: Tensor, window: int) -> Tensor:
         """Write one position of every text, new [B, 2 x kv heads, head size], to its place `at`.
 
-        Returns all keys and values, [B, 2 x kv heads, room, head size], room for `window` at least.
+        Returns all `entries`, with room for `window`.
         """
-        entries = self._held(layer, new, window)
+        entries = self.entries(layer, new, window)
         entries[torch.arange(len(at), device=at.device), :, at] = new
         return entries
 
@@ -106,15 +108,18 @@ def step(
         mask.masked_fill_(places > at[:, None, None, None], -torch.inf)
     for layer in layers:
         heads = layer.heads(h, cos, sin)
-        entries = cache.append(layer.index, heads[:, layer.query_heads :], at, window)
+        new = heads[:, layer.query_heads :]
         if kernel is None:
+            entries = cache.append(layer.index, new, at, window)
             keys, values = entries[:, :, :window].chunk(2, dim=1)
             # the query heads of a group stand in line as positions, over the keys that they share
             queries = heads[:, : layer.query_heads]
             queries = queries.unflatten(1, (layer.kv_heads, layer.group))
             seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         else:
+            entries = cache.entries(layer.index, new, window)
             seen = h.new_empty(len(at), layer.query_heads, layer.head_size)
+            # keys and values are written there too
             kernel.attend(
                 heads.data_ptr(),
                 heads.stride(0),

@@ -265,8 +265,8 @@ def test_many_texts_attend_each_over_its_own_keys(kv_heads, group, size, dtype, 
     heads = torch.randn(len(lengths), (group + 2) * kv_heads, size).to(dtype)
     entries = torch.randn(len(lengths), 2 * kv_heads, room, size).to(dtype)
     for text, length in zip(entries, lengths):
-        # what no text wrote yet is not read
-        text[:, length:] = torch.nan
+        # what no text wrote yet is not read; the last place is written before it is
+        text[:, length - 1 :] = torch.nan
     seen, counts = (
         torch.empty(len(lengths), group * kv_heads, size).to(dtype),
         torch.tensor(lengths),
@@ -291,7 +291,8 @@ def test_many_texts_attend_each_over_its_own_keys(kv_heads, group, size, dtype, 
             keys, values = (
                 part[:, :length].double().repeat_interleave(group, 0) for part in text.chunk(2)
             )
-            query = query[: group * kv_heads, None].double()
+            query, new = query[: group * kv_heads, None].double(), query[group * kv_heads :]
+            assert torch.equal(text[:, length - 1], new)
             is_near(got, F.scaled_dot_product_attention(query, keys, values)[:, 0], tolerance)
 
 

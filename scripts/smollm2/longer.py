@@ -51,6 +51,8 @@ ROOM = 512
 BLOCK = 512
 # entries of the softmax: always, and drawn from the other frequent ones
 ALWAYS, DRAWN, FREQUENT = 2048, 1024, 16384
+# drafts in a row that an update goes for, where it does not go K deep
+SHALLOW = 2
 # drafts in a row that are judged, by the heads: training goes K deep
 JUDGED = {"fed_back": 8, "mtp_heads": K}
 # the shipped texts: conversations, and beside them the answers to everyday requests, put together
@@ -58,15 +60,17 @@ JUDGED = {"fed_back": 8, "mtp_heads": K}
 TEXTS = ("conversations", "everyday", "opened")
 
 
-def opened(run: Path | None = None) -> tuple[Stack, dict[str, Corpus]]:
-    """The model on the CPU in bfloat16, and texts by name: of TEXTS those that are there, and the
-    packed ones (*.npz) of a run's folder.
+def opened(
+    run: Path | None = None, device: torch.device = torch.device("cpu")
+) -> tuple[Stack, dict[str, Corpus]]:
+    """The model in bfloat16, and texts by name: of TEXTS those that are there, and the packed ones
+    (*.npz) of a run's folder.
     """
     entry = CATALOG[NAME]
     path = at_hand(entry.source, entry.archive)
     if path is None:
         sys.exit(f"run `python -m dmtd_demo get {NAME}` first")
-    made, _ = weights.load(path, torch.bfloat16, torch.device("cpu"))
+    made, _ = weights.load(path, torch.bfloat16, device)
     files = {name: FOLDER / f"{name}.npz" for name in TEXTS}
     files |= {file.stem: file for file in (sorted(run.glob("*.npz")) if run else ())}
     there = {name: Corpus.load(file) for name, file in files.items() if file.exists()}
@@ -89,10 +93,11 @@ class States:
     """
 
     def __init__(
-        self, folder: Path, name: str, corpus: Corpus, hidden: int, first: int, positions: int
+        self, folder: Path, name: str, corpus: Corpus, stack: Stack, first: int, positions: int
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.batches = Batches(corpus, False, positions, torch.device("cpu"), ROOM)
+        hidden, self.device = stack.shape.hidden, stack.weights.embedding.device
+        self.batches = Batches(corpus, False, positions, self.device, ROOM)
         self.name = name
         self.texts, self.mark = order(corpus, first), folder / f"{name}.done"
         self.starts = np.concatenate([[0], np.cumsum(corpus.lengths[self.texts])])
@@ -125,7 +130,7 @@ class States:
         for row, place in zip(h, places):
             at, to = self.starts[place : place + 2]
             row[: to - at] = self.values[at:to]
-        return batch, h
+        return batch, h.to(self.device)
 
     def compute(self, stack: Stack) -> None:
         """All that are missing, those of a block by like lengths together."""
@@ -141,7 +146,7 @@ class States:
                 for i in range(0, len(lot), rows):
                     some = lot[i : i + rows]
                     padded = np.resize(some, rows)
-                    h = stack.hidden(batches.batch(self.texts[padded], int(n)).ids)
+                    h = stack.hidden(batches.batch(self.texts[padded], int(n)).ids).cpu()
                     for row, place in zip(h, some):
                         at, to = self.starts[place : place + 2]
                         self.values[at:to] = row[: to - at]
@@ -159,30 +164,49 @@ class Training:
         self, folder: Path, stack: Stack, corpora: dict[str, Corpus], options: Any
     ) -> None:
         self.folder, self.stack, self.options, self.kind = folder, stack, options, options.heads
-        cpu, hidden = torch.device("cpu"), stack.shape.hidden
+        self.device = device = stack.weights.embedding.device
         self.states = [
-            States(folder, name, corpus, hidden, options.begins[name], options.positions)
+            States(folder, name, corpus, stack, options.begins[name], options.positions)
             for name, corpus in corpora.items()
         ]
         self.judged = {
-            name: Batches(corpus, True, 4096, cpu, ROOM) for name, corpus in corpora.items()
+            name: Batches(corpus, True, 4096, device, ROOM) for name, corpus in corpora.items()
         }
         tokens = np.concatenate([corpus.tokens for corpus in corpora.values()])
         counts = np.bincount(tokens, minlength=stack.shape.vocabulary)
         frequent = torch.from_numpy(np.argsort(-counts, kind="stable")[:FREQUENT].copy())
+        frequent = frequent.to(device)
         self.always, self.others = frequent[:ALWAYS], frequent[ALWAYS:]
         fed = self.kind == "fed_back"
-        self.head = FeedBackHead(stack) if fed else MTPHeads(hidden, K)
+        self.head = (FeedBackHead(stack) if fed else MTPHeads(stack.shape.hidden, K)).to(device)
         self.updates = self.seen = 0
         self.spent = 0.0
         self.kept = folder / f"{self.kind}.pt"
-        self.optimizer = torch.optim.AdamW(
-            self.head.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.01
-        )
+        rate = options.rate
+        if options.optimizer == "adamw":
+            self.optimizers: list[torch.optim.Optimizer] = [
+                torch.optim.AdamW(
+                    self.head.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01
+                )
+            ]
+        else:
+            some = [*self.head.parameters()]
+            self.optimizers = [
+                torch.optim.Muon(
+                    [p for p in some if p.ndim == 2],
+                    lr=rate,
+                    weight_decay=0.01,
+                    adjust_lr_fn="match_rms_adamw",
+                ),
+                torch.optim.AdamW(
+                    [p for p in some if p.ndim < 2], lr=rate, betas=(0.9, 0.98), weight_decay=0.01
+                ),
+            ]
         if self.kept.exists():
-            state = torch.load(self.kept, weights_only=True)
+            state = torch.load(self.kept, weights_only=True, map_location=device)
             self.head.load_state_dict(state["head"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"]):
+                optimizer.load_state_dict(kept)
             self.updates, self.seen, self.spent = state["updates"], state["seen"], state["spent"]
         else:
             named = load_file(FOLDER / f"{self.kind}.safetensors")
@@ -194,13 +218,13 @@ class Training:
         if isinstance(self.head, FeedBackHead):
             states = self.head(self.stack, ids, h, depth)
             return [state.flatten(0, 1)[index] for state in states]
-        with torch.autocast("cpu", dtype=h.dtype):
+        with torch.autocast(h.device.type, dtype=h.dtype):
             return list(self.head(h.flatten(0, 1)[index]).unbind(1))
 
     def save(self) -> None:
         state: dict[str, Any] = {
             "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         state |= {"updates": self.updates, "seen": self.seen, "spent": self.spent}
         part = self.kept.with_suffix(".part")
@@ -229,26 +253,29 @@ class Training:
         """One step on half of the answers' positions; share: of the whole time."""
         warm = min(1.0, (self.updates + 1) / 100)
         factor = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.options.rate * factor
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.options.rate * factor
         states, places, n = lot
         batch, h = states.read(places, n)
-        rows, at = len(places), torch.arange(n)
+        device = self.device
+        rows, at = len(places), torch.arange(n, device=device)
         answer = (at >= batch.prompts[:, None] - 1) & (at < batch.lengths[:, None] - 1)
-        chance = torch.rand(rows * n) + (~answer).flatten() * 2
+        chance = torch.rand(rows * n, device=device) + (~answer).flatten() * 2
         index = chance.topk(self.options.learned, largest=False).indices
         row, column = index // n, index % n
         wanted = F.pad(batch.ids, (0, K + 2))
-        drawn = self.others[torch.randperm(len(self.others))[:DRAWN]]
+        drawn = self.others[torch.randperm(len(self.others), device=device)[:DRAWN]]
         entries = torch.cat([self.always, drawn])
-        raised = torch.zeros(len(entries))
+        raised = torch.zeros(len(entries), device=device)
         raised[ALWAYS:] = math.log(len(self.others) / DRAWN)
         table = self.stack.weights.embedding
         among = table[entries]
-        guesses = self.guesses(batch.ids, h, index, K)
+        depth = K if self.random.random() < self.options.deep else SHALLOW
+        guesses = self.guesses(batch.ids, h, index, depth)
         inside = answer.flatten()[index]
-        total, losses = torch.zeros(()), []
-        for i in range(1, K + 1):
+        total, losses = torch.zeros((), device=device), []
+        for i in range(1, depth + 1):
             goal = wanted[row, column + 1 + i]
             counts = inside & (column + 1 + i < batch.lengths[row])
             own, same = table[goal], entries == goal[:, None]
@@ -260,10 +287,11 @@ class Training:
             loss = ((whole - mine) * counts).sum() / counts.sum().clamp(min=1)
             total = total + FALL ** (i - 1) * loss
             losses.append(loss.detach())
-        self.optimizer.zero_grad(set_to_none=True)
+        self.head.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.updates += 1
         self.seen += int(inside.sum())
         return torch.stack(losses).mean().item()
@@ -281,7 +309,7 @@ class Training:
         for batch in batches:
             h = self.stack.hidden(batch.ids)
             n = batch.ids.shape[1]
-            at = torch.arange(n)
+            at = torch.arange(n, device=self.device)
             answer = at >= batch.prompts[:, None] - 1
             inside = answer & (at < batch.lengths[:, None] - 1 - deep)
             index = inside.flatten().nonzero()[:, 0]
@@ -361,7 +389,7 @@ def bundle(training: Training, folder: Path) -> None:
         sys.exit(f"{training.folder} has no training of {kind} that came to its end")
     prefix = "mtp." if kind == "fed_back" else ""
     named = {
-        f"{prefix}{name}": p.detach().bfloat16().contiguous()
+        f"{prefix}{name}": p.detach().bfloat16().cpu().contiguous()
         for name, p in training.head.named_parameters()
     }
     file = folder / f"{kind}.safetensors"
@@ -399,9 +427,17 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--positions", type=int, default=1024, help="of a batch, prompts and all")
     parser.add_argument("--learned", type=int, default=640, help="positions of a batch with a loss")
     parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument(
+        "--deep",
+        type=float,
+        default=1.0,
+        help=f"share of the updates that go {K} drafts deep; the others {SHALLOW}",
+    )
     parser.add_argument("--every", type=float, default=10.0, help="minutes between two figures")
     parser.add_argument("--judged", type=int, default=8192, help="held-out positions of each")
     parser.add_argument("--judged-last", type=int, default=65536)
@@ -409,13 +445,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     # of every kind of texts: a run must say the same in each of its commands
-    stack, corpora = opened(options.run)
+    stack, corpora = opened(options.run, torch.device(options.device))
     options.begins = dict.fromkeys(corpora, 0) | {TEXTS[0]: options.first}
     options.often = {name: int(n) for name, _, n in (each.partition("=") for each in options.often)}
     if options.what == "states":
-        corpus, hidden = corpora[options.texts], stack.shape.hidden
+        corpus = corpora[options.texts]
         begins = options.begins[options.texts]
-        States(options.run, options.texts, corpus, hidden, begins, 2048).compute(stack)
+        States(options.run, options.texts, corpus, stack, begins, 2048).compute(stack)
         return
     training = Training(options.run, stack, corpora, options)
     if options.what == "train":

@@ -183,7 +183,7 @@ class RecurrentState:
                 f"a recurrent layer of {self.length} positions can be rewound to "
                 f"those after a keep(); asked for {length}"
             )
-        entry, kept = self.log.pop(), 0
+        entry = self.log.pop()
         kept = length - entry.start
         self.length = entry.start
         self.state, self.window = entry.state, entry.window

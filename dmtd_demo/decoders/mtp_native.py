@@ -12,7 +12,7 @@ from torch import Tensor
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps, Token, option
 from dmtd_demo.decoders.clp import accepted_length, folded_lengths
 from dmtd_demo.decoders.drafting import Drafting
-from dmtd_demo.decoders.native import Likely, NativeText, drafts_option, native_prefill
+from dmtd_demo.decoders.native import NativeText, drafts_option, native_prefill
 from dmtd_demo.decoders.stack import Stack
 from dmtd_demo.errors import UserError
 from dmtd_demo.sampling import Choice, Sampler
@@ -132,7 +132,13 @@ class NativeHead(Decoder[NativeOptions]):
     ) -> list[Choice]:
         if options.rule != "probability":
             return text.drafts(m, longest, drafting)[0]
-        # none is drawn after one that is not likely
-        drafts, _ = text.drafts(m, longest, drafting, lambda row: Likely(options.threshold)(row))
+        # each by itself, where `Likely` looks at all together: none is drawn where not even the
+        # likeliest token is likely enough
+        drafts, _ = text.drafts(
+            m,
+            longest,
+            drafting,
+            lambda row: row.float().softmax(-1).amax().item() >= options.threshold,
+        )
         likely = [math.exp(draft.logprob) >= options.threshold for draft in drafts]
         return drafts[: (likely + [False]).index(False)]

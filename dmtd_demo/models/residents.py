@@ -230,22 +230,26 @@ class Residents:
         if missing <= 0:
             return
         with self._lock:
-            chosen, room = [], 0
-            for resident in self._idle():
-                if room < missing:
-                    chosen.append(resident)
-                    room += resident.model.memory
-            # a small one may not be needed any more
-            for resident in sorted(chosen, key=lambda resident: resident.model.memory):
-                if room - resident.model.memory >= missing:
-                    chosen.remove(resident)
-                    room -= resident.model.memory
-            for resident in chosen:
-                del self._held[resident.key]
-                left.append(Left(resident.key, resident.name, resident.model.quantization))
-            chosen.clear()
-            del resident
+            left += [self._let_go(key) for key in self._to_leave(missing)]
         give_back()
+
+    def _let_go(self, key: str) -> Left:
+        gone = self._held.pop(key)
+        return Left(key, gone.name, gone.model.quantization)
+
+    def _to_leave(self, missing: int) -> list[str]:
+        """Choose models that nobody uses, the least recently used first, for so many bytes."""
+        chosen, room = [], 0
+        for resident in self._idle():
+            if room < missing:
+                chosen.append(resident)
+                room += resident.model.memory
+        # a small one may not be needed any more
+        for resident in sorted(chosen, key=lambda resident: resident.model.memory):
+            if room - resident.model.memory >= missing:
+                chosen.remove(resident)
+                room -= resident.model.memory
+        return [resident.key for resident in chosen]
 
     def _bring_back(self, left: list[Left]) -> None:
         for gone in left:

@@ -20,10 +20,8 @@ FEWEST_PANELS, MOST_PANELS = 2, 4  # of one race on the page
 class Allowance:
     """The most that one visitor may ask for; None: no limit but the model's own.
 
-    prompt_characters: of one prompt.
-
-    new_tokens: of one panel. panels: of one race. races_per_minute: of one address. None: no limit
-    but the model's own.
+    prompt_characters: of one prompt. new_tokens: of one panel. panels: of one race.
+    races_per_minute: of one address.
     """
 
     prompt_characters: int | None = None

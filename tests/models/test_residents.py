@@ -96,6 +96,16 @@ def test_what_a_race_uses_stays(models, folders, monkeypatch):
         models.unload("tiny2")
 
 
+def test_memory_that_goes_while_all_are_in_use_takes_no_model(models, folders, monkeypatch):
+    """Between the placing of a model and the making of room others may take what was free."""
+    placement = models.plan(module.find(folders[1]).sizes, 64, None)
+    monkeypatch.setattr("dmtd_demo.models.residents.free", lambda device: 0)
+    left: list = []
+    with models.using(models.keys):
+        models._make_room(placement, left)
+    assert not left and models.keys
+
+
 def test_what_cannot_fit_is_refused_and_nobody_leaves(models, folders, monkeypatch):
     models.load(folders[1])
     room_for(monkeypatch, models, 1000)

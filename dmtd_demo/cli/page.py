@@ -47,6 +47,11 @@ def options() -> argparse.Namespace:
         "and the model's size",
     )
     parser.add_argument(
+        "--addons",
+        metavar="FOLDER",
+        help="add-ons of the first model to use instead of its own: a folder, or a hub id",
+    )
+    parser.add_argument(
         "--threads",
         type=int,
         default=None,
@@ -225,7 +230,15 @@ def run_page(args: argparse.Namespace, own: bool, waiting: Waiting | None) -> in
     first, *more = args.model
     with alone():
         models = Residents(
-            load(first, quantization=args.quantization, threads=args.threads), first, args.threads
+            load(
+                first,
+                quantization=args.quantization,
+                threads=args.threads,
+                addons=args.addons,
+            ),
+            first,
+            args.threads,
+            args.addons,
         )
         for name in more:
             models.load(name, args.quantization)

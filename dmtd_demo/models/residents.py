@@ -70,15 +70,23 @@ class Arrival:
 class Residents:
     """The models in memory, by key.
 
-    first: the model that came first, which was loaded by `name`. threads: CPU threads for those
-    that come; None: what suits each.
+    first: the model that came first, which was loaded by `name`, with `addons` in place of its own
+    where they are given. threads: CPU threads for those that come; None: what suits each.
     """
 
-    def __init__(self, first: Model, name: str = "classroom", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        first: Model,
+        name: str = "classroom",
+        threads: int | None = None,
+        addons: str | None = None,
+    ) -> None:
         self._lock = threading.Lock()  # of the fields; held for moments
         self._loading = threading.Lock()  # one model is loaded at a time
         self._clock = itertools.count()
         self._threads = threads
+        # by the name of a model, for whenever it comes again
+        self._addons = {name: addons}
         self._held: dict[str, Resident] = {}
         self._add(first, name)
 
@@ -162,6 +170,7 @@ class Residents:
                     name,
                     quantization=quantization,
                     threads=self._threads,
+                    addons=self._addons.get(name),
                     spare=self._spare(),
                     make_room=lambda p: self._make_room(p, left),
                     progress=progress,
@@ -254,10 +263,13 @@ class Residents:
     def _bring_back(self, left: list[Left]) -> None:
         for gone in left:
             try:
-                self._add(
-                    load(gone.name, quantization=gone.quantization, threads=self._threads),
+                model = load(
                     gone.name,
+                    quantization=gone.quantization,
+                    threads=self._threads,
+                    addons=self._addons.get(gone.name),
                 )
+                self._add(model, gone.name)
             except UserError as error:  # its files are no longer what they were
                 logger.warning("%s could not be loaded again: %s", gone.key, error)
 

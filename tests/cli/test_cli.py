@@ -434,6 +434,28 @@ def test_errors_name_options_that_their_commands_have():
     assert found > 40
 
 
+def test_commands_that_users_are_told_have_the_options_that_they_are_told_with():
+    (commands,) = build_parser()._subparsers._group_actions
+    options = {
+        f"-m dmtd_demo {name}": {o for action in parser._actions for o in action.option_strings}
+        for name, parser in commands.choices.items()
+    }
+    page = (PACKAGE / "cli/page.py").read_text(encoding="utf-8")
+    options["app.py"] = set(re.findall(r'"(--[a-z-]+)"', page))
+    found = 0
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            text = "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts
+            )
+            told = re.match(r"python (app\.py|-m dmtd_demo [a-z]+)", text)
+            for option in re.findall(r" (--[a-z-]+)", text) if told else ():
+                found += 1
+                assert option in options[told[1]], f"{path.name}: {text}"
+    assert found > 5
+
+
 def test_a_failure_while_running_is_code_1(run, model_folder, monkeypatch):
     class Broken(Decoder):
         name = label = "broken"

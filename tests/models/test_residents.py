@@ -12,6 +12,7 @@ import torch
 
 from dmtd_demo.errors import Cancelled, UserError
 from dmtd_demo.models import residents as module
+from dmtd_demo.models.addons import MTPHeads, save_addon
 from dmtd_demo.models.loading import load
 from dmtd_demo.models.residents import Residents
 from dmtd_demo.race.panels import parse_panel
@@ -104,6 +105,18 @@ def test_memory_that_goes_while_all_are_in_use_takes_no_model(models, folders, m
     with models.using(models.keys):
         models._make_room(placement, left)
     assert not left and models.keys
+
+
+def test_the_add_ons_that_the_app_began_with_come_with_their_model_again(folders, tmp_path):
+    first = load(folders[0])
+    size = first.backbone.hidden_size
+    save_addon(tmp_path / "a", "mtp_heads", MTPHeads(size, 2), first.base, size)
+    with_heads = load(folders[0], addons=str(tmp_path / "a"))
+    models = Residents(with_heads, folders[0], addons=str(tmp_path / "a"))
+    models.load(folders[1])
+    models.unload("tiny0")
+    assert models.load(folders[0]).key == "tiny0" and models.get("tiny0").has("mtp_heads")
+    assert not models.get("tiny1").has("mtp_heads")
 
 
 def test_what_cannot_fit_is_refused_and_nobody_leaves(models, folders, monkeypatch):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,7 @@ RECORDS: dict[str, Form] = {
     "step": {"panel": int, "ms": float, "tokens": list},
     "summary": {"panel": int, "text": str, "spans": dict, **dict.fromkeys(FIGURES, object)},
 }
+# of the page's four panels; a fifth begins anew
 PANEL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b3589a")
 
 
@@ -209,7 +210,7 @@ class Comparison:
         figure = go.Figure(
             layout={"xaxis_title": "seconds", "yaxis_title": "tokens", "template": "plotly_white"}
         )
-        for panel, colour in zip(self.panels, PANEL_COLOURS):
+        for panel, colour in zip(self.panels, cycle(PANEL_COLOURS)):
             steps = self.steps(panel["panel"])
             figure.add_scatter(
                 x=[step["ms"] / 1000 for step in steps],
@@ -232,7 +233,7 @@ class Comparison:
                 "template": "plotly_white",
             }
         )
-        for panel, summary, colour in zip(self.panels, self.summaries, PANEL_COLOURS):
+        for panel, summary, colour in zip(self.panels, self.summaries, cycle(PANEL_COLOURS)):
             figure.add_bar(
                 x=[int(length) for length in summary["spans"]],
                 y=list(summary["spans"].values()),

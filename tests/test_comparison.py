@@ -72,6 +72,11 @@ def test_a_comparison_has_the_figures_of_its_record(comparison: Comparison, tmp_
     assert Comparison.open(tmp_path / "race.jsonl") == comparison
 
 
+def test_charts_have_every_panel(model: Model) -> None:
+    five = compare("What is a token?", ["ar"] * 5, model, max_new_tokens=4, audit=False)
+    assert len(five.tokens_over_time().data) == len(five.span_lengths().data) == 5
+
+
 def test_what_a_model_wrote_stays_text_in_the_replay(comparison: Comparison) -> None:
     header, *rest = comparison.records
     hostile = Comparison([{**header, "prompt": "</script><script>alert(1)</script>"}, *rest])

@@ -6,6 +6,7 @@ It shows which layers ran, over how many positions, and which tokens they made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
@@ -57,44 +58,90 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         for step in steps
         for p in step["passes"]
     ][:passes]
-    native = header["decoder"].startswith("mtp-native")
-    recurrent = frozenset(header.get("recurrent", ()))
-    above = layers * LAYER + (LAYER + 4 if native else 0)
-    floor = TOP + NAMED * 15 + above
+    ground = _Ground(
+        layers,
+        frozenset(header.get("recurrent", ())),
+        native=header["decoder"].startswith("mtp-native"),
+    )
     parts: list[str] = []
-    x = LEFT
+    x: float = LEFT
     for p, tokens in drawn:
-        colour = ORIGIN_COLOURS["late" if p["kind"] == "late" else "full"]
-        words = [escape(_visible(token["text"])) for token in tokens[:NAMED]]
-        reach = max(positions for _, _, positions in p["runs"])
-        width = max(reach * CELL, 28, *(8 * len(word) for word in words), 0)
-        centre = x + width / 2
-        # the runs of a pass end at the same, newest position: a refill reaches further back
-        right = centre + reach * CELL / 2
-        for start, stop, positions in p["runs"]:
-            for position in range(positions):
-                opacity = 1 if position == positions - 1 else 0.55
-                parts += [
-                    _block(right - (positions - position) * CELL, floor, each, colour, opacity)
-                    for each in _alike(start, stop, recurrent)
-                ]
-        if native:
-            own, drafts = ORIGIN_COLOURS["mtp"], sum(token["origin"] == "mtp" for token in tokens)
-            parts += [
-                _block(right - (1 - index) * CELL, floor - 4, (layers, layers + 1), own)
-                for index in range(drafts)
-            ]
-            width = max(width, (reach + 2 * drafts) * CELL)
-        for row, (token, word) in enumerate(zip(tokens, words)):
-            parts.append(
-                f'<text x="{centre - 1}" y="{floor - above - 8 - 15 * row}" '
-                f'text-anchor="middle" fill="{ORIGIN_COLOURS[token["origin"]]}">{word}</text>'
-            )
-        parts.append(
-            f'<text x="{centre - 1}" y="{floor + 14}" text-anchor="middle" class="quiet">'
-            f"{p['kind']}</text>"
-        )
+        block, width = _pass(ground, p, tokens, x)
+        parts += block
         x += width + GAP
+    parts += _groups(ground, split, x)
+    legend, end = _legend(ground, [token["origin"] for _, tokens in drawn for token in tokens])
+    style = "text{font:13px system-ui,sans-serif}.quiet{font-size:11px;fill:#6b7280}"
+    width, height = max(x, end) + 8, ground.floor + 48
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}"><style>{style}</style>'
+        f'<rect width="100%" height="100%" fill="#fff" rx="6"/>{"".join(parts + legend)}</svg>\n'
+    )
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What passes stand on. layers: of the backbone. native: a layer of the model's own MTP head
+    lies above them."""
+
+    layers: int
+    recurrent: frozenset[int]
+    native: bool
+
+    @property
+    def above(self) -> int:
+        """Height of the layers, in pixels."""
+        return self.layers * LAYER + (LAYER + 4 if self.native else 0)
+
+    @property
+    def floor(self) -> int:
+        """Where the lowest layer ends, in pixels from the top."""
+        return TOP + NAMED * 15 + self.above
+
+
+def _pass(
+    ground: _Ground, p: Record, tokens: Sequence[Record], x: float
+) -> tuple[list[str], float]:
+    """Draw a pass from x on, with the tokens that it emitted; returns its elements and width."""
+    floor, layers = ground.floor, ground.layers
+    colour = ORIGIN_COLOURS["late" if p["kind"] == "late" else "full"]
+    words = [escape(_visible(token["text"])) for token in tokens[:NAMED]]
+    reach = max(positions for _, _, positions in p["runs"])
+    width = max(reach * CELL, 28, *(8 * len(word) for word in words), 0)
+    centre = x + width / 2
+    # the runs of a pass end at the same, newest position: a refill reaches further back
+    right = centre + reach * CELL / 2
+    parts = []
+    for start, stop, positions in p["runs"]:
+        for position in range(positions):
+            opacity = 1 if position == positions - 1 else 0.55
+            parts += [
+                _block(right - (positions - position) * CELL, floor, each, colour, opacity)
+                for each in _alike(start, stop, ground.recurrent)
+            ]
+    if ground.native:
+        own, drafts = ORIGIN_COLOURS["mtp"], sum(token["origin"] == "mtp" for token in tokens)
+        parts += [
+            _block(right - (1 - index) * CELL, floor - 4, (layers, layers + 1), own)
+            for index in range(drafts)
+        ]
+        width = max(width, (reach + 2 * drafts) * CELL)
+    for row, (token, word) in enumerate(zip(tokens, words)):
+        parts.append(
+            f'<text x="{centre - 1}" y="{floor - ground.above - 8 - 15 * row}" '
+            f'text-anchor="middle" fill="{ORIGIN_COLOURS[token["origin"]]}">{word}</text>'
+        )
+    parts.append(
+        f'<text x="{centre - 1}" y="{floor + 14}" text-anchor="middle" class="quiet">'
+        f"{p['kind']}</text>"
+    )
+    return parts, width
+
+
+def _groups(ground: _Ground, split: Split | None, end: float) -> list[str]:
+    """Name the groups of layers at the left, each above a line that goes on to `end`."""
+    floor, layers = ground.floor, ground.layers
     groups = (
         [
             (0, split.early, "early"),
@@ -104,34 +151,32 @@ def passes_svg(records: Sequence[Record], panel: int, split: Split | None, passe
         if split
         else [(0, layers, "layers")]
     )
+    parts = []
     for start, stop, name in groups:
         if start == stop:
             continue
         middle = floor - (start + stop) / 2 * LAYER + 4
         parts.append(f'<text x="8" y="{middle}" class="quiet">{name} {start}–{stop - 1}</text>')
         parts.append(
-            f'<line x1="{LEFT - 8}" x2="{x}" y1="{floor - start * LAYER}" '
+            f'<line x1="{LEFT - 8}" x2="{end}" y1="{floor - start * LAYER}" '
             f'y2="{floor - start * LAYER}" stroke="#8a919e" stroke-opacity="0.4"/>'
         )
-    origins = [
-        o for o in ORIGIN_COLOURS if any(t["origin"] == o for _, tokens in drawn for t in tokens)
-    ]
-    legend = LEFT
-    for origin in origins:
-        parts.append(
-            f'<rect x="{legend}" y="{floor + 26}" width="11" height="11" rx="2" '
-            f'fill="{ORIGIN_COLOURS[origin]}"/>'
-            f'<text x="{legend + 16}" y="{floor + 36}" class="quiet">{ORIGIN_NAMES[origin]}</text>'
-        )
-        legend += 36 + 7 * len(ORIGIN_NAMES[origin])
-    style = "text{font:13px system-ui,sans-serif}.quiet{font-size:11px;fill:#6b7280}"
-    width = max(x, legend) + 8
-    height = floor + 48
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}"><style>{style}</style>'
-        f'<rect width="100%" height="100%" fill="#fff" rx="6"/>{"".join(parts)}</svg>\n'
-    )
+    return parts
+
+
+def _legend(ground: _Ground, origins: Sequence[str]) -> tuple[list[str], int]:
+    """Say what the colours of these origins mean; returns the elements, and where they end."""
+    parts, x = [], LEFT
+    for origin in ORIGIN_COLOURS:
+        if origin in origins:
+            parts.append(
+                f'<rect x="{x}" y="{ground.floor + 26}" width="11" height="11" rx="2" '
+                f'fill="{ORIGIN_COLOURS[origin]}"/>'
+                f'<text x="{x + 16}" y="{ground.floor + 36}" class="quiet">'
+                f"{ORIGIN_NAMES[origin]}</text>"
+            )
+            x += 36 + 7 * len(ORIGIN_NAMES[origin])
+    return parts, x
 
 
 def _alike(start: int, stop: int, recurrent: frozenset[int]) -> Iterator[tuple[int, int, int]]:

@@ -270,6 +270,8 @@ def save_model(model: Model, cycles: Cycles, folder: Path) -> None:
             model.tokenizer.save_pretrained(aside)
         before = folder.with_name(f"{folder.name}.before")
         if folder.exists():
+            # of a run that was killed before it was taken away
+            shutil.rmtree(before, ignore_errors=True)
             folder.rename(before)
         aside.rename(folder)
         shutil.rmtree(before, ignore_errors=True)

@@ -33,7 +33,7 @@ from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.training.any_model import DMTDSettings, Settings, train_addon, train_dmtd
 from dmtd_demo.training.corpus import read_rows
 from dmtd_demo.training.data import Row
-from dmtd_demo.training.dmtd import draws
+from dmtd_demo.training.dmtd import Cycles, draws, save_model
 from dmtd_demo.training.loop import Position, Progress, Recipe, rate_factor
 from dmtd_demo.training.masking import cyclical_heads, masked_hidden
 from tiny import tiny_module
@@ -391,6 +391,16 @@ def test_no_interruption_changes_the_result(model_folder, tmp_path, data):
     assert (cut / "model" / "model.safetensors").read_bytes() == (
         whole / "model" / "model.safetensors"
     ).read_bytes()
+
+
+def test_what_a_killed_run_did_not_take_away_is_in_no_ones_way(model_folder, tmp_path):
+    model = load(str(model_folder), dtype="float32", trainable=True)
+    for name in ("model", "model.before"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    save_model(model, Cycles(Split.default(model.layers), (2, 3), 1e-4, 8), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert load(str(tmp_path / "model")).tau == 3
 
 
 def test_rows_come_in_the_same_order_whenever_a_run_begins():

@@ -23,50 +23,7 @@ def run_train(options: argparse.Namespace) -> None:
         return
     options.output = options.output or "runs/classroom"
     if options.model:
-        from dmtd_demo.models.loading import load
-        from dmtd_demo.models.threads import THREADS
-        from dmtd_demo.training.any_model import DMTDSettings, Settings, train_addon, train_dmtd
-        from dmtd_demo.training.loop import own_device
-
-        # dmtd without LoRA trains the weights themselves
-        whole = options.recipe == "dmtd" and options.lora is None
-        # what trains layers is not for int8's own float16
-        own_dtype = "float32" if whole else None
-        if options.recipe == "dmtd" and options.quantization == "int8":
-            own_dtype = "bfloat16"
-        model = load(
-            options.model,
-            quantization=options.quantization or ("none" if whole else None),
-            fast=False,
-            dtype=options.dtype or own_dtype,
-            device=own_device(options.device),
-            threads=options.threads or THREADS,
-        )
-        common: dict[str, Any] = dict(
-            data=options.data,
-            rows=options.max_rows,
-            own_answers=options.own_answers,
-            steps=options.max_steps,
-            rate=options.learning_rate,
-            seed=options.seed,
-            resume=options.resume,
-            checkpoint_seconds=options.checkpoint_seconds,
-        )
-        if options.recipe == "dmtd":
-            settings = DMTDSettings(
-                **common,
-                split=options.split,
-                tau=options.tau,
-                lora=options.lora,
-                batch=16 if options.batch is None else options.batch,
-                pieces=options.gradient_accumulation,
-                checkpointing=options.gradient_checkpointing,
-            )
-            train_dmtd(model, Path(options.output), settings)
-        else:
-            native = options.heads == "native"
-            name = "native_clp" if native and options.recipe == "clp" else options.recipe
-            train_addon(name, model, Path(options.output), Settings(**common))
+        train_any_model(options)
         return
     if options.recipe == "dmtd":
         from dmtd_demo.errors import UserError
@@ -91,6 +48,54 @@ def run_train(options: argparse.Namespace) -> None:
         options.vanilla,
     )
     run.train_recipe(options.recipe, training)
+
+
+def train_any_model(options: argparse.Namespace) -> None:
+    """Train an add-on for --model, or its layers for DMTD. Raises UserError."""
+    from dmtd_demo.models.loading import load
+    from dmtd_demo.models.threads import THREADS
+    from dmtd_demo.training.any_model import DMTDSettings, Settings, train_addon, train_dmtd
+    from dmtd_demo.training.loop import own_device
+
+    # dmtd without LoRA trains the weights themselves
+    whole = options.recipe == "dmtd" and options.lora is None
+    # what trains layers is not for int8's own float16
+    own_dtype = "float32" if whole else None
+    if options.recipe == "dmtd" and options.quantization == "int8":
+        own_dtype = "bfloat16"
+    model = load(
+        options.model,
+        quantization=options.quantization or ("none" if whole else None),
+        fast=False,
+        dtype=options.dtype or own_dtype,
+        device=own_device(options.device),
+        threads=options.threads or THREADS,
+    )
+    common: dict[str, Any] = dict(
+        data=options.data,
+        rows=options.max_rows,
+        own_answers=options.own_answers,
+        steps=options.max_steps,
+        rate=options.learning_rate,
+        seed=options.seed,
+        resume=options.resume,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    if options.recipe == "dmtd":
+        settings = DMTDSettings(
+            **common,
+            split=options.split,
+            tau=options.tau,
+            lora=options.lora,
+            batch=16 if options.batch is None else options.batch,
+            pieces=options.gradient_accumulation,
+            checkpointing=options.gradient_checkpointing,
+        )
+        train_dmtd(model, Path(options.output), settings)
+    else:
+        native = options.heads == "native"
+        name = "native_clp" if native and options.recipe == "clp" else options.recipe
+        train_addon(name, model, Path(options.output), Settings(**common))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -219,6 +224,7 @@ def judged(model: Model, folder: Path, held: Path, seconds: float) -> dict[str, 
 
 
 def train_hybrid(options: argparse.Namespace) -> None:
+    """Train `classroom-hybrid`. Raises UserError."""
     from dmtd_demo.errors import UserError
     from dmtd_demo.training.hybrid.run import Settings, train
 

@@ -114,6 +114,8 @@ class RaceView {
     this.charts.racing = this.racing;
     this.stopping = false;
     if (text) this.status.textContent = text;
+    // a long prompt may have pushed it under the window
+    if (state === "error") this.status.scrollIntoView({ block: "nearest" });
     document.documentElement.dataset.race = state; // lets the buttons outside this component show what they can do now
     this.allowRun(!this.racing);
     document.querySelector("#stop")?.setAttribute("aria-disabled", String(state !== "running"));

@@ -76,9 +76,11 @@ def messages_of(prompt: str, system: str | None = None) -> list[Message]:
 def check_length(model: Model, tokens: int, max_new_tokens: int) -> None:
     """Raise UserError for a prompt of so many tokens that the new ones do not fit after."""
     if tokens + max_new_tokens > model.context:
+        room = model.context - tokens
         raise UserError(
-            f"prompt and new tokens need to fit the context of {model.context} tokens; "
-            f"got a prompt of {tokens} and {max_new_tokens} new tokens"
+            f"the prompt and the new tokens need to fit the context of {model.context} tokens; got "
+            f"a prompt of {tokens} and {max_new_tokens} new tokens"
+            + (f", of which {room} fit" if room > 0 else "")
         )
 
 

@@ -579,7 +579,6 @@ class RaceView {
       arrived ||= !over && panel.summary;
       panel.markNewest(index === moved && !this.player.playing);
     });
-    for (const panel of follow) panel.scroll.scrollTop = panel.scroll.scrollHeight;
     if (arrived && this.player.first)
       this.table.draw(
         this.panels,
@@ -587,6 +586,8 @@ class RaceView {
         this.panels.map((panel) => panel.summary),
       );
     this.drawAll();
+    // last: the picture of a first pass takes width, and lines, from the text
+    for (const panel of follow) panel.scroll.scrollTop = panel.scroll.scrollHeight;
   }
 
   // R: asks for a race where there is a model to run it, else plays the one on screen from its

@@ -23,6 +23,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import (
 
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.cli.command import main
+from dmtd_demo.errors import TrainingError
 from dmtd_demo.training.data import encode
 from dmtd_demo.training.hybrid import data as hybrid_data
 from dmtd_demo.training.hybrid.checkpoint import new_config, new_weights, save_model, stored
@@ -300,6 +301,20 @@ def test_a_run_from_nothing_to_a_folder(tmp_path):
     config = new_config(2048, 2026, 2024)
     again = start_weights(config, 0, tmp_path / "model")
     assert again.keys() == new_weights(config, 0).keys()
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def broken(self, *given, **more):
+        step(self, *given, **more)
+        self.figures.fill_(float("nan"))
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    settings = Settings(tmp_path, rows=1, updates=1, threads=1, device="cpu", prompts=4)
+    with pytest.raises(TrainingError, match="not finite at step 1"):
+        train(settings)
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3_5TextConfig
 
 from dmtd_demo.destinations import check_folder
-from dmtd_demo.errors import Interrupted, UserError
+from dmtd_demo.errors import Interrupted, TrainingError, UserError
 from dmtd_demo.models.addons import Base, save_addon
 from dmtd_demo.models.catalog import ASSETS
 from dmtd_demo.models.checkpoint import check_weights
@@ -162,7 +162,8 @@ def start_weights(config: Qwen3_5TextConfig, seed: int, start: Path | None) -> W
 def train(settings: Settings) -> None:
     """Train; the model lies in `output`/model with its predictor, the figures in training.json.
 
-    A Ctrl-C or SIGTERM ends it after the update, with the model as it is then. Raises UserError.
+    A Ctrl-C or SIGTERM ends it after the update, with the model as it is then. Raises UserError,
+    and TrainingError where the loss is not finite: nothing of that is saved.
     """
     check_folder(settings.output)
     device = target_of(settings.device)
@@ -227,7 +228,17 @@ def _learn(work: Work, weights: Weights, caught: list[int]) -> tuple[Weights, di
         trainer = made_trainer(config, weights, settings.rows, work.device, settings.compile, log)
         log(stage="ready")
 
+        def figures() -> list[float]:
+            values = trainer.figures.tolist()
+            if not np.isfinite(values).all():
+                raise TrainingError(
+                    f"training {NAME}: the loss or its gradient is not finite at step {step}; "
+                    f"what was saved last is in {settings.output / 'model'}"
+                )
+            return values
+
         def save() -> Weights:
+            figures()
             exact = trainer.optimizer.exact()
             save_model(config, exact, text.tokenizer, settings.output / "model", SPLIT, LENGTH)
             return exact
@@ -248,7 +259,7 @@ def _learn(work: Work, weights: Weights, caught: list[int]) -> tuple[Weights, di
             tokens, step = tokens + batch.tokens, step + 1
             now = time.monotonic()
             if now - last_log >= LOG_SECONDS or step in (1, 20):
-                values = trainer.figures.tolist()
+                values = figures()
                 log(
                     step=step,
                     tokens=tokens,
@@ -260,11 +271,6 @@ def _learn(work: Work, weights: Weights, caught: list[int]) -> tuple[Weights, di
                     accuracy=round(values[1 + DEPTH], 4),
                     norm=round(values[-1], 3),
                 )
-                if not np.isfinite(values).all():
-                    raise UserError(
-                        f"training {NAME}: the loss or its gradient is not finite at step {step}; "
-                        f"what was saved last is in {settings.output / 'model'}"
-                    )
                 last_log, logged, waited = time.monotonic(), tokens, 0.0
             if now - last_save >= settings.save_seconds:
                 judge = Judge(config, save(), work.device, text.pad)

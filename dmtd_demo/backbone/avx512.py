@@ -135,11 +135,11 @@ class WholeLayers:
         h, cos, sin = h.contiguous(), cos.contiguous(), sin.contiguous()
         first = self._first
         past = cache.length(first)
-        entries = cache.rooms(h, self._layers[0].kv_shape, first, first + len(self._layers))
+        rooms = cache.rooms(h, self._layers[0].kv_shape, first, first + len(self._layers))
         y = torch.empty_like(h)
         KERNEL.whole(
             self._structs,
-            self._places.pack(*(n for held in entries for n in (held.data_ptr(), held.shape[1]))),
+            self._places.pack(*rooms),
             h.data_ptr(),
             len(h),
             cos.data_ptr(),

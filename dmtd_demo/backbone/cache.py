@@ -43,19 +43,20 @@ class KVCache:
         held = entries[:, :shown].view(2, 1, heads // 2, shown, size)
         return held[0], held[1]
 
-    def rooms(self, h: Tensor, shape: tuple[int, int], start: int, stop: int) -> list[Tensor]:
+    def rooms(self, h: Tensor, shape: tuple[int, int], start: int, stop: int) -> list[int]:
         """Count the positions of h [q, hidden] in the layers [start, stop), which hold equally
-        many, and return the buffers for whoever writes them.
+        many, and return each layer's address and capacity for whoever writes them.
 
-        shape: 2 x kv heads, head size. A buffer is [2 x kv heads, capacity, head size].
+        shape: 2 x kv heads, head size. At an address is [2 x kv heads, capacity, head size].
         """
         length = self._lengths[start] + h.shape[0]
         rooms = []
         for layer in range(start, stop):
             entries = self._entries[layer]
-            if entries is None or length > entries.shape[1]:
+            # a whole shape takes three times as long to ask for
+            if entries is None or length > entries.size(1):
                 entries = self._grow(layer, h.new_empty((0, *shape)), length)
-            rooms.append(entries)
+            rooms += entries.data_ptr(), entries.size(1)
         self._lengths[start:stop] = [length] * (stop - start)
         return rooms
 

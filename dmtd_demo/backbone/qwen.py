@@ -27,6 +27,7 @@ from dmtd_demo.backbone.linears import Dense, Linear, picked
 from dmtd_demo.backbone.norms import CentredNorm, FusedNorm
 from dmtd_demo.backbone.qwen_modules import does_not_fit, parts_of
 from dmtd_demo.backbone.rope import Rope
+from dmtd_demo.backbone.row_blocks import RowBlockLinear
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.backbone.supported import HYBRID, SILU, check_config
 from dmtd_demo.errors import UserError
@@ -83,6 +84,8 @@ class Backbone:
         self._fused_norm: FusedNorm | None = None
         # by start, stop and whether the late layers are adapted, the layers that are one call
         self._calls: dict[tuple[int, int, bool], WholeLayers] = {}
+        # the LM head without a module's call, where its linear has such a product
+        self._head_product = self._head.kernel() if type(self._head) is RowBlockLinear else None
         # by layer, whether it has a recurrent state in place of keys and values
         self.recurrent = [is_recurrent(layer) for layer in self._layers]
         self.hybrid = config.model_type == HYBRID
@@ -442,6 +445,8 @@ class Backbone:
 
         Returns [..., vocabulary].
         """
+        if self._head_product is not None and not torch.is_grad_enabled():
+            return self._head_product(normed.to(self.dtype))
         return self._head(normed.to(self.dtype)).to(self.device)
 
     def head_of(self, ids: Tensor) -> nn.Module | None:

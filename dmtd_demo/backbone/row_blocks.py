@@ -7,6 +7,7 @@ result does not depend on how many others are beside it.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any, Callable, Sequence
 
@@ -72,17 +73,17 @@ def _matrix(weight: Tensor, bias: Tensor | None) -> tuple[bytes, list[Tensor]]:
 
 def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     matrix, held = _matrix(weight, bias)
-    (outs, inputs), threads, kernel = weight.shape, torch.get_num_threads, KERNEL
+    (outs, inputs), threads, multiply = weight.shape, torch.get_num_threads, KERNEL.product
     dtype = weight.dtype
 
     # held: so that what the struct points to stays
     def product(x: Tensor, held: Sequence[Tensor] = held) -> Tensor:
-        rows = x.reshape(-1, inputs).contiguous()
+        *many, size = x.shape
         # the kernel is given an address alone
-        assert x.dtype == dtype and x.shape[-1] == inputs
-        y = rows.new_empty(len(rows), outs)
-        kernel.product(matrix, rows.data_ptr(), len(rows), y.data_ptr(), threads())
-        return y.view(*x.shape[:-1], outs)
+        assert x.dtype == dtype and size == inputs
+        x, y = x.contiguous(), x.new_empty(*many, outs)
+        multiply(matrix, x.data_ptr(), math.prod(many), y.data_ptr(), threads())
+        return y
 
     return product
 

@@ -233,9 +233,16 @@ def test_the_trial_measures_both():
 def test_a_buffer_that_grows_keeps_what_it_holds():
     cache = KVCache(1, capacity=2)
     h = torch.zeros(2, 8)
-    cache.rooms(h, (4, 3), 0, 1)[0][:, :2] = 7
-    (entries,) = cache.rooms(h, (4, 3), 0, 1)
-    assert entries.shape == (4, 4, 3) and cache.length(0) == 4 and (entries[:, :2] == 7).all()
+    cache.rooms(h, (4, 3), 0, 1)
+    cache._entries[0][:, :2] = 7
+    address, room = cache.rooms(h, (4, 3), 0, 1)
+    entries = cache._entries[0]
+    assert (
+        (address, room) == (entries.data_ptr(), 4)
+        and entries.shape == (4, 4, 3)
+        and cache.length(0) == 4
+        and (entries[:, :2] == 7).all()
+    )
 
 
 def test_what_there_is_no_room_for_raises():

@@ -50,7 +50,7 @@ class KVCache:
         shape: 2 x kv heads, head size. At an address is [2 x kv heads, capacity, head size].
         """
         length = self._lengths[start] + h.shape[0]
-        rooms = []
+        rooms: list[int] = []
         for layer in range(start, stop):
             entries = self._entries[layer]
             # a whole shape takes three times as long to ask for

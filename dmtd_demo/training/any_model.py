@@ -237,7 +237,7 @@ def train_addon(
             found = calibrate.spans(backbone, split, heads, kept, acceptance, tell)
         elif held:
             found = _cycles(name, backbone, module, held)
-    except RuntimeError as error:  # texts that the model would not have written itself
+    except calibrate.NothingExact as error:  # texts that the model would not have written itself
         print(f"{name}: {error}")
         return
     folder, method = output / "addons", features.METHODS[name]

@@ -18,6 +18,7 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders import DECODERS
 from dmtd_demo.decoders.clp import accepted_length
 from dmtd_demo.decoders.mtp_gate import open_gates
+from dmtd_demo.errors import TrainingError
 from dmtd_demo.models.addons import LateHeads, MTPHeads
 from dmtd_demo.models.model import Model
 from dmtd_demo.progress import Progress, no_progress
@@ -47,6 +48,10 @@ KEPT_EXACT_MATCH = 0.997
 KEPT_AUDIT = 0.993
 FIXED = (2, 3, 4, 6)  # the fixed cycles: `dmtd-adaptive` is to be as right as the best of them
 READABLE = 0.95  # of `ar`'s exact match, for `mixed`
+
+
+class NothingExact(TrainingError):
+    """`ar` answers none of the prompts exactly, so no threshold can be read off them."""
 
 
 def validation_rows(tokenizer: Any, count: int) -> list[Row]:
@@ -101,7 +106,7 @@ def spans(
     whether that text would have been left, and which tokens would have been emitted.
 
     rows: prompts with their answers, none of them trained on. Returns facts for the add-on's card.
-    Raises RuntimeError where `ar` answers none of them exactly.
+    Raises NothingExact where `ar` answers none of them exactly.
     """
     kept = {t: 0 for t in THRESHOLDS}
     accepted = {t: 0 for t in THRESHOLDS}
@@ -136,7 +141,7 @@ def spans(
             wrong[threshold] += failed
             kept[threshold] += not failed
     if not right:
-        raise RuntimeError(
+        raise NothingExact(
             f"calibrating needs prompts that ar answers exactly; of {len(rows)} there were none: "
             "the backbone is not trained enough, the threshold stays at its most careful"
         )

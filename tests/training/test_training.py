@@ -332,6 +332,14 @@ def test_an_addon_without_what_it_builds_on_is_an_error(model_folder, tmp_path):
             )
 
 
+def test_a_model_that_answers_nothing_exactly_has_no_threshold():
+    model = tiny_model(addons=True)
+    rows = [Row([5, 9, 2, 40, 40, 40, 40, 40], [(3, 8)])]
+    acceptance = calibrate.Acceptance.of("clp", model.addons["clp"])
+    with pytest.raises(calibrate.NothingExact, match="of 1 there were none"):
+        calibrate.spans(model.backbone, Split(4, 0, 1), model.addons["mtp_heads"], rows, acceptance)
+
+
 def test_a_threshold_needs_tokens_that_show_it():
     """Few tokens, or none that are right often enough: hardly anything is to be taken along."""
     sure, unsure = [0.02, 0.98], [0.9, 0.1]

@@ -17,10 +17,11 @@ def check_folder(folder: str | Path) -> None:
         there = Path(folder).absolute()
         while not _lies_there(there):
             there = there.parent
-        if not there.is_dir():
-            raise _refused(folder, f"{there} is no folder")
+        is_folder = there.is_dir()
     except (OSError, ValueError) as error:
         raise _refused(folder, _reason(error)) from None
+    if not is_folder:
+        raise _refused(folder, f"{there} is no folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise _refused(folder, f"{there} may not be written by this user")
 

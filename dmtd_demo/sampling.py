@@ -17,6 +17,10 @@ from dmtd_demo.errors import ModelError, UserError
 Alternative = tuple[int, float]
 
 
+# under it logits over the temperature are no longer numbers
+COLDEST = 1e-6
+
+
 @dataclass(frozen=True)
 class Sampling:
     """The distribution that tokens are drawn from.
@@ -35,10 +39,11 @@ class Sampling:
         if not (
             type(self.temperature) in (int, float)
             and math.isfinite(self.temperature)
-            and 0 <= self.temperature <= 100
+            and (self.temperature == 0 or COLDEST <= self.temperature <= 100)
         ):
             raise UserError(
-                f"temperature needs to be a number from 0 (greedy) to 100; got {self.temperature}"
+                f"temperature needs to be 0 (greedy) or a number from {COLDEST:g} to 100; got "
+                f"{self.temperature}"
             )
         if not (type(self.top_k) is int and self.top_k >= 0):
             raise UserError(f"top-k needs to be a whole number, 0 (off) or more; got {self.top_k}")

@@ -91,3 +91,11 @@ def test_a_token_that_is_ruled_out_is_no_error():
 def test_a_setting_out_of_range_says_what_was_needed(settings_):
     with pytest.raises(UserError, match="needs to be .*got"):
         Sampling(**settings_)
+
+
+def test_a_temperature_is_none_or_one_that_logits_can_be_divided_by():
+    logits = torch.tensor([[300.0, -300.0, 299.0]])
+    assert Sampler(Sampling(temperature=1e-6)).choose(logits)[0].id == 0
+    for wrong in (1e-300, -1.0, 101):
+        with pytest.raises(UserError, match="needs to be 0 .* or a number from 1e-06 to 100; got"):
+            Sampling(temperature=wrong)

@@ -14,9 +14,10 @@ import zipfile
 from pathlib import Path
 
 from dmtd_demo.errors import UserError
-from dmtd_demo.models import hub
+from dmtd_demo.models import hub, recognition
 from dmtd_demo.models.catalog import CATALOG, Archive, CatalogEntry
 from dmtd_demo.models.download import download
+from dmtd_demo.models.json_file import read_json
 from dmtd_demo.models.memory import gib
 from dmtd_demo.progress import Progress, no_progress
 
@@ -68,8 +69,8 @@ def get(name: str, progress: Progress = no_progress) -> Path:
     Raises UserError, and Cancelled where `progress` does.
     """
     entry = CATALOG.get(name)
-    if entry is None and Path(name).exists():
-        return Path(name)
+    if entry is None and name and Path(name).exists():
+        return _here(Path(name))
     if entry is not None and entry.is_local:
         return Path(entry.source)
     if entry is None and hub.split(name) is None:
@@ -80,6 +81,19 @@ def get(name: str, progress: Progress = no_progress) -> Path:
     if entry is None or entry.archive is None:
         return download(entry.source if entry else name, progress)
     return _with_archive(entry, entry.archive, progress)
+
+
+def _here(path: Path) -> Path:
+    """Return a path that holds a model. Raises UserError where it holds none."""
+    held = recognition.model_in(path) if path.is_dir() else path
+    if held.is_dir():
+        read_json(held / "config.json", f"the folder {path} is no model: it")
+    elif not recognition.is_gguf(held):
+        raise UserError(
+            "get needs the name of a model, a hub id, or the path of a model that is here; "
+            f"{path} is {recognition.kind_of_file(held)}"
+        )
+    return path
 
 
 def from_hub(name: str, source: str, archive: Archive | None, progress: Progress) -> Path:

@@ -43,7 +43,7 @@ from dmtd_demo.training import calibrate, dmtd, features
 from dmtd_demo.training.clp import OwnHead
 from dmtd_demo.training.corpus import ROWS, WORLD, WORLD_NAME, read_rows
 from dmtd_demo.training.cycles import LONGEST
-from dmtd_demo.training.data import Row
+from dmtd_demo.training.data import IGNORED, Row
 from dmtd_demo.training.loop import Progress, Run, processes, train
 
 STEPS = {
@@ -210,6 +210,11 @@ def train_addon(
         learned = apart(learned)[name != "heads"]
     source = features.Source(backbone, split, heads, settings.seed)
     seen = features.collect(name, source, learned, min(ROOM, free("cpu") // 4), tell)
+    if name in ("heads", "head0") and not (seen.labels != IGNORED).any():
+        raise UserError(
+            f"training {name} needs texts with tokens to foresee; those of {settings.source} are "
+            "too short, with none after a position that is read"
+        )
     held = (
         features.collect(name, source, kept, ROOM, tell)
         if name in CYCLES or (watch and name in ("clp", "native_clp"))

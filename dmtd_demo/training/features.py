@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -206,8 +207,8 @@ def recipe(
     more = facts if isinstance(module, MTPHeads) else {"threshold": CAREFUL, **facts}
 
     def save(output: Path) -> None:
-        if name == "heads":
-            leave_behind(output)
+        if isinstance(module, MTPHeads) and name == "heads":
+            leave_behind(output, module)
         save_addon(output / "addons", method, module, model.base, backbone.hidden_size, **more)
 
     # the others are small, and weigh classes over the whole batch
@@ -227,9 +228,17 @@ def recipe(
     )
 
 
-def leave_behind(output: Path) -> None:
+def leave_behind(output: Path, heads: MTPHeads) -> None:
     """Take out of a training's folder what learned on MTP heads whose place others take."""
     folder = output / "addons"
+    path = folder / f"{METHODS['heads']}.safetensors"
+    if path.exists():
+        # a run that had ended, asked to go on, saves what is there
+        was, now = load_file(path), heads.state_dict()
+        if all(
+            name in was and torch.equal(was[name], t.cpu().to(was[name])) for name, t in now.items()
+        ):
+            return
     for method in OF_HEADS:
         # one that was interrupted would go on with labels of other heads
         (output / "checkpoint" / f"{method}.safetensors").unlink(missing_ok=True)

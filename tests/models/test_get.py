@@ -157,3 +157,16 @@ def test_it_is_not_begun_where_the_disk_has_no_room(index, monkeypatch):
     monkeypatch.setattr(fetch.hub, "SPARE", 2**62)
     with pytest.raises(UserError, match="of disk while it is unpacked"):
         fetch.get(NAME)
+
+
+def test_a_path_is_one_of_a_model(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    for name, cause in (
+        ("", "got ''"),
+        (str(tmp_path), "is no model: it needs config.json"),
+        (str(tmp_path / "notes.txt"), "notes.txt is a file"),
+    ):
+        with pytest.raises(UserError, match=cause):
+            fetch.get(name)
+    classroom = fetch.get("classroom")
+    assert fetch.get(str(classroom)) == classroom

@@ -398,8 +398,17 @@ def test_the_models_own_heads_go_on_in_its_dtype(
     with pytest.raises(UserError, match="--resume needs the settings .* seed 0; .* seed 1"):
         train_addon("clp", model, tmp_path, other)
     train_addon("heads", model, tmp_path, settings)
+    # the same heads, saved once more, are no others
+    train_addon("clp", model, tmp_path, settings)
+    capsys.readouterr()
+    train_addon("heads", model, tmp_path, replace(settings, resume=True))
+    assert methods_in(folder) == {"clp", "mtp_heads"} and "before" not in capsys.readouterr().out
+    train_addon("heads", model, tmp_path, replace(settings, seed=1))
     assert f"clp in {folder} knew the MTP heads before" in capsys.readouterr().out
     assert methods_in(folder) == {"mtp_heads"} and not list(folder.glob("clp*"))
+    short = write(tmp_path / "short.jsonl", [{"text": "Hi"}])
+    with pytest.raises(UserError, match="needs texts with tokens to foresee; those of short.jsonl"):
+        train_addon("heads", model, tmp_path, replace(settings, data=short))
     with pytest.raises(UserError, match="there is none: start without --resume"):
         train_addon("clp", model, tmp_path, replace(settings, resume=True))
     model.base = Base("another", None, "beef")

@@ -49,7 +49,7 @@ def _model_options() -> CommandParser:
     )
     model.add_argument(
         "--quantization",
-        help="none, nf4, nf4-single (its scales not quantized again) int8, fast-int8 or fast-int4 "
+        help="none, nf4, nf4-single (its scales not quantized again), int8, fast-int8 or fast-int4 "
         "(LM head too) (default: by device and size)",
     )
     model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: by device and size)")

@@ -186,8 +186,11 @@ class Writer:
         self.draws = [checked(line, f"{log} line {n}", DRAW) for n, line in enumerate(lines[1:], 2)]
         for name in (CONVERSATIONS, HELD_OUT):
             path = self.folder / name
-            found = kept_lines(path, KEPT)
-            whole = [line for line in found if line["draw"] < len(self.draws)]
+            whole = [
+                checked(line, f"{path} line {number}", KEPT)
+                for number, line in enumerate(kept_lines(path, {"draw": int}), 1)
+                if line["draw"] < len(self.draws)
+            ]
             path.write_text("".join(json.dumps(line) + "\n" for line in whole))
             self.kept += len(whole)
             self.seen |= {_hash(_plain(line["messages"])) for line in whole}

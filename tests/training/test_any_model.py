@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 import naive
 from dmtd_demo.backbone.qwen import Backbone
@@ -282,9 +284,13 @@ def test_what_is_trained_is_learned_loaded_and_decoded(model_folder, tmp_path, d
 def start(model_folder: Path, output: Path, data: str, **more: object) -> multiprocessing.Process:
     """The training in a process of its own; forked, so that it need not import everything again."""
     settings = {**SETTINGS, "data": data, "steps": 400, **more}
-    process = multiprocessing.get_context("fork").Process(
-        target=lambda: train_addon("heads", load(str(model_folder)), output, Settings(**settings))
-    )
+
+    def run() -> None:
+        # what is forked shares the lock of the bars, and takes it along where it is killed
+        tqdm.set_lock(threading.RLock())
+        train_addon("heads", load(str(model_folder)), output, Settings(**settings))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
 
@@ -292,13 +298,14 @@ def start(model_folder: Path, output: Path, data: str, **more: object) -> multip
 def test_a_killed_run_goes_on_bit_for_bit(model_folder, tmp_path, data):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     killed = start(model_folder, cut, data, checkpoint_seconds=0.05)
-    while not (cut / "log.jsonl").exists():
+    log = cut / "log.jsonl"
+    while not (log.exists() and log.read_text().endswith("\n")):
         assert killed.is_alive()
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
-    reached = json.loads((cut / "log.jsonl").read_text().splitlines()[-1])["step"]
+    reached = json.loads(log.read_text().splitlines()[-1])["step"]
     assert 0 < reached < 400
     for process in (start(model_folder, cut, data, resume=True), start(model_folder, whole, data)):
         process.join()

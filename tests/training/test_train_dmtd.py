@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Callable
@@ -20,6 +21,7 @@ from typing import Callable
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from dmtd_demo.__main__ import main
 from dmtd_demo.backbone import layouts
@@ -217,6 +219,8 @@ def start(work: Callable[[], int | None], errors: Path | None = None) -> multipr
     """In a process of its own; forked, so that it need not import everything again."""
 
     def run() -> None:
+        # what is forked shares the lock of the bars, and takes it along where it is killed
+        tqdm.set_lock(threading.RLock())
         if errors:
             sys.stderr = errors.open("w", buffering=1)
         sys.exit(work())

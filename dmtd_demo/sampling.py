@@ -17,7 +17,7 @@ from dmtd_demo.errors import ModelError, UserError
 Alternative = tuple[int, float]
 
 
-# under it logits over the temperature are no longer numbers
+# under it every temperature is as good as 0, and under 1e-37 logits over it are no numbers
 COLDEST = 1e-6
 
 

@@ -235,6 +235,11 @@ def train_addon(
     module = learn(model, settings, lesson, tell, watch)
     if name in ("heads", "head0") or not processes(backbone.device).is_main_process:
         return
+    folder, method = output / "addons", features.METHODS[name]
+    if isinstance(heads, MTPHeads) and "mtp_heads" not in methods_in(folder):
+        # the model's own, without which what learned on them could not run from there
+        known = model.addon_facts.get("mtp_heads", {})
+        save_addon(folder, "mtp_heads", heads, model.base, backbone.hidden_size, **known)
     found: dict[str, Any] = {}
     try:
         if heads:
@@ -245,14 +250,9 @@ def train_addon(
     except calibrate.NothingExact as error:  # texts that the model would not have written itself
         print(f"{name}: {error}")
         return
-    folder, method = output / "addons", features.METHODS[name]
     save_addon(folder, method, module, model.base, backbone.hidden_size, **{**facts, **found})
     if name in CYCLES:
         keep_apart(model, folder)
-    if isinstance(heads, MTPHeads) and "mtp_heads" not in methods_in(folder):
-        # the model's own, without which what learned on them could not run from there
-        known = model.addon_facts.get("mtp_heads", {})
-        save_addon(folder, "mtp_heads", heads, model.base, backbone.hidden_size, **known)
     print(f"{name}: default threshold {found['threshold']}, {found['validation']}")
     if found["threshold"] >= 1:
         print(

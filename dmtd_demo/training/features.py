@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -207,9 +208,11 @@ def recipe(
     more = facts if isinstance(module, MTPHeads) else {"threshold": CAREFUL, **facts}
 
     def save(output: Path) -> None:
-        if isinstance(module, MTPHeads) and name == "heads":
-            leave_behind(output, module)
+        heads = module if isinstance(module, MTPHeads) and name == "heads" else None
+        others = heads is not None and not _are_there(output, heads)
         save_addon(output / "addons", method, module, model.base, backbone.hidden_size, **more)
+        if others:
+            leave_behind(output)
 
     # the others are small, and weigh classes over the whole batch
     counts = (
@@ -228,24 +231,31 @@ def recipe(
     )
 
 
-def leave_behind(output: Path, heads: MTPHeads) -> None:
-    """Take out of a training's folder what learned on MTP heads whose place others take."""
+def _are_there(output: Path, heads: MTPHeads) -> bool:
+    """Whether a training's folder has these very heads: a run that had ended, asked to go on."""
+    path = output / "addons" / f"{METHODS['heads']}.safetensors"
+    try:
+        was = load_file(path)
+    except (OSError, SafetensorError):
+        return False
+    return all(
+        name in was and torch.equal(was[name], t.cpu().to(was[name]))
+        for name, t in heads.state_dict().items()
+    )
+
+
+def leave_behind(output: Path) -> None:
+    """Take out of a training's folder what learned on MTP heads whose place others took."""
     folder = output / "addons"
-    path = folder / f"{METHODS['heads']}.safetensors"
-    if path.exists():
-        # a run that had ended, asked to go on, saves what is there
-        was, now = load_file(path), heads.state_dict()
-        if all(
-            name in was and torch.equal(was[name], t.cpu().to(was[name])) for name, t in now.items()
-        ):
-            return
-    for method in OF_HEADS:
-        # one that was interrupted would go on with labels of other heads
-        (output / "checkpoint" / f"{method}.safetensors").unlink(missing_ok=True)
-    if gone := drop_addons(folder, OF_HEADS):
+    # what was interrupted would go on with labels of other heads
+    begun = [output / "checkpoint" / f"{method}.safetensors" for method in OF_HEADS]
+    gone = [f"{path.stem}'s checkpoint" for path in begun if path.exists()]
+    for path in begun:
+        path.unlink(missing_ok=True)
+    if gone := [*drop_addons(folder, OF_HEADS), *gone]:
         print(
-            f"heads: {', '.join(gone)} in {folder} knew the MTP heads before, and went with them: "
-            f"train {' and '.join(gone)} again"
+            f"heads: removed with the MTP heads before, which it knew, from {output}: "
+            f"{', '.join(gone)}; train clp and gate again"
         )
 
 

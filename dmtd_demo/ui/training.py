@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -195,16 +195,18 @@ class TrainingPart:
                 )
             with self.models.using([key]) as (model,):
                 began, (output, again) = time.monotonic(), _folder(model, name, rows=rows)
+                gone: list[str] = []
+
+                def work(progress: Progress) -> None:
+                    gone.extend(self._train(model, name, rows, output, progress, curves))
+
                 yield from self._shown(
                     name,
-                    job.run(
-                        lambda progress: self._train(model, name, rows, output, progress, curves),
-                        wait=True,
-                    ),
+                    job.run(work, wait=True),
                     curves,
                     again,
                 )
-                told = "" if name != "heads" else _left(model, self.earlier)
+                told = _left(gone)
                 if (model.addon_facts[METHODS[name]].get("threshold") or 0) >= 1:
                     told = f" {span('train.nothing')}"
                 # heads choose nothing by a threshold
@@ -238,12 +240,13 @@ class TrainingPart:
         with self.models.using([key]) as (model,):
             began, (output, again) = time.monotonic(), _folder(model, ALL, minutes=minutes)
             plans: list[Plan] = []
+            gone: list[str] = []
 
             def work(progress: Progress) -> None:
                 settings = AllSettings(minutes=minutes, checkpoint_seconds=CHECKPOINT_SECONDS)
                 with _kept(output):
                     train_all(model, output, settings, tell=progress, planned=plans.append)
-                self._take(model, output / "addons")
+                gone.extend(self._take(model, output / "addons"))
 
             shown = 0.0
             for stage, done, total in job.run(work, wait=True):
@@ -256,10 +259,10 @@ class TrainingPart:
                 seconds=f"{time.monotonic() - began:.0f}",
                 folder=slot("folder", f"<code>{escape(str(output / 'addons'))}</code>"),
             )
-            yield f'<p role="status">{words}</p>', gr.skip(), key
+            yield f'<p role="status">{words}{_left(gone)}</p>', gr.skip(), key
 
-    def _take(self, model: Model, folder: Path) -> None:
-        """Put every add-on of a folder into the model."""
+    def _take(self, model: Model, folder: Path) -> list[str]:
+        """Put every add-on of a folder into the model; returns what left it, as `_give`."""
         modules, facts = load_addons(
             folder,
             model.backbone.hidden_size,
@@ -267,32 +270,36 @@ class TrainingPart:
             model.backbone.device,
             model.base,
         )
-        self._give(model, {method: (modules[method], facts[method]) for method in modules})
+        return self._give(model, {method: (modules[method], facts[method]) for method in modules})
 
-    def _give(self, model: Model, learned: dict[str, tuple[Any, dict[str, Any]]]) -> None:
-        """Put add-ons into the model, by method; what knew other MTP heads leaves it."""
+    def _give(self, model: Model, learned: dict[str, tuple[Any, dict[str, Any]]]) -> list[str]:
+        """Put add-ons into the model, by method; returns those that knew other MTP heads, and left
+        it."""
+        gone = []
         self.earlier.setdefault(model, (dict(model.addons), dict(model.addon_facts)))
         if "mtp_heads" in learned:
-            for method in OF_HEADS:
-                model.addons.pop(method, None)
+            gone = [m for m in OF_HEADS if m in model.addons and m not in learned]
+            for method in gone:
+                del model.addons[method]
                 model.addon_facts.pop(method, None)
         for method, (module, facts) in learned.items():
             model.addons[method], model.addon_facts[method] = module, facts
+        return gone
 
     def _train(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
-    ) -> None:
-        """Train in `output`, then put it into the model.
+    ) -> list[str]:
+        """Train in `output`, then put it into the model; returns what left it, as `_give`.
 
         `output`/addons has the model's other add-ons too, so that it gives elsewhere what the
         panels use here.
         """
         with _kept(output):
-            self._learn(model, name, rows, output, progress, curves)
+            return self._learn(model, name, rows, output, progress, curves)
 
     def _learn(
         self, model: Model, name: str, rows: int, output: Path, progress: Progress, curves: Curves
-    ) -> None:
+    ) -> list[str]:
         settings = Settings(
             data=WORLD if of_the_world(model) else None,
             rows=rows,
@@ -305,11 +312,12 @@ class TrainingPart:
         modules, facts = load_addons(
             folder, size, model.backbone.dtype, model.backbone.device, model.base
         )
-        self._give(model, {method: (modules[method], facts[method])})
+        gone = self._give(model, {method: (modules[method], facts[method])})
         for other in (model.addons.keys() & ADDONS.keys()) - {method}:
             save_addon(
                 folder, other, model.addons[other], model.base, size, **model.addon_facts[other]
             )
+        return gone
         keep_apart(model, folder)
 
     def _shown(
@@ -431,11 +439,8 @@ def _fresh(model: Model, name: str) -> Path:
     )
 
 
-def _left(model: Model, earlier: Mapping[Model, tuple[dict, dict]]) -> str:
-    """Say what the model had for other MTP heads than those that were just trained."""
-    gone = [
-        method for method in OF_HEADS if method in earlier[model][0] and method not in model.addons
-    ]
+def _left(gone: Sequence[str]) -> str:
+    """Say which add-ons left the model with the MTP heads that they knew."""
     return f" {span('train.left_out', addons=', '.join(gone))}" if gone else ""
 
 

@@ -3,10 +3,9 @@
 #
 #     bash scripts/smollm2/fed_back.sh runs/fed_back 540 cuda
 #
-# 540: seconds, of which a third go into requests that the model writes from openings, and its
+# 540: seconds, of which three tenths go into requests that the model writes from openings, and its
 # answers. The GGUF file lies in DMTD_CACHE, or in pieces beside the results: OUT/FILE.part0 …
-# OUT/add-ons is then the shipped folder with the new head, its card and its log. With less than a
-# minute and `cpu` it shows that everything is there.
+# OUT/add-ons is then the shipped folder with the new head, its card and its log.
 set -euo pipefail
 out=$1 seconds=$2 device=$3
 here=$(dirname "$0")
@@ -20,15 +19,20 @@ if compgen -G "$out/*.part0" > /dev/null; then
         cat "${first%0}"[0-9] > "$DMTD_CACHE/$(basename "${first%.part0}")"
     done
 fi
-"$python" "$here/everyday.py" "$out/texts" --openings --seed 7 --minutes "$(share 0.33)"
-"$python" "$here/everyday.py" "$out/texts" --cut --pack "$out/more.npz"
+if [ ! -e "$out/more.npz" ]; then
+    "$python" "$here/everyday.py" "$out/texts" --openings --seed 7 --minutes "$(share 0.3)"
+    "$python" "$here/everyday.py" "$out/texts" --cut --pack "$out/more.npz"
+fi
 for texts in more opened everyday conversations; do
-    timeout "$("$python" -c "print(max(20, $seconds * 0.1))")" \
-        "$python" "$here/longer.py" states "$out" --texts $texts --device "$device" || true
+    # what is there when the time is up is learned from
+    timeout "$("$python" -c "print(max(20, $seconds * 0.06))")" \
+        "$python" "$here/longer.py" states "$out" --texts $texts --device "$device" ||
+        [ $? = 124 ]
 done
 learn=(--device "$device" --optimizer muon --often more=2 opened=2)
 [ "$device" = cpu ] || learn+=(--positions 4096 --learned 2560 --rate 1e-3)
 "$python" "$here/longer.py" train "$out" "${learn[@]}" --minutes "$(share 0.4)" \
     --judged 4096 --judged-last 16384
+rm -rf "$out/add-ons"
 cp -r "$here/../../assets/smollm2-135m" "$out/add-ons"
 "$python" "$here/longer.py" bundle "$out" "$out/add-ons" --device "$device"

@@ -18,6 +18,7 @@ what is there. Both go on where they were if they are run again.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -49,6 +50,8 @@ FOLDER = ROOT / "assets" / "smollm2-135m"
 ROOM = 512
 # texts whose states are computed between two marks of how far it is
 BLOCK = 512
+# seconds to wait for the first of them
+MOST_WAITED = 600
 # entries of the softmax: always, and drawn from the other frequent ones
 ALWAYS, DRAWN, FREQUENT = 2048, 1024, 16384
 # drafts in a row that an update goes for, where it does not go K deep
@@ -101,6 +104,12 @@ class States:
         self.name = name
         self.texts, self.mark = order(corpus, first), folder / f"{name}.done"
         self.starts = np.concatenate([[0], np.cumsum(corpus.lengths[self.texts])])
+        # whose states they are: of other texts, or in another order, they would be others'
+        of = hashlib.sha256(corpus.tokens.tobytes() + self.texts.tobytes()).hexdigest()
+        told = folder / f"{name}.of"
+        if told.exists() and told.read_text() != of:
+            sys.exit(f"{folder} has states of other {name}, or in another order (--first)")
+        told.write_text(of)
         size = (int(self.starts[-1]), hidden)
         file = str(folder / f"{name}.bin")
         values = torch.from_file(file, True, size[0] * hidden, dtype=torch.bfloat16)
@@ -179,7 +188,7 @@ class Training:
         self.always, self.others = frequent[:ALWAYS], frequent[ALWAYS:]
         fed = self.kind == "fed_back"
         self.head = (FeedBackHead(stack) if fed else MTPHeads(stack.shape.hidden, K)).to(device)
-        self.updates = self.seen = 0
+        self.updates = self.seen = self.waited = 0
         self.spent = 0.0
         self.kept = folder / f"{self.kind}.pt"
         rate = options.rate
@@ -205,8 +214,11 @@ class Training:
         if self.kept.exists():
             state = torch.load(self.kept, weights_only=True, map_location=device)
             self.head.load_state_dict(state["head"])
-            for optimizer, kept in zip(self.optimizers, state["optimizers"]):
-                optimizer.load_state_dict(kept)
+            if options.what == "train":
+                if state.get("optimizer") != options.optimizer:
+                    sys.exit(f"{self.kept} is not of a training by {options.optimizer}")
+                for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                    optimizer.load_state_dict(kept)
             self.updates, self.seen, self.spent = state["updates"], state["seen"], state["spent"]
         else:
             named = load_file(FOLDER / f"{self.kind}.safetensors")
@@ -226,6 +238,7 @@ class Training:
             "head": self.head.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
+        state |= {"optimizer": self.options.optimizer}
         state |= {"updates": self.updates, "seen": self.seen, "spent": self.spent}
         part = self.kept.with_suffix(".part")
         torch.save(state, part)
@@ -241,7 +254,13 @@ class Training:
                 for _ in range(self.options.often.get(states.name, 1))
                 for lot in states.lots(self.random)
             ]
+            if not found and ready:
+                sys.exit(f"the texts of {self.folder} whose states are there fill no batch")
             if not found:
+                # `states` may have begun beside this
+                if self.waited > MOST_WAITED:
+                    sys.exit(f"{self.folder} has no states to learn from: run `states` first")
+                self.waited += 5
                 time.sleep(5)
             for i in self.random.permutation(len(found)):
                 yield found[i]
@@ -398,7 +417,7 @@ def bundle(training: Training, folder: Path) -> None:
     with (folder / "log.jsonl").open("a") as kept:
         kept.write("".join(json.dumps({"phase": "longer", **line}) + "\n" for line in log))
     card = json.loads((folder / CARD).read_text())
-    facts = {name: log[-1][name] for name in ("updates", "answer_positions")}
+    facts = {f"last_{name}": log[-1][name] for name in ("updates", "answer_positions")}
     judged = {name: log[-1][name] for name in training.judged if name in log[-1]}
     for name in ("held_out_positions", "accuracy", "prefix"):
         facts[name] = judged["conversations"][name]

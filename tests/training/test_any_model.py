@@ -411,7 +411,7 @@ def test_the_models_own_heads_go_on_in_its_dtype(
     train_addon("heads", model, tmp_path, replace(settings, resume=True))
     assert methods_in(folder) == {"clp", "mtp_heads"} and "before" not in capsys.readouterr().out
     train_addon("heads", model, tmp_path, replace(settings, seed=1))
-    assert f"clp in {folder} knew the MTP heads before" in capsys.readouterr().out
+    assert f"from {tmp_path}: clp, clp's checkpoint; train" in capsys.readouterr().out
     assert methods_in(folder) == {"mtp_heads"} and not list(folder.glob("clp*"))
     short = write(tmp_path / "short.jsonl", [{"text": "Hi"}])
     with pytest.raises(UserError, match="needs texts with tokens to foresee; those of short.jsonl"):

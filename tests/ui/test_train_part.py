@@ -110,6 +110,9 @@ def test_heads_show_the_accuracy_of_each(part: TrainingPart, classroom: Model):
     assert picture.count("<polyline") == 5 and [
         name for name in re.findall(r'class="line-\d">(\d) ', picture)
     ] == ["1", "2", "3", "4"]
+    # nothing is left to go the next time, whatever the model once had
+    words, *_ = list(part.train(VISITOR, "classroom", "heads", 20))[-1]
+    assert "<code>" in words and "train.left_out" not in words
 
 
 def test_clp_learns_from_the_heads_in_memory(

@@ -16,7 +16,7 @@ from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.norms import FusedNorm
 
 # what the head size has to be a multiple of for layers in one call, and for attention
-HALF_HEADS = 32
+HEAD_MULTIPLE = 32
 # and what it may be at most: the kernel's MOST_HEAD
 LARGEST_HEAD = 512
 # the kernel's (vnni/dmtd_vnni.c), and its structs Matrix, Norm, what Layer has behind them, Place
@@ -45,7 +45,7 @@ KERNEL = _kernel()
 
 def takes_heads(size: int) -> bool:
     """Whether the kernel has attention for heads of this size."""
-    return size % HALF_HEADS == 0 and size <= LARGEST_HEAD
+    return size % HEAD_MULTIPLE == 0 and size <= LARGEST_HEAD
 
 
 class HasMatrix(Protocol):

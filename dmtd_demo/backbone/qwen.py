@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dmtd_demo.backbone import batched, reading
 from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
-from dmtd_demo.backbone.avx512 import WholeLayers
+from dmtd_demo.backbone.avx512 import WholeLayer, WholeLayers
 from dmtd_demo.backbone.batched import BatchCache
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import FEW, FusedLayer, can_fuse, line_mask
@@ -312,7 +312,7 @@ class Backbone:
         call = self._calls.get((start, stop, adapted))
         if call is None:
             fused = self._fused_adapted if adapted else self._fused
-            wholes = [layer.whole for layer in fused[start:stop] if layer.whole is not None]
+            wholes = [cast(WholeLayer, layer.whole) for layer in fused[start:stop]]
             call = self._calls[start, stop, adapted] = WholeLayers(wholes, start)
         return call
 

@@ -199,6 +199,8 @@ class Training:
                 )
             ]
         else:
+            # PyTorch's own, from 2.9 on: it works in bfloat16, which GPUs and CPUs with instructions
+            # for it multiply fast; dmtd_demo/training/muon.py is for those without
             some = [*self.head.parameters()]
             self.optimizers = [
                 torch.optim.Muon(

@@ -23,7 +23,7 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 #include <string.h>
 
 /* counted up with every change of what is called from outside, and of the structs that are given */
-#define VERSION 5
+#define VERSION 6
 /* inputs that share a step, and rows of a matrix that lie together */
 #define GROUP 32
 #define ROWS 16
@@ -479,15 +479,25 @@ static int64_t room_to_attend(int64_t window, int64_t size) {
 }
 
 /* Up to QUERIES queries of one head of keys, of which each sees `seen` of them: never fewer than
-   the one before it. What it sees of the values goes to its `inputs` of the next matrix, or else to
-   `plain`. */
+   the one before it. Keys and values from `branch` on lie by themselves, at branch_keys and
+   branch_values. What a query sees of the values goes to its `inputs` of the next matrix, or else
+   to `plain`. */
 typedef struct {
     const Matrix *next;
+    int64_t branch;
+    const void *branch_keys, *branch_values;
     const void *at[QUERIES];
     int64_t seen[QUERIES];
     Inputs *inputs[QUERIES];
     void *plain[QUERIES];
 } Queries;
+
+/* Where the k-th of `trunk`, keys or values of `size`, lies. */
+INLINE const void *lies(const Queries *q, const void *trunk, const void *branch, int64_t k,
+                        int64_t size, const int floats) {
+    return k < q->branch ? item(trunk, k * size, floats)
+                         : item(branch, (k - q->branch) * size, floats);
+}
 
 /* The exponential of each query's products with the keys that it sees, over the largest of them, into
    weights [n, window]; one over their sums into share [n], no number where a product is none.
@@ -506,13 +516,13 @@ INLINE void weigh(const int floats, const Queries *q, int n, const void *keys, i
     }
     for (int64_t k = 0; k < all; k += KEYS) {
         /* floats are read where they lie, but for the last ones */
-        const int there = floats && k + KEYS <= all;
+        const int there = floats && k + KEYS <= all && k + KEYS <= q->branch;
         const float *held = there ? (const float *)keys + k * size : few;
         const int64_t by_key = floats ? size : 16, by_part = floats ? 16 : KEYS * 16;
         if (!there)
             for (int64_t j = 0; j < KEYS; j++)
-                apart(item(keys, least(k + j, all - 1) * size, floats), size, floats,
-                      few + j * by_key, by_part);
+                apart(lies(q, keys, q->branch_keys, least(k + j, all - 1), size, floats), size,
+                      floats, few + j * by_key, by_part);
         for (int i = 0; i < n; i++) {
             if (k >= q->seen[i])
                 continue;
@@ -561,20 +571,23 @@ INLINE void gather(const int floats, const int n, const int parts, const Queries
         for (int i = 0; i < n; i++)
             for (int p = 0; p < parts; p++)
                 even[i][p] = odd[i][p] = _mm512_setzero_ps();
-        for (int64_t k = 0; k < q->seen[0]; k++)
+        for (int64_t k = 0; k < q->seen[0]; k++) {
+            const void *held = lies(q, values, q->branch_values, k, size, floats);
             for (int p = 0; p < parts; p++) {
-                both(values, k * size + at + 32 * p, floats, &e, &o);
+                both(held, at + 32 * p, floats, &e, &o);
                 for (int i = 0; i < n; i++) {
                     __m512 weight = _mm512_set1_ps(weights[i * window + k]);
                     even[i][p] = _mm512_fmadd_ps(weight, e, even[i][p]);
                     odd[i][p] = _mm512_fmadd_ps(weight, o, odd[i][p]);
                 }
             }
+        }
         for (int i = 0; i < n; i++)
             for (int p = 0; p < parts; p++) {
                 __m512 *x = &even[i][p], *y = &odd[i][p];
                 for (int64_t k = q->seen[0]; k < q->seen[i]; k++) {
-                    both(values, k * size + at + 32 * p, floats, &e, &o);
+                    both(lies(q, values, q->branch_values, k, size, floats), at + 32 * p, floats,
+                         &e, &o);
                     __m512 weight = _mm512_set1_ps(weights[i * window + k]);
                     *x = _mm512_fmadd_ps(weight, e, *x);
                     *y = _mm512_fmadd_ps(weight, o, *y);
@@ -767,11 +780,37 @@ end:
     return answer(able);
 }
 
+/* A tree of positions: the first `trunk` of a text are seen by all; of those after them, each names
+   its parent among them, or -1. parents: null where positions follow each other. */
+typedef struct {
+    int64_t trunk;
+    const int64_t *parents;
+} Tree;
+
+/* Copy the keys and values that a place of the tree sees behind the trunk, its ancestors' and its
+   own, in their order, to branch and what `most` places need after it; returns how many. keys,
+   values: of one head. */
+static int64_t copy_branch(const Tree *tree, int64_t place, const void *keys, const void *values,
+                           int64_t bytes, int64_t most, char *branch) {
+    int64_t depth = 0;
+    for (int64_t i = place; i >= 0; i = tree->parents[i])
+        depth++;
+    int64_t at = depth;
+    for (int64_t i = place; i >= 0; i = tree->parents[i]) {
+        at--;
+        memcpy(branch + at * bytes, (const char *)keys + (tree->trunk + i) * bytes, bytes);
+        memcpy(branch + (most + at) * bytes, (const char *)values + (tree->trunk + i) * bytes,
+               bytes);
+    }
+    return depth;
+}
+
 /* This thread's share of one layer for a few positions after `past` others. asked, real: room for
-   queries and for what turn is given; mine: the thread's own for attention. */
+   queries and for what turn is given; mine: the thread's own for attention, with a tree's branch
+   at its end. */
 static void run(const Layer *l, const Place *held, const void *h, int64_t rows, const void *cos,
-                const void *sin, int64_t past, void *y, Inputs *in, Inputs *of_seen, Inputs *inner,
-                float *real, void *asked, float *mine) {
+                const void *sin, int64_t past, const Tree *tree, void *y, Inputs *in,
+                Inputs *of_seen, Inputs *inner, float *real, void *asked, float *mine) {
     int64_t size = l->head_size, room = held->room;
     int64_t queries = l->o.ins / size, kv_heads = (l->heads - queries) / 2;
     int64_t group = queries / kv_heads, window = (past + rows + KEYS - 1) / KEYS * KEYS;
@@ -791,27 +830,42 @@ static void run(const Layer *l, const Place *held, const void *h, int64_t rows, 
     int64_t from, to, each = rows * group;
     part(kv_heads * each, &from, &to);
     while (from < to) {
-        int64_t head = from / each, left = least(to, (head + 1) * each) - from;
+        int64_t head = from / each, first = from % each / group;
+        /* positions of a tree do not share what they see */
+        int64_t last = tree->parents ? head * each + (first + 1) * group : (head + 1) * each;
+        int64_t left = least(to, last) - from;
         int64_t calls = (left + QUERIES - 1) / QUERIES, n = (left + calls - 1) / calls;
-        Queries few = {.next = &l->o};
+        const void *keys = item(entries, head * room * size, floats);
+        const void *values = item(entries, (head + kv_heads) * room * size, floats);
+        Queries few = {.next = &l->o, .branch = INT64_MAX};
+        int64_t behind = 0;
+        if (tree->parents) {
+            char *branch = (char *)(mine + room_to_attend(window, size));
+            int64_t most = past + rows - tree->trunk, bytes = size * (floats ? 4 : 2);
+            behind = copy_branch(tree, past + first - tree->trunk, keys, values, bytes, most, branch);
+            few.branch = tree->trunk;
+            few.branch_keys = branch;
+            few.branch_values = branch + most * bytes;
+        }
         for (int i = 0; i < n; i++, from++) {
             int64_t row = from % each / group, query = head * group + from % group;
             few.at[i] = item(asked, (row * queries + query) * size, floats);
-            few.seen[i] = past + row + 1;
+            few.seen[i] = tree->parents ? tree->trunk + behind : past + row + 1;
             few.inputs[i] = of_seen + inputs_in(&l->o, (row * queries + query) * size);
         }
-        attend(floats, &few, n, item(entries, head * room * size, floats),
-               item(entries, (head + kv_heads) * room * size, floats), size, window, mine);
+        attend(floats, &few, n, keys, values, size, window, mine);
     }
 #pragma omp barrier
     finish(l, h, of_seen, rows, y, in, inner);
 }
 
-/* whole(layers, places, h, rows, cos, sin, past, y, threads): layers of one shape, one after
-   another, for up to TILE positions after `past` others; keys and values go to the place of each. */
+/* whole(layers, places, h, rows, cos, sin, past, y, threads, trunk, parents): layers of one shape,
+   one after another, for up to TILE positions after `past` others; keys and values go to the place
+   of each. parents: 0, or the address of those of a tree's positions, which begin behind `trunk`
+   others and end with these. */
 static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     Py_ssize_t layers;
-    const Layer *l = struct_of(args, count, 9, sizeof(Layer), &layers);
+    const Layer *l = struct_of(args, count, 11, sizeof(Layer), &layers);
     if (!l)
         return NULL;
     const Place *places = bytes_of(args[1], layers * sizeof(Place));
@@ -823,7 +877,10 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     int64_t past = PyLong_AsLong(args[6]);
     void *y = PyLong_AsVoidPtr(args[7]);
     int threads = PyLong_AsLong(args[8]);
+    const Tree tree = {PyLong_AsLong(args[9]), PyLong_AsVoidPtr(args[10])};
     int64_t own = room_to_attend((past + rows + KEYS - 1) / KEYS * KEYS, size);
+    if (tree.parents)
+        own += 2 * (past + rows - tree.trunk) * size;
     Inputs *in = inputs(&l->qkv, rows), *of_seen = inputs(&l->o, rows);
     Inputs *inner = inputs(&l->down, rows);
     float *real = room_for(rows, l->qkv.outs, sizeof(float));
@@ -835,8 +892,8 @@ static PyObject *whole(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     Py_BEGIN_ALLOW_THREADS
 #pragma omp parallel num_threads(threads)
     for (Py_ssize_t i = 0; i < layers; i++)
-        run(l + i, places + i, i ? y : h, rows, cos, sin, past, y, in, of_seen, inner, real, asked,
-            weights + omp_get_thread_num() * own);
+        run(l + i, places + i, i ? y : h, rows, cos, sin, past, &tree, y, in, of_seen, inner, real,
+            asked, weights + omp_get_thread_num() * own);
     Py_END_ALLOW_THREADS
 end:
     free(in);
@@ -882,7 +939,7 @@ static PyObject *attend_texts(PyObject *self, PyObject *const *args, Py_ssize_t 
             memcpy(item(keys, place, floats), item(heads, new, floats), bytes);
             memcpy(item(values, place, floats), item(heads, new + kv_heads * size, floats), bytes);
             for (int64_t first = 0; first < group; first += QUERIES) {
-                Queries few = {0};
+                Queries few = {.branch = INT64_MAX};
                 int n = least(group - first, QUERIES);
                 for (int j = 0; j < n; j++) {
                     int64_t query = head * group + first + j;

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.norms import FusedNorm
+from dmtd_demo.backbone.tree import Tree
 
 # what the head size has to be a multiple of for layers in one call, and for attention
 HEAD_MULTIPLE = 32
 # and what it may be at most: the kernel's MOST_HEAD
 LARGEST_HEAD = 512
 # the kernel's (vnni/dmtd_vnni.c), and its structs Matrix, Norm, what Layer has behind them, Place
-VERSION = 5
+VERSION = 6
 MATRIX, NORM, LAYER, PLACE = "PPPqqqq", "Pd", "qqq", "Pq"
 
 
@@ -127,10 +128,13 @@ class WholeLayers:
         self._structs = b"".join(layer.layer for layer in layers)
         self._places = struct.Struct(PLACE * len(layers))
 
-    def __call__(self, h: Tensor, cos: Tensor, sin: Tensor, cache: KVCache) -> Tensor:
+    def __call__(
+        self, h: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, tree: Tree | None = None
+    ) -> Tensor:
         """Run them over few positions h [q, hidden], which the cache takes.
 
-        They all hold equally many. cos, sin: as `FusedLayer` has them.
+        They all hold equally many. cos, sin: as `FusedLayer` has them. tree: the last places of
+        which the positions are, where they do not follow each other.
         """
         h, cos, sin = h.contiguous(), cos.contiguous(), sin.contiguous()
         first = self._first
@@ -147,5 +151,6 @@ class WholeLayers:
             past,
             y.data_ptr(),
             torch.get_num_threads(),
+            *((0, 0) if tree is None else (tree.trunk, tree.held_parents.buffer_info()[0])),
         )
         return y

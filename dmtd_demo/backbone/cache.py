@@ -87,6 +87,20 @@ class KVCache:
         for layer in range(start, len(self._lengths) if stop is None else stop):
             self._lengths[layer] = min(self._lengths[layer], length)
 
+    def take_branch(self, trunk: int, places: list[int]) -> None:
+        """Of what all layers hold behind the trunk keep these places alone, in this order.
+
+        The places of a tree's branch (`Tree.branch`).
+        """
+        if places != list(range(len(places))):
+            index: Tensor | None = None
+            for entries in self._entries:
+                assert entries is not None
+                if index is None:
+                    index = torch.tensor(places, device=entries.device) + trunk
+                entries[:, trunk : trunk + len(places)] = entries[:, index]
+        self.crop(trunk + len(places))
+
     def keep(self, length: int | None) -> None:
         """Make a rewind to `length` or a later position possible from now on; None: no more.
 

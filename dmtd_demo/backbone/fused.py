@@ -17,6 +17,7 @@ from dmtd_demo.backbone.integers import ByBytes
 from dmtd_demo.backbone.linears import Kernel, Linear, Several, is_known, together
 from dmtd_demo.backbone.norms import FusedNorm
 from dmtd_demo.backbone.row_blocks import RowBlockLinear
+from dmtd_demo.backbone.tree import Tree
 
 # keys from which on one float32 position on a CPU attends by two products: 3 to 14 % of a whole
 # step of `classroom` after 1,024 tokens, nothing after 500
@@ -242,6 +243,43 @@ class GroupedAttention:
             seen = seen.reshape(self.kv_heads, self.group, positions, size).permute(2, 0, 1, 3)
         return seen.reshape(positions, -1)
 
+    def _attend_branches(self, queries: Tensor, keys: Tensor, values: Tensor, tree: Tree) -> Tensor:
+        """Attend for the last places of a tree, each over the trunk and its own branch.
+
+        Shapes as in `_attention`; keys and values are those of the trunk and of the tree, and what
+        `filled` adds to them. In 16 bits on a CPU one place after another, its branch laid behind
+        the trunk meanwhile, so that it has the result, bit for bit, of a pass of its own.
+        """
+        positions, trunk, held = queries.shape[0], tree.trunk, len(tree.parents)
+        places = range(held - positions, held)
+        if queries.dtype == torch.float32 or queries.is_cuda:
+            mask = queries.new_full((positions, trunk + held), -torch.inf)
+            mask[:, :trunk] = 0
+            for row, place in zip(mask, places):
+                row[[trunk + one for one in tree.branch(place)]] = 0
+            held_keys, held_values = (x[:, :, : trunk + held] for x in (keys, values))
+            return self._attend_many(queries, held_keys, held_values, mask)
+        behind = slice(trunk, trunk + held)
+        own_keys, own_values = keys[:, :, behind].clone(), values[:, :, behind].clone()
+        seen = []
+        for i, place in enumerate(places):
+            branch = tree.branch(place)
+            length = trunk + len(branch)
+            keys[:, :, trunk:length] = own_keys[:, :, branch]
+            values[:, :, trunk:length] = own_values[:, :, branch]
+            if self.in_line:
+                mask = line_mask(length - 1, 1, self.group, queries)
+                window = mask.shape[1]
+                one = queries[i : i + 1]
+                rows = self._attend_in_line(one, keys[:, :, :window], values[:, :, :window], mask)
+            else:
+                rows = self._attention(
+                    queries[i : i + 1], keys[:, :, :length], values[:, :, :length], None
+                )
+            seen.append(rows)
+        keys[:, :, behind], values[:, :, behind] = own_keys, own_values
+        return torch.cat(seen)
+
     def _attend_in_turn(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend for positions one after another, in 16 bits on a CPU that cannot do so in line.
 
@@ -334,6 +372,7 @@ class FusedLayer(GroupedAttention):
         sin: Tensor,
         mask: Tensor | None,
         cache: KVCache | PlacedEntries,
+        tree: Tree | None = None,
     ) -> Tensor:
         """Run the layer over h [q, hidden], and append keys and values to the cache.
 
@@ -341,14 +380,20 @@ class FusedLayer(GroupedAttention):
         [group x q, past + q] up to FEW, then [q, past + q]; [q, 1, 1, past + q] where
         positions attend apart (`can_attend_apart`); as `line_mask` gives it up to FEW where they
         attend in line; else None for one position, where nothing came before them, or where all
-        layers are the kernel's calls (`WholeLayers`).
+        layers are the kernel's calls (`WholeLayers`). tree: the last places of which the positions
+        are; no mask then.
         """
         if isinstance(cache, PlacedEntries) and cache.kernels is not None:
             return self._by_kernels(h, cos, sin, mask, cache, cache.kernels)
         if self.alone is not None and h.shape[0] <= FEW and isinstance(cache, KVCache):
-            return self.alone(h, cos, sin, cache)
+            return self.alone(h, cos, sin, cache, tree)
         heads = self.heads(h, cos, sin)
         new = heads[:, self.query_heads :]
+        if tree is not None:
+            window = filled(tree.trunk + len(tree.parents)) if self.in_line else 0
+            keys, values = cache.append(new, self.index, window)
+            queries = heads[:, : self.query_heads]
+            return self.rest(h, self._attend_branches(queries, keys, values, tree))
         if self.in_line and mask is not None and h.shape[0] <= FEW:
             keys, values = cache.append(new, self.index, mask.shape[1])
         else:

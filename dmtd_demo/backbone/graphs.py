@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dmtd_demo.backbone.cache import KVCache, PlacedEntries
 from dmtd_demo.backbone.fused import FusedLayer, can_attend_apart
+from dmtd_demo.backbone.tree import Tree
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
@@ -41,8 +42,9 @@ class _Buffers:
         # [2 x kv heads, capacity, head size]
         self.entries: list[Tensor | None] = [None] * len(layers)
         self.capacity = 0
-        # by layers, positions, window and whether the late layers are adapted
-        self.passes: dict[tuple[int, int, int, int, bool], _Pass] = {}
+        # by layers, positions, window, whether the late layers are adapted, and whether the
+        # positions are a tree's
+        self.passes: dict[tuple[int, int, int, int, bool, bool], _Pass] = {}
         # of the graphs' memory: passes never overlap, and their results are kept apart
         self.pool: _POOL_HANDLE | None = None
         self._layers = layers
@@ -113,29 +115,33 @@ class StaticPasses:
         stop: int,
         cache: StaticCache,
         adapted: Sequence[FusedLayer] | None = None,
+        tree: Tree | None = None,
     ) -> Tensor | None:
         """Run h [q, hidden] through the layers [start, stop), q up to fused.FEW.
 
-        adapted: all layers, in place of the model's own. Returns None where there are no graphs to
-        be had.
+        adapted: all layers, in place of the model's own. tree: whose places the positions are, all
+        of them. Returns None where there are no graphs to be had.
         """
         if self.refused is not None:
             return None
         positions, past = h.shape[0], cache.length(start)
+        assert tree is None or (len(tree.parents), tree.trunk) == (positions, past)
         buffers, window = cache.buffers, window_of(past + positions)
         buffers.reserve(window, h.dtype, h.device)
-        key = (start, stop, positions, window, adapted is not None)
+        key = (start, stop, positions, window, adapted is not None, tree is not None)
         known = buffers.passes.get(key)
         one = known or _Pass(
             (adapted or self._layers)[start:stop],
             buffers.entries,
-            positions,
             window,
             h,
             self._rope(window),
+            tree is not None,
         )
         one.h.copy_(h)
         one.past.fill_(past)
+        if tree is not None:
+            one.take(tree)
         if known is None:
             if h.device.type == "cuda" and not self._captured(one, buffers):
                 return None
@@ -159,20 +165,24 @@ class _Pass:
     """A kind of pass over some buffers, with its inputs: h [q, hidden], and `past`.
 
     past: how many positions came before. like: a tensor as h is. rope: cos and sin of the window,
-    each [window, 1, head size].
+    each [window, 1, head size]. of_tree: whether `take` says which place of a tree each is.
     """
 
     def __init__(
         self,
         layers: Sequence[FusedLayer],
         entries: list[Tensor | None],
-        positions: int,
         window: int,
         like: Tensor,
         rope: tuple[Tensor, Tensor],
+        of_tree: bool,
     ) -> None:
         self._layers, self._entries, self._window = layers, entries, window
         self._cos, self._sin = rope
+        positions = len(like)
+        # of a tree: what its places see of each other, [q, q], and their positions in the text
+        self._branches = like.new_full((positions, positions), -torch.inf) if of_tree else None
+        self._positions = torch.zeros(positions, dtype=torch.long, device=like.device)
         self.h = torch.zeros_like(like)
         self.past = torch.zeros((), dtype=torch.long, device=like.device)
         self._steps = torch.arange(positions, device=like.device)
@@ -200,6 +210,15 @@ class _Pass:
         # the next replay writes there
         return self._out.clone()
 
+    def take(self, tree: Tree) -> None:
+        """Note the places of a tree, as many as the pass has positions."""
+        assert self._branches is not None
+        sees = torch.full(self._branches.shape, -torch.inf)
+        for place, row in enumerate(sees):
+            row[tree.branch(place)] = 0
+        self._branches.copy_(sees)
+        self._positions.copy_(torch.tensor(tree.positions))
+
     def capture(self, pool: _POOL_HANDLE) -> None:
         """Capture the pass as a CUDA graph. Raises whatever is in the way."""
         device = self.h.device
@@ -217,7 +236,8 @@ class _Pass:
 
     def _layers_over_buffers(self) -> Tensor:
         writer, h = self._writer(), self.h
-        cos, sin, mask = self._cos[writer.at], self._sin[writer.at], self._mask(writer.at)
+        positions = writer.at if self._branches is None else self._positions
+        cos, sin, mask = self._cos[positions], self._sin[positions], self._mask(writer.at)
         mask = mask[:, None, None] if self._apart else mask.repeat(self._layers[0].group, 1)
         for layer in self._layers:
             h = layer(h, cos, sin, mask, writer)
@@ -225,7 +245,10 @@ class _Pass:
 
     def _mask(self, at: Tensor) -> Tensor:
         """Return what positions at these places, [q], see: [q, window], -inf where they do not."""
-        return torch.where(self._places <= at[:, None], self._seen, self._unseen)
+        if self._branches is None:
+            return torch.where(self._places <= at[:, None], self._seen, self._unseen)
+        trunk = torch.where(self._places < self.past, self._seen, self._unseen)
+        return trunk.repeat(len(at), 1).index_copy_(1, at, self._branches)
 
     def _writer(self) -> PlacedEntries:
         return PlacedEntries(self._entries, self.past + self._steps, self._window, self._kernels)

@@ -30,6 +30,7 @@ from dmtd_demo.backbone.rope import Rope
 from dmtd_demo.backbone.row_blocks import RowBlockLinear
 from dmtd_demo.backbone.split import Split
 from dmtd_demo.backbone.supported import HYBRID, SILU, check_config
+from dmtd_demo.backbone.tree import Tree
 from dmtd_demo.errors import UserError
 from dmtd_demo.machine import on_zero_gpu
 
@@ -263,7 +264,7 @@ class Backbone:
         if isinstance(cache, HybridCache):
             return self._run_hybrid(h, start, stop, past, cache)
         if cache is not None and not torch.is_grad_enabled() and self._fused:
-            return self._run_fused(h, start, stop, past, cache, adapted)
+            return self._run_fused(h, start, stop, cache, adapted)
         position_embeddings = self.rope.span(h, past, past + q)
         # one position sees everything; with nothing before it transformers' SDPA is causal by
         # itself
@@ -290,21 +291,35 @@ class Backbone:
             raise does_not_fit(error) from error
         return h.to(self.device)  # where the layers lie on several devices
 
+    def run_tree(self, h: Tensor, start: int, stop: int, cache: KVCache, tree: Tree) -> Tensor:
+        """Run layers [start, stop) over the last places of a tree, as `run_layers` with a cache.
+
+        Where `can_branch`, and without gradients.
+        """
+        return h if start >= stop else self._run_fused(h, start, stop, cache, False, tree)
+
     def _run_fused(
-        self, h: Tensor, start: int, stop: int, past: int, cache: KVCache, adapted: bool
+        self,
+        h: Tensor,
+        start: int,
+        stop: int,
+        cache: KVCache,
+        adapted: bool,
+        tree: Tree | None = None,
     ) -> Tensor:
-        q = h.shape[1]
+        past, q = cache.length(start), h.shape[1]
         fused = self._fused_adapted if adapted else self._fused
-        if isinstance(cache, StaticCache) and q <= FEW:
-            out = self._passes.run(h[0], start, stop, cache, fused if adapted else None)
+        all_of_tree = tree is None or len(tree.parents) == q
+        if isinstance(cache, StaticCache) and q <= FEW and all_of_tree:
+            out = self._passes.run(h[0], start, stop, cache, fused if adapted else None, tree)
             if out is not None:
                 return out[None]
-        cos, sin, mask = self.attending(h, past, q)
+        cos, sin, mask = self.attending(h, past, q, tree)
         h = h[0]
         if q <= FEW and self._whole:
-            return self._call(start, stop, adapted)(h, cos, sin, cache)[None]
+            return self._call(start, stop, adapted)(h, cos, sin, cache, tree)[None]
         for layer in fused[start:stop]:
-            h = layer(h, cos, sin, mask, cache)
+            h = layer(h, cos, sin, mask, cache, tree)
         return h[None]
 
     def _call(self, start: int, stop: int, adapted: bool) -> WholeLayers:
@@ -324,6 +339,11 @@ class Backbone:
         for layer in self._hybrid_layers[start:stop]:
             h = layer(h, cos, sin, mask, cache)
         return h[None].to(self.device)
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether `run_tree` has layers to run."""
+        return not self.hybrid and bool(self._fused)
 
     @property
     def can_batch(self) -> bool:
@@ -359,11 +379,17 @@ class Backbone:
         """Whether the masks of `attending` are those of layers that attend in line."""
         return not self.hybrid and bool(self._fused) and self._fused[0].in_line
 
-    def attending(self, h: Tensor, past: int, q: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def attending(
+        self, h: Tensor, past: int, q: int, tree: Tree | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return cos, sin and mask as `FusedLayer` reads them beside h.
 
-        They are those of q positions after `past` others.
+        They are those of q positions after `past` others, or of the last q of a tree.
         """
+        if tree is not None:
+            places = tree.positions[-q:]
+            cos, sin = self.rope.signed(h, 0, max(places) + 1)
+            return cos[places], sin[places], None
         cos, sin = self.rope.signed(h, past, past + q)
         mask = None
         if q <= FEW and self._whole:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
 from dmtd_demo.decoders.base import Decoder, Options, Pass, Step, Steps
+from dmtd_demo.decoders.draft_tree import check_tree, tree_of_drafts, tree_option, verify_tree
 from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import (
     Likely,
@@ -25,11 +26,15 @@ from dmtd_demo.sampling import Sampler
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
+# how deep a tree grows where nobody says: six deep brought nothing more (docs/smollm2.md)
+TREE_DEEP = 4
+
 
 @dataclass(frozen=True)
 class VerifiedNativeOptions(Options):
     k: int = drafts_option("how often the head is applied at most: tokens drafted for one pass")
     p_min: float = p_min_option()
+    tree: int = tree_option()
 
 
 class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
@@ -45,6 +50,16 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
     def model_defaults(cls, model: Model) -> dict[str, Any]:
         return {"k": usual_k(model), "p_min": usual_p_min(model)}
 
+    @classmethod
+    def resolve(cls, options: VerifiedNativeOptions, model: Model) -> VerifiedNativeOptions:
+        if options.tree:
+            # whoever asks for so many drafts means them
+            p_min = 0.0 if options.p_min is None else options.p_min
+            options = replace(options, k=options.k or TREE_DEEP, p_min=p_min)
+        options = super().resolve(options, model)
+        check_tree(options.tree, model)
+        return options
+
     @torch.inference_mode()
     def steps(self, model: Model, prompt_ids: Sequence[int], sampler: Sampler) -> Steps:
         options = self.resolve(self.options, model)
@@ -55,9 +70,13 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
         while True:
             m = text.pair(new)
             k = min(options.k, stack.room - 1)
-            choices, logits = text.drafts(m, k, drafting, Likely(options.p_min))
-            drafts = Drafts(choices, logits, "mtp")
-            tokens, runs, states = verify(stack, new[-1], drafts, sampler)
+            if options.tree and k > 0:
+                tree = tree_of_drafts(text, m, k, options.tree, options.p_min, drafting)
+                tokens, runs, states = verify_tree(stack, new[-1], tree, drafting)
+            else:
+                choices, logits = text.drafts(m, k, drafting, Likely(options.p_min))
+                drafts = Drafts(choices, logits, "mtp")
+                tokens, runs, states = verify(stack, new[-1], drafts, sampler)
             text.saw(states)
             yield Step(tokens, (Pass("verify", runs),))
             new = [t.id for t in tokens]

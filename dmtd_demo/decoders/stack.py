@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
+from dmtd_demo.backbone.tree import Tree
 from dmtd_demo.decoders.base import Pass, Run, Step, Token
 from dmtd_demo.sampling import Sampler
 
@@ -33,24 +34,32 @@ class Stack:
         # early outputs c_i, [1, 1, hidden] each
         self.skipped: list[Tensor] = []
 
-    def full(self, ids: Sequence[int]) -> tuple[Tensor, tuple[Run, ...]]:
+    def full(self, ids: Sequence[int], tree: Tree | None = None) -> tuple[Tensor, tuple[Run, ...]]:
         """Run all layers over q ids, every position a cycle head (m = 1).
 
-        The middle layers first refill what they skipped. Returns the late outputs [1, q, hidden]
+        The middle layers first refill what they skipped. tree: the places of the ids, where nothing
+        was skipped. Returns the late outputs [1, q, hidden]
         before the final norm, and the runs.
         """
         backbone, split, q = self.backbone, self.split, len(ids)
         n = backbone.layers
+
+        def run(h: Tensor, start: int, stop: int) -> Tensor:
+            if tree is not None:
+                return backbone.run_tree(h, start, stop, self.cache, tree)
+            return backbone.run_layers(h, start, stop, self.cache)
+
         h = backbone.embed(list(ids))
         # the ordinary Qwen stack
         if split is None or (split.head_input == "replace" and not self.skipped):
-            return backbone.run_layers(h, 0, n, self.cache), ((0, n, q),)
-        c = backbone.run_layers(h, 0, split.early, self.cache)
+            return run(h, 0, n), ((0, n, q),)
+        assert tree is None or not self.skipped
+        c = run(h, 0, split.early)
         unseen = torch.cat([*self.skipped, c], dim=1) if self.skipped else c
         self.skipped = []
-        thought = backbone.run_layers(unseen, split.early, split.late_start, self.cache)[:, -q:]
+        thought = run(unseen, split.early, split.late_start)[:, -q:]
         u = c + thought if split.head_input == "sum" else thought
-        out = backbone.run_layers(u, split.late_start, n, self.cache)
+        out = run(u, split.late_start, n)
         return out, _merged(
             (0, split.early, q),
             (split.early, split.late_start, unseen.shape[1]),

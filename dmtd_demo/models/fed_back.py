@@ -25,6 +25,7 @@ from dmtd_demo.backbone.linears import Linear, Product, together
 from dmtd_demo.backbone.norms import FusedNorm
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.row_blocks import laid_out_like
+from dmtd_demo.backbone.tree import Tree
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.addon_file import addon_tensors
 
@@ -57,16 +58,19 @@ class FedBackHead(nn.Module):
         self._fused: tuple[FusedNorm, FusedNorm, Product, FusedLayer, FusedNorm] | None = None
 
     @torch.no_grad()
-    def run(self, states: Tensor, embedded: Tensor, cache: KVCache) -> Tensor:
+    def run(
+        self, states: Tensor, embedded: Tensor, cache: KVCache, tree: Tree | None = None
+    ) -> Tensor:
         """Take the next pairs of one text into the cache, states and embeddings [n, hidden], and
-        return the last one's m, [1, hidden]."""
+        return the last one's m, [1, hidden]; of the last n places of a tree all, [n, hidden]."""
         if self._fused is None:
             with torch.inference_mode(states.is_inference()):
                 self._fused = self._parts()
         of_embedding, of_state, fc, layer, norm = self._fused
         u = fc(torch.cat((of_embedding(embedded), of_state(states)), dim=-1))
-        cos, sin, mask = self.backbone.attending(u, cache.length(0), len(u))
-        return norm(layer(u, cos, sin, mask, cache)[-1:])
+        cos, sin, mask = self.backbone.attending(u, cache.length(0), len(u), tree)
+        out = layer(u, cos, sin, mask, cache, tree)
+        return norm(out[-1:] if tree is None else out)
 
     def pack(self) -> None:
         """Hold the linears as the backbone's are on a CPU: in 8 bits where those are packed, in

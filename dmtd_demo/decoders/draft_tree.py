@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
 
 # candidates that may follow a draft, and drafts of one depth that a head is applied to together
-FOLLOWERS, WIDE = 4, 4
+FOLLOWERS, WIDE = 8, 4
 
 
 def tree_option() -> Any:

@@ -3,7 +3,8 @@
 // a cycle head, the tokens of a span) are paler. Recurrent layers are narrower than attention.
 // Above the stack: MTP heads whose tokens were kept; a head that reads its own drafts is a layer of
 // its own, as often as it was applied and its draft stood. Below it, where the decoder records it:
-// how probable each number of further tokens was held, and which was taken.
+// how probable each number of further tokens was held, and which was taken; or the tree of drafts
+// that the pass checked, and which of them stand.
 
 const STACK = { width: 84, height: 168, most: 8 }; // of the drawing, in its own units; positions that have a column each
 const PASS_NAMES = {
@@ -85,7 +86,8 @@ class Cycle {
       }),
     );
     this.drawStack(pass, layers, most, heads);
-    this.drawLengths(step.lengths, step.tokens.length - 1);
+    if (step.tree?.length) this.drawTree(step.tree, step.stood || []);
+    else this.drawLengths(step.lengths, step.tokens.length - 1);
   }
 
   drawStack(pass, layers, most, heads) {
@@ -151,6 +153,53 @@ class Cycle {
             }),
       );
     return shapes;
+  }
+
+  // The pending token at the left, then the drafts by their depth; siblings from top to bottom, the
+  // likeliest first. parents: the place before each draft, or -1; a parent comes before its drafts.
+  drawTree(parents, stood) {
+    const depths = [],
+      leaf = parents.map((_, i) => !parents.includes(i));
+    for (const parent of parents) depths.push(parent < 0 ? 1 : depths[parent] + 1);
+    const wide = 84 / (Math.max(...depths) + 1),
+      high = 44 / leaf.filter(Boolean).length;
+    // a branch goes on in its first draft's line
+    const lines = [];
+    let free = 0;
+    parents.forEach((parent, i) => {
+      const first = parents.indexOf(parent) === i;
+      lines.push(first ? (parent < 0 ? 0 : lines[parent]) : free);
+      if (leaf[i]) free = Math.max(free, lines[i]) + 1;
+    });
+    const x = (i) => ((i < 0 ? 0 : depths[i]) + 0.5) * wide,
+      y = (i) => 3 + ((i < 0 ? 0 : lines[i]) + 0.5) * high;
+    const kept = new Set(stood);
+    this.lengths.classList.remove("none");
+    this.lengths.replaceChildren(
+      ...parents.map((parent, i) =>
+        svg("path", {
+          d: `M${x(parent)} ${y(parent)}L${x(i)} ${y(i)}`,
+          class: `edge ${kept.has(i) ? "kept" : ""}`,
+        }),
+      ),
+      ...[-1, ...parents.keys()].map((i) =>
+        svg("circle", {
+          cx: x(i),
+          cy: y(i),
+          r: Math.min(3, high / 2.2),
+          class: i < 0 ? "pending" : kept.has(i) ? "taken" : "other",
+        }),
+      ),
+    );
+    this.detail.textContent = t("cycle.stand", { stand: stood.length, drafts: parents.length });
+    this.node.setAttribute(
+      "aria-label",
+      t("cycle.tree", {
+        pass: this.node.getAttribute("aria-label"),
+        drafts: parents.length,
+        stand: stood.length,
+      }),
+    );
   }
 
   // probabilities: of 0, 1, 2 … further tokens; taken: how many there were.

@@ -51,6 +51,9 @@ interface Step {
   tokens: Token[];
   passes: Pass[];
   lengths?: number[];
+  // of a tree of drafts: the place before each, or -1, and which stand
+  tree?: number[];
+  stood?: number[];
 }
 interface PanelEntry {
   panel: number;

@@ -4,6 +4,7 @@
 const RECORD_TYPES = ["header", "step", "audit", "end", "summary"];
 const MOST_PANELS = 4;
 const MOST_LAYERS = 1000;
+const MOST_DRAFTS = 1000;
 const MOST_RECORDS = 200_000;
 const MOST_TOKENS = 1_000_000;
 const MOST_DEPTH = 20;
@@ -157,6 +158,7 @@ function parseRecord(text) {
       record.lengths,
       line,
     );
+    need(isTree(record.tree ?? [], record.stood ?? []), t("record.tree"), record.tree, line);
     need(Array.isArray(record.tokens), t("record.tokens"), record.tokens, line);
     tokens += record.tokens.length;
     need(tokens <= MOST_TOKENS, t("record.most_tokens", { most: MOST_TOKENS }), tokens, line);
@@ -195,6 +197,14 @@ const isRun = (run) =>
   run[1] > run[0] &&
   run[1] <= MOST_LAYERS &&
   run[2] > 0;
+// A parent comes before its draft, and what stands is one branch.
+/** @type {(parents: unknown, stood: unknown) => boolean} */
+const isTree = (parents, stood) =>
+  Array.isArray(parents) &&
+  Array.isArray(stood) &&
+  parents.length <= MOST_DRAFTS &&
+  parents.every((parent, i) => Number.isInteger(parent) && parent >= -1 && parent < i) &&
+  stood.every((draft, i) => parents[draft] === (i ? stood[i - 1] : -1));
 /** @type {(value: unknown) => value is string} */
 const isText = (value) => typeof value === "string";
 

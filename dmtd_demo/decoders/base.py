@@ -50,12 +50,15 @@ class Step:
     """The tokens that a decoder emits between two chances to stop, and the passes they took.
 
     Both may be empty. lengths: where a predictor decided how many tokens follow the first one, the
-    probability that it gave to 0, 1, 2 …
+    probability that it gave to 0, 1, 2 … tree: where a tree of drafts was verified, for each draft
+    the one before it on its branch, or -1; stood: which of them stand, one behind the other.
     """
 
     tokens: tuple[Token, ...]
     passes: tuple[Pass, ...]
     lengths: tuple[float, ...] = ()
+    tree: tuple[int, ...] = ()
+    stood: tuple[int, ...] = ()
 
 
 Steps = Generator[Step, None, None]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dmtd_demo.backbone.fused import FEW
 from dmtd_demo.backbone.tree import Tree
-from dmtd_demo.decoders.base import Run, Token, option
+from dmtd_demo.decoders.base import Pass, Step, Token, option
 from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import NativeText
 from dmtd_demo.decoders.stack import Stack
@@ -178,14 +178,14 @@ def tree_of_drafts(
 
 def verify_tree(
     stack: Stack, pending: int, tree: DraftTree, drafting: Drafting
-) -> tuple[tuple[Token, ...], tuple[Run, ...], Tensor]:
+) -> tuple[Step, Tensor]:
     """Verify a tree by one full pass over the pending token and its drafts.
 
     From the pending token on the backbone's own choice is made at each place, and what follows is
     the draft that equals it, as long as there is one. So the text is `ar`'s, drawn text too: the
-    backbone draws every token, and drafts only say what may be read along. Returns the drafts that
-    stand with the pass's own next token after them, origin `mtp` and `full`, the pass's runs, and
-    the kept positions' states after the final norm, [1 + accepted, hidden].
+    backbone draws every token, and drafts only say what may be read along. Returns the step, its
+    tokens the drafts that stand, origin `mtp`, and the pass's own next token after them, `full`;
+    and the kept positions' states after the final norm, [1 + accepted, hidden].
     """
     trunk, sampler, nodes = stack.length, drafting.sampler, tree.nodes
     branches = Tree(trunk, [-1, *(parent + 1 for parent in tree.parents)])
@@ -209,11 +209,12 @@ def verify_tree(
         ranks = nodes[found].ranks
     following = (drawn or sampler.choose(row))[0]
     stack.cache.take_branch(trunk, places)
-    stand = [nodes[place - 1] for place in places[1:]]
     drafted: list[Choice] = []
-    if stand:
+    stood = tuple(place - 1 for place in places[1:])
+    if stood:
         assert tree.logits is not None
-        entries = torch.tensor([node.entry for node in stand], device=tree.logits.device)
-        drafted = drafting.describe(entries, tree.logits[[node.row for node in stand]])
+        entries = torch.tensor([nodes[i].entry for i in stood], device=tree.logits.device)
+        drafted = drafting.describe(entries, tree.logits[[nodes[i].row for i in stood]])
     tokens = (*(Token.of(draft, "mtp") for draft in drafted), Token.of(following, "full"))
-    return tokens, runs, hidden[places]
+    step = Step(tokens, (Pass("verify", runs),), tree=tuple(tree.parents), stood=stood)
+    return step, hidden[places]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
@@ -25,9 +25,6 @@ from dmtd_demo.sampling import Sampler
 
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
-
-# how deep a tree grows where nobody says: six deep brought nothing more (docs/smollm2.md)
-TREE_DEEP = 4
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,6 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
 
     @classmethod
     def resolve(cls, options: VerifiedNativeOptions, model: Model) -> VerifiedNativeOptions:
-        if options.tree:
-            # whoever asks for so many drafts means them
-            p_min = 0.0 if options.p_min is None else options.p_min
-            options = replace(options, k=options.k or TREE_DEEP, p_min=p_min)
         options = super().resolve(options, model)
         check_tree(options.tree, model)
         return options
@@ -72,11 +65,12 @@ class VerifiedNativeHead(Decoder[VerifiedNativeOptions]):
             k = min(options.k, stack.room - 1)
             if options.tree and k > 0:
                 tree = tree_of_drafts(text, m, k, options.tree, options.p_min, drafting)
-                tokens, runs, states = verify_tree(stack, new[-1], tree, drafting)
+                step, states = verify_tree(stack, new[-1], tree, drafting)
             else:
                 choices, logits = text.drafts(m, k, drafting, Likely(options.p_min))
                 drafts = Drafts(choices, logits, "mtp")
                 tokens, runs, states = verify(stack, new[-1], drafts, sampler)
+                step = Step(tokens, (Pass("verify", runs),))
             text.saw(states)
-            yield Step(tokens, (Pass("verify", runs),))
-            new = [t.id for t in tokens]
+            yield step
+            new = [t.id for t in step.tokens]

@@ -58,10 +58,11 @@ class VerifiedHeads(Decoder[VerifiedHeadsOptions]):
             k = 0 if hidden is None else min(options.k, stack.room - 1)
             if options.tree and k > 0:
                 tree = tree_of_heads(heads(hidden, k)[0], options.tree, drafting)
-                tokens, runs, h = verify_tree(stack, token.id, tree, drafting)
+                step, h = verify_tree(stack, token.id, tree, drafting)
             else:
                 choices, logits = drafting.choose(heads(hidden, k)[0]) if k > 0 else ([], None)
                 drafts = Drafts(choices, logits, "mtp")
                 tokens, runs, h = verify(stack, token.id, drafts, sampler)
-            yield Step(tokens, (Pass("verify", runs),))
-            token, hidden = tokens[-1], h[-1:]
+                step = Step(tokens, (Pass("verify", runs),))
+            yield step
+            token, hidden = step.tokens[-1], h[-1:]

@@ -212,6 +212,7 @@ class LocalPanel:
             ],
             "tokens": tokens,
             **({"lengths": [round(p, 4) for p in step.lengths]} if step.lengths else {}),
+            **({"tree": list(step.tree), "stood": list(step.stood)} if step.tree else {}),
         }
         self.records.append(record)
         return record

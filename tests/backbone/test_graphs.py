@@ -15,7 +15,7 @@ from dmtd_demo.backbone import graphs
 from dmtd_demo.backbone.graphs import StaticCache
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.split import Split
-from dmtd_demo.race.panels import PanelSpec
+from dmtd_demo.race.panels import PanelSpec, parse_panel
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampling
@@ -62,7 +62,7 @@ def test_a_static_pass_is_the_ordinary_one(qwen3, lengths, start, seed):
 
 
 @pytest.mark.parametrize("family", ATTENTION)
-@pytest.mark.parametrize("name", ANYWHERE)
+@pytest.mark.parametrize("name", [*ANYWHERE, "mtp-verified:tree=9"])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, top_p=0.9, seed=3)])
 def test_every_decoder_draws_the_same_tokens(name, family, sampling, windows):
     drawn = []
@@ -70,7 +70,7 @@ def test_every_decoder_draws_the_same_tokens(name, family, sampling, windows):
         model = tiny_model(family, addons=True, split=Split(4, 1, 1), layers=4)
         model.backbone.static = static
         # side by side, each over buffers of its own
-        panels, prompts = [PanelSpec(name), PanelSpec(name)], [[1, 2, 3] * 3, [4, 5] * 12]
+        panels, prompts = [parse_panel(name)] * 2, [[1, 2, 3] * 3, [4, 5] * 12]
         records = [
             r
             for batch in race_ids(
@@ -187,7 +187,7 @@ def test_passes_are_there_before_anybody_waits():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", ANYWHERE)
+@pytest.mark.parametrize("name", [*ANYWHERE, "mtp-verified:tree=9"])
 def test_graphs_draw_the_same_tokens(name):
     drawn = []
     for static in (False, True):
@@ -199,7 +199,7 @@ def test_graphs_draw_the_same_tokens(name):
             r
             for batch in race_ids(
                 model,
-                [PanelSpec(name)] * 2,
+                [parse_panel(name)] * 2,
                 [[1, 2, 3] * 3, [4, 5]],
                 RaceSettings(max_new_tokens=60, ignore_eos=True),
             )

@@ -43,3 +43,24 @@ def test_clp_shows_what_it_held_probable(visit: RacePage) -> None:
         assert picture.locator("rect.taken").count() == 1
         taken = int(re.search(r"taken: (\d+)", label)[1])
         assert picture.locator("circle.head").count() == taken
+
+
+def test_a_tree_of_drafts_and_what_of_it_stands_is_drawn(chromium: object, app_url: str) -> None:
+    visit = RacePage(chromium, f"{app_url}?panel=ar&panel=mtp-verified:k=4,tree=7")
+    try:
+        visit.race()
+        visit.page.get_by_role("button", name="Panel 2 fills the page").click()
+        visit.page.get_by_role("button", name="pass", exact=True).click()
+        picture, most = visit.page.locator(".cycle").nth(1), 0
+        for _ in range(4):
+            visit.page.get_by_role("button", name="Step back").click()
+            label = picture.get_attribute("aria-label")
+            stand, drafts = map(int, re.search(r"drafts: (\d+) of (\d+) stand", label).groups())
+            assert f"{stand} of {drafts} stand" in picture.inner_text() and drafts == 7
+            assert picture.locator(".lengths circle").count() == 8
+            assert picture.locator(".lengths .taken").count() == stand
+            assert picture.locator(".lengths .edge.kept").count() == stand
+            most = max(most, stand)
+        assert most > 1
+    finally:
+        visit.close()

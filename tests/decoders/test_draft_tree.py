@@ -126,6 +126,8 @@ def test_the_text_is_ar_s(panel, family, head_input, sampling):
         for step in steps:
             origins = [token.origin for token in step.tokens]
             assert origins == ["mtp"] * (len(origins) - 1) + ["full"] * bool(origins)
+            assert len(step.stood) == max(len(origins) - 1, 0) and len(step.tree) <= 15
+            assert [step.tree[i] for i in step.stood] == [-1, *step.stood][: len(step.stood)]
     assert most > 1
 
 

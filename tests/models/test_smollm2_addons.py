@@ -60,7 +60,7 @@ def test_verified_text_is_ar_s_own(model):
     for panel in (
         PanelSpec("mtp-verified"),
         PanelSpec("mtp-native-verified", {"k": 4, "p_min": 0.0}),
-        PanelSpec("mtp-native-verified", {"tree": 15}),
+        PanelSpec("mtp-native-verified", {"k": 4, "p_min": 0.0, "tree": 15}),
         PanelSpec("mtp-verified", {"tree": 15}),
         PanelSpec("dmtd-spec", {"tau": 3}),
     ):

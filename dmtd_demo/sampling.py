@@ -10,6 +10,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from dmtd_demo import vnni
 from dmtd_demo.cuda import greedy
 from dmtd_demo.errors import ModelError, UserError
 
@@ -124,14 +125,22 @@ class Sampler:
 
     def choose(self, logits: Tensor) -> list[Choice]:
         """Draw one token for each row of logits [rows, vocabulary], independently."""
-        if logits.is_cuda and self.sampling.temperature == 0 and not self.top:
-            found = greedy.greedy(logits)
-            if found is not None:
-                if not all(math.isfinite(logprob) for _, logprob in found):
-                    raise _not_finite()
-                return [Choice(int(i), logprob) for i, logprob in found]
+        chosen = self._in_one(logits)
+        if chosen is not None:
+            return chosen
         logits = logits.float()
         return self.describe(self.draw(logits), logits)
+
+    def _in_one(self, logits: Tensor) -> list[Choice] | None:
+        """Choose by one kernel; None where there is none for it."""
+        if self.sampling.temperature or self.top:
+            return None
+        found = greedy.greedy(logits) if logits.is_cuda else vnni.likeliest(logits)
+        if found is None:
+            return None
+        if not all(math.isfinite(logprob) for _, logprob in found):
+            raise _not_finite()
+        return [Choice(int(i), logprob) for i, logprob in found]
 
     def draw(self, logits: Tensor) -> Tensor:
         """Draw as `choose` does, but return ids alone, [rows], on the logits' own device.
@@ -187,10 +196,8 @@ class Sampler:
             ids = best.tolist()
             stand = next((i for i, draft in enumerate(drafts) if draft != ids[i]), len(drafts))
             own = logits[stand : stand + 1]
-            # on a GPU one kernel chooses and describes
-            return stand, (
-                self.choose(own) if own.is_cuda else self.describe(best[stand : stand + 1], own)
-            )[0]
+            chosen = self._in_one(own) or self.describe(best[stand : stand + 1], own)
+            return stand, chosen[0]
         wanted = self._chances(logits)
         proposed = (
             None if draft_logits is None else truncated(draft_logits, self.sampling).softmax(-1)

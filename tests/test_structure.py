@@ -23,7 +23,7 @@ FLOORS = [
     {"models"},
     {"backbone"},
     {"destinations", "machine", "progress", "proxies", "sampling", "shipped", "text_files"},
-    {"cuda", "errors"},
+    {"cuda", "errors", "vnni"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
 # What transformers' Qwen modules are made of, and the files that know it.

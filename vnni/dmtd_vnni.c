@@ -23,7 +23,7 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 #include <string.h>
 
 /* counted up with every change of what is called from outside, and of the structs that are given */
-#define VERSION 6
+#define VERSION 7
 /* inputs that share a step, and rows of a matrix that lie together */
 #define GROUP 32
 #define ROWS 16
@@ -33,6 +33,8 @@ of the parent, both as under PyTorch's own kernels; one thread needs neither.
 /* keys that are weighed at once, and queries that share one reading of them */
 #define KEYS 16
 #define QUERIES 8
+/* logits that are read again before they leave the first cache */
+#define CHUNK 2048
 /* bytes that are asked for ahead of their use */
 #define AHEAD 4096
 /* the size of the largest head */
@@ -629,6 +631,68 @@ TARGET static void attend(int floats, const Queries *q, int n, const void *keys,
     }
 }
 
+/* 16 numbers of `size`, from place i on; minus infinity past their end. */
+INLINE __m512 up_to(const void *x, int64_t i, int64_t size, const int floats) {
+    if (i + 16 <= size)
+        return load(x, i, floats);
+    float few[16];
+    for (int j = 0; j < 16; j++) {
+        uint32_t bits = 0xff800000;
+        if (i + j < size && floats)
+            bits = ((const uint32_t *)x)[i + j];
+        else if (i + j < size)
+            bits = (uint32_t)((const uint16_t *)x)[i + j] << 16;
+        memcpy(few + j, &bits, sizeof(bits));
+    }
+    return _mm512_loadu_ps(few);
+}
+
+/* A row's largest entry, the first of them where several are, and the natural logarithm of its
+   probability: NaN where an entry is NaN or infinite, but for entries of no probability, which are
+   minus infinity, unless all are. */
+typedef struct {
+    int64_t at;
+    float logprob;
+} Likeliest;
+
+/* floats: known to the compiler. */
+INLINE Likeliest find_likeliest(const int floats, const void *x, int64_t size) {
+    float top = -INFINITY;
+    __m512 sum = _mm512_setzero_ps();
+    __mmask16 none = 0;
+    int64_t at = 0, end;
+    for (int64_t from = 0; from < size; from = end) {
+        end = size - from < CHUNK ? size : from + CHUNK;
+        __m512 most = _mm512_set1_ps(-INFINITY);
+        for (int64_t i = from; i < end; i += 16) {
+            __m512 here = up_to(x, i, size, floats);
+            none |= _mm512_cmp_ps_mask(here, here, _CMP_UNORD_Q);
+            most = _mm512_max_ps(here, most);
+        }
+        float largest = _mm512_reduce_max_ps(most);
+        if (largest > top) {
+            sum = _mm512_mul_ps(sum, exponential(_mm512_set1_ps(top - largest)));
+            top = largest;
+            at = from;
+        }
+        for (int64_t i = from; i < end; i += 16)
+            sum = _mm512_add_ps(
+                sum, exponential(_mm512_sub_ps(up_to(x, i, size, floats), _mm512_set1_ps(top))));
+    }
+    if (none || !isfinite(top))
+        return (Likeliest){0, NAN};
+    for (;; at += 16) {
+        __mmask16 found = _mm512_cmp_ps_mask(
+            up_to(x, at, size, floats), _mm512_set1_ps(top), _CMP_EQ_OQ);
+        if (found)
+            return (Likeliest){at + __builtin_ctz(found), 0 - logf(_mm512_reduce_add_ps(sum))};
+    }
+}
+
+TARGET static Likeliest likeliest_of(int floats, const void *x, int64_t size) {
+    return floats ? find_likeliest(1, x, size) : find_likeliest(0, x, size);
+}
+
 /* n times `each` of such a size, from a cache line's beginning; null where there is no room. */
 static void *room_for(int64_t n, int64_t each, int64_t size) {
     int64_t all;
@@ -957,6 +1021,57 @@ end:
     return answer(able);
 }
 
+/* norm(norm, x, rows, size, floats, y, threads): x [rows, size] to y, after a norm. floats: as
+   `attend` has it. */
+static PyObject *norm(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    const Norm *by = struct_of(args, count, 7, sizeof(Norm), NULL);
+    if (!by)
+        return NULL;
+    const void *x = PyLong_AsVoidPtr(args[1]);
+    int64_t rows = PyLong_AsLong(args[2]), size = PyLong_AsLong(args[3]);
+    int floats = PyLong_AsLong(args[4]), threads = PyLong_AsLong(args[6]);
+    /* a matrix of 16 or 32 bits takes the numbers themselves */
+    const Matrix taker = {.ins = size, .bits = floats ? 32 : 16};
+    Inputs *y = PyLong_AsVoidPtr(args[5]);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+#pragma omp parallel num_threads(threads) if (rows > 1)
+    take_all(&taker, x, rows, by, y);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* likeliest(logits, rows, size, floats, threads): of logits [rows, size] a list of pairs, each row's
+   Likeliest. floats: as `attend` has it. */
+static PyObject *likeliest(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "needs 5 numbers");
+    const void *x = PyLong_AsVoidPtr(args[0]);
+    int64_t rows = PyLong_AsLong(args[1]), size = PyLong_AsLong(args[2]);
+    int floats = PyLong_AsLong(args[3]), threads = PyLong_AsLong(args[4]);
+    Likeliest *best = room_for(rows, 1, sizeof(Likeliest));
+    PyObject *list = NULL;
+    if (!best || PyErr_Occurred())
+        goto end;
+    Py_BEGIN_ALLOW_THREADS
+#pragma omp parallel for num_threads(threads) schedule(static) if (rows > 1)
+    for (int64_t i = 0; i < rows; i++)
+        best[i] = likeliest_of(floats, item(x, i * size, floats), size);
+    Py_END_ALLOW_THREADS
+    list = PyList_New(rows);
+    for (int64_t i = 0; list && i < rows; i++) {
+        PyObject *pair = Py_BuildValue("(Ld)", (long long)best[i].at, (double)best[i].logprob);
+        if (!pair || PyList_SetItem(list, i, pair)) {
+            Py_DECREF(list);
+            list = NULL;
+        }
+    }
+end:
+    free(best);
+    return list || PyErr_Occurred() ? list : PyErr_NoMemory();
+}
+
 /* runs_here(): whether this CPU has the instructions for matrices of 32 bits, and for attention. */
 static PyObject *runs_here(PyObject *self, PyObject *none) {
     __builtin_cpu_init();
@@ -981,6 +1096,7 @@ static PyObject *multiplies_pairs(PyObject *self, PyObject *none) {
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {FAST(product), FAST(heads), FAST(rest), FAST(whole),
+                                FAST(norm), FAST(likeliest),
                                 {"attend", (PyCFunction)(void (*)(void))attend_texts,
                                  METH_FASTCALL, NULL},
                                 {"runs_here", runs_here, METH_NOARGS, NULL},

@@ -1,12 +1,8 @@
-"""The optional package of the folder `vnni`: products and whole decoder layers by AVX512, in C.
-
-Without it, or on a CPU that lacks the instructions, PyTorch's own kernels are what there is.
-"""
+"""Whole decoder layers, and the norm after them, by the optional package (`dmtd_demo/vnni.py`)."""
 
 from __future__ import annotations
 
 import struct
-import warnings
 from typing import Any, Protocol, Sequence
 
 import torch
@@ -15,38 +11,61 @@ from torch import Tensor
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.norms import FusedNorm
 from dmtd_demo.backbone.tree import Tree
+from dmtd_demo.vnni import KERNEL
 
 # what the head size has to be a multiple of for layers in one call, and for attention
 HEAD_MULTIPLE = 32
 # and what it may be at most: the kernel's MOST_HEAD
 LARGEST_HEAD = 512
-# the kernel's (vnni/dmtd_vnni.c), and its structs Matrix, Norm, what Layer has behind them, Place
-VERSION = 6
+# what the size of a norm has to be a multiple of: the kernel's GROUP
+NORM_MULTIPLE = 32
+# the kernel's structs (vnni/dmtd_vnni.c) Matrix, Norm, what Layer has behind them, Place
 MATRIX, NORM, LAYER, PLACE = "PPPqqqq", "Pd", "qqq", "Pq"
-
-
-def _kernel() -> Any:
-    """Return the optional package's module; None where there is none that runs on this CPU."""
-    try:
-        import dmtd_vnni
-    except ImportError:
-        return None
-    if getattr(dmtd_vnni, "VERSION", None) != VERSION:
-        warnings.warn(
-            "the installed dmtd-vnni is of another version and is not used; "
-            "`pip install ./vnni` brings this one's",
-            stacklevel=2,
-        )
-        return None
-    return dmtd_vnni if dmtd_vnni.runs_here() else None
-
-
-KERNEL = _kernel()
 
 
 def takes_heads(size: int) -> bool:
     """Whether the kernel has attention for heads of this size."""
     return size % HEAD_MULTIPLE == 0 and size <= LARGEST_HEAD
+
+
+def final_norm(weight: Tensor, eps: float) -> FusedNorm:
+    """Return a norm over hidden states, by the kernel where it has one."""
+    able = KERNEL is not None and weight.is_cpu and not weight.shape[-1] % NORM_MULTIPLE
+    return WholeNorm(weight, eps) if able else FusedNorm(weight, eps)
+
+
+class WholeNorm(FusedNorm):
+    """RMSNorm over the last dimension in one call: on a CPU, of a size that is a multiple of
+    NORM_MULTIPLE."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        super().__init__(weight, eps)
+        self._norm, self._held = _struct_of(self)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        floats = x.dtype == torch.float32
+        if not floats and x.dtype != torch.bfloat16:
+            return super().__call__(x)
+        (size,), x = self.size, x.contiguous()
+        y = torch.empty_like(x)
+        KERNEL.norm(
+            self._norm,
+            x.data_ptr(),
+            x.numel() // size,
+            size,
+            floats,
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
+
+
+def _struct_of(norm: FusedNorm | None) -> tuple[bytes, Tensor | None]:
+    """Return the kernel's struct of a norm, and the tensor whose address is in it."""
+    if norm is None or norm.scaled is None:
+        return struct.pack(NORM, 0, 0), None
+    weight = norm.scaled.contiguous()
+    return struct.pack(NORM, weight.data_ptr(), norm.size[0] * norm.eps), weight
 
 
 class HasMatrix(Protocol):
@@ -80,13 +99,9 @@ class WholeLayer:
             parts.append(matrix)
             self.held += held
         for norm in norms:
-            weight = None if norm is None or norm.scaled is None else norm.scaled.contiguous()
+            packed, weight = _struct_of(norm)
             self.held.append(weight)
-            parts.append(
-                struct.pack(NORM, 0, 0)
-                if norm is None or weight is None
-                else struct.pack(NORM, weight.data_ptr(), norm.size[0] * norm.eps)
-            )
+            parts.append(packed)
         self.layer = b"".join((*parts, struct.pack(LAYER, heads, rotated, head_size)))
 
     def heads(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class KVCache:
         # [2 x kv heads, capacity, head size]: keys, then values
         self._entries: list[Tensor | None] = [None] * layers
         self._lengths = [0] * layers
+        # by start and stop what `rooms` returns while the buffers stay, and for how many positions
+        self._rooms: dict[tuple[int, int], tuple[list[int], int]] = {}
 
     def length(self, layer: int) -> int:
         """Return how many positions this layer holds."""
@@ -50,13 +52,16 @@ class KVCache:
         shape: 2 x kv heads, head size. At an address is [2 x kv heads, capacity, head size].
         """
         length = self._lengths[start] + h.shape[0]
-        rooms: list[int] = []
-        for layer in range(start, stop):
-            entries = self._entries[layer]
-            # a whole shape takes three times as long to ask for
-            if entries is None or length > entries.size(1):
-                entries = self._grow(layer, h.new_empty((0, *shape)), length)
-            rooms += entries.data_ptr(), entries.size(1)
+        rooms, capacity = self._rooms.get((start, stop), ([], 0))
+        if length > capacity:
+            held: list[Tensor] = []
+            for layer in range(start, stop):
+                entries = self._entries[layer]
+                if entries is None or length > entries.shape[1]:
+                    entries = self._grow(layer, h.new_empty((0, *shape)), length)
+                held.append(entries)
+            rooms = [each for t in held for each in (t.data_ptr(), t.shape[1])]
+            self._rooms[start, stop] = rooms, min(t.shape[1] for t in held)
         self._lengths[start:stop] = [length] * (stop - start)
         return rooms
 
@@ -75,6 +80,7 @@ class KVCache:
         if old is not None:
             grown[:, :start] = old[:, :start]
         self._entries[layer] = grown
+        self._rooms.clear()
         return grown
 
     def crop(self, length: int, start: int = 0, stop: int | None = None) -> None:

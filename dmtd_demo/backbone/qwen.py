@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dmtd_demo.backbone import batched, reading
 from dmtd_demo.backbone.adapted import adapted_layer, masked_layer
-from dmtd_demo.backbone.avx512 import WholeLayer, WholeLayers
+from dmtd_demo.backbone.avx512 import WholeLayer, WholeLayers, final_norm
 from dmtd_demo.backbone.batched import BatchCache
 from dmtd_demo.backbone.cache import KVCache
 from dmtd_demo.backbone.fused import FEW, FusedLayer, can_fuse, line_mask
@@ -233,7 +233,7 @@ class Backbone:
         if not isinstance(ids, Tensor):
             # no ids that a device would have to wait for
             if len(ids) <= FEW and self._fused_norm is not None:
-                rows = [self._embed.weight.narrow(0, i, 1) for i in ids]
+                rows = [self._embed.weight[i : i + 1] for i in ids]
                 return (rows[0] if len(rows) == 1 else torch.cat(rows))[None]
             ids = torch.tensor([ids], dtype=torch.long, device=self.device)
         return self._embed(ids)
@@ -429,7 +429,7 @@ class Backbone:
         with torch.inference_mode(self._embed.weight.is_inference()):
             if not all(can_fuse(p) and p.q.weight.device == self.device for p in parts):
                 return []
-            self._fused_norm = FusedNorm(self._norm.weight, self._norm.variance_epsilon)
+            self._fused_norm = final_norm(self._norm.weight, self._norm.variance_epsilon)
             return [FusedLayer(p) for p in parts]
 
     @cached_property

@@ -107,7 +107,7 @@ class Stack:
 
     def last_hidden(self, out: Tensor) -> Tensor:
         """Return the last position's hidden state after the final norm, [1, hidden]."""
-        return self.backbone.final_norm(out[:, -1])
+        return self.backbone.final_norm(out.select(1, -1))
 
 
 def prefill(

@@ -316,7 +316,7 @@ def _generate(
 
 def timed_panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> Timed:
     """Run one panel for `new` tokens, past any EOS, and return its ids and times."""
-    timed, read = Timed(), 0
+    timed, steps = Timed(), []
     for batch in race_ids(
         model, [panel], [prompt], RaceSettings(max_new_tokens=new, ignore_eos=True, audit=False)
     ):
@@ -324,11 +324,12 @@ def timed_panel(model: Model, panel: PanelSpec, prompt: list[int], new: int) -> 
             if record["type"] == "step":
                 # not the prefill
                 if timed.ids:
-                    read += bytes_read(model.backbone, record)
+                    steps.append(record)
                 timed.ids += [token["id"] for token in record["tokens"]]
             elif record["type"] == "summary":
                 if record["stop"] == "error":
                     raise RuntimeError(record["message"])
                 timed.spans, timed._speed = record["spans"], record["tokens_per_second"]
+                read = bytes_read(model.backbone, steps)
                 timed.bytes_per_token = read / (record["tokens"] - 1)
     return timed

@@ -190,12 +190,14 @@ def memory_bandwidth(device: torch.device) -> float:
     return reads * READ_BYTES / statistics.median(times[1:])
 
 
-def bytes_read(backbone: Backbone, step: trace.Record) -> int:
-    """Count the bytes of the backbone's weights that a step's passes read.
+def bytes_read(backbone: Backbone, steps: Sequence[trace.Record]) -> int:
+    """Count the bytes of the backbone's weights that the passes of steps read.
 
     Each layer that ran, once for a run, and the LM head once a pass.
     """
     layers, head = backbone.weight_bytes()
     return sum(
-        head + sum(sum(layers[start:stop]) for start, stop, _ in p["runs"]) for p in step["passes"]
+        head + sum(sum(layers[start:stop]) for start, stop, _ in p["runs"])
+        for step in steps
+        for p in step["passes"]
     )

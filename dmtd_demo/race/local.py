@@ -56,6 +56,8 @@ class LocalPanel:
         self._stream = texts.stream()
         self._thoughts = balanced(entry.model.tokenizer, entry.prompt)
         sampler = Sampler(settings.sampling, settings.top, entry.model.backbone.device)
+        # asked once: with every step it would be a hundredth of a short pass
+        self._on_cuda = entry.model.backbone.device.type == "cuda"
         self._steps = decoder.steps(entry.model, entry.prompt, sampler)
 
     @property
@@ -159,7 +161,7 @@ class LocalPanel:
         started = time.perf_counter() - backbone.preparing
         try:
             step = next(self._steps)
-            if backbone.device.type == "cuda":
+            if self._on_cuda:
                 torch.cuda.synchronize(backbone.device)
         except Exception as error:
             # one panel's failure is shown in that panel; the others go on

@@ -243,6 +243,11 @@ def test_a_buffer_that_grows_keeps_what_it_holds():
         and cache.length(0) == 4
         and (entries[:, :2] == 7).all()
     )
+    # a buffer that grows by itself is found again
+    assert cache.rooms(h[:0], (4, 3), 0, 1) == [address, room]
+    cache.append(torch.zeros(5, 4, 3), 0)
+    entries = cache._entries[0]
+    assert cache.rooms(h, (4, 3), 0, 1) == [entries.data_ptr(), 16] and cache.length(0) == 11
 
 
 def test_what_there_is_no_room_for_raises():
@@ -253,7 +258,7 @@ def test_what_there_is_no_room_for_raises():
         (integers.KERNEL.product, matrix, 4),
         (integers.KERNEL.heads, layer, 6),
         (integers.KERNEL.rest, layer, 5),
-        (partial(integers.KERNEL.whole, layer), struct.pack(avx512.PLACE, 0, 0), 7),
+        (partial(integers.KERNEL.whole, layer), struct.pack(avx512.PLACE, 0, 0), 9),
     )
     for call, given, numbers in calls:
         with pytest.raises(MemoryError):

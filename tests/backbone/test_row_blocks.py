@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import struct
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dmtd_demo.backbone import avx512, layouts, row_blocks
 from dmtd_demo.backbone.fused import FEW
 from dmtd_demo.backbone.layouts import lay_out
+from dmtd_demo.backbone.norms import FusedNorm
 from dmtd_demo.backbone.onednn import joined, plain
 from dmtd_demo.backbone.qwen import Backbone
 from dmtd_demo.backbone.row_blocks import RowBlockLinear
@@ -214,7 +217,29 @@ def test_classroom_writes_what_generate_writes(chosen):
     assert text == wanted.tolist()
 
 
-def test_another_version_of_the_package_is_left_alone(monkeypatch):
-    monkeypatch.setattr(__import__("dmtd_vnni"), "VERSION", 3)
-    with pytest.warns(UserWarning, match="of another version"):
-        assert avx512._kernel() is None
+@pytest.mark.parametrize("size", [32, 96, 1056])
+def test_the_final_norm_in_one_call_is_the_plain_one(size, dtype, threads):
+    """Alone and beside others, and of rows that do not lie together."""
+    torch.manual_seed(size)
+    weight, x = torch.randn(size).to(dtype), torch.randn(2, 16, size).to(dtype)
+    norm = avx512.final_norm(weight, 1e-6)
+    assert type(norm) is avx512.WholeNorm
+    got, wanted = norm(x), F.rms_norm(x.double(), (size,), weight.double(), 1e-6)
+    near = dict(rtol=DTYPES[dtype], atol=DTYPES[dtype])
+    torch.testing.assert_close(got.double(), wanted, **near)
+    for n in range(1, 17):
+        assert torch.equal(norm(x[1, :n]), got[1, :n])
+    assert torch.equal(norm(x.select(1, -1)), got[:, -1])
+    half = norm(x[:1].half())
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.double(), wanted[:1], rtol=2**-9, atol=2**-9)
+
+
+def test_other_norms_are_left_to_pytorch():
+    assert type(avx512.final_norm(torch.ones(48), 1e-6)) is FusedNorm
+
+
+def test_the_norm_refuses_what_is_no_struct():
+    for wrong in ((b"", *[64] * 6), (struct.pack(avx512.NORM, 0, 0),), (0, *[64] * 6)):
+        with pytest.raises(TypeError, match="bytes"):
+            avx512.KERNEL.norm(*wrong)

@@ -13,13 +13,39 @@ class Room {
   // view: the race view.
   constructor(view) {
     this.view = view;
-    const sizes = new ResizeObserver(() => this.fit());
+    this.fitted = ""; // what the heights were last found for
+    const sizes = new ResizeObserver(() => this.refit());
     for (const node of [document.body, view.root, view.bar]) sizes.observe(node); // what stands above comes when it likes
     window.addEventListener("resize", () => this.fit());
   }
 
+  // What is below the bar may be as high as it likes: most of what a race changes is there.
+  refit() {
+    if (this.sizes() !== this.fitted) this.fit();
+  }
+
+  // All that the heights are found from.
+  sizes() {
+    const { grid, panels, bar, reply } = this.view,
+      { left, top, right, bottom } = grid.getBoundingClientRect();
+    return [
+      window.innerWidth,
+      window.innerHeight,
+      right - left,
+      top + window.scrollY,
+      bar.getBoundingClientRect().bottom - bottom,
+      reply.node.offsetHeight,
+      reply.written,
+      ...panels.flatMap(({ node, scroll }) => [
+        node.offsetTop,
+        node.offsetHeight,
+        scroll.offsetHeight,
+      ]),
+    ].join();
+  }
+
   fit() {
-    const { grid, panels, root, bar, reply } = this.view;
+    const { grid, panels, bar, reply } = this.view;
     if (!panels.length || !grid.offsetHeight) return;
     document.documentElement.toggleAttribute(
       "data-narrow",
@@ -46,18 +72,25 @@ class Room {
     if (there) height -= row;
     document.documentElement.toggleAttribute("data-reply-away", WIDE.matches && row > 0 && !there);
     const atEnd = panels.filter((panel) => panel.atEnd);
-    root.style.setProperty(
+    // of the grid: all that stands below the race view has no use for it
+    grid.style.setProperty(
       "--room",
       `${Math.round(Math.min(Math.max(height, LEAST_TEXT), MOST_TEXT * window.innerHeight))}px`,
     );
     for (const panel of atEnd) panel.scroll.scrollTop = panel.scroll.scrollHeight;
+    this.fitted = this.sizes();
   }
 
   // Panels side by side: two lines above the text of one of them move no text. The head of one whose
   // speed means nothing takes the place of what it does, too.
   alignHeads() {
-    const { panels, root } = this.view;
-    for (const part of ["panel-head", "how", "whole-head"]) root.style.removeProperty(`--${part}`);
+    const { panels } = this.view,
+      heads = panels.flatMap(({ node }) => [...node.querySelectorAll(".panel-head, .how")]);
+    const set = (part, height) => {
+      // of each head: of all around it, every token would be styled anew
+      for (const head of heads) head.style.setProperty(`--${part}`, height);
+    };
+    for (const part of ["panel-head", "how", "whole-head"]) set(part, null);
     if (!WIDE.matches) return;
     const highest = (part, weightless) =>
       Math.max(
@@ -68,9 +101,9 @@ class Room {
       );
     const how = highest("how", false),
       whole = Math.max(highest("panel-head", false) + how, highest("panel-head", true));
-    root.style.setProperty("--panel-head", `${whole - how}px`);
-    root.style.setProperty("--how", `${how}px`);
-    root.style.setProperty("--whole-head", `${whole}px`);
+    set("panel-head", `${whole - how}px`);
+    set("how", `${how}px`);
+    set("whole-head", `${whole}px`);
   }
 
   // The box for a reply comes on screen, ready to be written in.

@@ -251,18 +251,14 @@ class GroupedAttention:
         the trunk meanwhile, so that it has the result, bit for bit, of a pass of its own.
         """
         positions, trunk, held = queries.shape[0], tree.trunk, len(tree.parents)
-        places = range(held - positions, held)
         if queries.dtype == torch.float32 or queries.is_cuda:
-            mask = queries.new_full((positions, trunk + held), -torch.inf)
-            mask[:, :trunk] = 0
-            for row, place in zip(mask, places):
-                row[[trunk + one for one in tree.branch(place)]] = 0
+            mask = F.pad(tree.sees[-positions:].to(queries), (trunk, 0))
             held_keys, held_values = (x[:, :, : trunk + held] for x in (keys, values))
             return self._attend_many(queries, held_keys, held_values, mask)
         behind = slice(trunk, trunk + held)
         own_keys, own_values = keys[:, :, behind].clone(), values[:, :, behind].clone()
         seen = []
-        for i, place in enumerate(places):
+        for i, place in enumerate(range(held - positions, held)):
             branch = tree.branch(place)
             length = trunk + len(branch)
             keys[:, :, trunk:length] = own_keys[:, :, branch]

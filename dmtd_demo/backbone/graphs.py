@@ -213,10 +213,7 @@ class _Pass:
     def take(self, tree: Tree) -> None:
         """Note the places of a tree, as many as the pass has positions."""
         assert self._branches is not None
-        sees = torch.full(self._branches.shape, -torch.inf)
-        for place, row in enumerate(sees):
-            row[tree.branch(place)] = 0
-        self._branches.copy_(sees)
+        self._branches.copy_(tree.sees)
         self._positions.copy_(torch.tensor(tree.positions))
 
     def capture(self, pool: _POOL_HANDLE) -> None:

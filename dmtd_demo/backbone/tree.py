@@ -10,6 +10,9 @@ import array
 from functools import cached_property
 from typing import Sequence
 
+import torch
+from torch import Tensor
+
 
 class Tree:
     """A tree behind a trunk, the positions that a KV cache held before it.
@@ -36,6 +39,15 @@ class Tree:
         found: list[int] = []
         for parent in self.parents:
             found.append(self.trunk if parent < 0 else found[parent] + 1)
+        return found
+
+    @cached_property
+    def sees(self) -> Tensor:
+        """What each place sees of the tree, float32 on the CPU, [places, places]: 0 where it does,
+        -inf where it does not."""
+        found = torch.full((len(self.parents), len(self.parents)), -torch.inf)
+        for place, row in enumerate(found):
+            row[self.branch(place)] = 0
         return found
 
     @cached_property

@@ -38,8 +38,7 @@ class Stack:
         """Run all layers over q ids, every position a cycle head (m = 1).
 
         The middle layers first refill what they skipped. tree: the places of the ids, where nothing
-        was skipped. Returns the late outputs [1, q, hidden]
-        before the final norm, and the runs.
+        was skipped. Returns the late outputs [1, q, hidden] before the final norm, and the runs.
         """
         backbone, split, q = self.backbone, self.split, len(ids)
         n = backbone.layers

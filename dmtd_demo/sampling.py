@@ -106,7 +106,7 @@ def _argmax(logits: Tensor) -> Tensor:
     return (logits if logits.is_cuda else logits.float()).argmax(-1)
 
 
-def _not_finite() -> ModelError:
+def not_finite() -> ModelError:
     return ModelError(
         "the model's logits need to be finite numbers; they are NaN or infinite: its weights are "
         "damaged, or too large for this dtype"
@@ -139,7 +139,7 @@ class Sampler:
         if found is None:
             return None
         if not all(math.isfinite(logprob) for _, logprob in found):
-            raise _not_finite()
+            raise not_finite()
         return [Choice(int(i), logprob) for i, logprob in found]
 
     def draw(self, logits: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class Sampler:
         """
         probabilities = truncated(logits, self.sampling).softmax(-1)
         if not torch.isfinite(probabilities).all():
-            raise _not_finite()
+            raise not_finite()
         return probabilities
 
     def describe(self, ids: Tensor, logits: Tensor) -> list[Choice]:
@@ -174,7 +174,7 @@ class Sampler:
         drawn, logprobs, *alternatives = _lists(wanted)
         # NaN or infinity anywhere in a row ends up here
         if not all(math.isfinite(row[0]) for row in logprobs):
-            raise _not_finite()
+            raise not_finite()
         tops: list[tuple[Alternative, ...]] = [()] * len(ids)
         if self.top:
             tops = [tuple((int(i), p) for i, p in zip(*row)) for row in zip(*alternatives)]

@@ -8,6 +8,7 @@ likeliest branches grow, by what the head itself holds its drafts likely, is EAG
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Sequence
 
@@ -21,7 +22,7 @@ from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import NativeText
 from dmtd_demo.decoders.stack import Stack
 from dmtd_demo.errors import UserError
-from dmtd_demo.sampling import Choice
+from dmtd_demo.sampling import Choice, not_finite
 
 if TYPE_CHECKING:
     from dmtd_demo.models.model import Model
@@ -97,13 +98,19 @@ def _followers(
     states: Tensor, parents: Sequence[Node | None], first_row: int, drafting: Drafting
 ) -> tuple[list[Node], Tensor]:
     """Return the likeliest tokens behind each of these nodes, by a head's states [n, hidden], and
-    the logits, [n, …], whose first is row `first_row` of all."""
+    the logits, [n, …], whose first is row `first_row` of all.
+
+    Raises ModelError where the logits are NaN or infinite.
+    """
     logits = drafting.logits(states)
     values, entries = logits.float().log_softmax(-1).topk(min(FOLLOWERS, logits.shape[-1]))
     ids = drafting.ids(entries.flatten()).view_as(entries).tolist()
     found = []
     rows = zip(parents, values.exp().tolist(), entries.tolist(), ids)
     for row, (parent, chances, places, tokens) in enumerate(rows, first_row):
+        # NaN comes first
+        if not all(map(math.isfinite, chances[:1])):
+            raise not_finite()
         before, ranks = (1.0, ()) if parent is None else (parent.chance, parent.ranks)
         for rank, (chance, entry, token) in enumerate(zip(chances, places, tokens)):
             node = Node(token, parent, row, entry, before * chance, (*ranks, rank))

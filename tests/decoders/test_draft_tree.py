@@ -11,7 +11,7 @@ from dmtd_demo.backbone.split import Split
 from dmtd_demo.decoders.draft_tree import FOLLOWERS, WIDE, tree_of_drafts, tree_of_heads
 from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import NativeText
-from dmtd_demo.errors import UserError
+from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models.fed_back import FedBackHead
 from dmtd_demo.race.panels import PanelSpec
 from dmtd_demo.sampling import Sampler, Sampling
@@ -158,6 +158,21 @@ def test_the_context_ends_where_it_ends():
         prompt = asked(2, 12)[1]
         wanted = ids_of(steps_of(model, PanelSpec("ar"), prompt, 12))
         assert ids_of(steps_of(model, panel, prompt, 12))[:12] == wanted[:12]
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=str)
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=0.8)], ids=["greedy", "drawn"]
+)
+def test_heads_that_are_damaged_are_told(panel, sampling):
+    """Whether or not a draft would have stood."""
+    model = model_with_heads()
+    with torch.no_grad():
+        for name in ("mtp_heads", "native_mtp"):
+            for p in model.addons[name].parameters():
+                p.fill_(torch.nan)
+    with pytest.raises(ModelError, match="finite numbers"):
+        steps_of(model, panel, asked(4, 30)[1], 12, sampling)
 
 
 def test_recurrent_layers_take_no_tree():

@@ -214,7 +214,12 @@ class LocalPanel:
             ],
             "tokens": tokens,
             **({"lengths": [round(p, 4) for p in step.lengths]} if step.lengths else {}),
-            **({"tree": list(step.tree), "stood": list(step.stood)} if step.tree else {}),
+            # of a step that was cut only what its tokens show
+            **(
+                {"tree": list(step.tree), "stood": list(step.stood[: len(tokens)])}
+                if step.tree
+                else {}
+            ),
         }
         self.records.append(record)
         return record

@@ -14,6 +14,8 @@ from dmtd_demo.decoders.native import NativeText
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models.fed_back import FedBackHead
 from dmtd_demo.race.panels import PanelSpec
+from dmtd_demo.race.race import race_ids
+from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampler, Sampling
 from tiny import ATTENTION, tiny_model
 from written import KIND, ids_of, prompts, steps_of
@@ -173,6 +175,22 @@ def test_heads_that_are_damaged_are_told(panel, sampling):
                 p.fill_(torch.nan)
     with pytest.raises(ModelError, match="finite numbers"):
         steps_of(model, panel, asked(4, 30)[1], 12, sampling)
+
+
+def test_a_step_that_is_cut_shows_what_it_emitted():
+    model = model_with_heads()
+    for new in range(2, 14):
+        records = [
+            record
+            for batch in race_ids(
+                model, [PANELS[0]], [asked(4, 30)[3]], RaceSettings(max_new_tokens=new)
+            )
+            for record in batch
+            if record["type"] == "step" and "tree" in record
+        ]
+        for record in records:
+            kept = [token["origin"] for token in record["tokens"]].count("mtp")
+            assert len(record["stood"]) == kept and len(record["tree"]) == 15
 
 
 def test_recurrent_layers_take_no_tree():

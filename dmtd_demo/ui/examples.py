@@ -48,6 +48,7 @@ PRESETS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "Why is decoding slow?",
         OPEN_EXAMPLES[-1][1],
     ),
+    ("preset.tree", ("ar", "mtp-verified", "mtp-verified:tree=7"), "What is DMTD?", LIGHTHOUSE),
     ("preset.native", ("ar", "mtp-native-verified", "mtp-native"), "Why is decoding slow?", SKY),
     (
         "preset.predicted",

@@ -8,7 +8,7 @@ from dmtd_demo.decoders import DECODERS
 from dmtd_demo.errors import UserError
 from dmtd_demo.models.fed_back import FedBackHead
 from dmtd_demo.models.model import Model
-from dmtd_demo.race.panels import PANELS, PanelSpec, make_writer, parse_panel
+from dmtd_demo.race.panels import PANELS, PanelSpec, make_decoder, make_writer, parse_panel
 from dmtd_demo.server.allowance import MOST_PANELS
 
 # the first four that the model can run; the fourth is hidden at first
@@ -58,5 +58,10 @@ def first_panels(model: Model, given: Sequence[PanelSpec] = ()) -> list[PanelSpe
 
 
 def can_run(model: Model, panels: Sequence[PanelSpec]) -> bool:
-    """Say whether a model has what all of these panels need."""
-    return not any(DECODERS[panel.decoder].missing(model) for panel in panels)
+    """Say whether a model has what all of these panels need, and takes their options."""
+    try:
+        for decoder in map(make_decoder, panels):
+            decoder.resolve(decoder.options, model)
+    except UserError:
+        return False
+    return True

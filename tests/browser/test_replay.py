@@ -26,7 +26,8 @@ def test_a_race_is_stepped_scrubbed_and_played_again(visit: RacePage) -> None:
     slider = player.locator("input[type='range']")
     last = float(slider.input_value())
     visit.page.keyboard.press("ArrowLeft")  # the focus has left the Run button after the click
-    assert sum(counts(visit)) == sum(whole) - 1 and float(slider.input_value()) < last
+    # the tokens of a step share its time
+    assert sum(counts(visit)) == sum(whole) - 1 and float(slider.input_value()) <= last
     visit.page.keyboard.press("ArrowRight")
     assert counts(visit) == whole and visit.page.locator(".tps").all_inner_texts() == speeds
 

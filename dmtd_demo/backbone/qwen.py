@@ -294,8 +294,13 @@ class Backbone:
     def run_tree(self, h: Tensor, start: int, stop: int, cache: KVCache, tree: Tree) -> Tensor:
         """Run layers [start, stop) over the last places of a tree, as `run_layers` with a cache.
 
-        Where `can_branch`, and without gradients.
+        Without gradients. Raises UserError where the layers run as transformers' own modules.
         """
+        if self.hybrid or not self._fused:
+            raise UserError(
+                "a tree of drafts needs layers that the app runs by itself; those of this model "
+                "run as transformers' own modules: take tree=0"
+            )
         return h if start >= stop else self._run_fused(h, start, stop, cache, False, tree)
 
     def _run_fused(
@@ -339,11 +344,6 @@ class Backbone:
         for layer in self._hybrid_layers[start:stop]:
             h = layer(h, cos, sin, mask, cache)
         return h[None].to(self.device)
-
-    @property
-    def can_branch(self) -> bool:
-        """Whether `run_tree` has layers to run."""
-        return not self.hybrid and bool(self._fused)
 
     @property
     def can_batch(self) -> bool:

@@ -44,11 +44,14 @@ def tree_option() -> Any:
 
 
 def check_tree(tree: int, model: Model) -> None:
-    """Raise UserError where a tree is asked for and the model's layers take none."""
-    if tree and not model.backbone.can_branch:
+    """Raise UserError where a tree is asked for and the model has recurrent layers.
+
+    It computes nothing: where a GPU is lent for one call, this runs in the process that forks.
+    """
+    if tree and model.backbone.hybrid:
         raise UserError(
-            f"the option tree needs layers of attention alone, which the app runs by itself; "
-            f"{model.name} has others: take 0; got {tree}"
+            f"the option tree needs layers of attention alone; {model.name} has recurrent ones: "
+            f"take 0; got {tree}"
         )
 
 

@@ -13,7 +13,7 @@ from dmtd_demo.decoders.drafting import Drafting
 from dmtd_demo.decoders.native import NativeText
 from dmtd_demo.errors import ModelError, UserError
 from dmtd_demo.models.fed_back import FedBackHead
-from dmtd_demo.race.panels import PanelSpec
+from dmtd_demo.race.panels import PanelSpec, make_decoder
 from dmtd_demo.race.race import race_ids
 from dmtd_demo.race.settings import RaceSettings
 from dmtd_demo.sampling import Sampler, Sampling
@@ -198,3 +198,14 @@ def test_recurrent_layers_take_no_tree():
     panel = PanelSpec("mtp-native-verified", {"tree": 4})
     with pytest.raises(UserError, match="the option tree needs layers of attention alone"):
         steps_of(model, panel, [1, 2, 3], 8)
+
+
+def test_layers_that_are_not_the_apps_own_take_no_tree(monkeypatch):
+    model = model_with_heads()
+    decoder = make_decoder(PANELS[0])
+    decoder.resolve(decoder.options, model)
+    # nothing is computed before a race: a fork may still come (server/zero.py)
+    assert "_fused" not in vars(model.backbone)
+    monkeypatch.setattr("dmtd_demo.backbone.qwen.can_fuse", lambda parts: False)
+    with pytest.raises(UserError, match="needs layers that the app runs by itself"):
+        steps_of(model, PANELS[0], [1, 2, 3], 8)

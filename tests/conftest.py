@@ -109,3 +109,22 @@ def smollm2() -> Path:
         return get("SmolLM2-135M-Instruct")
     except UserError as error:
         pytest.skip(f"SmolLM2 cannot be had here: {error}")
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """PyTorch's threads, meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every size is worth it, and the measurement comes out in the package's favour."""
+    from dmtd_demo.backbone import layouts
+
+    monkeypatch.setattr(layouts, "LARGE", 0)
+    monkeypatch.setattr(layouts, "SMALL", dict.fromkeys(layouts.SMALL, 0))
+    monkeypatch.setattr(layouts, "_compared", lambda linears: (2.0, 1.0, 0.5))

@@ -24,14 +24,6 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def exact(logits: torch.Tensor) -> list[float]:
     """The log-probability of each row's largest entry."""
     return logits.double().log_softmax(-1).amax(-1).tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
@@ -74,22 +74,19 @@ class Node:
 
 @dataclass(frozen=True)
 class DraftTree:
-    """Drafts to be verified together, each behind its parent. logits: the rows that they name."""
+    """Drafts to be verified together. parents: for each the place of its parent among them, or -1.
+    logits: the rows that they name."""
 
-    nodes: Sequence[Node] = ()
-    logits: Tensor | None = None
-    index: dict[tuple[int, ...], int] = field(default_factory=dict)
+    nodes: Sequence[Node]
+    parents: Sequence[int]
+    logits: Tensor
 
     @classmethod
     def of(cls, nodes: Sequence[Node], logits: Tensor) -> DraftTree:
         """Lay them in order: the likeliest branch first and in one piece."""
         ordered = sorted(nodes, key=lambda node: node.ranks)
-        return cls(ordered, logits, {node.ranks: i for i, node in enumerate(ordered)})
-
-    @property
-    def parents(self) -> list[int]:
-        """For each node the place of its parent among them, or -1."""
-        return [self.index.get(node.ranks[:-1], -1) for node in self.nodes]
+        places = {node.ranks: i for i, node in enumerate(ordered)}
+        return cls(ordered, [places.get(node.ranks[:-1], -1) for node in ordered], logits)
 
 
 def _likeliest(nodes: Sequence[Node], size: int) -> list[Node]:
@@ -112,7 +109,7 @@ def _followers(
     rows = zip(parents, values.exp().tolist(), entries.tolist(), ids)
     for row, (parent, chances, places, tokens) in enumerate(rows, first_row):
         # NaN comes first
-        if not all(map(math.isfinite, chances[:1])):
+        if not math.isfinite(chances[0]):
             raise not_finite()
         before, ranks = (1.0, ()) if parent is None else (parent.chance, parent.ranks)
         for rank, (chance, entry, token) in enumerate(zip(chances, places, tokens)):
@@ -222,7 +219,6 @@ def verify_tree(
     drafted: list[Choice] = []
     stood = tuple(place - 1 for place in places[1:])
     if stood:
-        assert tree.logits is not None
         entries = torch.tensor([nodes[i].entry for i in stood], device=tree.logits.device)
         drafted = drafting.describe(entries, tree.logits[[nodes[i].row for i in stood]])
     tokens = (*(Token.of(draft, "mtp") for draft in drafted), Token.of(following, "full"))

@@ -44,22 +44,6 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture
-def chosen(monkeypatch):
-    """Every size is worth it, and the measurement comes out in the package's favour."""
-    monkeypatch.setattr(layouts, "LARGE", 0)
-    monkeypatch.setattr(layouts, "SMALL", dict.fromkeys(layouts.SMALL, 0))
-    monkeypatch.setattr(layouts, "_compared", lambda linears: (2.0, 1.0, 0.5))
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("inputs", [32, 96, 1568])
 def test_it_is_the_same_product_alone_and_beside_others(inputs, bias, dtype, threads):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmtd_demo.backbone import graphs, layouts, row_blocks
+from dmtd_demo.backbone import graphs, row_blocks
 from dmtd_demo.backbone.fused import FEW
 from dmtd_demo.backbone.graphs import StaticCache
 from dmtd_demo.backbone.layouts import lay_out
@@ -102,15 +102,13 @@ def test_a_place_is_the_end_of_its_branch(family, static, trunk, choices, more):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("by_package", [False, True])
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_rounding_is_that_of_a_pass_by_itself(by_package, dtype, trunk, monkeypatch):
+def test_rounding_is_that_of_a_pass_by_itself(by_package, dtype, trunk, request):
     """So that verified drafts are `ar`'s own choices (docs/performance.md)."""
     module = tiny_module("qwen3", max_position_embeddings=300, **SHAPE).to(dtype)
     if by_package:
         if dtype not in row_blocks.DTYPES:
             pytest.skip("needs `pip install ./vnni` and a CPU with AVX512")
-        monkeypatch.setattr(layouts, "LARGE", 0)
-        monkeypatch.setattr(layouts, "SMALL", dict.fromkeys(layouts.SMALL, 0))
-        monkeypatch.setattr(layouts, "_compared", lambda linears: (2.0, 1.0, 0.5))
+        request.getfixturevalue("chosen")
         lay_out(module)
     backbone = Backbone(module)
     if not backbone.alike:
